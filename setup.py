@@ -1,0 +1,26 @@
+"""Build the Cython core.  Everything that needs no code is in pyproject.toml."""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+COMPILE_ARGS = ["-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function",
+                "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "embedsignature": True,
+    "embedsignature.format": "python",
+}
+
+extensions = [
+    Extension(f"shmem.{path.stem}", [str(path)], extra_compile_args=COMPILE_ARGS + os.environ.get("SHMEM_CFLAGS", "").split())
+    for path in sorted(Path("shmem").glob("*.pyx"))
+]
+
+setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=0))

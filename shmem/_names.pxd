@@ -1,0 +1,13 @@
+# cython: language_level=3
+"""Name tables in a section: the directory, and the registry of types."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from shmem._core cimport Mapping
+
+
+# Registry of types: the id of the type called `name`, registered now if it is new.
+# LayoutMismatch when the section knows another description under that name.
+cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except 0
+
+# (name, description) of a type id, or None
+cdef tuple type_by_id(Mapping mapping, uint32_t type_id)

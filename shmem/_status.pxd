@@ -1,0 +1,32 @@
+# cython: language_level=3
+"""Status numbers: 0 is success, negative ones are the library's own and fixed, positive ones an errno.
+
+`shmem.Status` is the public face of the same numbers; a test holds the two together.
+"""
+
+cdef enum Status:
+    OK = 0
+    TIMEOUT_EXPIRED = -1
+    DEADLOCK = -2
+    OWNER_DIED = -3
+    NO_MEMORY = -4
+    CORRUPTED = -5
+    NOT_A_SECTION = -6
+    LAYOUT_MISMATCH = -7
+    ADDRESS_IN_USE = -8
+    TOO_MANY_PARTICIPANTS = -9
+    INVALID_BLOCK = -10
+    ALREADY_FREED = -11
+    NAME_EXISTS = -12
+    CLOSED = -13
+    PINNED = -14
+    READ_ONLY = -15
+    NOT_OWNER = -16
+    LABEL_MISMATCH = -17
+    UNTRUSTED_OWNER = -18
+    UNSUPPORTED_FILE_SYSTEM = -19
+    TOO_MANY_THREADS = -20
+    # never leave the core
+    WOULD_BLOCK = -100
+    INTERRUPTED = -101
+    NOT_FOUND = -102
