@@ -11,6 +11,7 @@ cdef class Mapping:
     cdef char* base                   # where views point: all of the file, read-only in `read_only` mode
     cdef bint writable
     cdef bint is_open                 # False once the handle was closed; the memory stays
+    cdef object type_cache            # for the typed objects: type id -> class, and back
     cdef object face                  # weak reference to the SharedMemory that is its face
     cdef object __weakref__
 

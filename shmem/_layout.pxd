@@ -170,6 +170,7 @@ cdef extern from *:
     #define TAG_TYPE_SHIFT 48
     #define SERIAL_MASK 0x00ffffffffffffffull
     #define SLACK_SHIFT 56
+    #define GOLDEN 0x9e3779b97f4a7c15ull  /* 2**64 / golden ratio, odd: spreads offsets and names */
 
     #define TLSF_FIRST_LEVELS 40
     #define TLSF_SECOND_SHIFT 5
@@ -313,6 +314,7 @@ cdef extern from *:
     const int TAG_TYPE_SHIFT
     const uint64_t SERIAL_MASK
     const int SLACK_SHIFT
+    const uint64_t GOLDEN
 
     enum: TLSF_FIRST_LEVELS
     enum: TLSF_SECOND_SHIFT
@@ -379,9 +381,6 @@ cdef enum TypeId:
     TYPE_FIRST_USER = 16
     TYPE_LAST_USER = 65535
 
-cdef enum:
-    GOLDEN = 0x9e3779b97f4a7c15
-
 
 cdef inline uint64_t tag_make(uint64_t size_bytes, uint64_t state, uint64_t type_id) noexcept nogil:
     return size_bytes | state | (type_id << TAG_TYPE_SHIFT)
@@ -401,7 +400,7 @@ cdef inline uint64_t tag_type(uint64_t tag) noexcept nogil:
 
 cdef inline uint64_t seal(uint64_t salt, uint64_t size_bytes, uint64_t end_off) noexcept nogil:
     """The rear tag of a block that ends at `end_off`; its own inverse."""
-    return size_bytes ^ salt ^ (end_off * <uint64_t>GOLDEN)
+    return size_bytes ^ salt ^ (end_off * GOLDEN)
 
 
 cdef inline uint64_t round_up(uint64_t value, uint64_t power_of_two) noexcept nogil:

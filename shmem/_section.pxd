@@ -35,9 +35,7 @@ cdef extern from *:
         uint64_t gate_word;             /* generation << 32 | index + 1: how I sign */
         uint32_t index_plus_1;          /* 0: not attached */
         uint32_t generation;
-        void *liveness_page;            /* mapping that keeps the kernel's lock, or NULL */
-        int liveness_fd_plus_1;         /* kept only where a mapping does not keep the lock */
-        uint32_t spare[9];
+        uint32_t spare[12];
         thread_t threads[MAX_THREADS];
     } private_t;
     _Static_assert(sizeof(thread_t) == 64 && sizeof(private_t) % 64 == 0, "private pages");
@@ -59,8 +57,6 @@ cdef extern from *:
         uint64_t gate_word
         uint32_t index_plus_1
         uint32_t generation
-        void* liveness_page
-        int liveness_fd_plus_1
         thread_t threads[MAX_THREADS]
 
     uint64_t thread_pointer() noexcept nogil
@@ -81,21 +77,29 @@ ctypedef struct section_t:
     int fd                        # never holds a lock: probing, growing, truncating
     uint64_t device
     uint64_t inode
+    char* path
     bint anonymous                # the last one out removes it
     bint keeps_fd                 # this file system drops a lock with its descriptor
     bint departed                 # left at exit while views live on
+    uint64_t id                   # of this section_t among all that this process ever made
     uint64_t n_holds
-    uint64_t fork_count           # how many forks lie between the opener and this process
-    section_t* next
-    char* path
-    char* name
+    uint64_t n_forks              # between the opener and this process
+    section_t* next               # list of this process's sections, under the process mutex
+    int (*attach)(section_t*) noexcept nogil     # makes an unattached process a participant
+    void* liveness_page           # keeps the kernel's lock on my byte; not mapped in a child
+    int liveness_fd               # keeps it where a mapping does not; -1
+    uint32_t child_index_plus_1   # the entry taken for a child about to be born, and what keeps it
+    uint32_t child_generation
+    void* child_page
+    int child_fd
 
 
 cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
     """This thread's slot, or NULL when it has none yet.  Only this thread ever writes its pointer there."""
     cdef uint64_t me = thread_pointer(), thread
-    cdef uint32_t i = thread_hash(me), n_probes
-    for n_probes in range(MAX_THREADS):
+    cdef uint32_t i = thread_hash(me), probes_left = MAX_THREADS
+    while probes_left:
+        probes_left -= 1
         thread = section.private.threads[i].thread
         if thread == me:
             return &section.private.threads[i]

@@ -1,0 +1,29 @@
+# cython: language_level=3
+from libc.stdint cimport uint32_t, uint64_t
+from shmem._section cimport section_t
+
+ctypedef struct open_request_t:
+    const char* path
+    const char* label             # b"" for none
+    bint anonymous
+    bint read_only
+    bint trust_owner
+    int permissions
+    uint64_t max_size             # 0: must exist
+    uint64_t desired_address      # 0: anywhere
+    uint32_t index_kind
+    uint32_t max_participants
+    # out: what was found, for the error message
+    uint64_t found
+    uint64_t wanted
+    char found_label[208]
+    bint was_unclean
+
+cdef int section_join(open_request_t* request, section_t** section) noexcept nogil
+cdef void section_leave(section_t* section) noexcept nogil
+cdef void section_hold(section_t* section) noexcept nogil
+cdef int section_map_read_only(section_t* section, uint64_t address) noexcept nogil
+cdef section_t* section_of_address(uint64_t address) noexcept nogil
+cdef void sections_depart() noexcept nogil
+cdef int opening_setup() noexcept nogil
+cdef uint64_t control_bytes(uint32_t max_participants) noexcept nogil

@@ -1,0 +1,477 @@
+# cython: language_level=3
+"""The only place that calls the operating system.  This is the page for Linux.
+
+What Linux is asked for, and what it promises:
+
+* *Open-file-description locks* (``F_OFD_SETLK``) belong to the description, not to the process: two
+  descriptions in one process exclude each other, and a description that a mapping keeps alive
+  keeps its locks after its descriptor is closed.  The kernel drops them when the last descriptor and the
+  last mapping are gone, hence when the process is, whatever killed it.
+* ``FUTEX_WAIT`` compares and sleeps in one step; never PRIVATE, since the word lies in a shared page.
+* ``fallocate`` gives backing without touching what is there.  glibc's ``posix_fallocate`` would write
+  where the file system cannot, over stores of other processes: hence the system call, and zeros
+  written only beyond what is reserved.
+* ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
+"""
+
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ELOOP, ENOMEM, ENOSYS, EOPNOTSUPP, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memset, strlen
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec* now)
+    int nanosleep(const timespec* duration, timespec* left)
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+    int close(int fd)
+    int ftruncate(int fd, int64_t length)
+    int fsync(int fd)
+    int unlink(const char* path)
+    int64_t pread(int fd, void* buffer, size_t count, int64_t offset)
+    int64_t pwrite(int fd, const void* buffer, size_t count, int64_t offset)
+    int getpid()
+    uint32_t geteuid()
+
+cdef extern from "<sys/syscall.h>" nogil:
+    long SYS_futex
+
+cdef extern from "<linux/futex.h>" nogil:
+    int FUTEX_WAIT
+    int FUTEX_WAKE
+
+cdef extern from "<sys/random.h>" nogil:
+    int64_t getrandom(void* buffer, size_t length, unsigned int flags)
+
+cdef extern from "<fcntl.h>" nogil:
+    struct flock:
+        short l_type
+        short l_whence
+        int64_t l_start
+        int64_t l_len
+        int l_pid
+    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK
+    int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
+    short F_WRLCK, F_UNLCK
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+    int open(const char* path, int flags, ...)
+    int fcntl(int fd, int command, ...)
+    int fallocate(int fd, int mode, int64_t offset, int64_t length)
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct stat_t "stat":
+        uint64_t st_dev
+        uint64_t st_ino
+        uint64_t st_nlink
+        uint32_t st_uid
+        unsigned int st_mode
+        int64_t st_size
+    int fstat(int fd, stat_t* facts)
+    int stat(const char* path, stat_t* facts)
+    int lstat(const char* path, stat_t* facts)
+    bint S_ISREG(unsigned int mode)
+    bint S_ISLNK(unsigned int mode)
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs_t "statfs":
+        long f_type
+        uint64_t f_bavail
+        uint64_t f_bsize
+    int fstatfs(int fd, statfs_t* facts)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_NONE, PROT_READ, PROT_WRITE
+    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE
+    int MADV_DONTFORK, MADV_WIPEONFORK, MS_SYNC
+    void* MAP_FAILED
+    void* mmap(void* address, size_t length, int protection, int flags, int fd, int64_t offset)
+    int munmap(void* address, size_t length)
+    int madvise(void* address, size_t length, int advice)
+    int msync(void* address, size_t length, int flags)
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef unsigned int pthread_key_t
+    int pthread_mutex_init(pthread_mutex_t* mutex, const void* attributes)
+    int pthread_mutex_lock(pthread_mutex_t* mutex)
+    int pthread_mutex_unlock(pthread_mutex_t* mutex)
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
+    int pthread_key_create(pthread_key_t* key, void (*destructor)(void*) noexcept nogil)
+    int pthread_setspecific(pthread_key_t key, const void* value)
+
+cdef enum:
+    LIVENESS_PAGE_BYTES = 4096
+    ZEROS_BYTES = 65536
+
+
+# -- time and waiting ---------------------------------------------------------------------------------
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef void pause_ns(int64_t duration_ns) noexcept nogil:
+    cdef timespec duration
+    duration.tv_sec = duration_ns // 1000000000
+    duration.tv_nsec = duration_ns % 1000000000
+    nanosleep(&duration, NULL)
+
+
+cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil:
+    """Sleep while `word` holds `expected`: 0 when woken or changed, ETIMEDOUT, or EINTR after a signal."""
+    cdef timespec timeout
+    timeout.tv_sec = timeout_ns // 1000000000
+    timeout.tv_nsec = timeout_ns % 1000000000
+    if syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0) == 0 or errno == EAGAIN:
+        return 0
+    return errno
+
+
+cdef void futex_wake(uint32_t* word, int n_threads) noexcept nogil:
+    syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil:
+    """Open for reading and writing.  A symbolic link is followed only if it belongs to this user."""
+    cdef stat_t link
+    cdef int flags = O_RDWR | O_CLOEXEC | O_NONBLOCK
+    if create:
+        flags |= O_CREAT
+    fd[0] = open(path, flags | O_NOFOLLOW, permissions)
+    if fd[0] < 0 and errno == ELOOP:
+        if lstat(path, &link) == 0 and S_ISLNK(link.st_mode) and link.st_uid != geteuid():
+            return ELOOP
+        fd[0] = open(path, flags, permissions)
+    return 0 if fd[0] >= 0 else errno
+
+
+cdef int file_reopen(int fd, int* new_fd) noexcept nogil:
+    """A description of its own of the same file."""
+    cdef char path[40]
+    snprintf(path, sizeof(path), b"/proc/self/fd/%d", fd)
+    new_fd[0] = open(path, O_RDWR | O_CLOEXEC)
+    return 0 if new_fd[0] >= 0 else errno
+
+
+cdef void file_close(int fd) noexcept nogil:
+    if fd >= 0:
+        close(fd)
+
+
+cdef void _convert_facts(const stat_t* found, file_facts_t* facts) noexcept nogil:
+    facts.device = found.st_dev
+    facts.inode = found.st_ino
+    facts.n_links = found.st_nlink
+    facts.size_bytes = found.st_size
+    facts.user = found.st_uid
+    facts.is_regular = S_ISREG(found.st_mode)
+
+
+cdef int file_facts(int fd, file_facts_t* facts) noexcept nogil:
+    cdef stat_t found
+    if fstat(fd, &found) != 0:
+        return errno
+    _convert_facts(&found, facts)
+    return 0
+
+
+cdef int path_facts(const char* path, file_facts_t* facts) noexcept nogil:
+    cdef stat_t found
+    if stat(path, &found) != 0:
+        return errno
+    _convert_facts(&found, facts)
+    return 0
+
+
+cdef int file_read(int fd, void* buffer, size_t size_bytes, uint64_t off, size_t* got) noexcept nogil:
+    cdef int64_t n
+    got[0] = 0
+    while got[0] < size_bytes:
+        n = pread(fd, <char*>buffer + got[0], size_bytes - got[0], <int64_t>(off + got[0]))
+        if n < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        if n == 0:
+            break
+        got[0] += n
+    return 0
+
+
+cdef int file_write(int fd, const void* buffer, size_t size_bytes, uint64_t off) noexcept nogil:
+    cdef int64_t n
+    cdef size_t done = 0
+    while done < size_bytes:
+        n = pwrite(fd, <const char*>buffer + done, size_bytes - done, <int64_t>(off + done))
+        if n < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        done += n
+    return 0
+
+
+cdef int file_set_size(int fd, uint64_t size_bytes) noexcept nogil:
+    while ftruncate(fd, <int64_t>size_bytes) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t reserved_off) noexcept nogil:
+    """Backing for [start, end).  Where the file system cannot allocate, zeros are written, but only from
+    `reserved_off` on: below it other processes may be storing."""
+    cdef char zeros[ZEROS_BYTES]
+    cdef uint64_t off
+    cdef size_t n
+    cdef int status
+    if end_off <= start_off:
+        return 0
+    while fallocate(fd, 0, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
+        if errno == EINTR:
+            continue
+        if errno != EOPNOTSUPP and errno != ENOSYS:
+            return errno
+        memset(zeros, 0, sizeof(zeros))
+        off = start_off if start_off > reserved_off else reserved_off
+        while off < end_off:
+            n = ZEROS_BYTES if end_off - off > <uint64_t>ZEROS_BYTES else end_off - off
+            status = file_write(fd, zeros, n, off)
+            if status != 0:
+                return status
+            off += n
+        return 0
+    return 0
+
+
+cdef int file_give_back(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
+    """Return the backing of [start, end) to the file system; it reads as zeros afterwards."""
+    if end_off <= start_off:
+        return 0
+    while fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int file_sync(int fd) noexcept nogil:
+    while fsync(fd) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int file_remove(const char* path) noexcept nogil:
+    return 0 if unlink(path) == 0 else errno
+
+
+cdef uint64_t file_system_kind(int fd) noexcept nogil:
+    cdef statfs_t facts
+    return <uint32_t>facts.f_type if fstatfs(fd, &facts) == 0 else 0
+
+
+cdef uint64_t file_system_free_bytes(int fd) noexcept nogil:
+    cdef statfs_t facts
+    return facts.f_bavail * facts.f_bsize if fstatfs(fd, &facts) == 0 else 0
+
+
+cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil:
+    """Whether mappings and locks agree between all processes that can open the file (statfs(2) has the numbers)."""
+    return not (kind == 0x6969             # NFS
+                or kind == 0x0bd00bd0      # Lustre
+                or kind == 0x01021997      # 9p
+                or kind == 0xff534d42U or kind == 0xfe534d42U or kind == 0x517b    # CIFS, SMB
+                or kind == 0x00c36400      # Ceph
+                or kind == 0x47504653      # GPFS
+                or kind == 0x01161970      # GFS2
+                or kind == 0x7461636f      # OCFS2
+                or kind == 0x5346414f or kind == 0x6b414653    # AFS
+                or kind == 0x73757245)     # Coda
+
+
+# -- byte locks ---------------------------------------------------------------------------------------
+
+cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_bytes) noexcept nogil:
+    memset(request, 0, sizeof(flock))
+    request.l_type = kind
+    request.l_start = <int64_t>off
+    request.l_len = <int64_t>n_bytes
+
+
+cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
+    """Lock one byte through this description: EAGAIN when another holds it and `wait` is false; EINTR."""
+    cdef flock request
+    _describe_range(&request, F_WRLCK, off, 1)
+    if fcntl(fd, F_OFD_SETLKW if wait else F_OFD_SETLK, &request) == 0:
+        return 0
+    return EAGAIN if errno == EACCES else errno
+
+
+cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil:
+    """Whether any other description holds a lock in the range.  A description never sees its own."""
+    cdef flock request
+    _describe_range(&request, F_WRLCK, off, n_bytes)
+    if fcntl(fd, F_OFD_GETLK, &request) != 0:
+        return errno
+    is_locked[0] = request.l_type != F_UNLCK
+    return 0
+
+
+cdef int liveness_take(int fd, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
+    """Lock a byte for as long as this address space lives: EAGAIN when somebody has it.
+
+    The lock is taken through a new description, one page is mapped through it and the descriptor closed.
+    On a file system that drops the lock with the descriptor (overlayfs maps the file beneath) the
+    descriptor is kept instead, and `keeps_fd` remembers that.  With `inherit` a child born next has it too.
+    """
+    cdef int own_fd = -1, status
+    cdef bint is_locked = False
+    cdef void* mapped
+    page[0] = NULL
+    kept_fd[0] = -1
+    status = file_reopen(fd, &own_fd)
+    if status != 0:
+        return status
+    status = byte_lock(own_fd, off, False)
+    if status != 0:
+        close(own_fd)
+        return status
+    if keeps_fd[0]:
+        kept_fd[0] = own_fd
+        return 0
+    mapped = mmap(NULL, LIVENESS_PAGE_BYTES, PROT_NONE, MAP_SHARED, own_fd, 0)
+    if mapped == MAP_FAILED:
+        status = errno
+        close(own_fd)
+        return status
+    if not inherit:
+        madvise(mapped, LIVENESS_PAGE_BYTES, MADV_DONTFORK)
+    close(own_fd)
+    status = byte_range_is_locked(fd, off, 1, &is_locked)
+    if status == 0 and is_locked:
+        page[0] = mapped
+        return 0
+    munmap(mapped, LIVENESS_PAGE_BYTES)
+    if status != 0:
+        return status
+    keeps_fd[0] = True
+    return liveness_take(fd, off, inherit, keeps_fd, page, kept_fd)
+
+
+cdef void liveness_drop(void* page, int kept_fd) noexcept nogil:
+    if page != NULL:
+        munmap(page, LIVENESS_PAGE_BYTES)
+    if kept_fd >= 0:
+        close(kept_fd)
+
+
+cdef void liveness_do_not_inherit(void* page) noexcept nogil:
+    if page != NULL:
+        madvise(page, LIVENESS_PAGE_BYTES, MADV_DONTFORK)
+
+
+# -- memory -------------------------------------------------------------------------------------------
+
+cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address, char** base) noexcept nogil:
+    """Map the file from its start.  `address` 0: anywhere; else there or EEXIST."""
+    cdef int flags = MAP_SHARED
+    cdef void* mapped
+    if address:
+        flags |= MAP_FIXED_NOREPLACE
+    mapped = mmap(<void*>address, size_bytes, PROT_READ | PROT_WRITE if writable else PROT_READ, flags, fd, 0)
+    if mapped == MAP_FAILED:
+        return errno
+    if address and <uint64_t>mapped != address:      # a kernel older than the flag takes it for a hint
+        munmap(mapped, size_bytes)
+        return EEXIST
+    base[0] = <char*>mapped
+    return 0
+
+
+cdef void memory_unmap(void* base, uint64_t size_bytes) noexcept nogil:
+    if base != NULL:
+        munmap(base, size_bytes)
+
+
+cdef int memory_sync(void* base, uint64_t size_bytes) noexcept nogil:
+    return 0 if msync(base, size_bytes, MS_SYNC) == 0 else errno
+
+
+cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil:
+    """Zeroed private pages that a child finds zeroed again; NULL when there is no memory."""
+    cdef void* mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if mapped == MAP_FAILED:
+        return NULL
+    if madvise(mapped, size_bytes, MADV_WIPEONFORK) != 0:
+        munmap(mapped, size_bytes)
+        return NULL
+    return mapped
+
+
+# -- the process --------------------------------------------------------------------------------------
+
+cdef uint64_t process_id() noexcept nogil:
+    return getpid()
+
+
+cdef uint32_t user_id() noexcept nogil:
+    return geteuid()
+
+
+cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil:
+    while getrandom(buffer, size_bytes, 0) != <int64_t>size_bytes:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int boot_id(char* text, size_t size_bytes) noexcept nogil:
+    """The kernel's name for this boot, NUL-terminated without the newline."""
+    cdef size_t got = 0
+    cdef int fd = open(b"/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC)
+    memset(text, 0, size_bytes)
+    if fd < 0:
+        return errno
+    cdef int status = file_read(fd, text, size_bytes - 1, 0, &got)
+    close(fd)
+    got = strlen(text)
+    if got > 0 and text[got - 1] == b"\n":
+        text[got - 1] = 0
+    return status
+
+
+cdef pthread_mutex_t _process_mutex
+cdef pthread_key_t _thread_key
+pthread_mutex_init(&_process_mutex, NULL)
+
+
+cdef void process_mutex_lock() noexcept nogil:
+    """The mutex around opening, closing and the list of sections.  Nobody needs the GIL while holding it."""
+    pthread_mutex_lock(&_process_mutex)
+
+
+cdef void process_mutex_unlock() noexcept nogil:
+    pthread_mutex_unlock(&_process_mutex)
+
+
+cdef int at_fork(fork_handler_t before, fork_handler_t in_parent, fork_handler_t in_child) noexcept nogil:
+    return pthread_atfork(before, in_parent, in_child)
+
+
+cdef int at_thread_end(thread_end_t handler) noexcept nogil:
+    """Have `handler` called in every watched thread as it ends.  Once per process."""
+    return pthread_key_create(&_thread_key, handler)
+
+
+cdef void watch_thread() noexcept nogil:
+    pthread_setspecific(_thread_key, <void*>1)

@@ -1,0 +1,282 @@
+# cython: language_level=3
+"""Recovery: from the chain of front tags, which is the truth, to a whole heap.
+
+Called under the heap gate: by whoever takes the gate over from a dead owner, by who takes over a dead
+participant's entry with business left in the heap, before a section is called full, and by the first opener of
+a section that was not closed.  It obeys the commit rule itself (each change of the chain is one store, made
+after everything it makes visible), so it may be killed at any instruction and begun again.
+
+1. Walk the chain.  If it cannot be walked, set `broken`: reading goes on, changing raises HeapCorruption.
+2. Finish or undo the intents of the dead.
+3. Walk again: PENDING of the dead and CACHED become holes, pins of the dead are dropped (and arrays that
+   nobody names or pins any more freed), adjacent holes merge, rear tags, index and counters are made anew.
+4. A hole at the end lowers `top`.
+5. The counts of the dead go to zero.
+
+Nobody comes alive meanwhile in an entry that was found dead: its new owner clears up first, under this gate.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, store_release_u32,
+                             store_release_u64)
+from shmem._free_index cimport index_insert, index_reset
+from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_end
+from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY,
+                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_pins,
+                            array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes,
+                            payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+from shmem._participants cimport participant_entry_is_alive, participant_left_something
+from shmem._section cimport block_at, section_t, word_at
+from shmem._status cimport CORRUPTED, OK
+
+ctypedef struct dead_t:
+    uint8_t bits[(MAX_PARTICIPANTS + 8) // 8]
+
+
+cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
+    return index >= MAX_PARTICIPANTS or dead.bits[index >> 3] >> (index & 7) & 1
+
+
+cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
+    """Who is dead, or not there: the same answer for heap and pins."""
+    cdef uint32_t i, high = load_acquire_u32(&section.header.participants_high)
+    cdef bint is_alive
+    memset(dead, 0xff, sizeof(dead_t))
+    for i in range(section.max_participants):
+        is_alive = former != EVERYBODY and former != i and i < high and participant_entry_is_alive(section, i)
+        if is_alive:
+            dead.bits[i >> 3] &= ~(1 << (i & 7))
+
+
+cdef bint dead_left_something(section_t* section) noexcept nogil:
+    """Whether some dead participant had business in the heap."""
+    cdef uint32_t i
+    for i in range(load_acquire_u32(&section.header.participants_high)):
+        if participant_left_something(section, i) and not participant_entry_is_alive(section, i):
+            return True
+    return False
+
+
+cdef bint _tag_is_plausible(section_t* section, uint64_t block_off, uint64_t tag) noexcept nogil:
+    cdef uint64_t size_bytes = tag_size(tag), state = tag_state(tag)
+    return (size_bytes >= BLOCK_MIN_BYTES and size_bytes <= section.header.top - block_off
+            and STATE_HOLE <= state and state <= STATE_CACHED)
+
+
+cdef uint64_t chain_first_fault(section_t* section) noexcept nogil:
+    """The offset of the first front tag that cannot be; 0 when the chain is whole, 1 when `top` itself cannot be."""
+    cdef uint64_t off = section.heap_start, top = section.header.top, tag
+    if top < off or top > section.size_bytes or top & 15:
+        return 1
+    while off < top:
+        tag = block_at(section, off).tag
+        if not _tag_is_plausible(section, off, tag):
+            return off
+        off += tag_size(tag)
+    return 0
+
+
+cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil:
+    """Whether a block begins at this offset: told by walking the chain, for error messages."""
+    cdef uint64_t off = section.heap_start, tag
+    while off < block_off and off < section.header.top:
+        tag = block_at(section, off).tag
+        if not _tag_is_plausible(section, off, tag):
+            return False
+        off += tag_size(tag)
+    return off == block_off and off < section.header.top
+
+
+# -- intents --------------------------------------------------------------------------------------------
+
+cdef block_t* _intent_block(section_t* section, uint64_t payload_off) noexcept nogil:
+    """The block that an intent names, or NULL when there is none or it makes no sense."""
+    if payload_off & 15 or payload_off < block_to_payload(section.heap_start) or payload_off >= section.header.top:
+        return NULL
+    cdef block_t* block = block_at(section, payload_to_block(payload_off))
+    return block if _tag_is_plausible(section, payload_to_block(payload_off), block.tag) else NULL
+
+
+cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t participant, uint64_t type_id) noexcept nogil:
+    cdef block_t* block = _intent_block(section, payload_off)
+    if block != NULL and tag_state(block.tag) == STATE_PENDING and tag_type(block.tag) == participant:
+        store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id))
+
+
+cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Free a block, or if it is an array that somebody pins, leave that to the last pin."""
+    cdef block_t* block = _intent_block(section, payload_off)
+    if block == NULL or tag_state(block.tag) != STATE_USED:
+        return
+    if tag_type(block.tag) == TYPE_ARRAY and array_is_pinned(section, payload_off, False, True):
+        (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED
+        return
+    store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_HOLE, 0))
+
+
+cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
+    """Finish what a dead participant had decided, leave undone what it had not."""
+    cdef intent_t* intent = &section.intents[index]
+    cdef uint64_t operation = load_acquire_u64(&intent.operation)
+    cdef uint64_t slot_off = intent.slot_off
+    cdef bint was_decided
+    if operation == 0:
+        return
+    if slot_off & 7 == 0 and slot_off <= section.size_bytes - 16:
+        was_decided = load_acquire_u64(word_at(section, slot_off)) == intent.value
+        if operation & 0xffff == INTENT_SWAP_SLOT and was_decided:
+            _make_block(section, intent.make_off[0], index, operation >> INTENT_FIRST_TYPE_SHIFT & 0xffff)
+            _make_block(section, intent.make_off[1], index, operation >> INTENT_SECOND_TYPE_SHIFT & 0xffff)
+            _drop_block(section, intent.drop_off[0])
+            _drop_block(section, intent.drop_off[1])
+        elif operation & 0xffff == INTENT_RESIZE:
+            store_release_u64(word_at(section, slot_off + 8), intent.make_off[0] if was_decided else intent.drop_off[0])
+    intent_end(intent)
+
+
+# -- pins -----------------------------------------------------------------------------------------------
+
+cdef inline bint _array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Whether the pin bits of an array lie inside its block."""
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    cdef uint64_t room = payload_bytes(tag_size(block_at(section, payload_to_block(payload_off)).tag))
+    return (room >= sizeof(array_t) and array.n_pin_words == (section.max_participants + 63) >> 6
+            and sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words <= room)
+
+
+cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
+    """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do."""
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    cdef uint64_t* pins
+    cdef uint32_t i
+    if not _array_is_sane(section, payload_off):
+        return False
+    pins = array_pins(array)
+    for i in range(section.max_participants):
+        if i & 63 == 0 and pins[i >> 6] == 0:
+            continue
+        if not pins[i >> 6] >> (i & 63) & 1:
+            continue
+        if by_others and i + 1 == section.private.index_plus_1:
+            continue
+        if not ask or participant_entry_is_alive(section, i):
+            return True
+    return False
+
+
+cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
+    """Clear the pins of the dead; True when that leaves an array that nobody names or pins."""
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    cdef uint64_t* pins
+    cdef uint64_t left = 0
+    cdef uint32_t i
+    if not _array_is_sane(section, payload_off):
+        return False
+    pins = array_pins(array)
+    for i in range(section.max_participants):
+        if pins[i >> 6] >> (i & 63) & 1 and _is_dead(dead, i):
+            pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+    for i in range(array.n_pin_words):
+        left |= pins[i]
+    return left == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) != 0
+
+
+# -- the sweep --------------------------------------------------------------------------------------------
+
+cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room) noexcept nogil:
+    """`filled` of a name table is an index too."""
+    cdef name_table_t* table = <name_table_t*>(section.base + payload_off)
+    cdef uint64_t i, filled = 0
+    if room < sizeof(name_table_t) or table.capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
+        return
+    for i in range(table.capacity):
+        if table_slots(table)[i].entry_off != SLOT_EMPTY:
+            filled += 1
+    table.filled = filled
+
+
+cdef bint _becomes_hole(section_t* section, uint64_t off, const dead_t* dead) noexcept nogil:
+    """Turn into a hole, by one store, what recovery frees; True for every hole."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t tag = load_acquire_u64(&block.tag), state = tag_state(tag)
+    if state == STATE_HOLE:
+        return True
+    if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
+            or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
+        return compare_exchange_release_u64(&block.tag, tag, tag_make(tag_size(tag), STATE_HOLE, 0))
+    return False
+
+
+cdef void _keep_block(section_t* section, uint64_t off, uint64_t* last_serial) noexcept nogil:
+    """Count a block that stays, and seal it."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t size_bytes = tag_size(block.tag), end_off = off + size_bytes
+    word_at(section, end_off - 8)[0] = seal(section.salt, size_bytes, end_off)
+    section.header.used_blocks += 1
+    section.header.used_bytes += size_bytes
+    if (block.serial & SERIAL_MASK) > last_serial[0]:
+        last_serial[0] = block.serial & SERIAL_MASK
+    if tag_type(block.tag) == TYPE_NAME_TABLE and tag_state(block.tag) == STATE_USED:
+        _recount_table(section, block_to_payload(off), payload_bytes(size_bytes))
+
+
+cdef int _finish_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil:
+    word_at(section, off + size_bytes - 8)[0] = seal(section.salt, size_bytes, off + size_bytes)
+    return index_insert(section, off, size_bytes)
+
+
+cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
+    """Free, merge and seal block by block; make index and counters anew."""
+    cdef uint64_t off = section.heap_start, hole_off = 0, hole_bytes = 0, size_bytes, last_serial = 0
+    cdef uint64_t top = section.header.top
+    cdef int status = OK
+    index_reset(section)
+    section.header.used_blocks = section.header.used_bytes = 0
+    section.header.hole_blocks = section.header.hole_bytes = 0
+    section.header.cached_blocks = section.header.cached_bytes = 0
+    while off < top and status == OK:
+        size_bytes = tag_size(block_at(section, off).tag)
+        if _becomes_hole(section, off, dead):
+            if hole_off == 0:
+                hole_off, hole_bytes = off, size_bytes
+            else:
+                hole_bytes += size_bytes
+                store_release_u64(&block_at(section, hole_off).tag, tag_make(hole_bytes, STATE_HOLE, 0))
+        else:
+            if hole_off != 0:
+                status = _finish_hole(section, hole_off, hole_bytes)
+                hole_off = 0
+            _keep_block(section, off, &last_serial)
+        off += size_bytes
+    if hole_off != 0 and status == OK:
+        store_release_u64(&section.header.top, hole_off)
+    if section.header.next_serial <= last_serial:
+        section.header.next_serial = last_serial + 1
+    return status
+
+
+cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
+    """See the head of this file."""
+    cdef dead_t dead
+    cdef uint32_t i
+    cdef int status
+    if chain_first_fault(section) != 0:
+        store_release_u32(&section.header.broken, 1)
+        return CORRUPTED
+    _find_dead(section, former, &dead)
+    for i in range(section.max_participants):
+        if _is_dead(&dead, i):
+            _finish_intent(section, i)
+    status = _sweep(section, &dead)
+    if status != OK:
+        store_release_u32(&section.header.broken, 1)
+        return status
+    for i in range(section.max_participants):
+        if _is_dead(&dead, i):
+            section.participants[i].pending = 0
+            section.participants[i].pins = 0
+    section.header.recoveries += 1
+    store_release_u32(&section.header.broken, 0)
+    return OK
