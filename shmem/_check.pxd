@@ -32,7 +32,7 @@ ctypedef struct heap_facts_t:
     uint64_t expected
     uint64_t found
 
-# Verify every invariant that `_heap.pyx` states; takes the heap gate.
+# Clear up after the dead, then verify every invariant that `_heap.pyx` states; takes the heap gate.
 cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) noexcept nogil
 # Count without verifying more than is needed to walk; takes the heap gate.
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """`check_heap`: walk everything, believe nothing.
 
-The chain is walked twice.  The first walk looks at each block alone and with its neighbour; the second
-asks the free index and the cached lists for what the first one counted.
+What dead participants left is cleared up first, as the next allocation in need would.  Then the chain is
+walked block by block, and the free index and the cached lists are asked for what that walk counted.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,7 +15,7 @@ from shmem._layout cimport (BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_
                             payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._free_index cimport hole_is_plausible, tlsf_class
 from shmem._name_table cimport table_capacity, table_entry, table_slot_off
-from shmem._recovery cimport chain_first_fault
+from shmem._recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover
 from shmem._section cimport block_at, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
 
@@ -212,6 +212,8 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
     status = heap_enter(section, True)
     if status != OK:
         return status
+    if section.header.broken == 0 and dead_left_something(section):
+        heap_recover(section, NOBODY)
     problem[0] = _check_all(section, facts)
     heap_leave(section)
     return OK if problem[0] == FINE else CORRUPTED

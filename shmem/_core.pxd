@@ -1,7 +1,7 @@
 # cython: language_level=3
-"""What the modules above `_core` may use of it."""
+"""What the modules above `_core`, and clients that `cimport shmem`, may use of it."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._section cimport section_t
 
 
@@ -14,14 +14,19 @@ cdef class Mapping:
     cdef object type_cache            # for the typed objects: type id -> class, and back
     cdef object face                  # weak reference to the SharedMemory that is its face
     cdef object __weakref__
+    cdef void let_go(self) noexcept
 
 
 cdef class Memory:
-    """The core of `SharedMemory`: section, heap, lock, root."""
+    """The core of `SharedMemory`: section, heap, root."""
     cdef Mapping mapping              # None once closed
     cdef const unsigned char[::1] bytes
+    cdef str _name
+    cdef str _path
+    cdef str _mode
     cdef object __weakref__
     cdef Mapping opened(self)         # the mapping, or ClosedError
+    cdef Mapping writable_mapping(self, str what)         # the mapping, or ClosedError, or ReadOnlyError
 
 
 cdef class Placed:
@@ -29,6 +34,7 @@ cdef class Placed:
     cdef Mapping mapping
     cdef char* data                   # payload, at this process's address
     cdef uint64_t serial              # of the block when this was made: tells a stale one
+    cdef uint64_t payload_off(self) noexcept
 
 
 cdef class Block(Placed):
@@ -36,19 +42,42 @@ cdef class Block(Placed):
     cdef Py_ssize_t shape[1]
 
 
-# Raise what `status` stands for; 0 and success return 0.  `what` says what was asked.
+# Raise what `status` stands for; success returns 0.  `what` says what was asked.
 cdef int check(int status, Mapping mapping, str what) except -1
 
-# Payload offset of a new block; raises SectionFull and the rest.  GIL held, released where it takes long.
-cdef uint64_t allocate_block(Mapping mapping, size_t size_bytes, size_t align_bytes, uint32_t type_id, bint zero) except 0
+# A request for bytes as C wants it: ValueError when negative, SectionFull when no section of this size could hold it.
+cdef uint64_t size_argument(Mapping mapping, object size) except? 0xffffffffffffffff
 
-# Payload offset of whatever `obj` is (Placed, any buffer, an int offset is refused), inside `mapping`'s section;
-# InvalidBlock when it lies elsewhere.
+# Nanoseconds of the monotonic clock, FOREVER or AT_ONCE, for a timeout in seconds or None.
+cdef int64_t deadline_argument(object timeout) except? -2
+
+# Payload offset of a new block; raises SectionFull and the rest.  The GIL is released where it takes long.
+cdef uint64_t allocate_block(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, bint zero) except 0
+
+# The same, but the block stays PENDING: fill it, then `heap_commit` (or `heap_abandon`).
+cdef uint64_t allocate_pending(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, bint zero) except 0
+
+# Free a block, by payload offset; `serial` 0 accepts whatever block is there.
+cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) except -1
+
+# The Placed object behind a Block, an array, a typed object or a view of one of these, or None.
+cdef Placed placed_behind(object obj)
+
+# Payload offset of `obj` in this mapping's section; InvalidBlock when it is stale or lies elsewhere.
 cdef uint64_t offset_in(Mapping mapping, object obj) except 0
 
-# The Python object for the block at this payload offset: the class registered for its type id, else a Block.
+# The Python object for the block at this payload offset: made by what is registered for its type id, else a Block.
 # InvalidBlock when there is no used block there.
 cdef object wrap(Mapping mapping, uint64_t payload_off)
+
+# Fill in a Placed made by __new__.
+cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept
+
+# The SharedMemory that is a mapping's face, or None when its handle was closed and forgotten.
+cdef object face_of(Mapping mapping)
+
+# The section of an open SharedMemory, for C code that keeps the object alive meanwhile.
+cdef section_t* section_of(object memory) except NULL
 
 
 cdef inline bint placed_is_stale(Placed placed) noexcept:

@@ -18,6 +18,7 @@ __all__ = [
     "LockTimeout",
     "NameExists",
     "NotASection",
+    "OperatingSystemError",
     "OwnerDiedWarning",
     "ReadOnlyError",
     "SectionFull",
@@ -181,6 +182,10 @@ class SectionNotFound(ShmemError, FileNotFoundError):
     """Nothing there to open, and no `max_size` to create it with."""
 
     status = 2
+
+
+class OperatingSystemError(ShmemError, OSError):
+    """The operating system refused something; `.status` and `.errno` are its number."""
 
 
 class LayoutMismatch(ShmemError, TypeError):

@@ -174,6 +174,7 @@ cdef int _become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noe
             size_bytes += tag_size(next_tag)
             _write_rear(section, off, size_bytes)
     store_release_u64(&block_at(section, off).tag, tag_make(size_bytes, STATE_HOLE, 0))        # commit: freed, merged behind
+    block_at(section, off).serial = 0                # whoever still has it can tell
     previous_off = _previous_hole(section, off)
     if previous_off != 0 and status == OK:
         status = index_remove(section, previous_off, off - previous_off)
@@ -200,6 +201,7 @@ cdef inline bint _cache_put(section_t* section, uint64_t off, uint64_t size_byte
     if i >= CACHE_BINS or section.index.cache_count[i] >= BIN_LIMIT:
         return False
     store_release_u64(&block_at(section, off).tag, tag_make(size_bytes, STATE_CACHED, 0))        # commit: freed
+    block_at(section, off).serial = 0
     block_at(section, off).next_off = section.index.cache_off[i]
     section.index.cache_off[i] = off
     section.index.cache_count[i] += 1

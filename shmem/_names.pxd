@@ -1,6 +1,4 @@
 # cython: language_level=3
-"""Name tables in a section: the directory, and the registry of types."""
-
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._core cimport Mapping
 
@@ -11,3 +9,6 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 
 # (name, description) of a type id, or None
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id)
+
+# Directory: name my PENDING block, which is USED with this type then (serial 0), or a used block (its serial).
+cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint32_t pending_type, uint64_t serial) except -1

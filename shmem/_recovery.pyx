@@ -205,7 +205,9 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, const dead_t* dead) no
         return True
     if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
             or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
-        return compare_exchange_release_u64(&block.tag, tag, tag_make(tag_size(tag), STATE_HOLE, 0))
+        if compare_exchange_release_u64(&block.tag, tag, tag_make(tag_size(tag), STATE_HOLE, 0)):
+            block.serial = 0
+            return True
     return False
 
 

@@ -82,7 +82,8 @@ ctypedef struct section_t:
     bint keeps_fd                 # this file system drops a lock with its descriptor
     bint departed                 # left at exit while views live on
     uint64_t id                   # of this section_t among all that this process ever made
-    uint64_t n_holds
+    uint64_t n_holds              # Mapping objects, under the process mutex
+    uint64_t n_open               # of them, handles not closed yet, under the GIL
     uint64_t n_forks              # between the opener and this process
     section_t* next               # list of this process's sections, under the process mutex
     int (*attach)(section_t*) noexcept nogil     # makes an unattached process a participant

@@ -1,0 +1,817 @@
+# cython: language_level=3
+"""The core of `SharedMemory`: handles, blocks, and what keeps what alive.
+
+What keeps what alive::
+
+    Block, typed object, array  ->  Mapping  ->  section_t (counted)  ->  mapped file, participant entry
+    SharedMemory                ->  Mapping, until it is closed
+
+One `section_t` per section and process; one `Mapping` per handle.  `close()` lets the handle's Mapping go; views of it
+keep it, and with it the memory and this process's place among the participants.
+
+The fork rule.  A child has the same objects over the same memory and an entry of its own; it holds no
+lock and no pin.  `section_t.n_forks` tells state of the parent from state of its own.
+
+The GIL rule.  What is over in well under a microsecond is done with the GIL (fast paths, small blocks; they answer
+WOULD_BLOCK rather than wait).  Everything that may wait, and everything large, is done without it.
+
+Lock order, outermost first; nobody takes an earlier one while holding a later one:
+
+1. the GIL (given up before any of the others is waited for)
+2. the storage lock of a section
+3. the process mutex
+4. the opening byte of a section's file
+5. the heap gate of a section
+"""
+
+import operator
+import os
+import re
+import secrets
+import warnings
+import weakref
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport isnan
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from shmem import _errors
+from shmem._explain import explain, explain_opening
+
+from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_release_u64
+from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
+                           HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
+from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_block, heap_enter, heap_free,
+                          heap_leave, heap_reallocate, heap_trim)
+from shmem._layout cimport (BLOCK_MAX_ALIGN_BYTES, INDEX_NEXT_FIT, INDEX_TLSF, MAX_PARTICIPANTS, PAGE_BYTES, SERIAL_MASK,
+                            SLACK_SHIFT, block_t, header_t, layout_fingerprint, payload_bytes, payload_to_block, round_up,
+                            tag_size, tag_type)
+from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
+from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave, section_of_address,
+                             sections_depart)
+from shmem._os cimport file_sync, memory_sync, now_ns
+from shmem._participants cimport participant_entry_is_alive, participant_is_alive
+from shmem._section cimport block_at, section_t
+from shmem._status cimport INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+
+cdef enum:
+    SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
+
+cdef object _PLACE = "/dev/shm/shmem."
+cdef object _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+cdef object _mappings = weakref.WeakSet()       # of this process: to find the handle for an address
+cdef list _openers = []                         # (first type id, last type id, callable)
+cdef object _face_class = None
+
+if opening_setup() != 0:
+    raise MemoryError("no room to register fork and thread handlers")
+
+
+def register_opener(first_type, last_type, opener):
+    """Have `opener(mapping, payload_off, type_id)` make the Python object of blocks with these type ids."""
+    _openers.append((first_type, last_type, opener))
+
+
+def register_face(face_class):
+    """Name the public class that `section` attributes return."""
+    global _face_class
+    _face_class = face_class
+
+
+def depart_all():
+    """At exit: leave every section, and leave it whole if nobody else is in it."""
+    with nogil:
+        sections_depart()
+
+
+# -- errors and arguments -------------------------------------------------------------------------------
+
+cdef str _holder_text(section_t* section):
+    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
+    cdef uint64_t index = word & GATE_OWNER_MASK
+    if index == 0 or index > section.max_participants:
+        return "it is held shared"
+    return f"process {section.participants[index - 1].pid} holds it or waits for readers to leave"
+
+
+cdef str _section_text(section_t* section):
+    return f"section {os.fsdecode(section.path)!r}"
+
+
+cdef int _fail(int status, Mapping mapping, str what) except -1:
+    cdef section_t* section = mapping.section
+    raise explain(status, what, {
+        "section": _section_text(section),
+        "path": os.fsdecode(section.path),
+        "room": section.size_bytes - section.header.top + section.header.hole_bytes + section.header.cached_bytes,
+        "max_size": section.size_bytes,
+        "holder": _holder_text(section),
+    })
+
+
+cdef int check(int status, Mapping mapping, str what) except -1:
+    if status == OK:
+        return 0
+    return _fail(status, mapping, what)
+
+
+cdef uint64_t size_argument(Mapping mapping, object size) except? 0xffffffffffffffff:
+    """A request for bytes as C wants it, bounded before any arithmetic."""
+    number = operator.index(size)
+    if number < 0:
+        raise ValueError(f"a size is not negative: {number}")
+    if number > mapping.section.size_bytes:
+        check(NO_MEMORY, mapping, f"allocate {number:,} bytes")
+    return number
+
+
+cdef int64_t deadline_argument(object timeout) except? -2:
+    """Seconds or None, as nanoseconds of the monotonic clock, FOREVER or AT_ONCE."""
+    cdef double seconds
+    if timeout is None:
+        return FOREVER
+    seconds = timeout
+    if isnan(seconds) or seconds < 0:
+        raise ValueError(f"a timeout is None or a number of seconds that is not negative: {timeout!r}")
+    if seconds == 0:
+        return AT_ONCE
+    if seconds > 4e9:
+        return FOREVER
+    return now_ns() + <int64_t>(seconds * 1e9)
+
+
+cdef uint64_t _align_argument(object align) except 0:
+    number = operator.index(align)
+    if number <= 0 or number & (number - 1) or number > <int>BLOCK_MAX_ALIGN_BYTES:
+        raise ValueError(f"align is a power of two up to {<int>BLOCK_MAX_ALIGN_BYTES}: {number}")
+    return number if number > 16 else 16
+
+
+# -- allocation, for every module above -------------------------------------------------------------------
+
+cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, int flags) except 0:
+    cdef section_t* section = mapping.section
+    cdef uint64_t payload_off = 0
+    cdef int status = WOULD_BLOCK
+    if not mapping.writable:
+        check(READ_ONLY, mapping, f"allocate {size_bytes:,} bytes")
+    if size_bytes <= SMALL_BYTES:
+        status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_NOWAIT, &payload_off)
+    if status == WOULD_BLOCK:
+        with nogil:
+            status = heap_allocate(section, size_bytes, align_bytes, type_id, flags, &payload_off)
+    if status != OK:
+        check(status, mapping, f"allocate {size_bytes:,} bytes")
+    return payload_off
+
+
+cdef uint64_t allocate_block(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, bint zero) except 0:
+    return _allocate(mapping, size_bytes, align_bytes, type_id, HEAP_ZERO if zero else 0)
+
+
+cdef uint64_t allocate_pending(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, bint zero) except 0:
+    return _allocate(mapping, size_bytes, align_bytes, 0, (HEAP_ZERO if zero else 0) | HEAP_PENDING)
+
+
+cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) except -1:
+    cdef section_t* section = mapping.section
+    cdef int status
+    if not mapping.writable:
+        check(READ_ONLY, mapping, "free")
+    status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
+    if status == WOULD_BLOCK:
+        with nogil:
+            status = heap_free(section, payload_off, serial, 0)
+    return check(status, mapping, f"free the block at offset {payload_off:#x}")
+
+
+cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
+    """InvalidBlock unless a used block begins there."""
+    cdef section_t* section = mapping.section
+    cdef int status = heap_enter(section, False)
+    if status == WOULD_BLOCK:
+        with nogil:
+            status = heap_enter(section, True)
+    if status == OK:
+        status = heap_check_block(section, payload_off, 0)
+        heap_leave(section)
+    return check(status, mapping, f"look at offset {payload_off:#x}")
+
+
+cdef object wrap(Mapping mapping, uint64_t payload_off):
+    cdef uint64_t type_id
+    _check_block(mapping, payload_off)
+    type_id = tag_type(block_at(mapping.section, payload_to_block(payload_off)).tag)
+    for first_type, last_type, opener in _openers:
+        if first_type <= type_id <= last_type:
+            return opener(mapping, payload_off, type_id)
+    return _make_block(mapping, payload_off)
+
+
+# -- the mapping ------------------------------------------------------------------------------------------
+
+cdef class Mapping:
+    """A handle's hold on a section.  A buffer of all its bytes; read-only, for it is not for users to write."""
+
+    def __cinit__(self):
+        self.section = NULL
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.base, self.section.size_bytes, True, flags)
+
+    cdef void let_go(self) noexcept:
+        """The handle is closed: with the last open one, this thread's locks go."""
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.section.n_open -= 1
+        if self.section.n_open == 0:
+            lock_release_all(self.section)
+
+    def __dealloc__(self):
+        if self.section != NULL:
+            self.let_go()
+            with nogil:
+                section_leave(self.section)
+
+
+cdef object face_of(Mapping mapping):
+    cdef Memory face = mapping.face() if mapping.face is not None else None
+    if face is None and mapping.is_open:
+        face = _face_class.__new__(_face_class)
+        _put_on_face(face, mapping)
+    return face
+
+
+cdef _put_on_face(Memory memory, Mapping mapping):
+    memory.mapping = mapping
+    memory.bytes = mapping
+    memory._path = os.fsdecode(mapping.section.path)
+    memory._name = memory._path[len(_PLACE):] if mapping.section.anonymous else memory._path
+    memory._mode = "read_write" if mapping.writable else "read_only"
+    mapping.face = weakref.ref(memory)
+
+
+cdef section_t* section_of(object memory) except NULL:
+    return (<Memory?>memory).opened().section
+
+
+# -- things that lie in a section ---------------------------------------------------------------------------
+
+cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept:
+    placed.mapping = mapping
+    placed.data = mapping.base + payload_off
+    placed.serial = (<uint64_t*>(placed.data - 8))[0] & SERIAL_MASK
+
+
+cdef class Placed:
+    """Something that lies in a section: base of `Block` and of typed objects."""
+
+    cdef uint64_t payload_off(self) noexcept:
+        return self.data - self.mapping.base
+
+    @property
+    def offset(self):
+        """Bytes from the section's start: the same in every process, and storable."""
+        return self.data - self.mapping.base
+
+    @property
+    def section(self):
+        """The `SharedMemory` it lies in; None once that handle was closed and forgotten."""
+        return face_of(self.mapping)
+
+
+cdef Block _make_block(Mapping mapping, uint64_t payload_off):
+    cdef Block block = Block.__new__(Block)
+    cdef block_t* head = block_at(mapping.section, payload_to_block(payload_off))
+    place(block, mapping, payload_off)
+    block.n_bytes = payload_bytes(tag_size(head.tag)) - (head.serial >> SLACK_SHIFT)
+    return block
+
+
+cdef class Block(Placed):
+    """Allocated memory: a buffer of `nbytes` bytes, writable unless the section was opened read-only.
+
+    Made by `SharedMemory.allocate` and `SharedMemory.block`.  It stays where it is, and keeps the section
+    mapped, until the last view of it is gone; it is freed by `SharedMemory.free` alone.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     block = shm.allocate(5)
+    ...     memoryview(block)[:] = b"hello"
+    ...     bytes(block)
+    b'hello'
+    """
+
+    def __init__(self):
+        raise TypeError("a Block is made by SharedMemory.allocate(size) or SharedMemory.block(offset)")
+
+    @property
+    def address(self):
+        """Where it lies in this process.  Never store it: `offset` is what other processes understand."""
+        return <uint64_t>self.data
+
+    @property
+    def nbytes(self):
+        """How many bytes were asked for (for size 0, as many as the smallest block has: none)."""
+        return self.n_bytes
+
+    def __len__(self):
+        return self.n_bytes
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if placed_is_stale(self):
+            raise _errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was freed already")
+        if flags & PyBUF_WRITABLE and not self.mapping.writable:
+            check(READ_ONLY, self.mapping, "write to a block")
+        PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
+
+    def __eq__(self, other):
+        if not isinstance(other, Block):
+            return NotImplemented
+        return (self.mapping.section == (<Block>other).mapping.section and self.payload_off() == (<Block>other).payload_off()
+                and self.serial == (<Block>other).serial)
+
+    def __hash__(self):
+        return hash((<uint64_t>self.mapping.section, self.payload_off(), self.serial))
+
+    def __repr__(self):
+        return f"<shmem.Block of {self.n_bytes} bytes at offset {self.payload_off():#x}>"
+
+    def __reduce__(self):
+        raise TypeError("a Block lies in its section: pickle bytes(block), or send shmem.handle(block) to another process")
+
+
+cdef Placed placed_behind(object obj):
+    """Follow views down to what they are views of."""
+    while obj is not None and not isinstance(obj, Placed):
+        if isinstance(obj, memoryview):
+            obj = obj.obj
+        else:
+            obj = getattr(obj, "base", None)
+    return obj
+
+
+cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
+    cdef Placed placed = placed_behind(obj)
+    if placed is None or placed.mapping.section != mapping.section:
+        raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} does not lie in {_section_text(mapping.section)}")
+    if placed_is_stale(placed):
+        raise _errors.InvalidBlock(f"the block at offset {placed.payload_off():#x} was freed already")
+    return placed.payload_off()
+
+
+def find_storage(obj):
+    """Which section something lies in.
+
+    Parameters
+    ----------
+    obj : Block, array, typed object, any buffer, or int
+        An int is an address of this process.
+
+    Returns
+    -------
+    SharedMemory or None
+        An open handle of the section; None when `obj` lies in no section that this process has open.
+    """
+    cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
+    cdef section_t* section
+    cdef Mapping mapping
+    cdef const unsigned char[:] some
+    if placed is not None:
+        if placed.mapping.is_open:
+            return face_of(placed.mapping)
+        section = placed.mapping.section
+    elif isinstance(obj, int):
+        section = section_of_address(obj) if 0 < obj < 1 << 64 else NULL
+    else:
+        some = memoryview(obj).cast("B")
+        section = section_of_address(<uint64_t>&some[0]) if some.shape[0] else NULL
+    if section == NULL:
+        return None
+    for candidate in list(_mappings):
+        mapping = candidate
+        if mapping.section == section and mapping.is_open:
+            return face_of(mapping)
+    return None
+
+
+def deallocate(obj):
+    """Free what a Block, an array or a typed object lies in, whichever section that is.
+
+    Raises
+    ------
+    InvalidBlock
+        It lies in no section, or was freed already, or another process has a view of the array.
+    """
+    cdef Placed placed = placed_behind(obj)
+    if placed is None:
+        raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} lies in no section")
+    free_block(placed.mapping, placed.payload_off(), placed.serial)
+
+
+# -- opening ------------------------------------------------------------------------------------------------
+
+cdef str _name_argument(object name, str what):
+    if not isinstance(name, str):
+        raise TypeError(f"{what} is a string, not {type(name).__name__}")
+    if _NAME.fullmatch(name) is None:
+        raise ValueError(f"{what} has 1 to 200 of the characters A-Z a-z 0-9 . _ -, no slash: {name!r}")
+    return name
+
+
+cdef uint32_t _participants_argument(object max_participants) except 0:
+    if max_participants is None:
+        return 256
+    number = operator.index(max_participants)
+    if not 1 <= number < MAX_PARTICIPANTS:
+        raise ValueError(f"max_participants is between 1 and {MAX_PARTICIPANTS - 1}: {number}")
+    return number
+
+
+cdef uint64_t _max_size_argument(object max_size, uint32_t max_participants) except? 0:
+    if max_size is None:
+        return 0
+    number = operator.index(max_size)
+    least = control_bytes(max_participants) + PAGE_BYTES
+    if number < 0:
+        raise ValueError(f"max_size is not negative: {number}")
+    if number < least:
+        raise ValueError(f"max_size holds the control pages too: at least {least:,} bytes for {max_participants} participants, not {number:,}")
+    if number > 1 << 46:
+        raise ValueError(f"max_size is at most {1 << 46:,} bytes: {number:,}")
+    return round_up(number, PAGE_BYTES)
+
+
+cdef uint32_t _index_argument(object index) except 0:
+    if index is None or index == "tlsf":
+        return INDEX_TLSF
+    if index == "next_fit":
+        return INDEX_NEXT_FIT
+    raise ValueError(f'index is "tlsf" or "next_fit": {index!r}')
+
+
+cdef uint64_t _address_argument(object desired_address) except? 0:
+    if desired_address is None:
+        return 0
+    number = operator.index(desired_address)
+    if number <= 0 or number >= 1 << 47 or number % <int>PAGE_BYTES:
+        raise ValueError(f"desired_address is a positive multiple of {<int>PAGE_BYTES} below 2**47: {number:#x}")
+    return number
+
+
+cdef section_t* _open_section(open_request_t* request, str path, object shared_name) except NULL:
+    cdef section_t* section = NULL
+    cdef int status = INTERRUPTED
+    while status == INTERRUPTED:
+        PyErr_CheckSignals()
+        with nogil:
+            status = section_join(request, &section)
+    if status != OK:
+        raise explain_opening(status, path, shared_name, {
+            "found": request.found, "wanted": request.wanted, "found_label": request.found_label.decode("ascii", "replace"),
+            "max_size": request.max_size})
+    return section
+
+
+cdef class Memory:
+    """The core of `SharedMemory`: section, heap and root.  Users meet it as `SharedMemory`."""
+
+    def __init__(self, file_name=None, shared_name=None, max_size=None, mode="read_write", desired_address=None, *,
+                 index=None, max_participants=None, permissions=0o600, trust_owner=False):
+        cdef open_request_t request
+        cdef Mapping mapping = Mapping.__new__(Mapping)
+        if self.mapping is not None:
+            raise ValueError("this SharedMemory is open already")
+        if mode not in ("read_write", "read_only"):
+            raise ValueError(f'mode is "read_write" or "read_only": {mode!r}')
+        label = b"" if shared_name is None else _name_argument(shared_name, "shared_name").encode()
+        if file_name is not None:
+            path = os.path.abspath(os.fsdecode(file_name))
+        elif shared_name is not None:
+            path = _PLACE + shared_name
+        elif max_size is None:
+            raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
+        else:
+            path = _PLACE + secrets.token_hex(8)
+        encoded = os.fsencode(path)
+        if b"\0" in encoded:
+            raise ValueError(f"a path has no NUL: {path!r}")
+        request.max_participants = _participants_argument(max_participants)
+        request.max_size = _max_size_argument(max_size, request.max_participants)
+        if mode == "read_only":
+            request.max_size = 0              # nothing to create read-only
+        request.path = encoded
+        request.label = label
+        request.anonymous = file_name is None
+        request.read_only = mode == "read_only"
+        request.trust_owner = bool(trust_owner)
+        request.permissions = operator.index(permissions)
+        request.desired_address = _address_argument(desired_address)
+        request.index_kind = _index_argument(index)
+        request.found = request.wanted = 0
+        request.found_label[0] = 0
+        request.was_unclean = False
+        mapping.section = _open_section(&request, path, shared_name)
+        mapping.writable = not request.read_only
+        mapping.base = mapping.section.base if mapping.writable else mapping.section.read_only_base
+        mapping.is_open = True
+        mapping.section.n_open += 1
+        _mappings.add(mapping)
+        _put_on_face(self, mapping)
+
+    cdef Mapping opened(self):
+        if self.mapping is None:
+            raise _errors.ClosedError(f"this SharedMemory ({self._path}) was closed")
+        return self.mapping
+
+    cdef Mapping writable_mapping(self, str what):
+        cdef Mapping mapping = self.opened()
+        if not mapping.writable:
+            check(READ_ONLY, mapping, what)
+        return mapping
+
+    def __enter__(self):
+        self.opened()
+        return self
+
+    def __exit__(self, exc_type, exc, traceback):
+        self.close()
+
+    def __bool__(self):
+        return self.mapping is not None
+
+    def close(self):
+        """Give up heap and directory, and release what this thread holds of the lock.
+
+        Arrays and objects stay valid; memory and file are given back with the last of them.  The last process out
+        removes an anonymous section, and cuts a file to what is used.  Closing twice does no harm.
+        """
+        cdef Mapping mapping = self.mapping
+        if mapping is not None:
+            self.mapping = None
+            self.bytes = None
+            mapping.let_go()
+
+    @property
+    def closed(self):
+        """Whether `close` was called."""
+        return self.mapping is None
+
+    @property
+    def name(self):
+        """What other processes attach by: the shared name of an anonymous section, the path of a file."""
+        return self._name
+
+    @property
+    def path(self):
+        """The file that the section lies in."""
+        return self._path
+
+    @property
+    def mode(self):
+        """``"read_write"`` or ``"read_only"``."""
+        return self._mode
+
+    @property
+    def label(self):
+        """The shared name that the section carries, or None."""
+        return self.opened().section.header.label.decode() or None
+
+    @property
+    def max_size(self):
+        """Bytes that the section may take, control pages included."""
+        return self.opened().section.size_bytes
+
+    @property
+    def address(self):
+        """Where the section begins in this process."""
+        return <uint64_t>self.opened().base
+
+    @property
+    def uuid(self):
+        """16 bytes that tell this section from every other."""
+        return (<char*>self.opened().section.header.uuid)[:16]
+
+    @property
+    def index(self):
+        """``"tlsf"`` or ``"next_fit"``: how free blocks are found."""
+        return "tlsf" if self.opened().section.header.index_kind == INDEX_TLSF else "next_fit"
+
+    @property
+    def owner_deaths(self):
+        """How often, since the first opener, a holder of the lock ended without releasing it."""
+        return load_relaxed_u64(&self.opened().section.header.owner_deaths)
+
+    def flush(self):
+        """Write the section to disk; return when it is there."""
+        cdef Mapping mapping = self.opened()
+        cdef section_t* section = mapping.section
+        cdef int status
+        with nogil:
+            status = memory_sync(section.base, round_up(load_acquire_u64(&section.header.top), PAGE_BYTES))
+            if status == OK:
+                status = file_sync(section.fd)
+        check(status, mapping, "flush")
+
+    def trim(self):
+        """Give the memory or disk space behind the last block back to the file system."""
+        cdef Mapping mapping = self.writable_mapping("trim")
+        cdef section_t* section = mapping.section
+        cdef int status
+        with nogil:
+            status = heap_trim(section)
+        check(status, mapping, "trim")
+
+    # -- heap
+
+    def allocate(self, size, zero=True, align=16):
+        """Allocate memory in the section.
+
+        Parameters
+        ----------
+        size : int
+            Bytes.  0 gives the smallest block there is.
+        zero : bool
+            Clear it.
+        align : int
+            A power of two up to 4096: the offset and the address are multiples of it.
+
+        Returns
+        -------
+        Block
+
+        Raises
+        ------
+        SectionFull
+            No room in the section, or on the file system behind it.
+        """
+        cdef Mapping mapping = self.writable_mapping("allocate")
+        cdef uint64_t align_bytes = _align_argument(align)
+        return _make_block(mapping, allocate_block(mapping, size_argument(mapping, size), align_bytes, 0, bool(zero)))
+
+    def reallocate(self, obj, size, zero=True):
+        """Change the size of a block; what it holds stays, up to the smaller size.
+
+        Parameters
+        ----------
+        obj : Block
+            Stale afterwards if the block had to move.
+        size : int
+            Bytes.
+        zero : bool
+            Clear what comes to it.
+
+        Returns
+        -------
+        Block
+            At the same offset if there was room.
+        """
+        cdef Mapping mapping = self.writable_mapping("reallocate")
+        cdef section_t* section = mapping.section
+        cdef uint64_t payload_off = offset_in(mapping, obj), new_off = 0, size_bytes = size_argument(mapping, size)
+        cdef uint64_t serial = placed_behind(obj).serial
+        cdef int status, flags = HEAP_ZERO if zero else 0
+        if not isinstance(obj, Block):
+            raise TypeError(f"reallocate takes a Block, not {type(obj).__name__}: what else lies in a section knows its own size")
+        with nogil:
+            status = heap_reallocate(section, payload_off, serial, size_bytes, flags, &new_off)
+        check(status, mapping, f"reallocate the block at offset {payload_off:#x} to {size_bytes:,} bytes")
+        return _make_block(mapping, new_off)
+
+    def free(self, obj):
+        """Free a block.
+
+        Parameters
+        ----------
+        obj : Block, array, typed object, or int
+            An int is an offset.
+
+        Raises
+        ------
+        InvalidBlock
+            No block of this section, or freed already, or an array that another process has a view of.
+        HeapCorruption
+            Its end was overwritten.
+        """
+        cdef Mapping mapping = self.writable_mapping("free")
+        if isinstance(obj, int):
+            if not 0 <= obj < mapping.section.size_bytes:
+                check(INVALID_BLOCK, mapping, f"free the block at offset {obj:#x}")
+            free_block(mapping, obj, 0)
+        else:
+            free_block(mapping, offset_in(mapping, obj), placed_behind(obj).serial)
+
+    def block(self, offset):
+        """Get a block back by its offset.
+
+        Raises
+        ------
+        InvalidBlock
+            No allocated block begins at that offset.
+        """
+        cdef Mapping mapping = self.opened()
+        number = operator.index(offset)
+        if not 0 <= number < mapping.section.size_bytes:
+            check(INVALID_BLOCK, mapping, f"look at offset {number:#x}")
+        _check_block(mapping, number)
+        return _make_block(mapping, number)
+
+    # -- root
+
+    def set_root_object(self, obj):
+        """Make `obj` what `get_root_object` finds; None unsets it."""
+        cdef Mapping mapping = self.writable_mapping("set the root object")
+        store_release_u64(&mapping.section.header.root_off, 0 if obj is None else offset_in(mapping, obj))
+
+    def get_root_object(self):
+        """The object that everything else is reached from; None when unset."""
+        cdef Mapping mapping = self.opened()
+        cdef uint64_t payload_off = load_acquire_u64(&mapping.section.header.root_off)
+        return wrap(mapping, payload_off) if payload_off else None
+
+    @property
+    def root(self):
+        """The root object, a property over `get_root_object` and `set_root_object`."""
+        return self.get_root_object()
+
+    @root.setter
+    def root(self, obj):
+        self.set_root_object(obj)
+
+    # -- looking
+
+    def _check_heap(self):
+        cdef Mapping mapping = self.opened()
+        cdef section_t* section = mapping.section
+        cdef heap_facts_t facts
+        cdef Problem problem = MARKED_BROKEN
+        cdef int status
+        with nogil:
+            status = heap_check(section, &facts, &problem)
+        if problem:
+            raise _describe_problem(problem, &facts, section)
+        check(status, mapping, "check_heap")
+        return facts
+
+    def _count_heap(self):
+        cdef Mapping mapping = self.opened()
+        cdef section_t* section = mapping.section
+        cdef heap_facts_t facts
+        cdef int status
+        with nogil:
+            status = heap_count(section, &facts)
+        check(status, mapping, "stats")
+        return facts
+
+    def _header_facts(self):
+        """What `stats` says beside the counts: sizes, participants, who holds the lock and who waits."""
+        cdef section_t* section = self.opened().section
+        cdef header_t* header = section.header
+        cdef uint64_t word = load_seq_cst_u64(&header.gate)
+        cdef uint32_t i, owner = <uint32_t>(word & GATE_OWNER_MASK)
+        participants = []
+        waiters = sharers = 0
+        for i in range(load_acquire_u32(&header.participants_high)):
+            if participant_entry_is_alive(section, i):
+                participants.append(section.participants[i].pid)
+                waiters += section.participants[i].waiting
+                sharers += <uint32_t>load_seq_cst_u64(&section.participants[i].readers)
+        holder = None
+        if owner and participant_is_alive(section, owner - 1, <uint32_t>(word >> 32)):
+            holder = section.participants[owner - 1].pid
+        return {
+            "max_size": section.size_bytes, "top": header.top, "heap_start": header.heap_start, "reserved": header.reserved,
+            "high_water": header.high_water, "participants": tuple(participants), "lock_holder": holder, "lock_sharers": sharers,
+            "lock_waiters": waiters, "owner_deaths": header.owner_deaths, "recoveries": header.recoveries,
+        }
+
+
+cdef object _describe_problem(Problem problem, heap_facts_t* facts, section_t* section):
+    texts = {
+        BAD_TOP: "the end of the heap lies outside the section",
+        BAD_TAG: "there is no block where one must begin: its front tag was overwritten, probably from the block before it",
+        BAD_REAR: "the end of this block was overwritten: its rear tag does not say the block's size",
+        HOLES_TOUCH: "two free blocks lie side by side",
+        HOLE_AT_TOP: "a free block lies at the end of the heap",
+        BAD_INDEX: "the index of free blocks does not agree with the blocks",
+        BAD_CACHE: "the lists of cached blocks do not agree with the blocks",
+        BAD_COUNT: "the counters do not agree with the blocks",
+        BAD_SERIAL: "the block's serial number was overwritten",
+        BAD_BOUNDS: "top, high_water and reserved are out of order",
+        BAD_NAME: "a name leads nowhere",
+        BAD_ARRAY: "an array's header does not fit its block",
+        MARKED_BROKEN: "the heap was found damaged and could not be recovered",
+    }
+    error = _errors.HeapCorruption(f"{_section_text(section)}, offset {facts.bad_off:#x}: {texts[problem]} "
+                                   f"(expected {facts.expected:#x}, found {facts.found:#x})")
+    error.offset = facts.bad_off
+    return error
+
+
+def layout_facts():
+    """What a test or a tool may want to know of the layout: sizes, offsets, the fingerprint."""
+    return {"fingerprint": layout_fingerprint(), "header": sizeof(header_t), "control": control_bytes(256)}

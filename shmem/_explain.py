@@ -1,0 +1,164 @@
+"""From a status to an exception that says what was asked, what was found, and what to do."""
+
+import errno
+import os
+
+from shmem import _errors
+from shmem._errors import Status
+
+_PLAIN = {
+    Status.timeout_expired: (_errors.LockTimeout, "{what}: not obtained in time; {holder}"),
+    Status.deadlock: (
+        _errors.DeadlockError,
+        "{what}: another holder of the shared lock is upgrading already, and each would wait for the other's share; "
+        "release the shared lock, then take it exclusive",
+    ),
+    Status.corrupted: (
+        _errors.HeapCorruption,
+        "{what}: the heap of {section} is damaged; check_heap() says where. Somebody wrote past the end of a block, "
+        "or the machine lost power. What can be reached can still be read",
+    ),
+    Status.too_many_participants: (
+        _errors.TooManyParticipants,
+        "{what}: all entries of the table of participants of {section} belong to live processes; "
+        "max_participants is chosen when a section is created",
+    ),
+    Status.invalid_block: (_errors.InvalidBlock, "{what}: no allocated block of {section} begins there"),
+    Status.already_freed: (_errors.InvalidBlock, "{what}: that block of {section} was freed already"),
+    Status.pinned: (
+        _errors.InvalidBlock,
+        "{what}: another process has a view of this array in {section}; it is freed when the last view goes if its name is deleted instead",
+    ),
+    Status.closed: (_errors.ClosedError, "{what}: {section} is closed"),
+    Status.read_only: (_errors.ReadOnlyError, '{what}: {section} was opened with mode="read_only"'),
+    Status.not_owner: (_errors.LockError, "{what}: this thread does not hold the lock"),
+    Status.too_many_threads: (_errors.LockError, "{what}: 4096 threads of this process use {section} at the same time; that is the limit"),
+}
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _with_status(error, status, **attributes):
+    error.status = int(status)
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+def describe_file_system(path):
+    """Kind and mount point of the file system that holds a path, as ``"tmpfs at /dev/shm"``."""
+    best = ("unknown file system", "/")
+    try:
+        path = os.path.realpath(path)
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                left, _, right = line.partition(" - ")
+                mount = left.split()[4].replace("\\040", " ")
+                if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best[1]):
+                    best = (right.split()[0], mount)
+    except OSError:
+        return best[0]
+    return f"{best[0]} at {best[1]}"
+
+
+def _free_bytes(path):
+    try:
+        facts = os.statvfs(path if os.path.exists(path) else os.path.dirname(path))
+    except OSError:
+        return "an unknown number of"
+    return f"{facts.f_bavail * facts.f_frsize:,}"
+
+
+def explain(status, what, facts):
+    """The exception for a status that came back from an open section.
+
+    Parameters
+    ----------
+    status : int
+    what : str
+        What was asked, as "allocate 100 bytes".
+    facts : dict
+        ``section`` (how to call it), ``path``, ``room`` (bytes above `top` and in holes), ``max_size``, ``holder``.
+    """
+    if status == Status.no_memory:
+        return _with_status(
+            _errors.SectionFull(
+                f"{what}: {facts['section']} has {facts['room']:,} of its {facts['max_size']:,} bytes free, "
+                "not in one piece of that size; free something, or open it first with a larger max_size"
+            ),
+            status,
+        )
+    if status in _OUT_OF_SPACE:
+        return _with_status(
+            _errors.SectionFull(
+                f"{what}: {os.strerror(status)}; {describe_file_system(facts['path'])}, which holds {facts['section']}, "
+                f"has {_free_bytes(facts['path'])} bytes free"
+            ),
+            status,
+        )
+    if status in _PLAIN:
+        cls, text = _PLAIN[status]
+        return _with_status(cls(text.format(what=what, **facts)), status)
+    error = _errors.OperatingSystemError(f"{what}: {_errors.get_error_text(status)} ({facts['section']})")
+    error.errno = status
+    return _with_status(error, status)
+
+
+def explain_opening(status, path, shared_name, request):
+    """The exception for a section that could not be opened.
+
+    `request` has what was found: ``found``, ``wanted``, ``found_label``, ``max_size``, ``max_participants``.
+    """
+    found, wanted = request["found"], request["wanted"]
+    what = f"open {path!r}"
+    if status == errno.ENOENT:
+        return _with_status(
+            _errors.SectionNotFound(f"{what}: there is no such section; give max_size to create it"), status, errno=status, filename=path
+        )
+    if status == Status.not_a_section:
+        text = "it is no shmem section, or its header is damaged; it was left as it was"
+        if wanted > found:
+            text = f"it is cut off: {wanted:,} bytes are in use, the file has {found:,}; it was left as it was"
+        return _with_status(_errors.NotASection(f"{what}: {text}"), status)
+    if status == Status.layout_mismatch:
+        return _with_status(
+            _errors.LayoutMismatch(f"{what}: the section has layout version {found}, this library another; open it with the one that made it"),
+            status,
+        )
+    if status == Status.label_mismatch:
+        return _with_status(
+            _errors.NotASection(f"{what}: the section carries the shared name {request['found_label']!r}, not {shared_name!r}"), status
+        )
+    if status == Status.untrusted_owner:
+        return _with_status(
+            _errors.UntrustedOwner(f"{what}: it belongs to user {found}, this process runs as {os.geteuid()}; trust_owner=True accepts that"),
+            status,
+        )
+    if status == errno.ELOOP:
+        return _with_status(_errors.UntrustedOwner(f"{what}: a symbolic link that belongs to another user is not followed"), status)
+    if status == Status.address_in_use:
+        text = f"address {wanted:#x} is not free in this process"
+        if found and found != wanted and wanted == 0:
+            text = f"the section was created for address {found:#x}"
+        return _with_status(_errors.AddressInUse(f"{what}: {text}"), status)
+    if status == Status.too_many_participants:
+        return _with_status(
+            _errors.TooManyParticipants(f"{what}: every entry of its table of participants belongs to a live process"), status
+        )
+    if status == Status.unsupported_file_system:
+        return _with_status(
+            _errors.OperatingSystemError(
+                f"{what}: on {describe_file_system(path)} mappings or locks are not coherent between processes; "
+                "use a local file system or an anonymous section"
+            ),
+            status,
+        )
+    if status in _OUT_OF_SPACE or status == errno.ENOMEM:
+        return _with_status(
+            _errors.SectionFull(
+                f"{what}: {os.strerror(status)}; {describe_file_system(path)} has {_free_bytes(path)} bytes free, max_size is {request['max_size']:,}"
+            ),
+            status,
+        )
+    cls = _errors.ReadOnlyError if status in (errno.EACCES, errno.EPERM, errno.EROFS) else _errors.OperatingSystemError
+    return _with_status(cls(f"{what}: {_errors.get_error_text(status)}"), status, errno=status, filename=path)
