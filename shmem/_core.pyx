@@ -413,6 +413,29 @@ def deallocate(obj):
     free_block(placed.mapping, placed.payload_off(), placed.serial)
 
 
+def locate(Memory memory, obj):
+    """(offset, serial) of what lies in an open section: what a handle says of it."""
+    cdef uint64_t payload_off = offset_in(memory.opened(), obj)
+    return payload_off, placed_behind(obj).serial
+
+
+def reopen(Memory memory, offset, serial):
+    """The reverse of `locate`: InvalidBlock when the block was freed meanwhile."""
+    found = wrap(memory.opened(), offset)
+    if placed_behind(found).serial != serial:
+        raise _errors.InvalidBlock(f"what the handle meant, at offset {offset:#x}, was freed, and the place used again")
+    return found
+
+
+def find_open(uuid, mode):
+    """An open handle of this process for the section with that uuid, or None."""
+    for candidate in list(_mappings):
+        memory = face_of(candidate)
+        if memory is not None and memory.closed is False and memory.mode == mode and memory.uuid == uuid:
+            return memory
+    return None
+
+
 # -- opening ------------------------------------------------------------------------------------------------
 
 cdef str _name_argument(object name, str what):

@@ -23,7 +23,7 @@ from shmem._heap cimport (HEAP_PENDING, HEAP_ZERO, heap_abandon, heap_allocate, 
 from shmem._intents cimport (INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_begin, intent_end,
                              my_intent)
 from shmem._layout cimport (ARRAY_UNNAMED, BLOCK_HEAD_BYTES, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY,
-                            TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_to_payload, entry_data, entry_name, name_entry_t,
+                            TYPE_FIRST_USER, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_to_payload, entry_data, entry_name, name_entry_t,
                             name_slot_t, name_table_t, payload_bytes, payload_to_block, table_slots, tag_size, tag_state,
                             tag_type)
 from shmem._recovery cimport array_is_pinned
@@ -223,6 +223,17 @@ cdef int _show_entry(section_t* section, uint64_t slot_off, const name_t* name, 
     return was_empty
 
 
+cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogil:
+    """One more than the largest value; the first user type in an empty table."""
+    cdef uint64_t i, last = TYPE_FIRST_USER - 1
+    cdef name_entry_t* entry
+    for i in range(table_capacity(section, table_off)):
+        entry = table_entry(section, table_slot_off(table_off, i))
+        if entry != NULL and entry.value > last:
+            last = entry.value
+    return last + 1
+
+
 cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t entry_off,
                       uint64_t pending_off, uint32_t pending_type, uint64_t serial) noexcept nogil:
     """One attempt under the gate: NOT_FOUND when the table must grow first."""
@@ -240,6 +251,8 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
             status = NAME_EXISTS
         elif status == NOT_FOUND:
             status = heap_check_block(section, value, serial) if serial != 0 else OK       # linked: still there?
+            if value == 0:
+                (<name_entry_t*>(section.base + entry_off)).value = _next_number(section, anchor[0])
             if status == OK and _show_entry(section, slot_off, name, entry_off, pending_off, pending_type):
                 (<name_table_t*>(section.base + anchor[0])).filled += 1
             if status == OK and serial != 0 and tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_ARRAY:
@@ -253,7 +266,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     """Give a name to a value: 0, NAME_EXISTS, NO_MEMORY, ...
 
     Either the value is my PENDING block `pending_off`, which becomes USED with the same store (on error it stays
-    PENDING); or a used block with this `serial`, which is checked; or, both 0, a mere number.
+    PENDING); or a used block with this `serial`, which is checked; or 0: then it is the next number.
     """
     cdef uint64_t entry_off = 0
     cdef name_entry_t* entry

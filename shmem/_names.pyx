@@ -47,49 +47,30 @@ cdef tuple _type_named(Mapping mapping, bytes name):
         heap_leave(section)
 
 
-cdef uint32_t _next_type_id(Mapping mapping) except 0:
-    cdef section_t* section = mapping.section
-    cdef uint64_t i, last = TYPE_FIRST_USER - 1
-    cdef name_entry_t* entry
-    _enter(mapping)
-    for i in range(table_capacity(section, section.header.types_off)):
-        entry = table_entry(section, table_slot_off(section.header.types_off, i))
-        if entry != NULL and entry.value > last:
-            last = entry.value
-    heap_leave(section)
-    if last >= TYPE_LAST_USER:
-        raise _errors.SectionFull(f"a section knows at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
-    return <uint32_t>last + 1
-
-
 cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except 0:
     cdef section_t* section = mapping.section
     cdef name_t wanted = name_make(name, <uint32_t>len(name))
     cdef const char* data = description
-    cdef uint32_t type_id, n_bytes = <uint32_t>len(description)
-    cdef int status = NAME_EXISTS
+    cdef uint32_t n_bytes = <uint32_t>len(description)
+    cdef int status
     if len(name) > MAX_NAME_BYTES:
         raise ValueError(f"the name of a type has at most {MAX_NAME_BYTES} bytes")
-    while True:
-        known = _type_named(mapping, name)
-        if known is not None:
-            break
+    known = _type_named(mapping, name)
+    if known is None:
         if not mapping.writable:
             raise _errors.ReadOnlyError(f"type {name.decode()} is not known in this section, which was opened read-only")
-        type_id = _next_type_id(mapping)
         with nogil:
-            status = _insert_type(section, &wanted, data, n_bytes, type_id)
-        if status != NAME_EXISTS:
+            status = table_insert(section, &section.header.types_off, &wanted, data, n_bytes, 0, 0, 0, 0)
+        if status != NAME_EXISTS:                   # then somebody else was faster
             check(status, mapping, f"register type {name.decode()}")
+        known = _type_named(mapping, name)
+    if known[0] > TYPE_LAST_USER:
+        raise _errors.SectionFull(f"a section knows at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
     if known[1] != description:
         raise _errors.LayoutMismatch(
             f"type {name.decode()} has other fields in this section: there {known[1].decode()}, here {description.decode()}; "
             "give the new class another type_name")
     return known[0]
-
-
-cdef int _insert_type(section_t* section, const name_t* name, const char* data, uint32_t n_bytes, uint64_t type_id) noexcept nogil:
-    return table_insert(section, &section.header.types_off, name, data, n_bytes, type_id, 0, 0, 0)
 
 
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
@@ -178,14 +159,7 @@ def link(Memory memory, name, obj):
     insert_name(mapping, name, payload_off, 0, placed_behind(obj).serial)
 
 
-def lies_in(Memory memory, obj):
-    """Whether `obj` itself, not a view of a part of it, lies in this section."""
-    cdef Mapping mapping = memory.opened()
-    placed = placed_behind(obj)
-    return placed is not None and offset_in_section(mapping, placed)
-
-
-cdef bint offset_in_section(Mapping mapping, placed) except -1:
+cdef bint _lies_in(Mapping mapping, placed) except -1:
     try:
         offset_in(mapping, placed)
     except _errors.InvalidBlock:
@@ -193,11 +167,18 @@ cdef bint offset_in_section(Mapping mapping, placed) except -1:
     return True
 
 
+def lies_in(Memory memory, obj):
+    """Whether `obj`, or what it is a view of, lies in this section."""
+    cdef Mapping mapping = memory.opened()
+    placed = placed_behind(obj)
+    return placed is not None and _lies_in(mapping, placed)
+
+
 def is_named(Memory memory, name, obj):
     """Whether `name` already leads to this very object."""
     cdef Mapping mapping = memory.opened()
     placed = placed_behind(obj)
-    return (placed is not None and offset_in_section(mapping, placed)
+    return (placed is not None and _lies_in(mapping, placed)
             and find_name(mapping, _name_bytes(name)) == offset_in(mapping, placed))
 
 

@@ -31,8 +31,11 @@ from shmem._participants cimport participant_entry_is_alive, participant_left_so
 from shmem._section cimport block_at, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
 
+cdef enum:
+    DEAD_BYTES = 8192                # a bit for each of the 65,535 participants there can be
+
 ctypedef struct dead_t:
-    uint8_t bits[(MAX_PARTICIPANTS + 8) // 8]
+    uint8_t bits[DEAD_BYTES]
 
 
 cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:

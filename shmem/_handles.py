@@ -1,0 +1,125 @@
+"""Handles: small picklable references to what lies in a section, and how multiprocessing sends them by itself."""
+
+import atexit
+import dataclasses
+import multiprocessing.util
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+
+from shmem import _arrays, _core, _struct
+from shmem._core import Block
+from shmem._errors import InvalidBlock, NotASection
+from shmem._shared_memory import SharedMemory
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """A reference to something in a section that can be pickled and sent to another process of this machine.
+
+    Made by `handle`.  It keeps nothing alive: the sender keeps the object until the receiver has opened it.
+    """
+
+    path: str
+    name: str
+    anonymous: bool
+    uuid: bytes
+    mode: str
+    offset: int = 0
+    serial: int = 0
+    view: tuple | None = None
+
+    def open(self):
+        """Attach to the section if need be, and return the object.
+
+        Raises
+        ------
+        SectionNotFound, NotASection
+            The section is gone, or another has its name now.
+        InvalidBlock
+            The object was freed meanwhile.
+        """
+        section = self._open_section()
+        if self.offset == 0:
+            return section
+        found = _core.reopen(section, self.offset, self.serial)
+        return found if self.view is None else _arrays.view_again(found, *self.view)
+
+    def _open_section(self):
+        section = _core.find_open(self.uuid, self.mode)
+        if section is None:
+            place = {"shared_name": self.name} if self.anonymous else {"file_name": self.path}
+            section = SharedMemory(**place, mode=self.mode)
+            if section.uuid != self.uuid:
+                section.close()
+                raise NotASection(f"open {self.path!r}: another section has this name by now")
+        return section
+
+
+def handle(obj):
+    """A handle of an array, an object, a block or a section, to be sent to another process.
+
+    Parameters
+    ----------
+    obj : SharedArray or a view of one, Struct, Block, SharedMemory
+
+    Returns
+    -------
+    Handle
+
+    Raises
+    ------
+    InvalidBlock
+        `obj` lies in no open section.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     array = shm.array([1, 2, 3])
+    ...     print(shmem.handle(array[1:]).open())
+    [2 3]
+    """
+    section = obj if isinstance(obj, SharedMemory) else _core.find_storage(obj)
+    if section is None:
+        raise InvalidBlock(f"{type(obj).__name__} lies in no section that is open here")
+    anonymous = section.path != section.name
+    offset = serial = 0
+    view = None
+    if obj is not section:
+        offset, serial = _core.locate(section, obj)
+        if isinstance(obj, np.ndarray) and not _arrays.is_whole(obj):
+            view = _arrays.view_facts(obj)
+    return Handle(section.path, section.name, anonymous, section.uuid, section.mode, offset, serial, view)
+
+
+# -- multiprocessing sends handles by itself ------------------------------------------------------------
+
+
+def _open_handle(sent):
+    return sent.open()
+
+
+def _reduce(obj):
+    return _open_handle, (handle(obj),)
+
+
+def _reduce_array(array):
+    return _reduce(array) if _core.find_storage(array) is not None else array.__reduce_ex__(5)
+
+
+ForkingPickler.register(SharedMemory, _reduce)
+ForkingPickler.register(Block, _reduce)
+ForkingPickler.register(_arrays.SharedArray, _reduce_array)
+_struct.on_new_class.append(lambda cls: ForkingPickler.register(cls, _reduce))
+
+
+# -- exit -------------------------------------------------------------------------------------------------
+
+
+def _depart_in_child(_):
+    multiprocessing.util.Finalize(None, _core.depart_all, exitpriority=-100)
+
+
+atexit.register(_core.depart_all)
+multiprocessing.util.register_after_fork(_depart_in_child, _depart_in_child)  # such children skip atexit

@@ -1,0 +1,358 @@
+"""`SharedMemory` as users meet it: the core, and on top of it objects, arrays, the directory, the lock."""
+
+import collections.abc
+import dataclasses
+
+import numpy as np
+
+from shmem import _arrays, _core, _locking, _names, _struct
+from shmem._core import Block
+
+
+@dataclasses.dataclass(frozen=True)
+class HeapReport:
+    """What `SharedMemory.check_heap` counted.  Sizes are bytes, tags included."""
+
+    blocks: int
+    """Allocated blocks of the user's: arrays, objects, plain ones."""
+    internal_blocks: int
+    """Blocks that hold names and types."""
+    pending_blocks: int
+    """Blocks that a live process is just making."""
+    used_bytes: int
+    holes: int
+    hole_bytes: int
+    largest_hole: int
+    cached_blocks: int
+    """Freed blocks that wait for the next request of their size."""
+    cached_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SectionStats:
+    """What `SharedMemory.stats` found.  Sizes are bytes."""
+
+    max_size: int
+    used: int
+    """In allocated blocks, tags included."""
+    free: int
+    """In holes, in cached blocks, and above the last block."""
+    largest_hole: int
+    """The largest free piece, the space above the last block included."""
+    blocks: int
+    holes: int
+    cached_blocks: int
+    top: int
+    """Where the last block ends."""
+    reserved: int
+    """Up to here memory or disk space is taken."""
+    high_water: int
+    """The largest that `top` ever was."""
+    participants: tuple[int, ...]
+    """Process ids, each as the process itself sees it: in another PID namespace it has another."""
+    lock_holder: int | None
+    """Process id of who holds the storage lock exclusively, or waits for readers to leave."""
+    lock_sharers: int
+    """Threads that hold it shared."""
+    lock_waiters: int
+    """Threads asleep on it."""
+    owner_deaths: int
+    recoveries: int
+
+
+class SharedMemory(_core.Memory):
+    """A section of memory that several processes map: heap, lock, root object, directory.
+
+    Parameters
+    ----------
+    file_name : path, optional
+        The file to map; the section persists in it.  `shared_name` is then a label, checked when opening.
+    shared_name : str, optional
+        Without `file_name`: the system-wide name of an anonymous section, which the last process out removes.
+        Neither: a random name, readable as `.name`.
+    max_size : int, optional
+        Bytes that the section may take, control pages included; created if missing.  Without it the section
+        must exist.  Memory or disk is taken only as used.  The first process that opens an existing section with a
+        larger `max_size` grows it.
+    mode : {"read_write", "read_only"}
+        In ``"read_only"`` the memory management unit refuses stores, arrays are marked read-only, locks work.
+    desired_address : int, optional
+        Map it there or raise `AddressInUse`.  Once created with one, every opener gets that address.
+    index : {"tlsf", "next_fit"}, optional
+        How free blocks are found; chosen at creation.
+    max_participants : int, optional
+        How many processes may be attached at the same time, 256 unless given; chosen at creation.
+    permissions : int
+        Of the file, at creation.
+    trust_owner : bool
+        Accept a section that belongs to another user.
+
+    Raises
+    ------
+    SectionNotFound, NotASection, LayoutMismatch, AddressInUse, TooManyParticipants, UntrustedOwner, SectionFull
+
+    Examples
+    --------
+    >>> import shmem
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     shm["temperature"] = [20.5, 21.0]
+    ...     shm["temperature"] += 1
+    ...     print(shm["temperature"])
+    [21.5 22. ]
+    """
+
+    # -- objects and arrays
+
+    def new(self, cls, /, *args, type_name=None, **kwargs):
+        """Place an object in the section.
+
+        Parameters
+        ----------
+        cls : Struct subclass or dtype
+            A dtype gives a 0-d array of it.
+        *args, **kwargs
+            For the class's `__init__` if it has one, else values of fields by name.
+        type_name : str, optional
+            The name by which other processes know the type, instead of module and qualified name.
+
+        Returns
+        -------
+        Struct or SharedArray
+        """
+        return _struct.new(self, cls, *args, type_name=type_name, **kwargs)
+
+    def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False):
+        """A new array in the section, its contents undefined.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+        dtype : dtype-like
+            Anything without Python objects in it.
+        order : {"C", "F"}
+        name : str, optional
+            Put it into the directory, in the same step.
+        temporary : bool
+            Free it when the last view of it, in any process, goes.
+
+        Returns
+        -------
+        SharedArray
+            64-byte aligned.
+
+        Raises
+        ------
+        SectionFull, NameExists
+        """
+        return _arrays.make(self, shape, dtype, order, False, name, temporary)
+
+    def zeros(self, shape, dtype=float, order="C", *, name=None, temporary=False):
+        """A new array of zeros in the section; parameters as for `empty`."""
+        return _arrays.make(self, shape, dtype, order, True, name, temporary)
+
+    def full(self, shape, fill_value, dtype=None, order="C", *, name=None, temporary=False):
+        """A new array in the section, filled with `fill_value`; other parameters as for `empty`."""
+        if dtype is None:
+            dtype = np.asarray(fill_value).dtype
+        return _arrays.make(self, shape, dtype, order, False, name, temporary, lambda array: np.copyto(array, fill_value, casting="unsafe"))
+
+    def array(self, obj, dtype=None, *, name=None, temporary=False):
+        """A new array in the section with the values of `obj`, as `numpy.array` would make it.
+
+        Parameters
+        ----------
+        obj : array-like
+        dtype : dtype-like, optional
+        name, temporary
+            As for `empty`.
+
+        Returns
+        -------
+        SharedArray
+        """
+        source = np.asarray(obj, dtype=dtype)
+        order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
+        return _arrays.make(self, source.shape, source.dtype, order, False, name, temporary, lambda array: np.copyto(array, source))
+
+    def copy(self, obj, *, name=None, temporary=False):
+        """A copy of an array in the section; other parameters as for `empty`."""
+        return self.array(obj, name=name, temporary=temporary)
+
+    # -- the directory
+
+    def __setitem__(self, name, value):
+        if _names.lies_in(self, value) and (not isinstance(value, np.ndarray) or _arrays.is_whole(value)) and not isinstance(value, memoryview):
+            if not _names.is_named(self, name, value):
+                _names.link(self, name, value)
+        elif isinstance(value, (bytes, bytearray, memoryview, Block)):
+            self._name_bytes(name, value)
+        else:
+            self.array(value, name=name)
+
+    def _name_bytes(self, name, value):
+        """Name a block with a copy of these bytes."""
+        source = memoryview(value).cast("B")
+        block = self.allocate(source.nbytes, zero=False)
+        try:
+            memoryview(block)[:] = source
+            _names.link(self, name, block)
+        except BaseException:
+            self.free(block)
+            raise
+
+    def __getitem__(self, name):
+        found = _names.get(self, name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __delitem__(self, name):
+        _names.remove(self, name)
+
+    def __contains__(self, name):
+        return _names.contains(self, name)
+
+    def __iter__(self):
+        return iter(_names.keys(self))
+
+    def __len__(self):
+        return len(_names.keys(self))
+
+    def keys(self):
+        """The names, in the order in which they were given."""
+        return collections.abc.KeysView(self)
+
+    def values(self):
+        """What has a name, in the order of `keys`."""
+        return collections.abc.ValuesView(self)
+
+    def items(self):
+        """Pairs of name and value, in the order of `keys`."""
+        return collections.abc.ItemsView(self)
+
+    def get(self, name, default=None):
+        """What has the name, or `default`."""
+        found = _names.get(self, name)
+        return default if found is None else found
+
+    def require(self, name, factory):
+        """What has the name; if nothing has, `factory()` is called under the exclusive lock and its value named.
+
+        Parameters
+        ----------
+        name : str
+        factory : callable
+            Called at most once, whichever process comes first.
+        """
+        found = _names.get(self, name)
+        if found is None:
+            with _locking.exclusive_lock(self):
+                if name not in self:
+                    self[name] = factory()
+                found = self[name]
+        return found
+
+    def require_root(self, factory):
+        """The root object; if it is unset, `factory()` is called under the exclusive lock and its value set.
+
+        Parameters
+        ----------
+        factory : callable
+            Returns an object in this section.  Called at most once, whichever process comes first.
+        """
+        found = self.get_root_object()
+        if found is None:
+            with _locking.exclusive_lock(self):
+                if self.get_root_object() is None:
+                    self.set_root_object(factory())
+                found = self.get_root_object()
+        return found
+
+    # -- the lock
+
+    def lock(self, descriptor, timeout=None):
+        """Take the storage lock as `descriptor` says.
+
+        Parameters
+        ----------
+        descriptor : LockDescriptor
+            Not in use.
+        timeout : float, optional
+            Seconds; None waits for ever, 0 does not wait.
+
+        Raises
+        ------
+        LockTimeout
+            Not obtained in time.
+        DeadlockError
+            An upgrade while another holder of the shared lock upgrades already.
+        LockError
+            The descriptor is in use.
+        """
+        _locking.lock(self, descriptor, timeout)
+
+    def unlock(self, descriptor):
+        """Release what `descriptor` holds.
+
+        Raises
+        ------
+        LockError
+            It holds nothing, or was locked by another thread or on another section.
+        """
+        _locking.unlock(self, descriptor)
+
+    # -- looking
+
+    def check_heap(self):
+        """Verify every invariant of the heap.
+
+        Returns
+        -------
+        HeapReport
+
+        Raises
+        ------
+        HeapCorruption
+            Its `offset` says where, its text what was expected.
+        """
+        facts = self._check_heap()
+        return HeapReport(
+            blocks=facts["n_used"] - facts["n_internal"] - facts["n_pending"],
+            internal_blocks=facts["n_internal"],
+            pending_blocks=facts["n_pending"],
+            used_bytes=facts["used_bytes"],
+            holes=facts["n_holes"],
+            hole_bytes=facts["hole_bytes"],
+            largest_hole=facts["largest_hole"],
+            cached_blocks=facts["n_cached"],
+            cached_bytes=facts["cached_bytes"],
+        )
+
+    def stats(self):
+        """Sizes, counts, participants, who holds the lock and who waits.
+
+        Returns
+        -------
+        SectionStats
+        """
+        heap, header = self._count_heap(), self._header_facts()
+        above = header["max_size"] - header["top"]
+        return SectionStats(
+            used=heap["used_bytes"],
+            free=above + heap["hole_bytes"] + heap["cached_bytes"],
+            largest_hole=max(above, heap["largest_hole"]),
+            blocks=heap["n_used"] - heap["n_internal"],
+            holes=heap["n_holes"],
+            cached_blocks=heap["n_cached"],
+            **{key: value for key, value in header.items() if key != "heap_start"},
+        )
+
+    def __repr__(self):
+        state = "closed" if self.closed else f"{self.mode}, {self.max_size:,} bytes"
+        return f"<shmem.SharedMemory {self.name!r} {state}>"
+
+    def __reduce__(self):
+        raise TypeError("a SharedMemory is opened, not unpickled: send shm.name (or shmem.handle(shm), as multiprocessing does by itself)")
+
+
+_core.register_face(SharedMemory)
