@@ -1,0 +1,73 @@
+# cython: language_level=3
+"""The interface for C-level clients (`cimport shmem`): lock, heap and root without the GIL.
+
+Get a `section_t*` from an open `SharedMemory` with `section_of`, and keep that object alive as long as the pointer is used.
+Functions return 0 or a status (negative: `shmem.Status`; positive: an errno).  What is stored in a section is an
+offset, never a pointer::
+
+    cimport shmem
+    cdef shmem.section_t* section = shmem.section_of(shm)
+    with nogil:
+        if shmem.lock_exclusive(section, shmem.FOREVER) == 0:
+            ...
+            shmem.unlock_exclusive(section)
+
+A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Waiting here does not look for Ctrl-C.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from shmem._atomics cimport load_acquire_u64, store_release_u64
+from shmem._heap cimport HEAP_ZERO, heap_allocate, heap_free
+from shmem._lock cimport (AT_ONCE, FOREVER, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
+                          unlock_exclusive, unlock_shared)
+from shmem._os cimport now_ns
+from shmem._section cimport section_t
+from shmem._status cimport OK
+
+
+cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
+    return timeout_ns if timeout_ns <= 0 else now_ns() + timeout_ns
+
+
+cdef inline int lock_exclusive(section_t* section, int64_t timeout_ns) noexcept nogil:
+    """Take the storage lock exclusively: 0, TIMEOUT_EXPIRED or DEADLOCK."""
+    if lock_exclusive_try(section) == OK:
+        return OK
+    return lock_exclusive_wait(section, deadline_after(timeout_ns), False)
+
+
+cdef inline int lock_shared(section_t* section, int64_t timeout_ns) noexcept nogil:
+    """Take the storage lock shared: 0 or TIMEOUT_EXPIRED."""
+    if lock_shared_try(section) == OK:
+        return OK
+    return lock_shared_wait(section, deadline_after(timeout_ns), False)
+
+
+cdef inline int allocate(section_t* section, uint64_t size_bytes, bint zero, uint64_t* offset) noexcept nogil:
+    """Allocate; the block's offset, 16-byte aligned, in `offset`: 0, NO_MEMORY, CORRUPTED or an errno."""
+    return heap_allocate(section, size_bytes, 16, 0, HEAP_ZERO if zero else 0, offset)
+
+
+cdef inline int free(section_t* section, uint64_t offset) noexcept nogil:
+    """Free by offset: 0, INVALID_BLOCK, ALREADY_FREED, PINNED or CORRUPTED; on error nothing changes."""
+    return heap_free(section, offset, 0, 0)
+
+
+cdef inline void* pointer(section_t* section, uint64_t offset) noexcept nogil:
+    """The address of an offset in this process; NULL for 0."""
+    return section.base + offset if offset else NULL
+
+
+cdef inline uint64_t offset(section_t* section, const void* pointer) noexcept nogil:
+    """The offset of an address in the section; 0 for NULL."""
+    return <const char*>pointer - section.base if pointer != NULL else 0
+
+
+cdef inline uint64_t root_offset(section_t* section) noexcept nogil:
+    """The root object's offset, 0 when unset."""
+    return load_acquire_u64(&section.header.root_off)
+
+
+cdef inline void set_root_offset(section_t* section, uint64_t offset) noexcept nogil:
+    """Set the root object to an allocated block."""
+    store_release_u64(&section.header.root_off, offset)
