@@ -40,7 +40,7 @@ cdef enum:
     MAX_DIMS = 64
     MAX_DTYPE_BYTES = 60000
 
-cdef dict _counts = {}              # (section, forks, offset, serial) -> holds of this process
+cdef dict _counts = {}              # (section_t, forks, offset, serial) -> holds of this process
 cdef object _counts_lock = threading.RLock()
 
 
@@ -94,6 +94,25 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, bint 
     return status
 
 
+cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) noexcept:
+    if section.departed:
+        return
+    if _unpin(section, payload_off, serial, False) == WOULD_BLOCK:
+        with nogil:
+            _unpin(section, payload_off, serial, True)
+
+
+def drop_all_pins():
+    """At exit: views may live on, but they keep nothing from being freed any more."""
+    cdef uint64_t section
+    with _counts_lock:
+        for key in list(_counts):
+            del _counts[key]
+            section = key[0]
+            if (<section_t*>section).n_forks == key[1]:
+                _unpin_now(<section_t*>section, key[2], key[3])
+
+
 cdef class ArrayHold(Placed):
     """What all views of one array in this process refer to: a buffer of its data, and a share of the pin."""
     cdef char* start
@@ -105,7 +124,7 @@ cdef class ArrayHold(Placed):
         cdef section_t* section = self.mapping.section
         cdef uint64_t payload_off = self.payload_off()
         cdef int status = OK
-        key = (section.id, section.n_forks, payload_off, self.serial)
+        key = (<uint64_t>section, section.n_forks, payload_off, self.serial)
         with _counts_lock:
             _counts[key] = _counts.get(key, 0) + 1
             self.key = key
@@ -126,12 +145,11 @@ cdef class ArrayHold(Placed):
         if self.key is None or self.key[1] != section.n_forks:
             return 0
         with _counts_lock:
-            _counts[self.key] -= 1
-            if _counts[self.key] == 0:
-                del _counts[self.key]
-                if not section.departed and _unpin(section, payload_off, self.serial, False) == WOULD_BLOCK:
-                    with nogil:
-                        _unpin(section, payload_off, self.serial, True)
+            if self.key in _counts:             # else dropped at exit
+                _counts[self.key] -= 1
+                if _counts[self.key] == 0:
+                    del _counts[self.key]
+                    _unpin_now(section, payload_off, self.serial)
             self.key = None
         return 0
 
@@ -288,7 +306,7 @@ cdef int _give_up(ArrayHold hold) except -1:
     """Making it failed: the PENDING block and its pin go."""
     cdef section_t* section = hold.mapping.section
     with _counts_lock:
-        del _counts[hold.key]
+        _counts.pop(hold.key, None)
         hold.key = None
     fetch_sub_seq_cst_u32(&section.participants[section.private.index_plus_1 - 1].pins, 1)
     heap_abandon(section, hold.payload_off())

@@ -511,15 +511,14 @@ cdef class Memory:
             raise ValueError("this SharedMemory is open already")
         if mode not in ("read_write", "read_only"):
             raise ValueError(f'mode is "read_write" or "read_only": {mode!r}')
-        label = b"" if shared_name is None else _name_argument(shared_name, "shared_name").encode()
-        if file_name is not None:
-            path = os.path.abspath(os.fsdecode(file_name))
-        elif shared_name is not None:
-            path = _PLACE + shared_name
-        elif max_size is None:
-            raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
-        else:
-            path = _PLACE + secrets.token_hex(8)
+        if shared_name is not None:
+            _name_argument(shared_name, "shared_name")
+        elif file_name is None:
+            if max_size is None:
+                raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
+            shared_name = secrets.token_hex(8)
+        label = (shared_name or "").encode()
+        path = _PLACE + shared_name if file_name is None else os.path.abspath(os.fsdecode(file_name))
         encoded = os.fsencode(path)
         if b"\0" in encoded:
             raise ValueError(f"a path has no NUL: {path!r}")

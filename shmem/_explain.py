@@ -137,9 +137,7 @@ def explain_opening(status, path, shared_name, request):
     if status == errno.ELOOP:
         return _with_status(_errors.UntrustedOwner(f"{what}: a symbolic link that belongs to another user is not followed"), status)
     if status == Status.address_in_use:
-        text = f"address {wanted:#x} is not free in this process"
-        if found and found != wanted and wanted == 0:
-            text = f"the section was created for address {found:#x}"
+        text = f"address {wanted:#x} is not free in this process" if wanted else f"the section was created for address {found:#x}"
         return _with_status(_errors.AddressInUse(f"{what}: {text}"), status)
     if status == Status.too_many_participants:
         return _with_status(

@@ -117,9 +117,14 @@ _struct.on_new_class.append(lambda cls: ForkingPickler.register(cls, _reduce))
 # -- exit -------------------------------------------------------------------------------------------------
 
 
+def _leave_all():
+    _arrays.drop_all_pins()
+    _core.depart_all()
+
+
 def _depart_in_child(_):
-    multiprocessing.util.Finalize(None, _core.depart_all, exitpriority=-100)
+    multiprocessing.util.Finalize(None, _leave_all, exitpriority=-100)
 
 
-atexit.register(_core.depart_all)
+atexit.register(_leave_all)
 multiprocessing.util.register_after_fork(_depart_in_child, _depart_in_child)  # such children skip atexit

@@ -106,7 +106,7 @@ cdef int _check_header(const header_t* header, uint64_t file_bytes, open_request
     if request.label[0] != 0 and strcmp(request.label, request.found_label) != 0:
         return LABEL_MISMATCH
     if header.desired_address != 0 and request.desired_address != 0 and header.desired_address != request.desired_address:
-        request.found = header.desired_address
+        request.found, request.wanted = header.desired_address, 0
         return ADDRESS_IN_USE
     return OK
 

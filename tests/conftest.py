@@ -1,0 +1,120 @@
+"""What the tests share: sections that go away, other processes, and the check that nothing is left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import shmem
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 1 << 22
+
+
+def _leftovers(before):
+    """Sections in /dev/shm that came since `before` and that nobody is attached to."""
+    left = []
+    for path in sorted(set(Path("/dev/shm").glob("shmem.*")) - before):
+        with contextlib.suppress(shmem.ShmemError), shmem.SharedMemory(shared_name=path.name[len("shmem.") :]) as section:
+            if len(section.stats().participants) == 1:
+                left.append(path.name)
+    return left
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left():
+    """Tests leave no section, no temporary file and no file in the checkout behind."""
+    sections = set(Path("/dev/shm").glob("shmem.*"))
+    temporary = {path.name for path in Path(tempfile.gettempdir()).glob("shmem*")}
+    checkout = set(os.listdir(ROOT))
+    yield
+    assert _leftovers(sections) == []
+    assert {path.name for path in Path(tempfile.gettempdir()).glob("shmem*")} == temporary
+    assert set(os.listdir(ROOT)) - checkout <= {".pytest_cache", ".hypothesis"}
+
+
+@pytest.fixture
+def shm():
+    """An anonymous section with a random name."""
+    with shmem.SharedMemory(max_size=SIZE) as section:
+        yield section
+
+
+@pytest.fixture(params=["file", "anonymous"])
+def place(request, tmp_path):
+    """Arguments that open one and the same section, in a file or anonymous."""
+    if request.param == "file":
+        return {"file_name": str(tmp_path / "section.shm")}
+    return {"shared_name": f"test-{os.getpid()}-{tmp_path.name}"[:200]}
+
+
+@pytest.fixture
+def section_file(tmp_path):
+    """A path for a section."""
+    return str(tmp_path / "section.shm")
+
+
+class Child:
+    """Another Python process that runs some code and talks by lines."""
+
+    def __init__(self, code, *args):
+        program = "import os, sys, time, shmem\nargs = sys.argv[1:]\ndef say(*words): print(*words, flush=True)\n" + textwrap.dedent(code)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program, *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        )
+
+    def hear(self):
+        """The next line it says."""
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the child ended: {self.process.stderr.read()}")
+        return line.strip()
+
+    def tell(self, line=""):
+        """Send a line."""
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def kill(self):
+        """SIGKILL, and wait until it is gone."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+        self._close()
+
+    def end(self):
+        """Wait for its end, which must be a good one; what it said since."""
+        out, err = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, err
+        assert err == ""
+        return out
+
+    def _close(self):
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            stream.close()
+
+
+@pytest.fixture
+def child():
+    """Start other Python processes; whatever still runs at the end is killed."""
+    started = []
+
+    def start(code, *args):
+        started.append(Child(code, *args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.kill()
+        one._close()

@@ -1,0 +1,33 @@
+"""The tests are about the installed wheel."""
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import shmem
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_installed_package_is_tested():
+    assert ROOT not in Path(shmem.__file__).resolve().parents or "site-packages" in Path(shmem.__file__).parts
+
+
+def test_version_is_the_wheels():
+    assert importlib.metadata.version("shmem") == shmem.__version__
+
+
+def test_import_needs_numpy_alone():
+    code = (
+        "import sys, numpy; before = set(sys.modules); import shmem\n"
+        "third = {m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names) - {'shmem', 'numpy', '_cython_3_1', 'cython_runtime'}\n"
+        "print(sorted(m for m in third if not m.startswith('_cython')))"
+    )
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names_have_docstrings():
+    missing = [name for name in vars(shmem) if not name.startswith("_") and callable(getattr(shmem, name)) and not getattr(shmem, name).__doc__]
+    assert missing == []

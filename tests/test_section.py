@@ -1,0 +1,520 @@
+"""Opening, closing, reopening, growing, forking: DESIGN 3 and 4."""
+
+import errno
+import os
+import shutil
+import signal
+import stat
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shmem
+
+ATTACH = "section = shmem.SharedMemory(**eval(args[0]))"
+
+
+def test_attach_by_name(place, child):
+    with shmem.SharedMemory(**place, max_size=1 << 22) as section:
+        section["a"] = np.arange(5)
+        other = child(f"{ATTACH}; say(section['a'].sum()); section['a'][0] = 100; section.close()", place)
+        assert other.hear() == "10"
+        other.end()
+        assert section["a"][0] == 100
+
+
+def test_missing_section_needs_max_size(place):
+    with pytest.raises(shmem.SectionNotFound, match="give max_size to create it") as caught:
+        shmem.SharedMemory(**place)
+    assert isinstance(caught.value, FileNotFoundError)
+    assert caught.value.status == errno.ENOENT
+
+
+def test_persists(section_file):
+    with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
+        section["a"] = np.arange(100_000.0)
+        section.root = section["a"]
+        assert os.stat(section_file).st_size == 1 << 24
+    assert os.stat(section_file).st_size < 1 << 20
+    with shmem.SharedMemory(section_file) as section:
+        assert section.max_size == 1 << 24
+        assert np.array_equal(section.root, np.arange(100_000.0))
+        assert section.stats().recoveries == 0
+        section.check_heap()
+
+
+def test_random_name():
+    with shmem.SharedMemory(max_size=1 << 20) as section:
+        assert Path(section.path).name == f"shmem.{section.name}"
+        with shmem.SharedMemory(shared_name=section.name) as same:
+            assert same.uuid == section.uuid
+    assert not os.path.exists(section.path)
+    with pytest.raises(ValueError, match="max_size"):
+        shmem.SharedMemory()
+
+
+def test_last_one_out_removes_anonymous(child, tmp_path):
+    name = f"test-{os.getpid()}"
+    section = shmem.SharedMemory(shared_name=name, max_size=1 << 20)
+    other = child("section = shmem.SharedMemory(shared_name=args[0]); say(1); sys.stdin.readline()", name)
+    other.hear()
+    section.close()
+    assert os.path.exists(section.path)
+    other.tell()
+    other.end()
+    assert not os.path.exists(section.path)
+
+
+def test_killed_last_one_leaves_it_to_the_next(section_file, child):
+    other = child("section = shmem.SharedMemory(args[0], max_size=1 << 22); section['a'] = [1, 2]; say(1); time.sleep(60)", section_file)
+    other.hear()
+    other.kill()
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().recoveries == 1
+        assert list(section["a"]) == [1, 2]
+        assert section.stats().participants == (os.getpid(),)
+        section.check_heap()
+
+
+def test_grows_when_opened_first(section_file):
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        section["a"] = [1]
+        with shmem.SharedMemory(section_file, max_size=1 << 23) as later:
+            assert later.max_size == 1 << 20  # not the first opener
+    with shmem.SharedMemory(section_file, max_size=1 << 23) as section:
+        assert section.max_size == 1 << 23
+        section.allocate(5 << 20)
+        assert list(section["a"]) == [1]
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        assert section.max_size == 1 << 23
+
+
+def test_larger_file_keeps_its_size(section_file):
+    shmem.SharedMemory(section_file, max_size=1 << 20).close()
+    os.truncate(section_file, 1 << 22)
+    with shmem.SharedMemory(section_file, max_size=1 << 21) as section:
+        assert section.max_size == 1 << 22
+
+
+def test_label(section_file):
+    shmem.SharedMemory(section_file, "terrain", max_size=1 << 20).close()
+    with shmem.SharedMemory(section_file, "terrain") as section:
+        assert section.label == "terrain"
+        with pytest.raises(shmem.NotASection, match="'terrain', not 'weather'") as caught:
+            shmem.SharedMemory(section_file, "weather")
+        assert caught.value.status == shmem.Status.label_mismatch
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "x" * 201, "a b", "ä", "a\0b"])
+def test_bad_names(name):
+    with pytest.raises(ValueError, match="no slash"):
+        shmem.SharedMemory(shared_name=name, max_size=1 << 20)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_size": -1},
+        {"max_size": 0},
+        {"max_size": 4096},
+        {"max_size": 1 << 60},
+        {"max_size": 1 << 20, "mode": "r"},
+        {"max_size": 1 << 20, "index": "best_fit"},
+        {"max_size": 1 << 20, "max_participants": 0},
+        {"max_size": 1 << 20, "max_participants": 70_000},
+        {"max_size": 1 << 20, "desired_address": 4097},
+        {"max_size": 1 << 20, "desired_address": -4096},
+    ],
+)
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError):
+        shmem.SharedMemory(**arguments)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"x" * 4096, b"PK\x03\x04" + bytes(8000), b"SHMEM1\x1a\n", b"\0" * 5000])
+def test_foreign_file_is_left_as_it_was(section_file, content):
+    Path(section_file).write_bytes(content)
+    for arguments in ({}, {"max_size": 1 << 20}):
+        with pytest.raises(shmem.NotASection, match="no shmem section") as caught:
+            shmem.SharedMemory(section_file, **arguments)
+        assert isinstance(caught.value, OSError)
+        assert Path(section_file).read_bytes() == content
+
+
+def test_truncated_file(section_file):
+    with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
+        section["a"] = np.ones(100_000)
+    os.truncate(section_file, 500_000)
+    before = Path(section_file).read_bytes()
+    with pytest.raises(shmem.NotASection, match="cut off"):
+        shmem.SharedMemory(section_file, max_size=1 << 22)
+    assert Path(section_file).read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"", b"SHMEMNEW", b"SHMEMNEW" + bytes(9000)])
+def test_unfinished_file_is_made_anew(section_file, content):
+    Path(section_file).write_bytes(content)
+    with pytest.raises(shmem.SectionNotFound):
+        shmem.SharedMemory(section_file)
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        section.check_heap()
+
+
+def test_not_a_file(tmp_path):
+    with pytest.raises(OSError, match="open"):
+        shmem.SharedMemory(tmp_path, max_size=1 << 20)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(shmem.NotASection):
+        shmem.SharedMemory(tmp_path / "fifo", max_size=1 << 20)
+    with pytest.raises(shmem.SectionNotFound):
+        shmem.SharedMemory(tmp_path / "missing" / "section", max_size=1 << 20)
+
+
+def test_permissions(section_file, tmp_path):
+    with shmem.SharedMemory(section_file, max_size=1 << 20):
+        assert stat.S_IMODE(os.stat(section_file).st_mode) == 0o600
+    with shmem.SharedMemory(tmp_path / "other", max_size=1 << 20, permissions=0o640) as section:
+        assert stat.S_IMODE(os.stat(section.path).st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_section(section_file, tmp_path):
+    shmem.SharedMemory(section_file, max_size=1 << 20).close()
+    os.chown(section_file, 12345, -1)
+    with pytest.raises(shmem.UntrustedOwner, match="user 12345") as caught:
+        shmem.SharedMemory(section_file)
+    assert isinstance(caught.value, PermissionError)
+    shmem.SharedMemory(section_file, trust_owner=True).close()
+    os.chown(section_file, 0, -1)
+    os.symlink(section_file, tmp_path / "link")
+    shmem.SharedMemory(tmp_path / "link").close()
+    os.lchown(tmp_path / "link", 12345, -1)
+    with pytest.raises(shmem.UntrustedOwner, match="symbolic link"):
+        shmem.SharedMemory(tmp_path / "link")
+
+
+def test_read_only(place, child):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        section["a"] = [1, 2, 3]
+        block = section.allocate(10)
+        with shmem.SharedMemory(**place, mode="read_only") as reader:
+            array = reader["a"]
+            assert not array.flags.writeable
+            with pytest.raises(ValueError, match="read-only"):
+                array[0] = 5
+            assert memoryview(reader.block(block.offset)).readonly
+            for change in (
+                lambda: reader.allocate(10),
+                lambda: reader.free(block.offset),
+                lambda: reader.set_root_object(None),
+                lambda: reader.zeros(3),
+                lambda: reader.__setitem__("b", [1]),
+                lambda: reader.__delitem__("a"),
+                lambda: reader.trim(),
+            ):
+                with pytest.raises(shmem.ReadOnlyError) as caught:
+                    change()
+                assert isinstance(caught.value, PermissionError)
+            with shmem.exclusive_lock(reader), shmem.shared_lock(reader):
+                assert reader.stats().lock_holder == os.getpid()
+            reader.check_heap()
+        crash = child(
+            "import ctypes; section = shmem.SharedMemory(**eval(args[0]), mode='read_only'); a = section['a']; say(int(a[0]))\n"
+            "ctypes.memset(a.ctypes.data, 0, 8); say('written')",
+            place,
+        )
+        assert crash.hear() == "1"
+        crash.process.wait(30)
+        assert crash.process.returncode == -signal.SIGSEGV  # the memory management unit refused
+        assert list(section["a"]) == [1, 2, 3]
+
+
+def test_read_only_needs_a_section(place):
+    with pytest.raises(shmem.SectionNotFound):
+        shmem.SharedMemory(**place, mode="read_only", max_size=1 << 20)
+
+
+def test_desired_address(place, child):
+    address = 0x5500_0000_0000
+    with shmem.SharedMemory(**place, max_size=1 << 20, desired_address=address) as section:
+        assert section.address == address
+        assert section.allocate(10).address == address + section.check_heap().used_bytes - 48 + 16 + 0xC000
+        other = child("section = shmem.SharedMemory(**eval(args[0])); say(section.address); sys.stdin.readline()", place)
+        assert int(other.hear()) == address
+        with pytest.raises(shmem.AddressInUse, match="was created for address 0x550000000000"):
+            shmem.SharedMemory(**place, desired_address=address + 4096)
+        other.tell()
+        other.end()
+        with shmem.SharedMemory(max_size=1 << 20) as elsewhere, pytest.raises(shmem.AddressInUse, match="not free") as caught:
+            shmem.SharedMemory(elsewhere.path + ".x", max_size=1 << 20, desired_address=address)
+        assert caught.value.status == shmem.Status.address_in_use
+        os.unlink(elsewhere.path + ".x")
+
+
+def test_one_participant_for_several_handles(place):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        with shmem.SharedMemory(**place) as second, shmem.SharedMemory(**place, mode="read_only"):
+            assert second.address == section.address
+            assert len(section.stats().participants) == 1
+            second["a"] = [1]
+        assert list(section["a"]) == [1]
+
+
+def test_closed_handle(place):
+    section = shmem.SharedMemory(**place, max_size=1 << 20)
+    assert section
+    assert not section.closed
+    lock = shmem.exclusive_lock(section)
+    section.close()
+    section.close()
+    assert not section
+    assert section.closed
+    assert "closed" in repr(section)
+    for use in (
+        lambda: section.allocate(10),
+        lambda: section["a"],
+        lambda: "a" in section,
+        lambda: section.root,
+        lambda: section.stats(),
+        lambda: section.check_heap(),
+        lambda: section.zeros(3),
+        lambda: section.__enter__(),
+        lambda: lock.__enter__(),
+        lambda: section.flush(),
+    ):
+        with pytest.raises(shmem.ClosedError) as caught:
+            use()
+        assert isinstance(caught.value, ValueError)
+
+
+def test_views_outlive_close(place):
+    section = shmem.SharedMemory(**place, max_size=1 << 22)
+    array = section.full(300_000, 7.0)
+    block = section.allocate(10)
+    section.close()
+    array += 1
+    assert array.sum() == 2_400_000
+    memoryview(block)[:] = b"0123456789"
+    assert os.path.exists(section.path)
+    assert os.stat(section.path).st_size == 1 << 22
+    assert shmem.find_storage(array) is None
+    del array
+    assert os.stat(section.path).st_size == 1 << 22
+    del block
+    assert os.path.exists(section.path) == ("file_name" in place)
+    if "file_name" in place:
+        assert os.stat(section.path).st_size < 1 << 22
+
+
+def test_flush(section_file, tmp_path):
+    with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
+        section["a"] = [1, 2, 3]
+        section.flush()
+        shutil.copyfile(section_file, tmp_path / "copy")
+    with shmem.SharedMemory(tmp_path / "copy") as copy:  # taken while it was open: recovered
+        assert copy.stats().recoveries == 1
+        assert list(copy["a"]) == [1, 2, 3]
+
+
+def test_sparse_copy_has_backing(section_file, tmp_path):
+    with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
+        section.zeros(100_000, name="a")
+    data = Path(section_file).read_bytes()
+    with open(tmp_path / "sparse", "wb") as file:
+        for start in range(0, len(data), 4096):
+            if data[start : start + 4096].strip(b"\0"):
+                file.seek(start)
+                file.write(data[start : start + 4096])
+        file.truncate(len(data))
+    assert os.stat(tmp_path / "sparse").st_blocks < os.stat(section_file).st_blocks - 1000
+    with shmem.SharedMemory(tmp_path / "sparse"):
+        assert os.stat(tmp_path / "sparse").st_blocks >= os.stat(section_file).st_blocks
+
+
+def test_full_table_of_participants(section_file, child):
+    section = shmem.SharedMemory(section_file, max_size=1 << 20, max_participants=2)
+    code = "section = shmem.SharedMemory(args[0]); say('in'); sys.stdin.readline()"
+    second = child(code, section_file)
+    second.hear()
+    refused = child("try: shmem.SharedMemory(args[0])\nexcept shmem.TooManyParticipants as e: say(e.status)", section_file)
+    assert refused.hear() == str(int(shmem.Status.too_many_participants))
+    refused.end()
+    second.kill()
+    third = child(code, section_file)  # takes the dead one's entry
+    assert third.hear() == "in"
+    assert len(section.stats().participants) == 2
+    third.tell()
+    third.end()
+    section.close()
+
+
+def test_file_swapped_for_another(section_file):
+    first = shmem.SharedMemory(section_file, max_size=1 << 20)
+    os.unlink(section_file)
+    second = shmem.SharedMemory(section_file, max_size=1 << 20)
+    assert first.uuid != second.uuid
+    first["a"] = [1]
+    assert "a" not in second
+    first.close()
+    assert os.path.exists(section_file)
+    second.close()
+
+
+def test_closerange_does_not_kill(place, child):
+    """User code that closes all descriptors: the process still counts as alive, and calls nobody else dead."""
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        other = child(
+            "section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000); lock = shmem.exclusive_lock(section)\n"
+            "with lock:\n    say('held'); sys.stdin.readline()\n"
+            "say('released'); sys.stdin.readline()\n"
+            "try:\n    shmem.exclusive_lock(section, 0.3).__enter__()\nexcept shmem.LockTimeout: say('timeout')\n",
+            place,
+        )
+        assert other.hear() == "held"
+        with pytest.raises(shmem.LockTimeout):
+            shmem.exclusive_lock(section, 0.2).__enter__()
+        assert len(section.stats().participants) == 2
+        other.tell()
+        assert other.hear() == "released"
+        with shmem.exclusive_lock(section):
+            other.tell()
+            assert other.hear() == "timeout"
+        assert section.owner_deaths == 0
+
+
+# -- fork -----------------------------------------------------------------------------------------------
+
+
+def in_child(function):
+    """Run in a forked child; 0 when it returned."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_child_is_a_participant_of_its_own(shm):
+    def child():
+        assert len(shm.stats().participants) == 2
+        assert os.getpid() in shm.stats().participants
+        with shmem.exclusive_lock(shm):
+            shm["b"] = [1]
+
+    assert in_child(child) == 0
+    assert list(shm["b"]) == [1]
+    assert len(shm.stats().participants) == 1
+    assert shm.owner_deaths == 0
+
+
+def test_child_holds_nothing(shm):
+    descriptor = shmem.LockDescriptor(shmem.LockMode.exclusive)
+
+    def child():
+        with pytest.raises(shmem.LockTimeout):
+            shmem.exclusive_lock(shm, 0.1).__enter__()
+        with pytest.raises(shmem.LockTimeout):
+            shmem.shared_lock(shm, 0).__enter__()
+        shm.unlock(descriptor)  # the parent's: does nothing here
+        assert not descriptor.held
+
+    shm.lock(descriptor)
+    with shmem.shared_lock(shm):
+        assert in_child(child) == 0
+    assert descriptor.held
+    assert shm.stats().lock_holder == os.getpid()
+    shm.unlock(descriptor)
+
+
+def test_child_leaves_the_parents_with_block(shm):
+    pid = None
+    with shmem.exclusive_lock(shm):
+        pid = os.fork()
+        if pid:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            assert shm.stats().lock_holder == os.getpid()
+    if pid == 0:
+        os._exit(0)
+    assert shm.owner_deaths == 0
+    assert shm.stats().lock_holder is None
+
+
+def test_fork_while_other_threads_are_busy(shm):
+    stop = threading.Event()
+    counter = shm.zeros(1, "i8")
+
+    def work():
+        while not stop.is_set():
+            with shmem.exclusive_lock(shm):
+                counter[0] += 1
+                shm.free(shm.allocate(100))
+
+    def child():
+        with shmem.exclusive_lock(shm):
+            counter[0] += 1
+        shm.check_heap()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert [in_child(child) for _ in range(20)] == [0] * 20
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    shm.check_heap()
+
+
+def test_exec_gives_up_the_place(shm):
+    pid = os.fork()
+    if pid == 0:
+        os.execv("/bin/sleep", ["sleep", "30"])
+    deadline = time.monotonic() + 20
+    while len(shm.stats().participants) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(shm.stats().participants) == 1
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_exit_without_close_is_clean(section_file, child):
+    other = child("section = shmem.SharedMemory(args[0], max_size=1 << 20); a = section.zeros(10, name='a')", section_file)
+    other.end()
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().recoveries == 0
+        assert os.stat(section_file).st_size == 1 << 20
+
+
+def test_exit_with_the_lock_held_is_silent(place, child):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        other = child("section = shmem.SharedMemory(**eval(args[0])); shmem.exclusive_lock(section).__enter__(); a = section.zeros(3)", place)
+        other.end()
+        with shmem.exclusive_lock(section, 5):
+            pass
+
+
+def test_multiprocessing_child_leaves_clean(section_file, child):
+    other = child(
+        "import multiprocessing\n"
+        "def work(path): shmem.SharedMemory(path, max_size=1 << 20)['a'] = [1]\n"
+        "process = multiprocessing.get_context('fork').Process(target=work, args=(args[0],)); process.start(); process.join()\n"
+        "say(process.exitcode)",
+        section_file,
+    )
+    assert other.hear() == "0"
+    other.end()
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().recoveries == 0
+        assert list(section["a"]) == [1]
