@@ -11,6 +11,7 @@ cdef class Mapping:
     cdef char* base                   # where views point: all of the file, read-only in `read_only` mode
     cdef bint writable
     cdef bint is_open                 # False once the handle was closed; the memory stays
+    cdef dict held                    # id -> LockDescriptor that holds the lock through this handle
     cdef object type_cache            # for the typed objects: type id -> class, and back
     cdef object face                  # weak reference to the SharedMemory that is its face
     cdef object __weakref__
@@ -20,6 +21,7 @@ cdef class Mapping:
 cdef class Memory:
     """The core of `SharedMemory`: section, heap, root."""
     cdef Mapping mapping              # None once closed
+    cdef uint64_t section_id          # stays: the end of a `with` block may come after close()
     cdef const unsigned char[::1] bytes
     cdef str _name
     cdef str _path

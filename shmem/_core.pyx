@@ -216,6 +216,7 @@ cdef class Mapping:
 
     def __cinit__(self):
         self.section = NULL
+        self.held = {}
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.base, self.section.size_bytes, True, flags)
@@ -246,6 +247,7 @@ cdef object face_of(Mapping mapping):
 
 cdef _put_on_face(Memory memory, Mapping mapping):
     memory.mapping = mapping
+    memory.section_id = mapping.section.id
     memory.bytes = mapping
     memory._path = os.fsdecode(mapping.section.path)
     memory._name = memory._path[len(_PLACE):] if mapping.section.anonymous else memory._path
@@ -574,6 +576,8 @@ cdef class Memory:
         """
         cdef Mapping mapping = self.mapping
         if mapping is not None:
+            for descriptor in list(mapping.held.values()):
+                descriptor.give_up()
             self.mapping = None
             self.bytes = None
             mapping.let_go()

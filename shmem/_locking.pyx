@@ -15,6 +15,7 @@ from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
 from shmem._core cimport Mapping, Memory, check, deadline_argument
 from shmem._lock cimport (FOREVER, lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
                           unlock_exclusive, unlock_shared)
+from shmem._opening cimport section_of_id
 from shmem._section cimport section_t, thread_pointer
 from shmem._status cimport INTERRUPTED, NOT_OWNER, OK
 
@@ -73,10 +74,18 @@ cdef inline int _acquire(Mapping mapping, bint exclusive, object timeout) except
     return 0
 
 
-cdef int _leave(Mapping mapping, bint exclusive) except -1:
-    """End of a `with` block.  Nothing to do where the handle was closed inside, or a child leaves its parent's block."""
-    if _release(mapping, exclusive) == NOT_OWNER and mapping.is_open and mapping.section.n_forks == 0:
-        check(NOT_OWNER, mapping, "leave the lock")
+cdef int _leave(Memory memory, bint exclusive) except -1:
+    """The unusual end of a `with` block: the handle was closed inside it, or a child leaves its parent's block.
+
+    A closed handle: if it was this process's last, close() has released; if not, the lock is still to be released.
+    """
+    cdef section_t* section
+    if memory.mapping is None:
+        section = section_of_id(memory.section_id)
+        if section != NULL:
+            unlock_exclusive(section) if exclusive else unlock_shared(section)
+    elif memory.mapping.section.n_forks == 0:
+        check(NOT_OWNER, memory.mapping, "leave the lock")
     return 0
 
 
@@ -148,8 +157,8 @@ cdef class exclusive_lock(_Lock):
 
     def __exit__(self, exc_type, exc, traceback):
         cdef Mapping mapping = self.section.mapping
-        if mapping is not None and unlock_exclusive(mapping.section) != OK:
-            _leave(mapping, True)
+        if mapping is None or unlock_exclusive(mapping.section) != OK:
+            _leave(self.section, True)
 
 
 cdef class shared_lock(_Lock):
@@ -179,8 +188,8 @@ cdef class shared_lock(_Lock):
 
     def __exit__(self, exc_type, exc, traceback):
         cdef Mapping mapping = self.section.mapping
-        if mapping is not None and unlock_shared(mapping.section) != OK:
-            _leave(mapping, False)
+        if mapping is None or unlock_shared(mapping.section) != OK:
+            _leave(self.section, False)
 
 
 # -- descriptors --------------------------------------------------------------------------------------------
@@ -220,11 +229,14 @@ cdef class LockDescriptor:
         """Whether it holds the lock (in this process)."""
         return self.mapping is not None and self.mapping.section.n_forks == self.n_forks
 
+    def give_up(self):
+        """The handle it holds the lock through is being closed: released, if this is the thread that holds it."""
+        if self.held and self.thread == thread_pointer():
+            _release(self.mapping, self.exclusive)
+        _forget(self)
+
     def __repr__(self):
         return f"<shmem.LockDescriptor {self.mode.value}{', held' if self.held else ''}>"
-
-
-cdef dict _held = {}              # id -> descriptor: the section keeps a held descriptor alive
 
 
 def lock(Memory memory, LockDescriptor descriptor, timeout):
@@ -244,13 +256,13 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     descriptor.mapping = mapping
     descriptor.thread = thread_pointer()
     descriptor.n_forks = mapping.section.n_forks
-    _held[id(descriptor)] = descriptor
+    mapping.held[id(descriptor)] = descriptor        # the section keeps it alive
 
 
 cdef _forget(LockDescriptor descriptor):
+    descriptor.mapping.held.pop(id(descriptor), None)
     descriptor.mapping = None
     descriptor.busy = False
-    _held.pop(id(descriptor), None)
 
 
 def unlock(Memory memory, LockDescriptor descriptor):

@@ -24,6 +24,7 @@ cdef void section_leave(section_t* section) noexcept nogil
 cdef void section_hold(section_t* section) noexcept nogil
 cdef int section_map_read_only(section_t* section, uint64_t address) noexcept nogil
 cdef section_t* section_of_address(uint64_t address) noexcept nogil
+cdef section_t* section_of_id(uint64_t section_id) noexcept nogil
 cdef void sections_depart() noexcept nogil
 cdef int opening_setup() noexcept nogil
 cdef uint64_t control_bytes(uint32_t max_participants) noexcept nogil

@@ -535,6 +535,17 @@ cdef section_t* section_of_address(uint64_t address) noexcept nogil:
     return section
 
 
+cdef section_t* section_of_id(uint64_t section_id) noexcept nogil:
+    """The section with that id while this process still has it mapped, or NULL."""
+    cdef section_t* section
+    process_mutex_lock()
+    section = _sections
+    while section != NULL and section.id != section_id:
+        section = section.next
+    process_mutex_unlock()
+    return section
+
+
 cdef void sections_depart() noexcept nogil:
     """At exit: leave every section, while views may live on.  Nothing that is in use is cut off."""
     cdef section_t* section

@@ -150,17 +150,25 @@ def test_bad_timeouts(shm, timeout):
 
 
 def test_close_releases(shm):
-    second = shmem.SharedMemory(shared_name=shm.name)
-    lock = exclusive_lock(second)
-    lock.__enter__()
-    second.close()
-    assert holds(shm) == "exclusive"  # another handle of this thread's process is open
-    name = shm.name
     keep = shm.zeros(1)
+    name = shm.name
+    exclusive_lock(shm).__enter__()
+    shm.lock(LockDescriptor(EXCLUSIVE))
     shm.close()
     with shmem.SharedMemory(shared_name=name) as again:
         assert holds(again) == "free"
     del keep
+
+
+def test_close_of_one_handle_of_two(shm):
+    with shmem.SharedMemory(shared_name=shm.name) as second:
+        second.lock(LockDescriptor(EXCLUSIVE))
+        with exclusive_lock(shm):
+            with shared_lock(second):
+                second.close()
+                assert holds(shm) == "exclusive"
+            assert holds(shm) == "exclusive"
+        assert holds(shm) == "free"
 
 
 # -- threads ------------------------------------------------------------------------------------------------
