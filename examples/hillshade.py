@@ -34,7 +34,7 @@ ROWS, COLUMNS = MODEL_ROWS * ENLARGE, MODEL_COLUMNS * ENLARGE
 BAND_ROWS = 32
 N_BANDS = ROWS // BAND_ROWS
 SECTION_BYTES = 512 << 20       # a limit: disk space is taken only as used
-STEP_MINUTES = 30               # between two positions of the sun
+STEP_MINUTES = 30               # between two positions of the sun, as is usual for maps of solar radiation
 FREE, DONE = 0, -1              # what `Progress.owner` says of a band beside the number of the worker that has it
 MAX_DEATHS = 10                 # so many killed workers are no accident
 
@@ -237,25 +237,27 @@ class Crew:
                 return True
         return False
 
-    def end(self):
+    def join(self):
+        """Wait for the workers, who leave when no band is left."""
+        for process in self.processes.values():
+            process.join()
+
+    def terminate(self):
         """End whoever is left."""
         for process in self.processes.values():
             process.terminate()
-        for process in self.processes.values():
             process.join()
 
 
 def compute_shared(shm, n_workers, kill, console):
-    """Have workers do every band that is not done; the bar shows what they say in the section.  Returns seconds."""
+    """Have workers do every band that is not done; the bar shows what they say in the section."""
     import rich.progress
 
-    progress = shm.root
-    started = time.perf_counter()
+    progress, done = shm.root, 0
     with rich.progress.Progress(*bar_columns(), console=console) as bar:
         task = bar.add_task("in place, in the section", total=N_BANDS)
         crew = Crew(shm, n_workers, bar.console)
         try:
-            done = 0
             while done < N_BANDS:
                 time.sleep(0.02)
                 crew.look_after()
@@ -264,10 +266,9 @@ def compute_shared(shm, n_workers, kill, console):
                 with shmem.shared_lock(shm):
                     done = progress.bands_done
                 bar.update(task, completed=done)
-            seconds = time.perf_counter() - started
+            crew.join()
         finally:
-            crew.end()
-    return seconds
+            crew.terminate()
 
 
 def bar_columns():
@@ -289,12 +290,11 @@ def do_task(task):
 
 
 def compute_by_pickle(elevation, cell, suns, n_workers, console):
-    """The same computation with `multiprocessing.Pool`.  Returns (seconds, result)."""
+    """The same computation with `multiprocessing.Pool`; returns the result."""
     import rich.progress
 
     tasks = ((band, elevation[rows_of(band)[1]], cell, suns) for band in range(N_BANDS))
     sunlight = np.empty((ROWS, COLUMNS), np.float32)
-    started = time.perf_counter()
     with (
         rich.progress.Progress(*bar_columns(), console=console) as bar,
         multiprocessing.get_context("spawn").Pool(n_workers) as pool,
@@ -303,8 +303,9 @@ def compute_by_pickle(elevation, cell, suns, n_workers, console):
         for band, result in pool.imap_unordered(do_task, tasks):
             sunlight[rows_of(band)[0]] = result
             bar.advance(task)
-        seconds = time.perf_counter() - started
-    return seconds, sunlight
+        pool.close()
+        pool.join()
+    return sunlight
 
 
 # -- the section --------------------------------------------------------------------------------------
@@ -395,20 +396,21 @@ def draw(shm, path):
     low, high = np.percentile(light, [0.5, 99.5])
     greens_to_white = colors.ListedColormap(pyplot.get_cmap("gist_earth")(np.linspace(0.33, 0.98, 256)))
     tints = pyplot.cm.ScalarMappable(colors.Normalize(*np.percentile(height, [0.1, 99.9])), greens_to_white)
-    relief = colors.LightSource().blend_overlay(tints.to_rgba(height)[..., :3], np.clip((light - low) / (high - low), 0, 1)[..., None])
+    brightness = 0.3 + 0.9 * np.clip((light - low) / (high - low), 0, 1)
+    relief = np.clip(tints.to_rgba(height)[..., :3] * brightness[..., None], 0, 1)
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(17, 9), layout="constrained", sharey=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(17.6, 9), layout="constrained", sharey=True)
     extent = (0, COLUMNS * progress.cell_x / 1000, 0, ROWS * progress.cell_y / 1000)
     left.imshow(relief, extent=extent)
     left.set(title="Relief, lit by the sun of the whole day", xlabel="km east", ylabel="km north")
-    figure.colorbar(tints, ax=left, label="elevation in metres", shrink=0.7, extend="both")
+    figure.colorbar(tints, ax=left, label="elevation in metres", extend="both", fraction=0.05)
     shown = right.imshow(light, cmap="inferno", extent=extent, vmin=low, vmax=high)
     right.set(title="Direct sunlight, added up in place by the workers", xlabel="km east")
-    figure.colorbar(shown, ax=right, label="hours at right angles to the light", shrink=0.7, extend="both")
+    figure.colorbar(shown, ax=right, label="hours at right angles to the light", extend="both", fraction=0.05)
     date = datetime.date(2025, 1, 1) + datetime.timedelta(days=progress.day - 1)
     title = f"Jacksboro fault, Tennessee, on a clear {date:%d %B}: {ROWS} x {COLUMNS} cells, {len(progress.suns())} positions of the sun"
     figure.suptitle(title, fontsize=17)
-    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     figure.savefig(path, dpi=110)
 
 
@@ -426,16 +428,25 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def compare(shm, n_workers, seconds, console):
-    """Do the same by pickle, and tell both times."""
+def timed(what, function, *arguments):
+    """Call; returns (result, seconds, text about the time), child processes included."""
+    started, before = time.perf_counter(), os.times()
+    result = function(*arguments)
+    seconds, after = time.perf_counter() - started, os.times()
+    processor_seconds = sum(after[:4]) - sum(before[:4])
+    return result, seconds, f"{what}: {seconds:5.2f} s; {processor_seconds:5.2f} s of processor time"
+
+
+def compare(shm, n_workers, shared_seconds, console):
+    """Do the same by pickle, tell the time, and see that both results are the same."""
     progress = shm.root
     grid = np.array(shm["elevation"])       # a private copy: as it would be without the section
-    pickle_seconds, sunlight = compute_by_pickle(grid, progress.cell(), progress.suns(), n_workers, console)
-    console.print(f"in place, in the section: {seconds:6.2f} s")
-    console.print(f"by pickle, through a pool: {pickle_seconds:5.2f} s, {pickle_seconds / seconds:.2f} times as long")
+    arguments = grid, progress.cell(), progress.suns(), n_workers, console
+    sunlight, seconds, text = timed("by pickle, through a pool", compute_by_pickle, *arguments)
+    console.print(f"{text}; {seconds / shared_seconds:.2f} times as long")
     if not np.array_equal(sunlight, shm["sunlight"]):
         raise SystemExit("the two results DIFFER")
-    console.print("the two results are equal, bit by bit")
+    console.print("both results are the same, bit by bit")
 
 
 def main():
@@ -451,12 +462,13 @@ def main():
     ignore_owner_deaths()
     with open_section(path, arguments.day, console) as shm:
         n_kept = shm.root.bands_done
-        seconds = compute_shared(shm, arguments.workers, arguments.kill, console)
+        _, seconds, text = timed("in place, in the section ", compute_shared, shm, arguments.workers, arguments.kill, console)
+        console.print(text)
         complete_run(shm)
         if n_kept == 0:
             compare(shm, arguments.workers, seconds, console)
         else:
-            console.print(f"{N_BANDS - n_kept} bands took {seconds:.2f} s; {n_kept} were there already")
+            console.print(f"{n_kept} of {N_BANDS} bands were there already: no comparison")
         picture = arguments.output / "hillshade.png"
         draw(shm, picture)
         console.print(f"the heap is whole: {shm.check_heap()}")
