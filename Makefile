@@ -7,12 +7,15 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 
-SOURCES := setup.py pyproject.toml README.md LICENSE $(wildcard shmem/*.py shmem/*.pyi shmem/*.pyx shmem/*.pxd)
+SOURCES := setup.py pyproject.toml $(wildcard shmem/*.py shmem/*.pyi shmem/*.pyx shmem/*.pxd)
 RUN := $(VENV)/bin/python
-PIP := TMPDIR="$(abspath $(VENV))/tmp" PIP_CACHE_DIR="$(abspath $(VENV))/cache" $(RUN) -m pip --disable-pip-version-check --quiet --no-input
+PIP := TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m pip --quiet
 WHEEL = $(wildcard $(VENV)/wheel/*.whl)
 
 unexport PYTHONPATH PYTHONHOME
+export PIP_CACHE_DIR := $(abspath $(VENV))/cache
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 .NOTPARALLEL:
 .PHONY: help demo test bench lint wheel build clean
 
@@ -26,7 +29,7 @@ help:
 	@echo "make clean   remove everything that the others made"
 
 demo: $(VENV)/.demo
-	MPLCONFIGDIR="$(abspath $(VENV))/matplotlib" $(RUN) examples/hillshade.py --output demo-output $(ARGS)
+	$(RUN) examples/hillshade.py --output demo-output $(ARGS)
 
 # The folder that pytest starts in has a shmem of its own, the source; with a safe path the installed one is found.
 test: $(VENV)/.test
@@ -37,12 +40,13 @@ build: $(VENV)/.installed
 bench:
 	$(PYTHON) bench/make_bench.py $(ARGS)
 
+# cython says nothing when it has nothing to say: what it does say fails.
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/cython-lint shmem examples
-	@mkdir -p $(VENV)/tmp/cython
-	$(VENV)/bin/cython -Wextra -o $(VENV)/tmp/cython/ shmem/*.pyx > $(VENV)/tmp/cython.log 2>&1; status=$$?; \
-	  cat $(VENV)/tmp/cython.log; test $$status = 0 -a ! -s $(VENV)/tmp/cython.log
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint shmem examples
+	@rm -rf $(VENV)/tmp/cython && mkdir -p $(VENV)/tmp/cython
+	$(VENV)/bin/cython -Wextra -o $(VENV)/tmp/cython/ shmem/*.pyx > $(VENV)/tmp/cython.log 2>&1 || { cat $(VENV)/tmp/cython.log; exit 1; }
+	@! grep . $(VENV)/tmp/cython.log
 
 wheel: $(VENV)/.wheel
 	mkdir -p dist
@@ -60,26 +64,29 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import os, sys, sysconfig; header = os.path.join(sysconfig.get_path("include"), "Python.h"); \
 	  sys.exit(None if os.path.exists(header) else "no " + header + ": install the headers of this Python (python3-dev, python3-devel)")'
 	@command -v $${CC:-cc} > /dev/null || { echo "no C compiler: install one (gcc, clang), or say CC=..." >&2; exit 1; }
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
+	@echo "making $(VENV)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(VENV)/tmp
 	@touch $@
 
 $(VENV)/.wheel: $(VENV)/.made $(SOURCES)
-	@echo "building shmem, a minute or two"
+	@echo "building the wheel: a minute or two"
 	@rm -rf $(VENV)/wheel build
-	$(PIP) wheel --no-deps --wheel-dir $(VENV)/wheel .
+	@$(PIP) wheel --no-deps --wheel-dir $(VENV)/wheel .
 	@rm -rf build shmem.egg-info
 	@touch $@
 
 # The copies are for a Python that is started in this folder: it finds the source before what is installed.
 $(VENV)/.installed: $(VENV)/.wheel
-	$(PIP) install $(WHEEL)
-	$(PIP) install --force-reinstall --no-deps $(WHEEL)
+	@echo "installing the wheel in $(VENV)"
+	@$(PIP) install $(WHEEL)
+	@$(PIP) install --force-reinstall --no-deps $(WHEEL)
 	@rm -f shmem/*.so
 	@cp $(VENV)/lib/python*/site-packages/shmem/*.so shmem/
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed
-	$(PIP) install "$(WHEEL)[$*]"
+	@echo "installing what $* needs"
+	@$(PIP) install "$(WHEEL)[$*]"
 	@touch $@

@@ -6,8 +6,12 @@ from pathlib import Path
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-COMPILE_ARGS = ["-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare",
-                "-Wno-missing-field-initializers", "-Wno-cast-function-type"]
+COMPILE_ARGS = [
+    "-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra",
+    # what Cython's own C would set off
+    "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-missing-field-initializers", "-Wno-cast-function-type",
+    *os.environ.get("SHMEM_CFLAGS", "").split(),
+]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -19,7 +23,7 @@ DIRECTIVES = {
 }
 
 extensions = [
-    Extension(f"shmem.{path.stem}", [str(path)], extra_compile_args=COMPILE_ARGS + os.environ.get("SHMEM_CFLAGS", "").split())
+    Extension(f"shmem.{path.stem}", [str(path)], extra_compile_args=COMPILE_ARGS)
     for path in sorted(Path("shmem").glob("*.pyx"))
 ]
 

@@ -20,7 +20,7 @@ import threading
 import numpy as np
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem import _core, _errors
@@ -313,12 +313,18 @@ cdef int _give_up(ArrayHold hold) except -1:
     return 0
 
 
+cdef int _write_dims(array_t* head, tuple shape, tuple strides) except -1:
+    cdef int i
+    for i in range(len(shape)):
+        array_shape(head)[i] = shape[i]
+        array_strides(head)[i] = strides[i]
+    return 0
+
+
 def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fill=None):
     """Make an array: allocate, let `fill(array)` write it while nobody sees it, then show it, named or not."""
     cdef Mapping mapping = memory.writable_mapping("allocate an array")
     cdef ArrayHold hold
-    cdef array_t* head
-    cdef int i
     if order not in ("C", "F"):
         raise ValueError(f"order is 'C' or 'F': {order!r}")
     if name is not None and temporary:
@@ -331,10 +337,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
     hold = _make_hold(mapping, dims, dtype, _count_bytes(mapping, dims, dtype), zero, ARRAY_TEMPORARY if temporary else 0)
     try:
         array = np.ndarray.__new__(SharedArray, dims, dtype, hold, 0, None, order)
-        head = <array_t*>hold.data
-        for i in range(len(dims)):
-            array_shape(head)[i] = dims[i]
-            array_strides(head)[i] = array.strides[i]
+        _write_dims(<array_t*>hold.data, dims, array.strides)
         if fill is not None:
             fill(array)
         if name is not None:

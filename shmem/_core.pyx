@@ -28,7 +28,6 @@ import operator
 import os
 import re
 import secrets
-import warnings
 import weakref
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
@@ -465,7 +464,8 @@ cdef uint64_t _max_size_argument(object max_size, uint32_t max_participants) exc
     if number < 0:
         raise ValueError(f"max_size is not negative: {number}")
     if number < least:
-        raise ValueError(f"max_size holds the control pages too: at least {least:,} bytes for {max_participants} participants, not {number:,}")
+        raise ValueError(f"max_size holds the control pages too: at least {least:,} bytes for {max_participants} participants, "
+                         f"not {number:,}")
     if number > 1 << 46:
         raise ValueError(f"max_size is at most {1 << 46:,} bytes: {number:,}")
     return round_up(number, PAGE_BYTES)

@@ -122,7 +122,9 @@ def explain_opening(status, path, shared_name, request):
         return _with_status(_errors.NotASection(f"{what}: {text}"), status)
     if status == Status.layout_mismatch:
         return _with_status(
-            _errors.LayoutMismatch(f"{what}: the section has layout version {found}, this library another; open it with the one that made it"),
+            _errors.LayoutMismatch(
+                f"{what}: the section has layout version {found}, this library another; open it with the one that made it"
+            ),
             status,
         )
     if status == Status.label_mismatch:
@@ -131,7 +133,9 @@ def explain_opening(status, path, shared_name, request):
         )
     if status == Status.untrusted_owner:
         return _with_status(
-            _errors.UntrustedOwner(f"{what}: it belongs to user {found}, this process runs as {os.geteuid()}; trust_owner=True accepts that"),
+            _errors.UntrustedOwner(
+                f"{what}: it belongs to user {found}, this process runs as {os.geteuid()}; trust_owner=True accepts that"
+            ),
             status,
         )
     if status == errno.ELOOP:
@@ -154,7 +158,8 @@ def explain_opening(status, path, shared_name, request):
     if status in _OUT_OF_SPACE or status == errno.ENOMEM:
         return _with_status(
             _errors.SectionFull(
-                f"{what}: {os.strerror(status)}; {describe_file_system(path)} has {_free_bytes(path)} bytes free, max_size is {request['max_size']:,}"
+                f"{what}: {os.strerror(status)}; {describe_file_system(path)} has {_free_bytes(path)} bytes free, "
+                f"max_size is {request['max_size']:,}"
             ),
             status,
         )

@@ -35,19 +35,17 @@ by the last one out.
 """
 
 from libc.errno cimport ENOSPC, ETIMEDOUT
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, fetch_add_seq_cst_u32,
-                             fetch_sub_seq_cst_u32, load_acquire_u32, load_acquire_u64, load_relaxed_u64, store_release_u32,
-                             store_release_u64)
+                             fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
-from shmem._intents cimport (INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SWAP_SLOT, intent_begin, intent_end, intent_t,
-                             my_intent)
-from shmem._layout cimport (BLOCK_HEAD_BYTES, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK,
-                            SLACK_SHIFT, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, block_bytes_for,
-                            block_t, block_to_payload, header_t, payload_bytes, payload_to_block, round_up, seal, tag_make,
-                            tag_size, tag_state, tag_type)
+from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
+from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT,
+                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, block_bytes_for, block_t,
+                            block_to_payload, header_t, payload_bytes, payload_to_block, round_up, seal, tag_make, tag_size,
+                            tag_state, tag_type)
 from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
 from shmem._os cimport file_give_back, file_reserve, futex_wait, futex_wake
 from shmem._participants cimport participant_is_alive

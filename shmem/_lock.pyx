@@ -120,13 +120,13 @@ cdef void upgrade_clear(section_t* section) noexcept nogil:
 
 cdef void gate_open(section_t* section) noexcept nogil:
     """Open the gate that is mine; leave TURN where a reader sleeps; wake whoever sleeps."""
-    cdef uint64_t word
+    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
     while True:
-        word = load_seq_cst_u64(&section.header.gate)
         if (word & ~(<uint64_t>GATE_WAITERS | GATE_READERS)) != section.private.gate_word:
             return
         if compare_exchange_seq_cst_u64(&section.header.gate, word, GATE_TURN if word & GATE_READERS else 0):
             break
+        word = load_seq_cst_u64(&section.header.gate)         # a sleeper has set a flag
     if word & (<uint64_t>GATE_WAITERS | GATE_READERS):
         futex_wake(_low_half(&section.header.gate), EVERYBODY)
 

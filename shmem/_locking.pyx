@@ -13,7 +13,7 @@ from shmem import _errors
 
 from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
 from shmem._core cimport Mapping, Memory, check, deadline_argument
-from shmem._lock cimport (FOREVER, lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
+from shmem._lock cimport (lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
                           unlock_exclusive, unlock_shared)
 from shmem._opening cimport section_of_id
 from shmem._section cimport section_t, thread_pointer

@@ -22,12 +22,12 @@ from shmem._heap cimport (HEAP_PENDING, HEAP_ZERO, heap_abandon, heap_allocate, 
                           heap_leave, heap_release)
 from shmem._intents cimport (INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_begin, intent_end,
                              my_intent)
-from shmem._layout cimport (ARRAY_UNNAMED, BLOCK_HEAD_BYTES, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY,
-                            TYPE_FIRST_USER, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_to_payload, entry_data, entry_name, name_entry_t,
-                            name_slot_t, name_table_t, payload_bytes, payload_to_block, table_slots, tag_size, tag_state,
-                            tag_type)
+from shmem._layout cimport (ARRAY_UNNAMED, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY, TYPE_FIRST_USER,
+                            TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_to_payload, entry_data, entry_name,
+                            name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, table_slots, tag_size,
+                            tag_state, tag_type)
 from shmem._recovery cimport array_is_pinned
-from shmem._section cimport block_at, section_t, word_at
+from shmem._section cimport block_at, section_t
 from shmem._status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 
 cdef enum:
@@ -300,7 +300,8 @@ cdef int _hide_entry(section_t* section, uint64_t* anchor, uint64_t slot_off) no
     if (heap_check_block(section, value, 0) == OK and section.header.root_off != value
             and not table_has_value(section, anchor[0], value, slot_off)):
         drop_off = value
-    intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED, 0, 0, entry_off, drop_off)
+    intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED,
+                 0, 0, entry_off, drop_off)
     store_release_u64(&slot.entry_off, SLOT_REMOVED)                                                # commit
     status = heap_release(section, entry_off)
     if drop_off != 0 and status == OK:

@@ -2,17 +2,16 @@
 """Names in a section: the directory (names of arrays, objects, blocks) and the registry of types."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp
 
 from shmem import _errors
 
 from shmem._core cimport Mapping, Memory, check, offset_in, placed_behind, wrap
-from shmem._heap cimport heap_check_block, heap_enter, heap_leave
+from shmem._heap cimport heap_enter, heap_leave
 from shmem._layout cimport SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, entry_data, entry_name, name_entry_t, payload_to_block
 from shmem._name_table cimport (name_make, name_t, table_capacity, table_entry, table_find, table_insert, table_remove,
                                 table_slot_off)
 from shmem._section cimport block_at, section_t
-from shmem._status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
+from shmem._status cimport NAME_EXISTS, NOT_FOUND, OK
 
 cdef enum:
     MAX_NAME_BYTES = 65535

@@ -23,16 +23,15 @@ Parent, after: drop page and descriptor; the child's remain.  Child: sign with t
 page came up wiped: it holds no lock, and the parent's liveness page is not mapped in it.
 """
 
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ENOENT, ENOMEM, ENOTDIR
+from libc.errno cimport EEXIST, EINTR, ENOENT, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset, strcmp, strdup, strncpy
+from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
 
-from shmem._atomics cimport load_acquire_u32, store_release_u32, store_release_u64, store_seq_cst_u64
+from shmem._atomics cimport store_release_u32, store_release_u64, store_seq_cst_u64
 from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
-from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, LINE_BYTES, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES,
-                            MAX_PARTICIPANTS, PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t,
-                            round_up)
+from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
+                            PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
 from shmem._lock cimport lock_forget, lock_release_all, lock_thread_ended
 from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, file_close, file_facts, file_facts_t, file_open, file_read,
                         file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_system_is_coherent,

@@ -14,7 +14,7 @@ What Linux is asked for, and what it promises:
 * ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
 """
 
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ELOOP, ENOMEM, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, ELOOP, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset, strlen

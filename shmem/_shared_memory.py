@@ -181,7 +181,8 @@ class SharedMemory(_core.Memory):
     # -- the directory
 
     def __setitem__(self, name, value):
-        if _names.lies_in(self, value) and (not isinstance(value, np.ndarray) or _arrays.is_whole(value)) and not isinstance(value, memoryview):
+        is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not _arrays.is_whole(value))
+        if not is_part and _names.lies_in(self, value):
             if not _names.is_named(self, name, value):
                 _names.link(self, name, value)
         elif isinstance(value, (bytes, bytearray, memoryview, Block)):

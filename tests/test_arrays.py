@@ -265,7 +265,10 @@ def test_names_from_many_processes(shm, child):
 
 # -- pins -------------------------------------------------------------------------------------------------
 
-LOOK = "section = shmem.SharedMemory(shared_name=args[0]); a = section[args[1]]; say(a[0]); sys.stdin.readline(); say(a[0]); a = None; say('gone'); sys.stdin.readline()"
+LOOK = """
+section = shmem.SharedMemory(shared_name=args[0]); a = section[args[1]]; say(a[0]); sys.stdin.readline()
+say(a[0]); a = None; say('gone'); sys.stdin.readline()
+"""
 
 
 def test_pinned_array_is_not_freed(shm, child):
@@ -313,7 +316,8 @@ def test_temporary(shm, child):
     assert shm.check_heap().blocks == 1
     del view
     assert shm.check_heap().blocks == 0
-    other = child("section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(10, temporary=True); say('made'); time.sleep(60)", shm.name)
+    code = "section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(10, temporary=True); say('made'); time.sleep(60)"
+    other = child(code, shm.name)
     other.hear()
     assert shm.check_heap().blocks == 1
     other.kill()

@@ -153,7 +153,8 @@ def gate_is_taken(shm):
 def test_unclean_file_is_recovered(section_file, child):
     """A process dies as the only one: the next opener makes holes of what was being made."""
     other = child(
-        "section = shmem.SharedMemory(args[0], max_size=1 << 28); section['a'] = [1, 2, 3]; say('go')\nwhile True: section.free(section.allocate(100_000_000))",
+        "section = shmem.SharedMemory(args[0], max_size=1 << 28); section['a'] = [1, 2, 3]; say('go')\n"
+        "while True: section.free(section.allocate(100_000_000))",
         section_file,
     )
     other.hear()
@@ -170,7 +171,8 @@ def test_unclean_file_is_recovered(section_file, child):
 def test_pending_block_of_the_dead_is_room_again(child):
     """A member dies while it clears a large block; who needs the room gets it, without anybody reopening."""
     with shmem.SharedMemory(max_size=1 << 26) as section:
-        other = child("section = shmem.SharedMemory(shared_name=args[0]); say('go')\nwhile True: section.free(section.allocate(60_000_000))", section.name)
+        code = "section = shmem.SharedMemory(shared_name=args[0]); say('go')\nwhile True: section.free(section.allocate(60_000_000))"
+        other = child(code, section.name)
         other.hear()
         assert wait_until(lambda: section.stats().used > 50_000_000)
         other.kill()
@@ -195,7 +197,11 @@ def test_killed_opener(section_file, child):
 def test_killed_creator(tmp_path, child):
     for i in range(10):
         other = child(
-            "n = 0; say('go')\nwhile True:\n    n += 1; s = shmem.SharedMemory(args[0] + str(n % 3), max_size=1 << 20); s.close(); os.unlink(args[0] + str(n % 3))",
+            """
+            n = 0; say('go')
+            while True:
+                n += 1; path = args[0] + str(n % 3); shmem.SharedMemory(path, max_size=1 << 20).close(); os.unlink(path)
+            """,
             tmp_path / "s",
         )
         other.hear()

@@ -213,7 +213,7 @@ def test_read_only(place, child):
                 lambda: reader.zeros(3),
                 lambda: reader.__setitem__("b", [1]),
                 lambda: reader.__delitem__("a"),
-                lambda: reader.trim(),
+                reader.trim,
             ):
                 with pytest.raises(shmem.ReadOnlyError) as caught:
                     change()
@@ -278,12 +278,12 @@ def test_closed_handle(place):
         lambda: section["a"],
         lambda: "a" in section,
         lambda: section.root,
-        lambda: section.stats(),
-        lambda: section.check_heap(),
+        section.stats,
+        section.check_heap,
         lambda: section.zeros(3),
-        lambda: section.__enter__(),
-        lambda: lock.__enter__(),
-        lambda: section.flush(),
+        section.__enter__,
+        lock.__enter__,
+        section.flush,
     ):
         with pytest.raises(shmem.ClosedError) as caught:
             use()
@@ -499,7 +499,8 @@ def test_exit_without_close_is_clean(section_file, child):
 
 def test_exit_with_the_lock_held_is_silent(place, child):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
-        other = child("section = shmem.SharedMemory(**eval(args[0])); shmem.exclusive_lock(section).__enter__(); a = section.zeros(3)", place)
+        code = "section = shmem.SharedMemory(**eval(args[0])); shmem.exclusive_lock(section).__enter__(); a = section.zeros(3)"
+        other = child(code, place)
         other.end()
         with shmem.exclusive_lock(section, 5):
             pass
