@@ -222,7 +222,6 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off):
     cdef uint32_t n_words = (mapping.section.max_participants + 63) >> 6
     cdef uint16_t n_dims, n_text
     cdef uint64_t data_off, data_bytes, room
-    cdef int i
     place(hold, mapping, payload_off)
     hold.take_pin(False)                 # from here on it stays
     room = payload_bytes(tag_size(block_at(mapping.section, payload_to_block(payload_off)).tag))

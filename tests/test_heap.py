@@ -304,6 +304,6 @@ def test_full_file_system_is_section_full(tmp_path):
             section.free(blocks.pop())
             blocks.append(section.allocate(100_000))
             assert section.check_heap().blocks == len(blocks)
-            del block, blocks
+            del block, blocks, caught  # the traceback in it refers to the blocks
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
