@@ -205,6 +205,9 @@ class SharedArray(np.ndarray):
         return array.view(np.ndarray)
 
     def __reduce_ex__(self, protocol):
+        sent = _core.travel(self)
+        if sent is not None:
+            return sent
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __reduce__(self):

@@ -62,6 +62,7 @@ cdef object _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 cdef object _mappings = weakref.WeakSet()       # of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
 cdef object _face_class = None
+cdef object _traveller = None
 
 if opening_setup() != 0:
     raise MemoryError("no room to register fork and thread handlers")
@@ -70,6 +71,17 @@ if opening_setup() != 0:
 def register_opener(first_type, last_type, opener):
     """Have `opener(mapping, payload_off, type_id)` make the Python object of blocks with these type ids."""
     _openers.append((first_type, last_type, opener))
+
+
+def register_traveller(traveller):
+    """Have `traveller(obj)` say how a pickler that sends to another process pickles `obj`; None for any other pickler."""
+    global _traveller
+    _traveller = traveller
+
+
+def travel(obj):
+    """What `__reduce__` returns where a handle is sent, None where the object is to be stored."""
+    return _traveller(obj) if _traveller is not None else None
 
 
 def register_face(face_class):
@@ -343,6 +355,9 @@ cdef class Block(Placed):
         return f"<shmem.Block of {self.n_bytes} bytes at offset {self.payload_off():#x}>"
 
     def __reduce__(self):
+        sent = travel(self)
+        if sent is not None:
+            return sent
         raise TypeError("a Block lies in its section: pickle bytes(block), or send shmem.handle(block) to another process")
 
 

@@ -3,6 +3,7 @@
 import atexit
 import dataclasses
 import multiprocessing.util
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -105,13 +106,28 @@ def _reduce(obj):
 
 
 def _reduce_array(array):
-    return _reduce(array) if _core.find_storage(array) is not None else array.__reduce_ex__(5)
+    return _reduce(array) if _core.find_storage(array) is not None else array.__reduce__()
 
 
 ForkingPickler.register(SharedMemory, _reduce)
 ForkingPickler.register(Block, _reduce)
 ForkingPickler.register(_arrays.SharedArray, _reduce_array)
 _struct.on_new_class.append(lambda cls: ForkingPickler.register(cls, _reduce))
+
+
+def _travel_with_loky(obj):
+    """loky asks its own table, which cannot be filled before it is imported: its `dump` is found among the callers."""
+    frame = sys._getframe(2)
+    for _ in range(6):
+        if frame is None:
+            return None
+        if frame.f_globals.get("__name__", "").endswith("loky.backend.reduction"):
+            return _reduce(obj) if not isinstance(obj, np.ndarray) or _core.find_storage(obj) is not None else None
+        frame = frame.f_back
+    return None
+
+
+_core.register_traveller(_travel_with_loky)
 
 
 # -- exit -------------------------------------------------------------------------------------------------

@@ -353,6 +353,9 @@ class SharedMemory(_core.Memory):
         return f"<shmem.SharedMemory {self.name!r} {state}>"
 
     def __reduce__(self):
+        sent = _core.travel(self)
+        if sent is not None:
+            return sent
         raise TypeError("a SharedMemory is opened, not unpickled: send shm.name (or shmem.handle(shm), as multiprocessing does by itself)")
 
 

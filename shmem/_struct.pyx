@@ -22,7 +22,7 @@ import typing
 import numpy as np
 
 from shmem._annotations import Scope, evaluate, is_class_variable, own_annotations
-from shmem._core import register_opener
+from shmem._core import register_opener, travel
 from shmem._errors import InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
 from shmem._fields import (ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field,
                            resolve_ref)
@@ -338,6 +338,9 @@ cdef class StructBase(Placed):
         return f"{where}: {', '.join(values)}>" if values else f"{where}>"
 
     def __reduce_ex__(self, protocol):
+        sent = travel(self)
+        if sent is not None:
+            return sent
         raise TypeError(f"a {type(self).__name__} lies in shared memory and cannot be pickled or copied by value.  To other processes "
                         "multiprocessing sends it as a handle, and so does shmem.handle(obj); to store it, store its fields")
 
@@ -346,7 +349,7 @@ cdef class StructBase(Placed):
         if object_is_stale(self):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
-            raise BufferError("the section was opened read-only")
+            raise ReadOnlyError("the section was opened read-only")
         cdef uint64_t* words = <uint64_t*>(self.data - sizeof(uint64_t) * 2)
         cdef Py_ssize_t n_bytes = payload_bytes(tag_size(words[0])) - (words[1] >> SLACK_SHIFT)
         PyBuffer_FillInfo(view, self, self.data, n_bytes, not self.mapping.writable, flags)

@@ -306,4 +306,4 @@ def test_full_file_system_is_section_full(tmp_path):
             assert section.check_heap().blocks == len(blocks)
             del block, blocks, caught  # the traceback in it refers to the blocks
     finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)

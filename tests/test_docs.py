@@ -1,0 +1,55 @@
+"""What the documentation shows works: docstrings as doctests, the README's Python as written."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import shmem
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+MODULES = [module.name for module in pkgutil.iter_modules(shmem.__path__) if module.name not in ("__main__", "testing")]
+
+
+def documented(module):
+    """The module's docstring, and those of what it defines, extension types included."""
+    yield module.__name__, module.__doc__
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) == module.__name__:
+            yield f"{module.__name__}.{name}", value.__doc__
+            if isinstance(value, type):
+                for member, what in vars(value).items():
+                    yield f"{module.__name__}.{name}.{member}", getattr(what, "__doc__", None)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name):
+    module = importlib.import_module(f"shmem.{name}")
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    parser = doctest.DocTestParser()
+    for where, text in documented(module):
+        if isinstance(text, str) and ">>>" in text:
+            runner.run(parser.get_doctest(text, {}, where, None, None))
+    assert runner.summarize(verbose=False).failed == 0
+
+
+def test_some_examples_are_found():
+    assert ">>>" in shmem.SharedMemory.__doc__
+    assert ">>>" in shmem.Struct.__doc__
+
+
+@pytest.mark.skipif(not README.exists(), reason="tests run without the checkout")
+def test_readme_runs(tmp_path, monkeypatch):
+    """The README's Python blocks, one after the other, in one namespace and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
+    assert blocks
+    namespace = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    for value in list(namespace.values()):
+        if isinstance(value, shmem.SharedMemory):
+            value.close()
