@@ -111,8 +111,7 @@ def get_error_text(status):
 
 
 def _rebuild(cls, args, state):
-    error = cls.__new__(cls, *args)
-    error.__init__(*args)
+    error = cls(*args)
     error.__dict__.update(state)
     return error
 
