@@ -26,6 +26,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+
 import shmem
 
 MODEL_ROWS, MODEL_COLUMNS = 344, 403
@@ -39,18 +40,19 @@ FREE, DONE = 0, -1              # what `Progress.owner` says of a band beside th
 MAX_DEATHS = 10                 # so many killed workers are no accident
 
 
-class Progress(shmem.Struct):
+class Progress(shmem.Struct, type_name="hillshade.Progress"):
     """The root object: what is to be done, how far it is.  Change it under the exclusive lock, read it under the shared one."""
 
     made_at: shmem.float64                      # seconds since 1970
     runs: shmem.int64                           # that were completed
+    completed_at: shmem.float64                 # seconds since 1970; 0 while a run is under way or was interrupted
     day: shmem.int64                            # of the year
     latitude: shmem.float64                     # degrees
     cell_x: shmem.float64                       # metres between two columns
     cell_y: shmem.float64                       # metres between two rows
     bands_done: shmem.int64
     elevation_crc: shmem.uint32
-    sunlight_crc: shmem.uint32                  # of the last completed run, as the mean
+    sunlight_crc: shmem.uint32                  # when completed, as the mean
     sunlight_mean: shmem.float64
     owner: shmem.Array[shmem.int32, N_BANDS]    # of each band: FREE, DONE, or the number of a worker
 
@@ -63,7 +65,10 @@ class Progress(shmem.Struct):
         return sun_positions(self.latitude, self.day)
 
     def give_back(self, bands):
-        """Let `bands` (a mask) be claimed anew.  The count follows `owner`, where each change is one store, so it is right after a kill too."""
+        """Let `bands` (a mask) be claimed anew.
+
+        The count follows `owner`, where every change is one store, so that it is right after a kill too.
+        """
         self.owner[bands] = FREE
         self.bands_done = np.count_nonzero(self.owner == DONE)
 
@@ -223,9 +228,10 @@ class Crew:
             lost = self.progress.owner == number
             self.progress.give_back(lost)
         bands = ", ".join(str(band) for band in np.flatnonzero(lost)) or "nothing"
-        self.console.print(f"worker {number} (process {process.pid}) was killed by {signal.Signals(-process.exitcode).name}; it had claimed: {bands}")
+        by = signal.Signals(-process.exitcode).name
         self.start_one()
-        self.console.print(f"worker {self.n_started} takes its place")
+        self.console.print(f"worker {number} (process {process.pid}) was killed by {by}; it had claimed: {bands}")
+        self.console.print(f"worker {self.n_started} (process {self.processes[self.n_started].pid}) takes its place")
 
     def kill_one(self):
         """Kill a worker in the middle of a band."""
@@ -313,22 +319,34 @@ def compute_by_pickle(elevation, cell, suns, n_workers, console):
 
 def open_section(path, day, console):
     """Open the section, or make it.  What an earlier run left there is reported on, and gone on with if it was interrupted."""
-    shm = shmem.SharedMemory(path, max_size=SECTION_BYTES)
+    try:
+        shm = shmem.SharedMemory(path, max_size=SECTION_BYTES)
+        progress = shm.root
+        if not isinstance(progress, Progress | None):
+            raise shmem.LayoutMismatch(f"its root object is {progress!r}")
+    except shmem.LayoutMismatch as error:
+        console.print(f"{path} is from another version, and is made anew: {error}")
+        path.unlink()
+        return open_section(path, day, console)
     others = set(shm.stats().participants) - {os.getpid()}
     if others:
         raise SystemExit(f"{path} is in use by {sorted(others)}: wait for them, or end them")
-    if shm.root is None:        # it is set last, so there is nothing, or not all of it
+    if progress is None:        # it is set last, so there is nothing, or not all of it
         for name in list(shm):
             del shm[name]
         fill_section(shm, day, console)
     else:
         report_on_section(shm, console)
-        progress = shm.root
-        with shmem.exclusive_lock(shm):
-            is_new_run = progress.bands_done == N_BANDS or progress.day != day
-            progress.give_back(np.full(N_BANDS, True) if is_new_run else progress.owner > 0)
-            progress.day = day
+        begin_run(shm, progress, day)
     return shm
+
+
+def begin_run(shm, progress, day):
+    """All bands are to be done; if the last run was interrupted, those that it has left."""
+    with shmem.exclusive_lock(shm):
+        is_new_run = progress.completed_at > 0 or progress.day != day
+        progress.give_back(np.full(N_BANDS, True) if is_new_run else progress.owner > 0)
+        progress.day, progress.completed_at = day, 0
 
 
 def fill_section(shm, day, console):
@@ -357,13 +375,17 @@ def report_on_section(shm, console):
     console.print(f"{shm.path} was made on {made_at:%Y-%m-%d at %H:%M:%S}; completed runs since then: {progress.runs}")
     for name, array in shm.items():
         console.print(f"  {name:10} {array.dtype}, {' x '.join(map(str, array.shape))}, {array.nbytes / 1e6:,.1f} MB")
-    same = zlib.crc32(shm["elevation"]) == progress.elevation_crc
-    console.print(f"  elevation is {'the same as it was made' if same else 'CHANGED since it was made'}")
-    if progress.bands_done < N_BANDS:
+    report_on_array("elevation", shm["elevation"], progress.elevation_crc, console)
+    if progress.completed_at:
+        report_on_array("sunlight", shm["sunlight"], progress.sunlight_crc, console)
+        console.print(f"  sunlight is {progress.sunlight_mean:.6f} h on average")
+    else:
         console.print(f"  the last run was interrupted after {progress.bands_done} of {N_BANDS} bands")
-        return
-    same = zlib.crc32(shm["sunlight"]) == progress.sunlight_crc
-    console.print(f"  sunlight is {'the same as the last run left it' if same else 'CHANGED since the last run'}, {progress.sunlight_mean:.6f} h on average")
+
+
+def report_on_array(name, array, crc, console):
+    """Whether the checksum of an array is the one that was noted with it."""
+    console.print(f"  {name} is unchanged, checksum {crc:08x}" if zlib.crc32(array) == crc else f"  {name} HAS CHANGED")
 
 
 def complete_run(shm):
@@ -373,6 +395,7 @@ def complete_run(shm):
         progress.sunlight_crc = zlib.crc32(sunlight)
         progress.sunlight_mean = sunlight.mean(dtype=np.float64)
         progress.runs += 1
+        progress.completed_at = time.time()
 
 
 # -- the picture --------------------------------------------------------------------------------------
@@ -428,22 +451,22 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def timed(what, function, *arguments):
-    """Call; returns (result, seconds, text about the time), child processes included."""
+def timed(function, *arguments):
+    """Call; returns (result, seconds, seconds of processor time), those of the child processes included."""
     started, before = time.perf_counter(), os.times()
     result = function(*arguments)
     seconds, after = time.perf_counter() - started, os.times()
-    processor_seconds = sum(after[:4]) - sum(before[:4])
-    return result, seconds, f"{what}: {seconds:5.2f} s; {processor_seconds:5.2f} s of processor time"
+    return result, seconds, sum(after[:4]) - sum(before[:4])
 
 
-def compare(shm, n_workers, shared_seconds, console):
-    """Do the same by pickle, tell the time, and see that both results are the same."""
+def compare(shm, n_workers, shared_times, console):
+    """Do the same by pickle, tell both times, and see that both results are the same."""
     progress = shm.root
     grid = np.array(shm["elevation"])       # a private copy: as it would be without the section
-    arguments = grid, progress.cell(), progress.suns(), n_workers, console
-    sunlight, seconds, text = timed("by pickle, through a pool", compute_by_pickle, *arguments)
-    console.print(f"{text}; {seconds / shared_seconds:.2f} times as long")
+    sunlight, *pickle_times = timed(compute_by_pickle, grid, progress.cell(), progress.suns(), n_workers, console)
+    for what, times in (("in place, in the section:", shared_times), ("by pickle, through a pool:", pickle_times)):
+        console.print(f"{what:27}{times[0]:5.2f} s, {times[1]:5.2f} s of processor time")
+    console.print(f"by pickle it took {pickle_times[0] / shared_times[0]:.2f} times as long")
     if not np.array_equal(sunlight, shm["sunlight"]):
         raise SystemExit("the two results DIFFER")
     console.print("both results are the same, bit by bit")
@@ -455,24 +478,23 @@ def main():
 
     arguments = parse_arguments()
     console = rich.console.Console(highlight=False, soft_wrap=True)
-    path = arguments.output / "hillshade.shm"
+    path, picture = arguments.output / "hillshade.shm", arguments.output / "hillshade.png"
     arguments.output.mkdir(exist_ok=True)
     if arguments.fresh:
         path.unlink(missing_ok=True)
     ignore_owner_deaths()
     with open_section(path, arguments.day, console) as shm:
         n_kept = shm.root.bands_done
-        _, seconds, text = timed("in place, in the section ", compute_shared, shm, arguments.workers, arguments.kill, console)
-        console.print(text)
+        _, *times = timed(compute_shared, shm, arguments.workers, arguments.kill, console)
         complete_run(shm)
         if n_kept == 0:
-            compare(shm, arguments.workers, seconds, console)
+            compare(shm, arguments.workers, times, console)
         else:
             console.print(f"{n_kept} of {N_BANDS} bands were there already: no comparison")
-        picture = arguments.output / "hillshade.png"
         draw(shm, picture)
-        console.print(f"the heap is whole: {shm.check_heap()}")
-        console.print(f"written: {picture}, {path}; run it again, and it will report on what it left")
+        heap = shm.check_heap()
+        console.print(f"the heap is whole: {heap.blocks} blocks of ours, {heap.used_bytes:,} bytes in use, {heap.holes} holes")
+    console.print(f"written: {picture} and {path}; run it again, and it reports on what it left")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ Lock order, outermost first; nobody takes an earlier one while holding a later o
 5. the heap gate of a section
 """
 
+import glob
 import operator
 import os
 import re
@@ -48,7 +49,7 @@ from shmem._layout cimport (BLOCK_MAX_ALIGN_BYTES, INDEX_NEXT_FIT, INDEX_TLSF, M
                             tag_size, tag_type)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
 from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave, section_of_address,
-                             sections_depart)
+                             section_remove_abandoned, sections_depart)
 from shmem._os cimport file_sync, memory_sync, now_ns
 from shmem._participants cimport participant_entry_is_alive, participant_is_alive
 from shmem._section cimport block_at, section_t
@@ -58,6 +59,7 @@ cdef enum:
     SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
 
 cdef object _PLACE = "/dev/shm/shmem."
+cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
 cdef object _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 cdef object _mappings = weakref.WeakSet()       # of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
@@ -503,6 +505,22 @@ cdef uint64_t _address_argument(object desired_address) except? 0:
     return number
 
 
+cdef bint _looked_for_abandoned = False
+
+
+cdef int _remove_abandoned() except -1:
+    """Once per process: remove what killed processes left of sections whose names nobody chose, so that nobody will open them."""
+    global _looked_for_abandoned
+    cdef bytes path
+    if _looked_for_abandoned:
+        return 0
+    _looked_for_abandoned = True
+    for found in glob.glob(_PLACE + _RANDOM + "*"):
+        path = os.fsencode(found)
+        section_remove_abandoned(path)
+    return 0
+
+
 cdef section_t* _open_section(open_request_t* request, str path, object shared_name) except NULL:
     cdef section_t* section = NULL
     cdef int status = INTERRUPTED
@@ -533,7 +551,8 @@ cdef class Memory:
         elif file_name is None:
             if max_size is None:
                 raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
-            shared_name = secrets.token_hex(8)
+            shared_name = _RANDOM + secrets.token_hex(8)
+            _remove_abandoned()
         label = (shared_name or "").encode()
         path = _PLACE + shared_name if file_name is None else os.path.abspath(os.fsdecode(file_name))
         encoded = os.fsencode(path)

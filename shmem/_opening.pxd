@@ -21,7 +21,7 @@ ctypedef struct open_request_t:
 
 cdef int section_join(open_request_t* request, section_t** section) noexcept nogil
 cdef void section_leave(section_t* section) noexcept nogil
-cdef void section_hold(section_t* section) noexcept nogil
+cdef void section_remove_abandoned(const char* path) noexcept nogil
 cdef int section_map_read_only(section_t* section, uint64_t address) noexcept nogil
 cdef section_t* section_of_address(uint64_t address) noexcept nogil
 cdef section_t* section_of_id(uint64_t section_id) noexcept nogil

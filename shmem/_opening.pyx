@@ -33,12 +33,12 @@ from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
 from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
                             PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
 from shmem._lock cimport lock_forget, lock_release_all, lock_thread_ended
-from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, file_close, file_facts, file_facts_t, file_open, file_read,
+from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read,
                         file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_system_is_coherent,
                         file_system_kind, file_write, liveness_do_not_inherit, liveness_drop, memory_map, memory_sync,
                         memory_unmap, memory_wiped_by_fork, path_facts, process_id, process_mutex_lock,
                         process_mutex_unlock, random_bytes, user_id)
-from shmem._participants cimport (OPENING_BYTE, participant_generation, participant_left_something, participant_signature,
+from shmem._participants cimport (LIVENESS_BYTE, OPENING_BYTE, participant_generation, participant_left_something, participant_signature,
                                   participant_take, participants_any_alive)
 from shmem._recovery cimport EVERYBODY, heap_recover
 from shmem._section cimport private_t, section_t
@@ -498,9 +498,19 @@ cdef int section_join(open_request_t* request, section_t** section) noexcept nog
     return status
 
 
-cdef void section_hold(section_t* section) noexcept nogil:
+cdef void section_remove_abandoned(const char* path) noexcept nogil:
+    """Remove a section of this user's that nobody is attached to, or just opens."""
+    cdef int fd = -1, opening_fd = -1
+    cdef bint is_locked = True
+    cdef file_facts_t facts
     process_mutex_lock()
-    section.n_holds += 1
+    if file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK and facts.user == user_id():
+        if _find_section(&facts) == NULL and file_reopen(fd, &opening_fd) == OK and byte_lock(opening_fd, OPENING_BYTE, False) == OK:
+            if (byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) == OK and not is_locked
+                    and _path_means(path, &facts)):
+                file_remove(path)
+    file_close(opening_fd)
+    file_close(fd)
     process_mutex_unlock()
 
 

@@ -45,10 +45,11 @@ def test_some_examples_are_found():
 
 @pytest.mark.skipif(not README.exists(), reason="tests run without the checkout")
 def test_readme_runs(tmp_path):
-    """The README's Python blocks, one after the other, as one script in an empty folder."""
+    """The README's Python blocks, one after the other in an empty folder, each a script."""
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
     assert blocks
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks))
-    done = subprocess.run([sys.executable, "-P", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    for i, block in enumerate(blocks):
+        script = tmp_path / f"block{i}.py"
+        script.write_text(block)
+        done = subprocess.run([sys.executable, "-P", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), block

@@ -68,6 +68,22 @@ def test_last_one_out_removes_anonymous(child, tmp_path):
     assert not os.path.exists(section.path)
 
 
+def test_killed_last_one_of_a_section_without_a_name(child):
+    """What a killed process leaves of a section whose name nobody chose goes when the next process makes one."""
+    code = "section = shmem.SharedMemory(max_size=1 << 20); say(section.path); time.sleep(60)"
+    killed, living = child(code), child(code)
+    left, kept = killed.hear(), living.hear()
+    killed.kill()
+    assert os.path.exists(left)
+    other = child("section = shmem.SharedMemory(max_size=1 << 20); say('made')")
+    other.hear()
+    other.end()
+    assert not os.path.exists(left)
+    assert os.path.exists(kept)
+    living.kill()
+    os.unlink(kept)
+
+
 def test_killed_last_one_leaves_it_to_the_next(section_file, child):
     other = child("section = shmem.SharedMemory(args[0], max_size=1 << 22); section['a'] = [1, 2]; say(1); time.sleep(60)", section_file)
     other.hear()
