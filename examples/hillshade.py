@@ -466,7 +466,8 @@ def compare(shm, n_workers, shared_times, console):
     sunlight, *pickle_times = timed(compute_by_pickle, grid, progress.cell(), progress.suns(), n_workers, console)
     for what, times in (("in place, in the section:", shared_times), ("by pickle, through a pool:", pickle_times)):
         console.print(f"{what:27}{times[0]:5.2f} s, {times[1]:5.2f} s of processor time")
-    console.print(f"by pickle it took {pickle_times[0] / shared_times[0]:.2f} times as long")
+    ratios = [pickle / shared for pickle, shared in zip(pickle_times, shared_times, strict=True)]
+    console.print(f"by pickle it took {ratios[0]:.2f} times as long, and {ratios[1]:.2f} times the processor time")
     if not np.array_equal(sunlight, shm["sunlight"]):
         raise SystemExit("the two results DIFFER")
     console.print("both results are the same, bit by bit")
@@ -493,7 +494,7 @@ def main():
             console.print(f"{n_kept} of {N_BANDS} bands were there already: no comparison")
         draw(shm, picture)
         heap = shm.check_heap()
-        console.print(f"the heap is whole: {heap.blocks} blocks of ours, {heap.used_bytes:,} bytes in use, {heap.holes} holes")
+        console.print(f"the heap is whole: {heap.blocks} blocks of ours, {heap.used_bytes:,} bytes in use, {heap.hole_bytes:,} in holes")
     console.print(f"written: {picture} and {path}; run it again, and it reports on what it left")
 
 

@@ -33,7 +33,8 @@ from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
 from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
                             PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
 from shmem._lock cimport lock_forget, lock_release_all, lock_thread_ended
-from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read,
+from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, byte_range_is_locked,
+                        file_close, file_facts, file_facts_t, file_open, file_read,
                         file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_system_is_coherent,
                         file_system_kind, file_write, liveness_do_not_inherit, liveness_drop, memory_map, memory_sync,
                         memory_unmap, memory_wiped_by_fork, path_facts, process_id, process_mutex_lock,

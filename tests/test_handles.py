@@ -8,9 +8,9 @@ import pickle
 
 import numpy as np
 import pytest
+from workers import Point, add_one, bump, describe, fill
 
 import shmem
-from workers import Point, add_one, bump, describe, fill
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -54,7 +54,8 @@ def test_handle_is_small_and_opens_in_an_unrelated_process(place, child):
         array = section.array(np.arange(100_000))
         data = pickle.dumps(shmem.handle(array[10:20]))
         assert len(data) < 1000
-        other = child("import pickle; a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(a.section).__name__)", data.hex())
+        code = "import pickle; a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(a.section).__name__)"
+        other = child(code, data.hex())
         assert other.hear() == str(sum(range(10, 20)))
         assert other.hear() == "SharedMemory"
         other.end()

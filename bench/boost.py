@@ -1,0 +1,34 @@
+"""The Boost peer: a C++ program that runs one measurement per line it reads, so that it can take turns with the others."""
+
+import pathlib
+import subprocess
+import sys
+
+PROGRAM = pathlib.Path(sys.prefix, "bin", "boost_peer")
+WHY_NOT = pathlib.Path(sys.prefix, "boost_missing.txt")
+
+
+class Boost:
+    """The running peer, or, where Boost could not be had, `missing`: why."""
+
+    def __init__(self):
+        self.missing = "" if PROGRAM.exists() else WHY_NOT.read_text().strip() if WHY_NOT.exists() else "run bench/make_bench.py first"
+        self._process = None
+
+    def __enter__(self):
+        if not self.missing:
+            self._process = subprocess.Popen([PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        return self
+
+    def __exit__(self, exc_type, exc, traceback):
+        if self._process is not None:
+            self._process.communicate(timeout=30)
+
+    def ask(self, *words):
+        """Have it run one line; the number it answers."""
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        return float(self._process.stdout.readline())
+
+    def contender(self, name, *words):
+        """`{name: callable}` for `best_of`; empty where Boost is missing."""
+        return {} if self.missing else {name: lambda: self.ask(*words)}

@@ -1,0 +1,48 @@
+"""What does the heap cost in steady state, from C, without the GIL?
+
+10,000 live blocks of 16 to 1024 bytes; free a random one, allocate a random size, write its first word.  Not cleared
+(`zero=False`).  The same loop, the same random numbers, on glibc's malloc and on Boost's managed_shared_memory.
+
+    .venv-bench/bin/python bench/run.py --only heap
+"""
+
+import churn_client
+from boost import Boost
+from table import Row, answer
+from timing import best_of
+
+import shmem
+
+QUESTION = "heap churn, C"
+SIZE_BYTES = 64 << 20
+N_LIVE = 10_000
+N_STEPS = 40_000
+N_STEPS_FIRST = 10_000          # not timed: the others had the caches meanwhile
+N_STEPS_BOOST = 6_000           # as long a round as the others'
+SECONDS = 10
+BAR = 3.0
+
+
+def measure():
+    """Compare both free-block indexes with malloc and Boost."""
+    with (
+        Boost() as boost,
+        shmem.SharedMemory(max_size=SIZE_BYTES, index="tlsf") as tlsf,
+        shmem.SharedMemory(max_size=SIZE_BYTES, index="next_fit") as next_fit,
+    ):
+        churns = {"malloc": churn_client.MallocChurn(N_LIVE)}
+        churns |= {shm.index: churn_client.SectionChurn(shm, N_LIVE) for shm in (tlsf, next_fit)}
+        contenders = {name: lambda churn=churn: churn.run(N_STEPS_FIRST, N_STEPS) for name, churn in churns.items()}
+        best = best_of(SECONDS, contenders | boost.contender("boost", "churn", N_LIVE, N_STEPS_FIRST, N_STEPS_BOOST))
+        tlsf.check_heap()
+        next_fit.check_heap()
+    work = "free + allocate 16-1024 bytes, index={}"
+    rows = []
+    for index in ("tlsf", "next_fit"):
+        rows.append(Row(QUESTION, work.format(index), best[index], "glibc malloc", best["malloc"], most_ratio=BAR))
+        rows.append(Row(QUESTION, work.format(index), best[index], "Boost managed_shared_memory", best.get("boost"), note=boost.missing))
+    return rows
+
+
+if __name__ == "__main__":
+    answer(measure)

@@ -1,0 +1,226 @@
+"""How long do the living wait after a process was killed in the worst place?
+
+1. Killed while holding the exclusive lock.  The clock of the bar starts when the kernel let go of the dead one's liveness byte, which
+   before that keeps it alive by definition.  Peers: `flock`, a lock that the kernel itself passes on, both from the kill on; and
+   Boost's mutex, which never recovers.
+2. Killed inside the heap gate: the next `allocate`, and of it the recovery alone, by number of blocks.  Baseline: `check_heap`, which walks
+   the same blocks and changes nothing.
+
+Waiting is taken as the worst of its trials: it is a promise.  It has slices of 50 ms, after which whoever waits asks whether the owner
+lives; recovery alone, the best of its rounds, has none.
+
+    .venv-bench/bin/python bench/run.py --only recovery
+"""
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import pathlib
+import signal
+import struct
+import sys
+import time
+import warnings
+
+import recovery_client
+from boost import Boost
+from table import Row, answer
+from timing import best_of
+
+import shmem
+
+LOCK, HEAP = "killed in the lock", "killed in the heap gate"
+SIZE_BYTES = 128 << 20
+N_TRIALS = 12
+SECONDS = 1
+BLOCK_COUNTS = (1_000, 10_000, 100_000)
+BAR_SECONDS = 0.250
+BOOST_LIMIT_SECONDS = 1.0
+N_ENTRIES = 64
+PATIENCE_SECONDS = 20
+
+spawn = multiprocessing.get_context("spawn")
+
+
+# -- what the other processes do ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def flock(path):
+    """Hold the file's lock, which the kernel passes on when its holder dies."""
+    with open(path, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def section_lock(name):
+    """Hold the lock of a section exclusively."""
+    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
+    with shmem.SharedMemory(shared_name=name) as shm, shmem.exclusive_lock(shm, PATIENCE_SECONDS):
+        yield
+
+
+def hold(take, name, pipe):
+    """Take the lock, say so, and wait to be killed."""
+    with take(name):
+        pipe.send("held")
+        time.sleep(PATIENCE_SECONDS)
+
+
+def wait_for(take, name, pipe):
+    """On each message take the lock, and answer when that was."""
+    while pipe.recv():
+        with take(name):
+            got = time.monotonic()
+        pipe.send(got)
+
+
+def wait_for_section(name, pipe):
+    """The same, with the section kept open between."""
+    with shmem.SharedMemory(shared_name=name):
+        wait_for(section_lock, name, pipe)
+
+
+def die_in_the_gate(name):
+    """Be killed inside the heap gate, in another process."""
+    with shmem.SharedMemory(shared_name=name) as shm:
+        recovery_client.die_in_the_gate(shm)
+
+
+# -- the lock ---------------------------------------------------------------------------------------------
+
+
+class LivenessBytes:
+    """The kernel's word on who is alive: the locks on the section's liveness bytes, through a description of our own."""
+
+    def __init__(self, path):
+        self._file = os.open(path, os.O_RDWR)
+
+    def is_locked(self, index):
+        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, recovery_client.FIRST_LIVENESS_BYTE + index, 1, 0)
+        return struct.unpack_from("h", fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, asked))[0] != fcntl.F_UNLCK
+
+    def alive(self):
+        return {index for index in range(N_ENTRIES) if self.is_locked(index)}
+
+    def close(self):
+        os.close(self._file)
+
+
+@contextlib.contextmanager
+def running(target, *arguments):
+    """A process, and this end of its pipe.  It does not outlive the block, nor therefore the section that the block is in."""
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=target, args=(*arguments, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield process, here
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def trial(take, name, waiter, sleep_seconds, liveness=None):
+    """Kill a holder while `waiter` sleeps; seconds to the next holder, from the kill and from the end of the liveness byte."""
+    before = liveness.alive() if liveness else set()
+    with running(hold, take, name) as (holder, pipe):
+        pipe.recv()
+        indices = liveness.alive() - before if liveness else set()
+        waiter.send(True)
+        time.sleep(sleep_seconds)
+        killed = time.monotonic()
+        os.kill(holder.pid, signal.SIGKILL)
+        while any(liveness.is_locked(index) for index in indices):
+            pass
+        released = time.monotonic()
+        got = waiter.recv()
+    return got - killed, got - released
+
+
+def trials(take, name, wait, *arguments, liveness=None):
+    """The worst of all trials; in each the kill comes at another moment of the waiter's sleep."""
+    with running(wait, *arguments) as (process, waiter):
+        waits = [trial(take, name, waiter, 0.2 + 0.0047 * i, liveness) for i in range(N_TRIALS)]
+        waiter.send(False)
+        process.join()
+    return tuple(map(max, zip(*waits, strict=True)))
+
+
+def measure_lock():
+    """Kill holders of ours, of `flock`, of Boost's mutex."""
+    path = pathlib.Path(sys.prefix, f"flock-{os.getpid()}")
+    with shmem.SharedMemory(max_size=1 << 20, shared_name=f"bench-{os.getpid()}") as shm:
+        liveness = LivenessBytes(shm.path)
+        from_kill, from_release = trials(section_lock, shm.name, wait_for_section, shm.name, liveness=liveness)
+        liveness.close()
+    try:
+        flock_from_kill, _ = trials(flock, path, wait_for, flock, path)
+    finally:
+        path.unlink(missing_ok=True)
+    with Boost() as boost:
+        seconds = -1 if boost.missing else boost.ask("death", BOOST_LIMIT_SECONDS)
+    boost_from_kill = seconds if seconds >= 0 else None
+    note = boost.missing or f"not within {BOOST_LIMIT_SECONDS:g} s"
+    work = f"next holder, worst of {N_TRIALS}, since "
+    return [
+        Row(LOCK, work + "the liveness byte", from_release, "-", None, most_seconds=BAR_SECONDS),
+        Row(LOCK, work + "SIGKILL", from_kill, "flock", flock_from_kill),
+        Row(LOCK, work + "SIGKILL", from_kill, "Boost interprocess_upgradable_mutex", boost_from_kill, note=note),
+    ]
+
+
+# -- the heap ---------------------------------------------------------------------------------------------
+
+
+def next_allocate(shm):
+    """Have a process killed inside the heap gate; seconds that the next `allocate` takes."""
+    process = spawn.Process(target=die_in_the_gate, args=(shm.name,))
+    process.start()
+    process.join()
+    if process.exitcode != -signal.SIGKILL:
+        raise RuntimeError(f"the process was to be killed inside the gate, but ended with {process.exitcode}")
+    begun = time.perf_counter()
+    block = shm.allocate(64)
+    taken = time.perf_counter() - begun
+    shm.free(block)
+    return taken
+
+
+def measure_heap():
+    """Kill in the gate of heaps of several sizes."""
+    rows = []
+    for n_blocks in BLOCK_COUNTS:
+        with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=f"bench-{os.getpid()}-{n_blocks}") as shm:
+            recovery_client.fill(shm, n_blocks)
+            before = shm.stats().recoveries
+            after_death = next_allocate(shm)
+            if shm.stats().recoveries == before:
+                raise RuntimeError("the heap was not recovered")
+            best = best_of(SECONDS, {"recover": lambda shm=shm: recovery_client.recover(shm), "check": lambda shm=shm: check_seconds(shm)})
+            report = shm.check_heap()
+        n_walked = report.blocks + report.holes
+        rows.append(Row(HEAP, f"next allocate, {n_blocks:,} blocks", after_death, "-", None))
+        rows.append(Row(HEAP, f"recovery alone, {n_blocks:,} blocks", best["recover"], "check_heap", best["check"]))
+        rows.append(Row(HEAP, f"recovery alone, {n_blocks:,} blocks, per block", best["recover"] / n_walked, "check_heap, per block",
+                        best["check"] / n_walked))
+    return rows
+
+
+def check_seconds(shm):
+    """The baseline."""
+    begun = time.perf_counter()
+    shm.check_heap()
+    return time.perf_counter() - begun
+
+
+def measure():
+    """Lock, then heap."""
+    return measure_lock() + measure_heap()
+
+
+if __name__ == "__main__":
+    answer(measure)

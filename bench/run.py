@@ -1,0 +1,92 @@
+"""The benchmarks as one table: each row beside a peer measured in the same run.
+
+    python3 bench/make_bench.py                        the environment, then all of it (what `make bench` does)
+    .venv-bench/bin/python bench/run.py --only lock    one question; see --help
+    .venv-bench/bin/python bench/run.py --json FILE    the rows in a file too
+
+Every question runs in a process of its own, with one thread per library, and its contenders take turns (A B A B); shown is the best round
+of each, except where a row says "worst of".  Machines differ and are shared: the ratios matter.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import signal
+import subprocess
+import sys
+import time
+
+from table import Row, as_facts, format_table
+
+BENCH = pathlib.Path(__file__).resolve().parent
+QUESTIONS = {
+    "heap": "heap_churn.py",
+    "lock": "lock.py",
+    "place": "place_array.py",
+    "fields": "fields.py",
+    "tstshmem": "tstshmem.py",
+    "recovery": "recovery.py",
+}
+LIMIT_SECONDS = 300
+FAILED = "failed, see above"
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}     # malloc is slower once there are threads
+
+
+def answer_of(name):
+    """What a question's process prints.  One that takes too long is interrupted as by Ctrl-C, so that it closes its sections."""
+    command = [sys.executable, str(BENCH / QUESTIONS[name]), "--rows"]
+    with subprocess.Popen(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            answer, _ = process.communicate(timeout=LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            raise
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return answer
+
+
+def ask(name):
+    """The rows of one question; if it fails, one row that says so."""
+    try:
+        return [Row(**facts) for facts in json.loads(answer_of(name).splitlines()[-1])]
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
+        print(f"bench: {name}: {error}", file=sys.stderr)
+        return [Row(name, "-", None, "-", None, note=FAILED)]
+
+
+def machine():
+    """What the numbers were taken with."""
+    import numpy as np
+
+    facts = {"Python": platform.python_version(), "numpy": np.__version__, "C library": " ".join(platform.libc_ver()),
+             "machine": platform.machine(), "cores": os.cpu_count(), "load": f"{os.getloadavg()[0]:.1f}"}
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
+
+
+def main():
+    """Ask, print, count the bars; the exit status is 1 when a question failed, whatever the bars say."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=QUESTIONS, action="append", help="ask this question alone; may be given again")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows there too")
+    arguments = parser.parse_args()
+    if any(importlib.util.find_spec(name) is None for name in ("shmem", "churn_client", "posix_ipc")):
+        raise SystemExit("bench: this Python lacks what is measured; run python3 bench/make_bench.py, which makes .venv-bench")
+    about, begun, rows = machine(), time.monotonic(), []
+    for name in arguments.only or QUESTIONS:
+        print(f"bench: {name} ...", file=sys.stderr, flush=True)
+        rows += ask(name)
+    print(format_table(rows))
+    bars = [row.reached for row in rows if row.reached is not None]
+    print(f"\n{about}; {time.monotonic() - begun:.0f} s; times are the best of several rounds in turn, ratio = shmem / peer; "
+          f"bars reached: {sum(bars)} of {len(bars)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"about": about, "rows": [as_facts(row) for row in rows]}, indent=1) + "\n")
+    return any(row.note == FAILED for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""What does the lock cost a whole program?  `tstshmem`, after the original's own test: threads of several processes on one search tree.
+
+Each key is inserted, searched ten times, removed, every step under the lock.  The peer is the command's own row without locks: one
+thread of one process.  Times are per key, over all threads.
+
+    .venv-bench/bin/python bench/run.py --only tstshmem
+"""
+
+import json
+import subprocess
+import sys
+
+from table import Row, answer
+
+QUESTION = "tstshmem"
+N_PROCESSES, N_THREADS, N_KEYS = 2, 2, 2_000
+VARIANTS = ("cython", "python")
+N_RUNS = 3
+LIMIT_SECONDS = 60
+
+
+def command(*arguments):
+    """Run `python -m shmem tstshmem`; what it prints."""
+    finished = subprocess.run([sys.executable, "-m", "shmem", "tstshmem", *arguments], capture_output=True, text=True,
+                              timeout=LIMIT_SECONDS, check=True)
+    return finished.stdout
+
+
+def run_once(variant):
+    """Seconds per key: (with locks, without)."""
+    answered = json.loads(command("--variant", variant, "-p", str(N_PROCESSES), "-t", str(N_THREADS), "-n", str(N_KEYS), "--json"))
+    rows = answered if isinstance(answered, list) else answered["rows"]
+    by_locking = {row["locking"]: row["seconds"] / (row["processes"] * row["threads"] * N_KEYS) for row in rows}
+    return by_locking[True], by_locking[False]
+
+
+def measure():
+    """Both variants; where this version has no such command, a row that says so."""
+    try:
+        command("--help")
+    except subprocess.CalledProcessError:
+        return [Row(QUESTION, "-", None, "-", None, note="not in this version")]
+    rows = []
+    for variant in VARIANTS:
+        runs = [run_once(variant) for _ in range(N_RUNS)]
+        locked, alone = map(min, zip(*runs, strict=True))
+        work = f"{N_PROCESSES} processes x {N_THREADS} threads, {variant}, per key"
+        rows.append(Row(QUESTION, work, locked, "1 thread, no locks, per key", alone))
+    return rows
+
+
+if __name__ == "__main__":
+    answer(measure)
