@@ -16,10 +16,8 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
-import pathlib
 import signal
 import struct
-import sys
 import time
 import warnings
 
@@ -49,7 +47,7 @@ spawn = multiprocessing.get_context("spawn")
 @contextlib.contextmanager
 def flock(path):
     """Hold the file's lock, which the kernel passes on when its holder dies."""
-    with open(path, "wb") as file:
+    with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -152,15 +150,11 @@ def trials(take, name, wait, *arguments, liveness=None):
 
 def measure_lock():
     """Kill holders of ours, of `flock`, of Boost's mutex."""
-    path = pathlib.Path(sys.prefix, f"flock-{os.getpid()}")
     with shmem.SharedMemory(max_size=1 << 20, shared_name=f"bench-{os.getpid()}") as shm:
         liveness = LivenessBytes(shm.path)
         from_kill, from_release = trials(section_lock, shm.name, wait_for_section, shm.name, liveness=liveness)
         liveness.close()
-    try:
-        flock_from_kill, _ = trials(flock, path, wait_for, flock, path)
-    finally:
-        path.unlink(missing_ok=True)
+        flock_from_kill, _ = trials(flock, shm.path, wait_for, flock, shm.path)      # any file will do; this one is in memory, as ours
     with Boost() as boost:
         seconds = -1 if boost.missing else boost.ask("death", BOOST_LIMIT_SECONDS)
     boost_from_kill = seconds if seconds >= 0 else None

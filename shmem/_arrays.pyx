@@ -32,9 +32,9 @@ from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BL
                             array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, payload_bytes,
                             payload_to_block, round_up, tag_size, tag_type)
 from shmem._names cimport insert_name
-from shmem._recovery cimport array_is_pinned
-from shmem._section cimport block_at, section_t
-from shmem._status cimport INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+from shmem._recovery cimport array_is_forsaken, array_is_pinned, array_is_sane
+from shmem._section cimport block_at, busy_begin, busy_end, section_t
+from shmem._status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 
 cdef enum:
     MAX_DIMS = 64
@@ -44,12 +44,14 @@ cdef dict _counts = {}              # (section_t, forks, offset, serial) -> hold
 cdef object _counts_lock = threading.RLock()
 
 
-def _new_lock_in_child():
+def _start_anew_in_child():
+    """The parent's counts are not the child's, and the lock may have been held by a thread that the child does not have."""
     global _counts_lock
     _counts_lock = threading.RLock()
+    _counts.clear()
 
 
-os.register_at_fork(after_in_child=_new_lock_in_child)
+os.register_at_fork(after_in_child=_start_anew_in_child)
 
 
 # -- pins -----------------------------------------------------------------------------------------------
@@ -64,6 +66,8 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, bint wa
     status = heap_check_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY:
         status = INVALID_BLOCK
+    if status == OK and not array_is_sane(section, payload_off):
+        status = CORRUPTED
     if status == OK:
         me = section.private.index_plus_1 - 1
         pins = array_pins(<array_t*>(section.base + payload_off))
@@ -83,10 +87,12 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, bint 
     if status != OK:
         return status
     me = section.private.index_plus_1 - 1
-    if heap_check_block(section, payload_off, serial) == OK:      # else it was freed under the view, on purpose
+    # if it is not there, it was freed under the view, on purpose
+    if heap_check_block(section, payload_off, serial) == OK and array_is_sane(section, payload_off):
         pins = array_pins(array)
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
-        if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True):
+        if (array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
+                and array_is_forsaken(section, payload_off)):
             status = heap_release(section, payload_off)
     if section.participants[me].pins:
         fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)
@@ -99,7 +105,9 @@ cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) 
         return
     if _unpin(section, payload_off, serial, False) == WOULD_BLOCK:
         with nogil:
+            busy_begin(section)
             _unpin(section, payload_off, serial, True)
+            busy_end(section)
 
 
 def drop_all_pins():
@@ -132,7 +140,9 @@ cdef class ArrayHold(Placed):
                 status = _pin(section, payload_off, self.serial, False)
                 if status == WOULD_BLOCK:
                     with nogil:
+                        busy_begin(section)
                         status = _pin(section, payload_off, self.serial, True)
+                        busy_end(section)
                 if status != OK:
                     del _counts[key]
                     self.key = None
@@ -343,7 +353,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
         if fill is not None:
             fill(array)
         if name is not None:
-            insert_name(mapping, name, hold.payload_off(), TYPE_ARRAY, 0)
+            insert_name(mapping, name, hold.payload_off(), hold.serial, True, TYPE_ARRAY)
     except BaseException:
         _give_up(hold)
         raise

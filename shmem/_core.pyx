@@ -29,6 +29,7 @@ import operator
 import os
 import re
 import secrets
+import threading
 import weakref
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
@@ -39,21 +40,21 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem import _errors
 from shmem._explain import explain, explain_opening
 
-from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_release_u64
+from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_block, heap_enter, heap_free,
-                          heap_leave, heap_reallocate, heap_trim)
+                          heap_leave, heap_reallocate, heap_set_root, heap_trim)
 from shmem._layout cimport (BLOCK_MAX_ALIGN_BYTES, INDEX_NEXT_FIT, INDEX_TLSF, MAX_PARTICIPANTS, PAGE_BYTES, SERIAL_MASK,
                             SLACK_SHIFT, block_t, header_t, layout_fingerprint, payload_bytes, payload_to_block, round_up,
                             tag_size, tag_type)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
 from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave, section_of_address,
                              section_remove_abandoned, sections_depart)
-from shmem._os cimport file_sync, memory_sync, now_ns
-from shmem._participants cimport participant_entry_is_alive, participant_is_alive
-from shmem._section cimport block_at, section_t
-from shmem._status cimport INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+from shmem._os cimport file_sync, memory_sync, now_ns, pause_ns
+from shmem._participants cimport participant_entry_is_alive, participant_is_alive, section_descriptor
+from shmem._section cimport block_at, busy_begin, busy_end, section_t
+from shmem._status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 
 cdef enum:
     SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
@@ -93,9 +94,18 @@ def register_face(face_class):
 
 
 def depart_all():
-    """At exit: leave every section, and leave it whole if nobody else is in it."""
-    with nogil:
-        sections_depart()
+    """At exit: leave every section, and leave it whole if nobody else is in it.
+
+    Daemon threads may still run.  They cannot enter the library while this holds the GIL; those that are inside are
+    waited for, and a section in which one stays is left to the kernel, as after a kill.  Nobody needs the
+    GIL while holding the process mutex, an opening byte or a heap gate.
+
+    Returns
+    -------
+    bool
+        Whether every section was left.
+    """
+    return not sections_depart()
 
 
 # -- errors and arguments -------------------------------------------------------------------------------
@@ -114,6 +124,8 @@ cdef str _section_text(section_t* section):
 
 cdef int _fail(int status, Mapping mapping, str what) except -1:
     cdef section_t* section = mapping.section
+    if status == CLOSED and section.departed and threading.current_thread() is not threading.main_thread():
+        _park()
     raise explain(status, what, {
         "section": _section_text(section),
         "path": os.fsdecode(section.path),
@@ -121,6 +133,14 @@ cdef int _fail(int status, Mapping mapping, str what) except -1:
         "max_size": section.size_bytes,
         "holder": _holder_text(section),
     })
+
+
+cdef int _park() except -1:
+    """The process is about to exit and this is a daemon thread: it stays here, as CPython has them do a moment later."""
+    with nogil:
+        while True:
+            pause_ns(1000000000)
+    return 0
 
 
 cdef int check(int status, Mapping mapping, str what) except -1:
@@ -173,7 +193,9 @@ cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_byt
         status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_NOWAIT, &payload_off)
     if status == WOULD_BLOCK:
         with nogil:
+            busy_begin(section)
             status = heap_allocate(section, size_bytes, align_bytes, type_id, flags, &payload_off)
+            busy_end(section)
     if status != OK:
         check(status, mapping, f"allocate {size_bytes:,} bytes")
     return payload_off
@@ -195,7 +217,9 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
     if status == WOULD_BLOCK:
         with nogil:
+            busy_begin(section)
             status = heap_free(section, payload_off, serial, 0)
+            busy_end(section)
     return check(status, mapping, f"free the block at offset {payload_off:#x}")
 
 
@@ -205,7 +229,9 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
     cdef int status = heap_enter(section, False)
     if status == WOULD_BLOCK:
         with nogil:
+            busy_begin(section)
             status = heap_enter(section, True)
+            busy_end(section)
     if status == OK:
         status = heap_check_block(section, payload_off, 0)
         heap_leave(section)
@@ -397,6 +423,7 @@ def find_storage(obj):
     """
     cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
     cdef section_t* section
+    cdef uint64_t address
     cdef Mapping mapping
     cdef const unsigned char[:] some
     if placed is not None:
@@ -404,10 +431,14 @@ def find_storage(obj):
             return face_of(placed.mapping)
         section = placed.mapping.section
     elif isinstance(obj, int):
-        section = section_of_address(obj) if 0 < obj < 1 << 64 else NULL
+        address = obj if 0 < obj < 1 << 64 else 0
+        with nogil:
+            section = section_of_address(address)
     else:
         some = memoryview(obj).cast("B")
-        section = section_of_address(<uint64_t>&some[0]) if some.shape[0] else NULL
+        address = <uint64_t>&some[0] if some.shape[0] else 0
+        with nogil:
+            section = section_of_address(address)
     if section == NULL:
         return None
     for candidate in list(_mappings):
@@ -572,7 +603,7 @@ cdef class Memory:
         request.index_kind = _index_argument(index)
         request.found = request.wanted = 0
         request.found_label[0] = 0
-        request.was_unclean = False
+        request.was_unclean = request.was_made = False
         mapping.section = _open_section(&request, path, shared_name)
         mapping.writable = not request.read_only
         mapping.base = mapping.section.base if mapping.writable else mapping.section.read_only_base
@@ -672,9 +703,11 @@ cdef class Memory:
         cdef section_t* section = mapping.section
         cdef int status
         with nogil:
+            busy_begin(section)
             status = memory_sync(section.base, round_up(load_acquire_u64(&section.header.top), PAGE_BYTES))
             if status == OK:
-                status = file_sync(section.fd)
+                status = file_sync(section_descriptor(section))
+            busy_end(section)
         check(status, mapping, "flush")
 
     def trim(self):
@@ -683,7 +716,9 @@ cdef class Memory:
         cdef section_t* section = mapping.section
         cdef int status
         with nogil:
+            busy_begin(section)
             status = heap_trim(section)
+            busy_end(section)
         check(status, mapping, "trim")
 
     # -- heap
@@ -738,7 +773,9 @@ cdef class Memory:
         if not isinstance(obj, Block):
             raise TypeError(f"reallocate takes a Block, not {type(obj).__name__}: what else lies in a section knows its own size")
         with nogil:
+            busy_begin(section)
             status = heap_reallocate(section, payload_off, serial, size_bytes, flags, &new_off)
+            busy_end(section)
         check(status, mapping, f"reallocate the block at offset {payload_off:#x} to {size_bytes:,} bytes")
         return _make_block(mapping, new_off)
 
@@ -783,9 +820,19 @@ cdef class Memory:
     # -- root
 
     def set_root_object(self, obj):
-        """Make `obj` what `get_root_object` finds; None unsets it."""
+        """Make `obj` what `get_root_object` finds; None unsets it.  Freeing the root object unsets it too."""
         cdef Mapping mapping = self.writable_mapping("set the root object")
-        store_release_u64(&mapping.section.header.root_off, 0 if obj is None else offset_in(mapping, obj))
+        cdef section_t* section = mapping.section
+        cdef uint64_t payload_off = 0, serial = 0
+        cdef int status
+        if obj is not None:
+            payload_off = offset_in(mapping, obj)
+            serial = placed_behind(obj).serial
+        with nogil:
+            busy_begin(section)
+            status = heap_set_root(section, payload_off, serial)
+            busy_end(section)
+        check(status, mapping, "set the root object")
 
     def get_root_object(self):
         """The object that everything else is reached from; None when unset."""
@@ -811,7 +858,9 @@ cdef class Memory:
         cdef Problem problem = MARKED_BROKEN
         cdef int status
         with nogil:
+            busy_begin(section)
             status = heap_check(section, &facts, &problem)
+            busy_end(section)
         if problem:
             raise _describe_problem(problem, &facts, section)
         check(status, mapping, "check_heap")
@@ -823,7 +872,9 @@ cdef class Memory:
         cdef heap_facts_t facts
         cdef int status
         with nogil:
+            busy_begin(section)
             status = heap_count(section, &facts)
+            busy_end(section)
         check(status, mapping, "stats")
         return facts
 

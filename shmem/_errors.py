@@ -112,7 +112,8 @@ def get_error_text(status):
 
 def _rebuild(cls, args, state):
     error = cls(*args)
-    error.__dict__.update(state)
+    for name, value in state.items():
+        setattr(error, name, value)
     return error
 
 
@@ -128,7 +129,10 @@ class ShmemError(Exception):
     status = Status.corrupted
 
     def __reduce__(self):
-        return _rebuild, (type(self), self.args, self.__dict__.copy())
+        state = self.__dict__.copy()
+        if isinstance(self, OSError):
+            state.update(errno=self.errno, filename=self.filename)
+        return _rebuild, (type(self), self.args, state)
 
     def __str__(self):
         return str(self.args[0]) if self.args else get_error_text(self.status)

@@ -69,7 +69,7 @@ cdef inline object object_at(Mapping mapping, object cls, char* data):
 cdef inline bint object_is_stale(Placed placed) noexcept:
     """Whether the block was freed, and perhaps used again, since this object was made.
 
-    Both words lie in one line with the first fields.  The serial alone does not tell: freeing leaves it as it was.
+    The tag is what frees a block; the serial is cleared after it, by a process that may be killed in between.
     """
     cdef block_t* block = <block_t*>(placed.data - BLOCK_HEAD_BYTES)
     return tag_state(block.tag) != STATE_USED or ((block.serial ^ placed.serial) & SERIAL_MASK) != 0

@@ -46,7 +46,7 @@ cdef extern from "Python.h":
 cdef object ndarray = np.ndarray
 cdef uint64_t generation = 1          # of class definitions in this process: an older TypeCache is out of date
 
-MAX_FIELD_BYTES = 1 << 46             # block sizes have 48 bits
+MAX_FIELD_BYTES = (1 << 31) - 1       # of a field, and of an object: numpy's dtypes go no further
 ANY = "*"                             # the target name that every block has
 
 
@@ -202,7 +202,8 @@ cdef class Array(FieldType):
         self.shape = tuple([dimension(count) for count in shape])
         n_bytes = math.prod(self.shape) * self.element.itemsize
         if not 0 < n_bytes <= MAX_FIELD_BYTES:
-            raise TypeError(f"an Array has 1 to {MAX_FIELD_BYTES} bytes; {self!r} has {n_bytes}")
+            raise TypeError(f"an Array field has at most {MAX_FIELD_BYTES} bytes; {self!r} has {n_bytes}.  "
+                            "Let a field refer to an array, Ref[numpy.ndarray]")
         self.n_bytes = n_bytes
         self.align_bytes = self.element.alignment
         self.dtype = np.dtype((self.element, self.shape))

@@ -31,7 +31,7 @@ cdef enum:
 
 
 cdef inline bint hole_is_plausible(section_t* section, uint64_t hole_off) noexcept nogil:
-    return (section.heap_start <= hole_off and hole_off + BLOCK_MIN_BYTES <= section.header.top and hole_off & 15 == 0
+    return (section.heap_start <= hole_off and hole_off <= section.header.top - BLOCK_MIN_BYTES and hole_off & 15 == 0
             and tag_state(block_at(section, hole_off).tag) == STATE_HOLE)
 
 

@@ -4,6 +4,8 @@ import atexit
 import dataclasses
 import multiprocessing.util
 import sys
+import threading
+import time
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -134,8 +136,15 @@ _core.register_traveller(_travel_with_loky)
 
 
 def _leave_all():
+    """Leave every section.  Threads that are not daemons are waited for: in multiprocessing children they may still run."""
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
     _arrays.drop_all_pins()
-    _core.depart_all()
+    for _ in range(1000):
+        if _core.depart_all():
+            return
+        time.sleep(0.001)
 
 
 def _depart_in_child(_):
@@ -144,3 +153,5 @@ def _depart_in_child(_):
 
 atexit.register(_leave_all)
 multiprocessing.util.register_after_fork(_depart_in_child, _depart_in_child)  # such children skip atexit
+if multiprocessing.parent_process() is not None:
+    _depart_in_child(None)

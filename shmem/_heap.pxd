@@ -17,6 +17,7 @@ cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil
 cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, int flags,
                          uint64_t* new_payload_off) noexcept nogil
+cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_trim(section_t* section) noexcept nogil
 
 # for callers that hold the heap gate

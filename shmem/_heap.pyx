@@ -34,8 +34,8 @@ blocks, and given out again first.  The lists are emptied before a section is ca
 by the last one out.
 """
 
-from libc.errno cimport ENOSPC, ETIMEDOUT
-from libc.stdint cimport uint32_t, uint64_t
+from libc.errno cimport EBADF, EDQUOT, ENOSPC, ETIMEDOUT
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, fetch_add_seq_cst_u32,
@@ -48,7 +48,7 @@ from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_
                             tag_state, tag_type)
 from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
 from shmem._os cimport file_give_back, file_reserve, futex_wait, futex_wake
-from shmem._participants cimport participant_is_alive
+from shmem._participants cimport participant_is_alive, section_descriptor
 from shmem._recovery cimport (NOBODY, array_is_pinned, chain_has_block, dead_left_something, heap_recover)
 from shmem._section cimport block_at, section_t, word_at
 from shmem._status cimport (ALREADY_FREED, CORRUPTED, INVALID_BLOCK, NO_MEMORY, NOT_FOUND, OK, PINNED, WOULD_BLOCK)
@@ -78,7 +78,9 @@ cdef bint _gate_take_over(section_t* section, uint64_t word) noexcept nogil:
         return False
     if not compare_exchange_acquire_u64(&section.header.heap_gate, word, section.private.gate_word | GATE_WAITERS):
         return False
-    heap_recover(section, NOBODY)        # if it cannot, `broken` says so to whoever comes
+    # the entry may have a new owner by now, but one that has never had the gate: what is there, the dead one left.
+    # If it cannot be recovered, `broken` says so to whoever comes
+    heap_recover(section, <int64_t>(word & GATE_OWNER_MASK) - 1)
     return True
 
 
@@ -217,7 +219,7 @@ cdef inline uint64_t _cache_take(section_t* section, uint64_t size_bytes) noexce
     off = section.index.cache_off[i]
     if off == 0:
         return 0
-    if (off < section.heap_start or off + size_bytes > section.header.top or off & 15
+    if (off < section.heap_start or off > section.header.top - size_bytes or off & 15
             or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
         section.index.cache_off[i] = 0   # a damaged list: what it held comes back with the next recovery
         section.index.cache_count[i] = 0
@@ -277,14 +279,20 @@ cdef int _take_hole(section_t* section, uint64_t hole_off, request_t* request, u
     if rest and status == OK:
         status = index_insert(section, off + size_bytes, rest)
     block_off[0] = off
-    return status
+    return OK if status == OK else heap_recover(section, NOBODY)      # the block is there; the index is made anew
+
+
+cdef inline bint _is_out_of_space(int status) noexcept nogil:
+    return status == NO_MEMORY or status == ENOSPC or status == EDQUOT
 
 
 cdef int _reserve(section_t* section, uint64_t end_off) noexcept nogil:
     """Have the file system back the section up to `end_off`, in steps; SectionFull beats SIGBUS later."""
     cdef header_t* header = section.header
     cdef uint64_t step = header.reserved >> 3, wish
-    cdef int status
+    cdef int status, fd = section_descriptor(section)
+    if fd < 0:
+        return EBADF
     if step < RESERVE_BYTES:
         step = RESERVE_BYTES
     if step > 64 * <uint64_t>RESERVE_BYTES:
@@ -294,10 +302,10 @@ cdef int _reserve(section_t* section, uint64_t end_off) noexcept nogil:
         wish = round_up(header.reserved + step, PAGE_BYTES)
     if wish > section.size_bytes:
         wish = section.size_bytes
-    status = file_reserve(section.fd, header.reserved, wish, header.reserved)
-    if status == ENOSPC and wish > round_up(end_off, PAGE_BYTES):
+    status = file_reserve(fd, header.reserved, wish, header.reserved)
+    if _is_out_of_space(status) and wish > round_up(end_off, PAGE_BYTES):
         wish = round_up(end_off, PAGE_BYTES)
-        status = file_reserve(section.fd, header.reserved, wish, header.reserved)
+        status = file_reserve(fd, header.reserved, wish, header.reserved)
     if status == OK:
         store_release_u64(&header.reserved, wish)
     return status
@@ -352,10 +360,10 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
             status = _place(section, request, block_off)
         if status == CORRUPTED:
             store_release_u32(&section.header.broken, 1)
-    if (status == NO_MEMORY or status == ENOSPC) and section.header.cached_blocks:
+    if _is_out_of_space(status) and section.header.cached_blocks:
         heap_flush_cache(section)
         status = _place(section, request, block_off)
-    if (status == NO_MEMORY or status == ENOSPC) and dead_left_something(section):
+    if _is_out_of_space(status) and dead_left_something(section):
         heap_recover(section, NOBODY)
         status = _place(section, request, block_off)
     return status
@@ -421,8 +429,10 @@ cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id
 
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
     """Give a PENDING block of mine back."""
-    heap_commit(section, payload_off, 0)
-    heap_free(section, payload_off, 0, 0)
+    if heap_enter(section, True) == OK:
+        heap_release(section, payload_off)
+        heap_leave(section)
+    fetch_sub_seq_cst_u32(_my_pending(section), 1)
 
 
 # -- free -----------------------------------------------------------------------------------------------
@@ -463,6 +473,8 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block that was checked.  The gate is mine."""
     cdef uint64_t off = payload_to_block(payload_off)
     cdef uint64_t size_bytes = tag_size(block_at(section, off).tag)
+    if section.header.root_off == payload_off:
+        store_release_u64(&section.header.root_off, 0)            # before the place can be used again
     section.header.used_blocks -= 1
     section.header.used_bytes -= size_bytes
     if _cache_put(section, off, size_bytes):
@@ -483,6 +495,19 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
             status = PINNED
     if status == OK:
         status = heap_release(section, payload_off)
+    heap_leave(section)
+    return status
+
+
+cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+    """Make a used block the root, or with offset 0 none."""
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    if payload_off != 0:
+        status = heap_check_block(section, payload_off, serial)
+    if status == OK:
+        store_release_u64(&section.header.root_off, payload_off)
     heap_leave(section)
     return status
 
@@ -519,13 +544,13 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
     if rest:
         _write_hole(section, off + new_bytes, rest)
     if new_bytes != old_bytes:
-        if zero and new_bytes > old_bytes:
-            memset(section.base + off + old_bytes, 0, new_bytes - old_bytes)
+        if zero and new_bytes > old_bytes:                       # but not the hole's front tag: the chain needs it still
+            memset(section.base + off + old_bytes + sizeof(uint64_t), 0, new_bytes - old_bytes - sizeof(uint64_t))
         _write_rear(section, off, new_bytes)
         store_release_u64(&block.tag, new_tag)                                                      # commit
     store_release_u64(&block.serial, new_serial)
-    if zero and request_bytes > old_request:                     # old slack, and the old rear if it is payload now
-        clear_end_off = off + old_bytes if new_bytes > old_bytes else off + new_bytes - BLOCK_REAR_BYTES
+    if zero and request_bytes > old_request:                     # old slack, old rear, and the hole's front tag
+        clear_end_off = off + old_bytes + sizeof(uint64_t) if new_bytes > old_bytes else off + new_bytes - BLOCK_REAR_BYTES
         memset(section.base + clear_off, 0, clear_end_off - clear_off)
     intent_end(my_intent(section))
     section.header.used_bytes += new_bytes - old_bytes
@@ -572,6 +597,8 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
                      payload_to_block(payload_off), hole_tag, new_payload_off, 0, 0, 0)
         store_release_u64(&old.tag, hole_tag)                                                       # commit
         heap_commit(section, new_payload_off, <uint32_t>type_id)
+        if section.header.root_off == payload_off:
+            store_release_u64(&section.header.root_off, new_payload_off)
         intent_end(my_intent(section))
         section.header.used_blocks -= 1
         section.header.used_bytes -= size_bytes
@@ -633,7 +660,10 @@ cdef int heap_trim(section_t* section) noexcept nogil:
     """Give the backing above `top` back to the file system.  The file keeps its length: views stay valid."""
     cdef header_t* header = section.header
     cdef uint64_t keep_off
-    cdef int status = heap_enter(section, True)
+    cdef int status, fd = section_descriptor(section)
+    if fd < 0:
+        return EBADF
+    status = heap_enter(section, True)
     if status != OK:
         return status
     status = CORRUPTED if header.broken else heap_flush_cache(section)
@@ -641,7 +671,7 @@ cdef int heap_trim(section_t* section) noexcept nogil:
         keep_off = round_up(header.top, PAGE_BYTES)
         if keep_off < header.reserved:
             store_release_u64(&header.reserved, keep_off)        # first: less than there is does no harm
-            status = file_give_back(section.fd, keep_off, section.size_bytes)
+            status = file_give_back(fd, keep_off, section.size_bytes)
             if status == OK and header.high_water > keep_off:
                 store_release_u64(&header.high_water, keep_off)
     heap_leave(section)

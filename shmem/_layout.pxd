@@ -199,10 +199,11 @@ cdef extern from *:
     typedef struct { uint64_t hash; uint64_t entry_off; } name_slot_t;
     typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
         uint64_t value;               /* directory: payload offset; types: type id */
+        uint64_t serial;              /* directory: of the block that was named; the place may be another's by now */
         uint32_t name_bytes;
         uint32_t data_bytes;
     } name_entry_t;
-    _Static_assert(sizeof(name_table_t) == 16 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 16, "layout");
+    _Static_assert(sizeof(name_table_t) == 16 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 24, "layout");
     #define SLOT_EMPTY 0u
     #define SLOT_REMOVED 1u
 
@@ -340,6 +341,7 @@ cdef extern from *:
 
     ctypedef struct name_entry_t:
         uint64_t value
+        uint64_t serial
         uint32_t name_bytes
         uint32_t data_bytes
 

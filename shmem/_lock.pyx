@@ -61,6 +61,7 @@ cdef enum:
     TURN_NS = 1000000
     N_SPINS = 40
     EVERYBODY = 0x7fffffff
+    MAX_SLICES = 20                # a drainer looks for signals at least once a second, lest it slept through one
     MUST_YIELD = 1                 # drain: somebody upgrades, give the gate back
     SLICE_OVER = 2                 # slept without news: time to look for signals, if nothing is claimed
 
@@ -226,7 +227,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
     cdef uint32_t first = 0, sequence
     cdef uint64_t word
     cdef bint ask = False
-    cdef int status, spins = 0
+    cdef int status, spins = 0, slices_left = MAX_SLICES
     while True:
         sequence = load_seq_cst_u32(&section.header.drain)     # before the counts: a step after them is seen
         while first < load_seq_cst_u32(&section.header.participants_high) and _entry_is_empty(section, first, own, ask):
@@ -246,7 +247,8 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
             cpu_relax()
             continue
         status = _sleep(section, &section.header.drain, sequence, deadline_ns, SLICE_NS)
-        if status == EINTR:
+        slices_left -= status == ETIMEDOUT and own == 0       # an upgrader would let another one in meanwhile
+        if status == EINTR or slices_left == 0:
             return INTERRUPTED
         ask = status == ETIMEDOUT
 

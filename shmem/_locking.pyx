@@ -15,8 +15,8 @@ from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
 from shmem._core cimport Mapping, Memory, check, deadline_argument
 from shmem._lock cimport (lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
                           unlock_exclusive, unlock_shared)
-from shmem._opening cimport section_of_id
-from shmem._section cimport section_t, thread_pointer
+from shmem._opening cimport section_unlock
+from shmem._section cimport busy_begin, busy_end, section_t, thread_pointer
 from shmem._status cimport INTERRUPTED, NOT_OWNER, OK
 
 
@@ -54,10 +54,12 @@ cdef int _wait(Mapping mapping, bint exclusive, object timeout) except -1:
     cdef int status = INTERRUPTED
     while True:
         with nogil:
+            busy_begin(section)
             if exclusive:
                 status = lock_exclusive_wait(section, deadline_ns, True)
             else:
                 status = lock_shared_wait(section, deadline_ns, True)
+            busy_end(section)
         if status != INTERRUPTED:
             break
         PyErr_CheckSignals()
@@ -79,12 +81,11 @@ cdef int _leave(Memory memory, bint exclusive) except -1:
 
     A closed handle: if it was this process's last, close() has released; if not, the lock is still to be released.
     """
-    cdef section_t* section
+    cdef uint64_t section_id = memory.section_id
     if memory.mapping is None:
-        section = section_of_id(memory.section_id)
-        if section != NULL:
-            unlock_exclusive(section) if exclusive else unlock_shared(section)
-    elif memory.mapping.section.n_forks == 0:
+        with nogil:
+            section_unlock(section_id, exclusive)
+    elif memory.mapping.section.n_forks == 0 and memory.mapping.section.private.index_plus_1 != 0:
         check(NOT_OWNER, memory.mapping, "leave the lock")
     return 0
 
@@ -230,8 +231,13 @@ cdef class LockDescriptor:
         return self.mapping is not None and self.mapping.section.n_forks == self.n_forks
 
     def give_up(self):
-        """The handle it holds the lock through is being closed: released, if this is the thread that holds it."""
-        if self.held and self.thread == thread_pointer():
+        """The handle it holds the lock through is being closed: released, if this is the thread that holds it.
+
+        If it is another thread's, that thread holds the lock until it unlocks, or ends.
+        """
+        if self.held and self.thread != thread_pointer():
+            return
+        if self.held:
             _release(self.mapping, self.exclusive)
         _forget(self)
 
@@ -267,8 +273,12 @@ cdef _forget(LockDescriptor descriptor):
 
 def unlock(Memory memory, LockDescriptor descriptor):
     """See `SharedMemory.unlock`."""
-    cdef Mapping mapping = memory.opened()
+    cdef Mapping mapping = memory.mapping
     cdef int status
+    if mapping is None and descriptor.mapping is not None and descriptor.mapping.section.id == memory.section_id:
+        mapping = descriptor.mapping              # the handle was closed while this thread held its lock
+    if mapping is None:
+        mapping = memory.opened()
     if descriptor.mapping is None:
         raise _errors.LockError(f"{descriptor!r} was never locked, or was unlocked already")
     if descriptor.mapping.section != mapping.section:

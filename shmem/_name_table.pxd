@@ -1,23 +1,19 @@
 # cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
-from shmem._layout cimport name_entry_t
+from shmem._name_lookup cimport name_t
 from shmem._section cimport section_t
 
-ctypedef struct name_t:
-    const char* text
-    uint32_t n_bytes
-    uint64_t hash
+# An entry as `table_copy` writes it; name and data follow.
+ctypedef struct copied_t:
+    uint64_t order              # serial of the entry: the order in which names were given
+    uint64_t value
+    uint64_t serial
+    uint32_t name_bytes
+    uint32_t data_bytes
 
-cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil
-
-# The gate is mine:
-cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off) noexcept nogil
-cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil
-cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil
-cdef uint64_t table_slot_off(uint64_t table_off, uint64_t i) noexcept nogil
-cdef bint table_has_value(section_t* section, uint64_t table_off, uint64_t value, uint64_t but_slot_off) noexcept nogil
-
-# These take the gate:
+# All of these take the gate.
+cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial) noexcept nogil
+cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_t* n_bytes) noexcept nogil
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
-                      uint64_t value, uint64_t pending_off, uint32_t pending_type, uint64_t serial) noexcept nogil
+                      uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type) noexcept nogil
 cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name) noexcept nogil

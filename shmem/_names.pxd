@@ -10,5 +10,5 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 # (name, description) of a type id, or None
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id)
 
-# Directory: name my PENDING block, which is USED with this type then (serial 0), or a used block (its serial).
-cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint32_t pending_type, uint64_t serial) except -1
+# Directory: name a block with this serial: a used one, or my PENDING one, which is USED with that type then.
+cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1

@@ -18,13 +18,14 @@ ctypedef struct open_request_t:
     uint64_t wanted
     char found_label[208]
     bint was_unclean
+    bint was_made
 
 cdef int section_join(open_request_t* request, section_t** section) noexcept nogil
 cdef void section_leave(section_t* section) noexcept nogil
 cdef void section_remove_abandoned(const char* path) noexcept nogil
 cdef int section_map_read_only(section_t* section, uint64_t address) noexcept nogil
 cdef section_t* section_of_address(uint64_t address) noexcept nogil
-cdef section_t* section_of_id(uint64_t section_id) noexcept nogil
-cdef void sections_depart() noexcept nogil
+cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil
+cdef uint32_t sections_depart() noexcept nogil
 cdef int opening_setup() noexcept nogil
 cdef uint64_t control_bytes(uint32_t max_participants) noexcept nogil

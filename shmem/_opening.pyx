@@ -23,16 +23,16 @@ Parent, after: drop page and descriptor; the child's remain.  Child: sign with t
 page came up wiped: it holds no lock, and the parent's liveness page is not mapped in it.
 """
 
-from libc.errno cimport EEXIST, EINTR, ENOENT, ENOMEM
+from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
 
-from shmem._atomics cimport store_release_u32, store_release_u64, store_seq_cst_u64
+from shmem._atomics cimport load_seq_cst_u32, store_release_u32, store_release_u64, store_seq_cst_u64
 from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
 from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
                             PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
-from shmem._lock cimport lock_forget, lock_release_all, lock_thread_ended
+from shmem._lock cimport GATE_OWNER_MASK, lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
 from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, byte_range_is_locked,
                         file_close, file_facts, file_facts_t, file_open, file_read,
                         file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_system_is_coherent,
@@ -40,7 +40,7 @@ from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, byte_range_i
                         memory_unmap, memory_wiped_by_fork, path_facts, process_id, process_mutex_lock,
                         process_mutex_unlock, random_bytes, user_id)
 from shmem._participants cimport (LIVENESS_BYTE, OPENING_BYTE, participant_generation, participant_left_something, participant_signature,
-                                  participant_take, participants_any_alive)
+                                  participant_take, participants_any_alive, section_descriptor)
 from shmem._recovery cimport EVERYBODY, heap_recover
 from shmem._section cimport private_t, section_t
 from shmem._status cimport (ADDRESS_IN_USE, CLOSED, INTERRUPTED, LABEL_MISMATCH, LAYOUT_MISMATCH, NOT_A_SECTION, OK,
@@ -142,12 +142,20 @@ cdef int _become_participant(section_t* section) noexcept nogil:
 
 
 cdef int _attach(section_t* section) noexcept nogil:
-    """A child that no handler saw uses the section: make it a participant of its own."""
-    cdef int status = OK
+    """A child that no handler saw uses the section: make it a participant of its own, if anybody is there still."""
+    cdef int status = OK, opening_fd = -1, fd
     process_mutex_lock()
     if section.private.index_plus_1 == 0:
-        section.n_forks += 1
-        status = _become_participant(section)
+        fd = section_descriptor(section)
+        status = CLOSED if fd < 0 or section.departed else file_reopen(fd, &opening_fd)
+        if status == OK:
+            status = byte_lock(opening_fd, OPENING_BYTE, True)
+        if status == OK and not participants_any_alive(section):
+            status = CLOSED                  # the last one out has cut or removed the file
+        if status == OK:
+            section.n_forks += 1
+            status = _become_participant(section)
+        file_close(opening_fd)
     process_mutex_unlock()
     return status
 
@@ -199,12 +207,17 @@ cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t fi
     """No participant lives: reset what is volatile, have backing for what is used."""
     cdef header_t* header = section.header
     cdef uint32_t i
+    cdef uint32_t n_holders = header.gate & GATE_OWNER_MASK != 0
     request.was_unclean = header.clean == 0
     header.gate = header.upgrade = header.heap_gate = 0
-    header.drain = header.death_notice = header.participants_high = 0
+    header.drain = header.participants_high = 0
     for i in range(section.max_participants):
+        n_holders += <uint32_t>section.participants[i].readers
         section.participants[i].readers = section.participants[i].readers >> 32 << 32
         section.participants[i].attached = section.participants[i].waiting = 0
+    if n_holders:                        # whoever held the lock was killed, the last one in: the next holder is told
+        header.owner_deaths += 1
+        header.death_notice = 1
     if header.reserved > file_bytes:
         header.reserved = file_bytes
     if header.reserved < header.top:
@@ -235,11 +248,12 @@ cdef void _last_out(section_t* section) noexcept nogil:
     cdef header_t* header = section.header
     cdef file_facts_t facts
     cdef uint64_t keep
+    cdef int fd = section_descriptor(section)
     if section.anonymous:
         if path_facts(section.path, &facts) == 0 and facts.device == section.device and facts.inode == section.inode:
             file_remove(section.path)
         return
-    if header.broken:
+    if header.broken or fd < 0:
         return
     keep = round_up(header.top, PAGE_BYTES)
     if memory_sync(section.base, keep) != 0:
@@ -247,11 +261,11 @@ cdef void _last_out(section_t* section) noexcept nogil:
     store_release_u64(&header.reserved, keep)
     if header.high_water > keep:
         store_release_u64(&header.high_water, keep)
-    if file_set_size(section.fd, keep) != 0:
+    if file_set_size(fd, keep) != 0:
         return
     store_release_u32(&header.clean, 1)
     memory_sync(section.base, PAGE_BYTES)
-    file_sync(section.fd)
+    file_sync(fd)
 
 
 cdef bint _anyone_left_something(section_t* section) noexcept nogil:
@@ -265,7 +279,8 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
 cdef void _depart(section_t* section) noexcept nogil:
     """Leave the section, and if nobody else lives leave it whole.  The process mutex is mine."""
     cdef int opening_fd = -1
-    cdef bint is_serialised = file_reopen(section.fd, &opening_fd) == 0
+    cdef int fd = section_descriptor(section)
+    cdef bint is_serialised = fd >= 0 and file_reopen(fd, &opening_fd) == 0
     cdef bint must_recover
     lock_release_all(section)
     if is_serialised:
@@ -344,7 +359,8 @@ cdef int section_map_read_only(section_t* section, uint64_t address) noexcept no
     """The mapping that views of a read-only handle use; 0 when it is there."""
     if section.read_only_base != NULL:
         return OK if address == 0 or <uint64_t>section.read_only_base == address else EEXIST
-    return memory_map(section.fd, section.size_bytes, False, address, &section.read_only_base)
+    cdef int fd = section_descriptor(section)
+    return memory_map(fd, section.size_bytes, False, address, &section.read_only_base) if fd >= 0 else EBADF
 
 
 cdef int _join_locked(section_t* section, open_request_t* request, const file_facts_t* facts) noexcept nogil:
@@ -360,11 +376,8 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         if request.max_size == 0:
             return ENOENT
         status = _make_anew(section.fd, request)
-        if status != OK:
-            file_set_size(section.fd, 0)
-            if request.anonymous:
-                file_remove(request.path)
-        else:
+        request.was_made = True
+        if status == OK:
             status = file_read(section.fd, &header, sizeof(header_t), 0, &got)
         file_bytes = control_bytes(request.max_participants)
     if status == OK:
@@ -397,7 +410,7 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
 
 cdef section_t* _find_section(const file_facts_t* facts) noexcept nogil:
     cdef section_t* section = _sections
-    while section != NULL and (section.device != facts.device or section.inode != facts.inode):
+    while section != NULL and (section.device != facts.device or section.inode != facts.inode or section.departed):
         section = section.next
     return section
 
@@ -476,6 +489,10 @@ cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil
         _sections = made
         section[0] = made
     elif made != NULL:
+        if request.was_made:                                # leave no half-made, or unused, section
+            file_set_size(fd, 0)
+            if request.anonymous:
+                file_remove(request.path)
         _cease_after_failure(made)
     else:
         file_close(fd)
@@ -545,27 +562,33 @@ cdef section_t* section_of_address(uint64_t address) noexcept nogil:
     return section
 
 
-cdef section_t* section_of_id(uint64_t section_id) noexcept nogil:
-    """The section with that id while this process still has it mapped, or NULL."""
+cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
+    """Undo one lock of this thread on the section with that id, if this process still has it."""
     cdef section_t* section
     process_mutex_lock()
     section = _sections
     while section != NULL and section.id != section_id:
         section = section.next
+    if section != NULL:
+        unlock_exclusive(section) if exclusive else unlock_shared(section)
     process_mutex_unlock()
-    return section
 
 
-cdef void sections_depart() noexcept nogil:
-    """At exit: leave every section, while views may live on.  Nothing that is in use is cut off."""
+cdef uint32_t sections_depart() noexcept nogil:
+    """At exit: leave every section that no thread is busy in; how many are left over.  Views may live on: nothing in use is cut."""
     cdef section_t* section
+    cdef uint32_t n_left = 0
     process_mutex_lock()
     section = _sections
     while section != NULL:
-        if not section.departed:
-            _depart(section)
+        if not section.departed and section.private.index_plus_1 != 0:
+            if load_seq_cst_u32(&section.n_busy) == 0:
+                _depart(section)
+            else:
+                n_left += 1
         section = section.next
     process_mutex_unlock()
+    return n_left
 
 
 # -- fork and the end of threads ------------------------------------------------------------------------------
@@ -608,6 +631,7 @@ cdef void _after_fork_in_child() noexcept nogil:
         section.child_fd = -1
         liveness_do_not_inherit(section.liveness_page)
         section.n_forks += 1
+        section.n_busy = 0
         if section.child_index_plus_1 != 0:
             _sign_with(section, section.child_index_plus_1 - 1, section.child_generation)
             section.participants[section.child_index_plus_1 - 1].pid = process_id()

@@ -8,6 +8,7 @@ cdef enum:
 
 cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t generation) noexcept nogil
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil
+cdef int section_descriptor(section_t* section) noexcept nogil
 cdef bint participants_any_alive(section_t* section) noexcept nogil
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil

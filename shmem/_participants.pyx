@@ -28,20 +28,32 @@ cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
     return file_facts(fd, &facts) == 0 and facts.device == section.device and facts.inode == section.inode
 
 
-cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
-    """Whether "not locked" means dead; reopens the file by its path when user code closed the descriptor."""
+cdef int section_descriptor(section_t* section) noexcept nogil:
+    """A descriptor of the section's file, opened again by its path when user code closed the old one; -1 when that is gone.
+
+    Whatever changes the file asks here first: the old number may mean somebody else's file by now.
+    """
     cdef int fd = section.fd, new_fd = -1
-    cdef bint is_locked = False
-    cdef uint64_t my_byte = LIVENESS_BYTE + section.private.index_plus_1 - 1
     if _descriptor_is_the_section(section, fd):
-        return section.private.index_plus_1 == 0 or (byte_range_is_locked(fd, my_byte, 1, &is_locked) == 0 and is_locked)
+        return fd
     if file_open(section.path, False, 0, &new_fd) != 0:
-        return False
+        return -1
     if _descriptor_is_the_section(section, new_fd) and compare_exchange_seq_cst_u32(
             <uint32_t*>&section.fd, <uint32_t>fd, <uint32_t>new_fd):
-        return False                 # the next question goes through the new one
+        return new_fd
     file_close(new_fd)
-    return False
+    return section.fd if _descriptor_is_the_section(section, section.fd) else -1
+
+
+cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
+    """Whether "not locked" means dead."""
+    cdef int fd = section.fd
+    cdef bint is_locked = False
+    cdef uint64_t my_byte = LIVENESS_BYTE + section.private.index_plus_1 - 1
+    if not _descriptor_is_the_section(section, fd):
+        section_descriptor(section)          # the next question goes through a new one
+        return False
+    return section.private.index_plus_1 == 0 or (byte_range_is_locked(fd, my_byte, 1, &is_locked) == 0 and is_locked)
 
 
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil:
@@ -49,9 +61,10 @@ cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcep
     cdef bint is_locked = True
     if index + 1 == section.private.index_plus_1:
         return True
-    if byte_range_is_locked(section.fd, LIVENESS_BYTE + index, 1, &is_locked) == 0 and is_locked:
-        return True
-    return not _descriptor_can_be_believed(section)
+    if byte_range_is_locked(section.fd, LIVENESS_BYTE + index, 1, &is_locked) != 0:
+        section_descriptor(section)
+        return True                          # no answer is no death
+    return is_locked or not _descriptor_can_be_believed(section)
 
 
 cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:
@@ -66,7 +79,8 @@ cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t gene
 cdef bint participants_any_alive(section_t* section) noexcept nogil:
     """Whether anybody is attached, this process included.  In doubt: yes."""
     cdef bint is_locked = True
-    return byte_range_is_locked(section.fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
+    cdef int fd = section_descriptor(section)
+    return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
 
 
 cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogil:

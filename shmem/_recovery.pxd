@@ -14,4 +14,6 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil
 cdef bint dead_left_something(section_t* section) noexcept nogil
 cdef uint64_t chain_first_fault(section_t* section) noexcept nogil
 cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil
+cdef bint array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil
+cdef bint array_is_forsaken(section_t* section, uint64_t payload_off) noexcept nogil
 cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil

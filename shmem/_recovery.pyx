@@ -27,6 +27,7 @@ from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, MAX
                             STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_pins,
                             array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes,
                             payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+from shmem._name_lookup cimport block_has_name
 from shmem._participants cimport participant_entry_is_alive, participant_left_something
 from shmem._section cimport block_at, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
@@ -102,6 +103,11 @@ cdef block_t* _intent_block(section_t* section, uint64_t payload_off) noexcept n
     return block if _tag_is_plausible(section, payload_to_block(payload_off), block.tag) else NULL
 
 
+cdef bint _is_used(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef block_t* block = _intent_block(section, payload_off)
+    return block != NULL and tag_state(block.tag) == STATE_USED
+
+
 cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t participant, uint64_t type_id) noexcept nogil:
     cdef block_t* block = _intent_block(section, payload_off)
     if block != NULL and tag_state(block.tag) == STATE_PENDING and tag_type(block.tag) == participant:
@@ -141,7 +147,7 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
 
 # -- pins -----------------------------------------------------------------------------------------------
 
-cdef inline bint _array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil:
+cdef bint array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil:
     """Whether the pin bits of an array lie inside its block."""
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t room = payload_bytes(tag_size(block_at(section, payload_to_block(payload_off)).tag))
@@ -154,7 +160,7 @@ cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t* pins
     cdef uint32_t i
-    if not _array_is_sane(section, payload_off):
+    if not array_is_sane(section, payload_off):
         return False
     pins = array_pins(array)
     for i in range(section.max_participants):
@@ -169,13 +175,27 @@ cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
     return False
 
 
+cdef bint array_is_forsaken(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Whether an array that nobody pins is to be freed: its flags say so, and neither a name nor the root leads to it.
+
+    The flags are an index of the names: a process may have died between naming an array again and clearing them.
+    """
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0 or section.header.root_off == payload_off:
+        return False
+    if block_has_name(section, payload_off, 0):
+        array.flags &= ~(ARRAY_TEMPORARY | ARRAY_UNNAMED)
+        return False
+    return True
+
+
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
     """Clear the pins of the dead; True when that leaves an array that nobody names or pins."""
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t* pins
     cdef uint64_t left = 0
     cdef uint32_t i
-    if not _array_is_sane(section, payload_off):
+    if not array_is_sane(section, payload_off):
         return False
     pins = array_pins(array)
     for i in range(section.max_participants):
@@ -183,7 +203,7 @@ cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t
             pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
     for i in range(array.n_pin_words):
         left |= pins[i]
-    return left == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) != 0
+    return left == 0 and array_is_forsaken(section, payload_off)
 
 
 # -- the sweep --------------------------------------------------------------------------------------------
@@ -205,6 +225,7 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, const dead_t* dead) no
     cdef block_t* block = block_at(section, off)
     cdef uint64_t tag = load_acquire_u64(&block.tag), state = tag_state(tag)
     if state == STATE_HOLE:
+        block.serial = 0                 # it may have died between the two stores that free
         return True
     if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
             or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
@@ -272,7 +293,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         return CORRUPTED
     _find_dead(section, former, &dead)
     for i in range(section.max_participants):
-        if _is_dead(&dead, i):
+        # intents exist only under the gate, which is mine: every other one's is a dead one's, even in an entry taken anew
+        if _is_dead(&dead, i) or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
     status = _sweep(section, &dead)
     if status != OK:
@@ -282,6 +304,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         if _is_dead(&dead, i):
             section.participants[i].pending = 0
             section.participants[i].pins = 0
+    if section.header.root_off != 0 and not _is_used(section, section.header.root_off):
+        store_release_u64(&section.header.root_off, 0)
     section.header.recoveries += 1
     store_release_u32(&section.header.broken, 0)
     return OK

@@ -14,6 +14,7 @@ ended holds `THREAD_ENDED`, never 0 again, so that a search may stop at the firs
 """
 
 from libc.stdint cimport uint32_t, uint64_t
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._layout cimport (block_t, free_index_t, header_t, intent_t, participant_t)
 
 cdef extern from *:
@@ -83,6 +84,7 @@ ctypedef struct section_t:
     bint departed                 # left at exit while views live on
     uint64_t id                   # of this section_t among all that this process ever made
     uint64_t n_holds              # Mapping objects, under the process mutex
+    uint32_t n_busy               # threads inside the library without the GIL: none may be while the process departs
     uint64_t n_open               # of them, handles not closed yet, under the GIL
     uint64_t n_forks              # between the opener and this process
     section_t* next               # list of this process's sections, under the process mutex
@@ -108,6 +110,14 @@ cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
             return NULL
         i = (i + 1) & (MAX_THREADS - 1)
     return NULL
+
+
+cdef inline void busy_begin(section_t* section) noexcept nogil:
+    fetch_add_seq_cst_u32(&section.n_busy, 1)
+
+
+cdef inline void busy_end(section_t* section) noexcept nogil:
+    fetch_sub_seq_cst_u32(&section.n_busy, 1)
 
 
 cdef inline block_t* block_at(section_t* section, uint64_t block_off) noexcept nogil:

@@ -186,20 +186,9 @@ class SharedMemory(_core.Memory):
             if not _names.is_named(self, name, value):
                 _names.link(self, name, value)
         elif isinstance(value, (bytes, bytearray, memoryview, Block)):
-            self._name_bytes(name, value)
+            _names.put_bytes(self, name, memoryview(value).cast("B"))
         else:
             self.array(value, name=name)
-
-    def _name_bytes(self, name, value):
-        """Name a block with a copy of these bytes."""
-        source = memoryview(value).cast("B")
-        block = self.allocate(source.nbytes, zero=False)
-        try:
-            memoryview(block)[:] = source
-            _names.link(self, name, block)
-        except BaseException:
-            self.free(block)
-            raise
 
     def __getitem__(self, name):
         found = _names.get(self, name)

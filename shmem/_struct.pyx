@@ -24,7 +24,7 @@ import numpy as np
 from shmem._annotations import Scope, evaluate, is_class_variable, own_annotations
 from shmem._core import register_opener, travel
 from shmem._errors import InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
-from shmem._fields import (ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field,
+from shmem._fields import (MAX_FIELD_BYTES, ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field,
                            resolve_ref)
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -45,7 +45,6 @@ __all__ = ["Struct", "StructMeta", "new", "on_new_class"]
 
 on_new_class = []               # callables; each is called with every Struct class that is made
 
-MAX_OBJECT_BYTES = 1 << 46      # a block's size has 48 bits
 RESERVED_NAMES = frozenset({"offset", "section", "dtype"})
 
 cdef dict classes_by_type_name = {}          # the newest definition of each
@@ -90,8 +89,8 @@ cdef class Layout:
                 fields[name] = make_field(type_, name, self.cls, end)
                 end += type_.n_bytes
                 align = max(align, type_.align_bytes)
-        if end > MAX_OBJECT_BYTES:
-            raise TypeError(f"a {self.cls.__name__} would have {end} bytes; an object has at most {MAX_OBJECT_BYTES}")
+        if round_up(end, align) > <uint64_t>MAX_FIELD_BYTES:
+            raise TypeError(f"a {self.cls.__name__} would have {end} bytes; an object has at most {MAX_FIELD_BYTES}")
         self.n_bytes = round_up(end, align)
         self.align_bytes = max(align, BLOCK_ALIGN_BYTES)
         self.image = self.make_image(base, fields, own)
@@ -147,16 +146,20 @@ cdef class Layout:
                 raise TypeError(f"{hiding.__name__}.{name} would hide {what}; for another default write the annotation again")
 
     cdef bytes make_image(self, Layout base, dict fields, dict own):
-        """The bytes of an object with its defaults."""
-        cdef bytearray image = bytearray(self.n_bytes)
+        """The bytes of an object with its defaults, None when all are zero."""
+        cdef bytearray image
         cdef Field field
-        if base is not None and base.image is not None:
-            image[:len(base.image)] = base.image
-        for name in own:
-            if name in self.cls.__dict__:
-                field = fields[name]
-                field.store(image, <char*>image + field.offset, self.cls.__dict__[name])
-        return bytes(image) if any(image) else None
+        defaults = {name: self.cls.__dict__[name] for name in own if name in self.cls.__dict__}
+        inherited = base.image if base is not None else None
+        if not defaults and inherited is None:
+            return None
+        image = bytearray(self.n_bytes)
+        if inherited is not None:
+            image[:len(inherited)] = inherited
+        for name, value in defaults.items():
+            field = fields[name]
+            field.store(image, <char*>image + field.offset, value)
+        return bytes(image) if image.strip(b"\0") else None
 
     cdef int resolve(self) except -1:
         """Find the classes that references name.  NameError while one is not defined."""
@@ -165,7 +168,7 @@ cdef class Layout:
                 expression, scope = field.type.target, field.origin._shmem_layout_.scope
                 try:
                     target = evaluate(expression, scope, Ref)
-                except (NameError, AttributeError):
+                except (NameError, AttributeError, TypeError):      # then it may be a type_name
                     target = classes_by_type_name.get(expression)
                     if target is None:
                         raise NameError(f"{field.where()} refers to {expression}, which is not defined; define or import the "
@@ -184,6 +187,7 @@ cdef class Layout:
             facts = {"fields": [[name, *field.type.describe()] for name, field in self.fields.items()], "bases": bases}
             self.description = json.dumps(facts, separators=(",", ":")).encode()
         return self.description
+
 
 cdef Layout layout_of(cls):
     """The layout of a Struct class, made now if it could not be made earlier."""
@@ -304,7 +308,7 @@ cdef class StructBase(Placed):
     """What all Struct objects are in C: a Placed with Python's manners."""
 
     def __cinit__(self):
-        # _fields.object_at goes by Placed.__new__ and never comes here, so no object without a block can exist
+        # _fields.object_at makes its objects as Placed and never comes here: no object without a block can exist
         raise TypeError(f"a {type(self).__name__} has to lie in a section: shm.new({type(self).__name__}, ...) makes one there")
 
     def __init__(self, /, *args, **fields):
@@ -503,6 +507,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
     if found is None:
         raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
     name, description = found[0].decode(), found[1]
+    cache = cache_of(mapping)       # before the class: should one be defined meanwhile, nobody looks at this cache any more
     cls = classes_by_type_name.get(name)
     if cls is None:
         cls = generic_class(name, description)
@@ -510,7 +515,6 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
     if layout.describe() != description:
         raise mismatch(name, layout.describe(), description)
     cdef TypeEntry entry = make_entry(layout, type_id)
-    cache = cache_of(mapping)
     cache.by_id.extend([None] * (index + 1 - len(cache.by_id)))
     cache.by_id[index] = entry
     return entry

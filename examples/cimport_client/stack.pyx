@@ -61,7 +61,9 @@ cdef int pop_one(shmem.section_t* section, int64_t* value, bint* found) noexcept
 
 
 cdef int raise_status(int status) except -1:
-    raise shmem.ShmemError(shmem.get_error_text(status))
+    error = shmem.ShmemError(shmem.get_error_text(status))
+    error.status = status
+    raise error
 
 
 def push(shm, values):
