@@ -203,6 +203,57 @@ def test_a_name_given_again_keeps_the_array(shm):
     shm.check_heap()
 
 
+def test_linked_temporary_stays(shm):
+    array = shm.zeros(10, temporary=True)
+    shm["a"] = array
+    del array
+    assert shm["a"].tolist() == [0] * 10
+    rooted = shm["a"]
+    del shm["a"]
+    shm.root = rooted
+    del rooted
+    assert shm.root.tolist() == [0] * 10
+    shm.check_heap()
+
+
+def test_freed_under_its_name(shm):
+    """A name does not lead to what came to lie in the place."""
+    block = shm.allocate(100)
+    shm["a"] = block
+    shm.root = block
+    shm.free(block)
+    other = shm.allocate(100)
+    assert other.offset == block.offset
+    assert shm.root is None
+    with pytest.raises(shmem.InvalidBlock, match="freed under its name"):
+        shm["a"]
+    del shm["a"]
+    assert shm.block(other.offset) == other
+    shm.check_heap()
+
+
+def test_get_while_others_delete_and_assign(shm, child):
+    code = """
+    section = shmem.SharedMemory(shared_name=args[0]); say('go')
+    while True:
+        section['x'] = [1, 2, 3]; section['y'] = b'y' * 24; del section['x']; del section['y']
+        section['y'] = b'y' * 600; section['x'] = [1, 2, 3]; del section['y']; del section['x']
+    """
+    other = child(code, shm.name)
+    other.hear()
+    seen = 0
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        found = shm.get("x")
+        if found is not None:
+            assert isinstance(found, shmem.SharedArray)
+            assert found.tolist() == [1, 2, 3]
+            seen += 1
+    assert seen > 0
+    other.kill()
+    shm.check_heap()
+
+
 def test_many_names(shm):
     for i in range(1000):
         shm[f"name {i}"] = i

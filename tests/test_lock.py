@@ -171,6 +171,29 @@ def test_close_of_one_handle_of_two(shm):
         assert holds(shm) == "free"
 
 
+def test_handle_closed_while_another_thread_holds(shm):
+    """The thread that locked still can, and alone can, unlock."""
+    second = shmem.SharedMemory(shared_name=shm.name)
+    locked, closed = threading.Event(), threading.Event()
+
+    def work():
+        descriptor = LockDescriptor(EXCLUSIVE)
+        second.lock(descriptor)
+        locked.set()
+        closed.wait()
+        second.unlock(descriptor)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    locked.wait()
+    second.close()
+    assert holds(shm) == "exclusive"
+    closed.set()
+    thread.join()
+    assert holds(shm) == "free"
+    assert shm.owner_deaths == 0
+
+
 # -- threads ------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +396,17 @@ def test_killed_holder(shm, child, mode, timeout):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with exclusive_lock(shm), shared_lock(shm):
+            pass
+
+
+def test_killed_holder_that_was_the_only_one(tmp_path, child):
+    code = "section = shmem.SharedMemory(args[0], max_size=1 << 20); shmem.exclusive_lock(section).__enter__(); say('held'); time.sleep(60)"
+    other = child(code, tmp_path / "s")
+    other.hear()
+    other.kill()
+    with shmem.SharedMemory(tmp_path / "s") as section:
+        assert section.owner_deaths == 1
+        with pytest.warns(shmem.OwnerDiedWarning), exclusive_lock(section, 10):
             pass
 
 

@@ -1,6 +1,7 @@
 """Opening, closing, reopening, growing, forking: DESIGN 3 and 4."""
 
 import errno
+import gc
 import os
 import shutil
 import signal
@@ -535,3 +536,88 @@ def test_multiprocessing_child_leaves_clean(section_file, child):
     with shmem.SharedMemory(section_file) as section:
         assert section.stats().recoveries == 0
         assert list(section["a"]) == [1]
+
+
+# -- what user code does to a process -------------------------------------------------------------------
+
+
+def test_a_reused_descriptor_is_not_written_to(tmp_path, child):
+    """closerange(), then a file of the user's under the section's old number: it is not cut, grown or punched."""
+    user_file = tmp_path / "precious"
+    other = child(
+        """
+        section = shmem.SharedMemory(args[0], max_size=1 << 24)
+        block = section.allocate(3 << 20); memoryview(block)[:] = b"x" * (3 << 20); section.free(block)
+        os.closerange(3, 1000)
+        files = [open(args[1], "w+b") for _ in range(5)]; files[0].write(b"y" * 2_000_000); files[0].flush()
+        section.trim(); section.allocate(5 << 20); section.flush(); section.close()
+        say("closed")
+        """,
+        tmp_path / "s",
+        user_file,
+    )
+    assert other.hear() == "closed"
+    other.end()
+    assert user_file.read_bytes() == b"y" * 2_000_000
+    with shmem.SharedMemory(tmp_path / "s") as section:
+        section.check_heap()
+
+
+@pytest.mark.parametrize("work", ["section.free(section.allocate(200_000))", "with shmem.exclusive_lock(section): pass", "section['a']"])
+def test_exit_while_daemon_threads_work(section_file, child, work):
+    """Nothing crashes, stderr stays silent, and the file is left as it must be."""
+    for _ in range(3):
+        other = child(
+            f"""
+            import threading
+            section = shmem.SharedMemory(args[0], max_size=1 << 24); section.get("a") is None and section.zeros(100, name="a")
+            def work():
+                while True:
+                    {work}
+            for _ in range(3): threading.Thread(target=work, daemon=True).start()
+            time.sleep(0.05)
+            """,
+            section_file,
+        )
+        other.end()
+        with shmem.SharedMemory(section_file) as section:
+            section.check_heap()
+            assert section["a"].tolist() == [0] * 100
+
+
+def test_lock_waited_for_at_exit(shm, child):
+    code = "section = shmem.SharedMemory(shared_name=args[0])\nwith shmem.exclusive_lock(section): say('in'); sys.stdin.readline()"
+    holder = child(code, shm.name)
+    holder.hear()
+    other = child(
+        """
+        import threading
+        section = shmem.SharedMemory(shared_name=args[0])
+        for lock in (shmem.shared_lock, shmem.exclusive_lock):
+            threading.Thread(target=lock(section).__enter__, daemon=True).start()
+        time.sleep(0.1)
+        """,
+        shm.name,
+    )
+    other.end()
+    holder.tell()
+    holder.end()
+    with shmem.exclusive_lock(shm, 10):
+        pass
+
+
+def test_finalisers_run_anywhere(shm):
+    """Garbage that holds arrays may be collected in the middle of any call."""
+    shm.zeros(10, name="a")
+    for i in range(300):
+        shm[f"n{i}"] = i
+    for _ in range(50):
+        cycle = [shm["a"]]
+        cycle.append(cycle)
+        del cycle
+        gc.set_threshold(1)
+        try:
+            assert len(list(shm)) == 301
+        finally:
+            gc.set_threshold(700, 10, 10)
+    shm.check_heap()
