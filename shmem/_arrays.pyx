@@ -104,8 +104,8 @@ cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) 
     if section.departed:
         return
     if _unpin(section, payload_off, serial, False) == WOULD_BLOCK:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             _unpin(section, payload_off, serial, True)
             busy_end(section)
 
@@ -139,14 +139,16 @@ cdef class ArrayHold(Placed):
             if _counts[key] == 1 and not is_pending:
                 status = _pin(section, payload_off, self.serial, False)
                 if status == WOULD_BLOCK:
+                    busy_begin(section)
                     with nogil:
-                        busy_begin(section)
                         status = _pin(section, payload_off, self.serial, True)
                         busy_end(section)
                 if status != OK:
                     del _counts[key]
                     self.key = None
-        return check(status, self.mapping, f"get the array at offset {payload_off:#x}")
+        if status != OK:
+            check(status, self.mapping, f"get the array at offset {payload_off:#x}")
+        return 0
 
     cdef int drop_pin(self) except -1:
         """The reverse.  In a child the parent's holds are not mine to undo."""
@@ -262,6 +264,8 @@ _core.register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)
 # -- making arrays ----------------------------------------------------------------------------------------
 
 cdef tuple _shape_argument(object shape):
+    if isinstance(shape, (tuple, list)):
+        return tuple([operator.index(n) for n in shape])
     try:
         return (operator.index(shape),)
     except TypeError:

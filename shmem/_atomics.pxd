@@ -56,6 +56,9 @@ cdef extern from *:
     static inline uint64_t fetch_add_seq_cst_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
     static inline uint64_t fetch_sub_seq_cst_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
 
+    /* no access: cannot fault, even past the mapping */
+    static inline void prefetch(const void *p) { __builtin_prefetch(p); }
+
     #if defined(__x86_64__)
     static inline void cpu_relax(void) { __builtin_ia32_pause(); }
     #elif defined(__aarch64__)
@@ -87,4 +90,5 @@ cdef extern from *:
     uint32_t fetch_sub_seq_cst_u32(uint32_t* p, uint32_t v) noexcept nogil
     uint64_t fetch_add_seq_cst_u64(uint64_t* p, uint64_t v) noexcept nogil
     uint64_t fetch_sub_seq_cst_u64(uint64_t* p, uint64_t v) noexcept nogil
+    void prefetch(const void* p) noexcept nogil
     void cpu_relax() noexcept nogil

@@ -16,7 +16,7 @@ from shmem._layout cimport (BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_
 from shmem._free_index cimport hole_is_plausible, tlsf_class
 from shmem._name_lookup cimport table_capacity, table_entry, table_slot_off
 from shmem._recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover
-from shmem._section cimport block_at, section_t, word_at
+from shmem._section cimport block_at, block_step, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
 
 
@@ -85,7 +85,7 @@ cdef Problem _check_chain(section_t* section, heap_facts_t* facts) noexcept nogi
         if problem != FINE:
             return problem
         after_hole = tag_state(tag) == STATE_HOLE
-        off += tag_size(tag)
+        off = block_step(section, off, tag_size(tag))
     if after_hole:
         return _say(facts, HOLE_AT_TOP, section.header.top, 0, 0)
     return FINE
@@ -232,6 +232,6 @@ cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
         off = section.heap_start
         while off < section.header.top:
             _count(facts, block_at(section, off).tag)
-            off += tag_size(block_at(section, off).tag)
+            off = block_step(section, off, tag_size(block_at(section, off).tag))
     heap_leave(section)
     return status

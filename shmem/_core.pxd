@@ -1,6 +1,7 @@
 # cython: language_level=3
 """What the modules above `_core`, and clients that `cimport shmem`, may use of it."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._section cimport section_t
 
@@ -31,6 +32,7 @@ cdef class Memory:
     cdef Mapping writable_mapping(self, str what)         # the mapping, or ClosedError, or ReadOnlyError
 
 
+@cython.no_gc                         # it refers to its Mapping alone
 cdef class Placed:
     """Something that lies in a section and knows where: base of Block and of typed objects."""
     cdef Mapping mapping

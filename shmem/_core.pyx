@@ -192,8 +192,8 @@ cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_byt
     if size_bytes <= SMALL_BYTES:
         status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_NOWAIT, &payload_off)
     if status == WOULD_BLOCK:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_allocate(section, size_bytes, align_bytes, type_id, flags, &payload_off)
             busy_end(section)
     if status != OK:
@@ -216,11 +216,13 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
         check(READ_ONLY, mapping, "free")
     status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
     if status == WOULD_BLOCK:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_free(section, payload_off, serial, 0)
             busy_end(section)
-    return check(status, mapping, f"free the block at offset {payload_off:#x}")
+    if status != OK:                      # the text costs more than the call
+        check(status, mapping, f"free the block at offset {payload_off:#x}")
+    return 0
 
 
 cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
@@ -228,14 +230,16 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
     cdef section_t* section = mapping.section
     cdef int status = heap_enter(section, False)
     if status == WOULD_BLOCK:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_enter(section, True)
             busy_end(section)
     if status == OK:
         status = heap_check_block(section, payload_off, 0)
         heap_leave(section)
-    return check(status, mapping, f"look at offset {payload_off:#x}")
+    if status != OK:
+        check(status, mapping, f"look at offset {payload_off:#x}")
+    return 0
 
 
 cdef object wrap(Mapping mapping, uint64_t payload_off):
@@ -702,8 +706,8 @@ cdef class Memory:
         cdef Mapping mapping = self.opened()
         cdef section_t* section = mapping.section
         cdef int status
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = memory_sync(section.base, round_up(load_acquire_u64(&section.header.top), PAGE_BYTES))
             if status == OK:
                 status = file_sync(section_descriptor(section))
@@ -715,8 +719,8 @@ cdef class Memory:
         cdef Mapping mapping = self.writable_mapping("trim")
         cdef section_t* section = mapping.section
         cdef int status
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_trim(section)
             busy_end(section)
         check(status, mapping, "trim")
@@ -772,8 +776,8 @@ cdef class Memory:
         cdef int status, flags = HEAP_ZERO if zero else 0
         if not isinstance(obj, Block):
             raise TypeError(f"reallocate takes a Block, not {type(obj).__name__}: what else lies in a section knows its own size")
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_reallocate(section, payload_off, serial, size_bytes, flags, &new_off)
             busy_end(section)
         check(status, mapping, f"reallocate the block at offset {payload_off:#x} to {size_bytes:,} bytes")
@@ -828,8 +832,8 @@ cdef class Memory:
         if obj is not None:
             payload_off = offset_in(mapping, obj)
             serial = placed_behind(obj).serial
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_set_root(section, payload_off, serial)
             busy_end(section)
         check(status, mapping, "set the root object")
@@ -857,8 +861,8 @@ cdef class Memory:
         cdef heap_facts_t facts
         cdef Problem problem = MARKED_BROKEN
         cdef int status
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_check(section, &facts, &problem)
             busy_end(section)
         if problem:
@@ -871,8 +875,8 @@ cdef class Memory:
         cdef section_t* section = mapping.section
         cdef heap_facts_t facts
         cdef int status
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = heap_count(section, &facts)
             busy_end(section)
         check(status, mapping, "stats")

@@ -141,10 +141,10 @@ def _leave_all():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
     _arrays.drop_all_pins()
-    for _ in range(1000):
+    for _ in range(10):
         if _core.depart_all():
             return
-        time.sleep(0.001)
+        time.sleep(0.01)
 
 
 def _depart_in_child(_):

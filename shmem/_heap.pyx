@@ -43,7 +43,7 @@ from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_r
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
 from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
 from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT,
-                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, block_bytes_for, block_t,
+                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_PLAIN, block_bytes_for, block_t,
                             block_to_payload, header_t, payload_bytes, payload_to_block, round_up, seal, tag_make, tag_size,
                             tag_state, tag_type)
 from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
@@ -460,13 +460,11 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
         return INVALID_BLOCK
     if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED:
         return ALREADY_FREED
+    if serial != 0 and (block.serial ^ serial) & SERIAL_MASK:        # before the rear: else a stale one costs a walk
+        return ALREADY_FREED
     if word_at(section, off + size_bytes - BLOCK_REAR_BYTES)[0] != seal(section.salt, size_bytes, off + size_bytes):
         return _tell_why_not(section, off)
-    if tag_state(tag) != STATE_USED:
-        return INVALID_BLOCK
-    if serial != 0 and (block.serial ^ serial) & SERIAL_MASK:
-        return ALREADY_FREED
-    return OK
+    return OK if tag_state(tag) == STATE_USED else INVALID_BLOCK
 
 
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -616,8 +614,8 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
     if status != OK:
         return status
     status = CORRUPTED if section.header.broken else heap_check_block(section, payload_off, serial)
-    if status == OK and tag_type(block_at(section, off).tag) == TYPE_ARRAY:
-        status = INVALID_BLOCK           # its header says how large it is
+    if status == OK and tag_type(block_at(section, off).tag) != TYPE_PLAIN:
+        status = INVALID_BLOCK           # arrays and objects know their own size
     if status == OK:
         old_request[0] = payload_bytes(tag_size(block_at(section, off).tag)) - (block_at(section, off).serial >> SLACK_SHIFT)
         status = _extend_top(section, off, request_bytes)

@@ -53,8 +53,8 @@ cdef int _wait(Mapping mapping, bint exclusive, object timeout) except -1:
     cdef int64_t deadline_ns = deadline_argument(timeout)
     cdef int status = INTERRUPTED
     while True:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             if exclusive:
                 status = lock_exclusive_wait(section, deadline_ns, True)
             else:

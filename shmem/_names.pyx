@@ -32,8 +32,8 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
     cdef char* text
     cdef list found = []
     cdef int status
+    busy_begin(section)
     with nogil:
-        busy_begin(section)
         status = table_copy(section, anchor, &copied, &n_bytes)
         busy_end(section)
     try:
@@ -60,15 +60,15 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
     cdef int status
     if len(name) > MAX_NAME_BYTES:
         raise ValueError(f"the name of a type has at most {MAX_NAME_BYTES} bytes")
+    busy_begin(section)
     with nogil:
-        busy_begin(section)
         status = table_look_up(section, &section.header.types_off, &wanted, &type_id, &serial)
         busy_end(section)
     if status == NOT_FOUND and not mapping.writable:
         raise _errors.ReadOnlyError(f"type {name.decode()} is not known in this section, which was opened read-only")
     if status == NOT_FOUND:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             status = table_insert(section, &section.header.types_off, &wanted, data, n_bytes, 0, 0, 0, 0)
             if status == OK or status == NAME_EXISTS:         # the latter: somebody else was faster
                 status = table_look_up(section, &section.header.types_off, &wanted, &type_id, &serial)
@@ -107,8 +107,8 @@ cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* se
     cdef section_t* section = mapping.section
     cdef name_t wanted = name_make(name, <uint32_t>len(name))
     cdef int status
+    busy_begin(section)
     with nogil:
-        busy_begin(section)
         status = table_look_up(section, &section.header.directory_off, &wanted, payload_off, serial)
         busy_end(section)
     if status == NOT_FOUND:
@@ -122,8 +122,8 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
     cdef bytes encoded = _name_bytes(name)
     cdef name_t wanted = name_make(encoded, <uint32_t>len(encoded))
     cdef int status
+    busy_begin(section)
     with nogil:
-        busy_begin(section)
         status = table_insert(section, &section.header.directory_off, &wanted, NULL, 0, payload_off, serial,
                               payload_off if is_pending else 0, type_id)
         busy_end(section)
@@ -175,8 +175,8 @@ def put_bytes(Memory memory, name, const unsigned char[::1] source):
     try:
         insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN)
     except BaseException:
+        busy_begin(section)
         with nogil:
-            busy_begin(section)
             heap_abandon(section, payload_off)
             busy_end(section)
         raise
@@ -213,8 +213,8 @@ def remove(Memory memory, name):
     cdef bytes encoded = _name_bytes(name)
     cdef name_t wanted = name_make(encoded, <uint32_t>len(encoded))
     cdef int status
+    busy_begin(section)
     with nogil:
-        busy_begin(section)
         status = table_remove(section, &section.header.directory_off, &wanted)
         busy_end(section)
     if status == NOT_FOUND:

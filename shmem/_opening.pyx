@@ -37,7 +37,7 @@ from shmem._os cimport (at_fork, at_thread_end, boot_id, byte_lock, byte_range_i
                         file_close, file_facts, file_facts_t, file_open, file_read,
                         file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_system_is_coherent,
                         file_system_kind, file_write, liveness_do_not_inherit, liveness_drop, memory_map, memory_sync,
-                        memory_unmap, memory_wiped_by_fork, path_facts, process_id, process_mutex_lock,
+                        memory_unmap, memory_wiped_by_fork, path_facts, pause_ns, process_id, process_mutex_lock,
                         process_mutex_unlock, random_bytes, user_id)
 from shmem._participants cimport (LIVENESS_BYTE, OPENING_BYTE, participant_generation, participant_left_something, participant_signature,
                                   participant_take, participants_any_alive, section_descriptor)
@@ -48,6 +48,8 @@ from shmem._status cimport (ADDRESS_IN_USE, CLOSED, INTERRUPTED, LABEL_MISMATCH,
 
 cdef enum:
     OPEN_AGAIN = 1               # the path means another file by now
+    MAX_WAITS = 1000
+    WAIT_NS = 100000
 
 cdef section_t* _sections = NULL             # of this process; under the process mutex
 cdef uint64_t _n_sections_made = 0
@@ -575,13 +577,20 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
 
 
 cdef uint32_t sections_depart() noexcept nogil:
-    """At exit: leave every section that no thread is busy in; how many are left over.  Views may live on: nothing in use is cut."""
+    """At exit: leave every section that no thread is busy in; how many are left over.  Views may live on: nothing in use is cut.
+
+    The caller has the GIL, so no thread becomes busy meanwhile.
+    """
     cdef section_t* section
-    cdef uint32_t n_left = 0
+    cdef uint32_t n_left = 0, waits_left
     process_mutex_lock()
     section = _sections
     while section != NULL:
         if not section.departed and section.private.index_plus_1 != 0:
+            waits_left = MAX_WAITS           # longer than a slice of sleep on the lock
+            while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
+                pause_ns(WAIT_NS)
+                waits_left -= 1
             if load_seq_cst_u32(&section.n_busy) == 0:
                 _depart(section)
             else:

@@ -29,8 +29,11 @@ from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, MAX
                             payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._name_lookup cimport block_has_name
 from shmem._participants cimport participant_entry_is_alive, participant_left_something
-from shmem._section cimport block_at, section_t, word_at
+from shmem._section cimport block_at, block_step, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
+
+cdef extern from * nogil:
+    int __builtin_ctzll(unsigned long long value)
 
 cdef enum:
     DEAD_BYTES = 8192                # a bit for each of the 65,535 participants there can be
@@ -78,7 +81,7 @@ cdef uint64_t chain_first_fault(section_t* section) noexcept nogil:
         tag = block_at(section, off).tag
         if not _tag_is_plausible(section, off, tag):
             return off
-        off += tag_size(tag)
+        off = block_step(section, off, tag_size(tag))
     return 0
 
 
@@ -89,7 +92,7 @@ cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil
         tag = block_at(section, off).tag
         if not _tag_is_plausible(section, off, tag):
             return False
-        off += tag_size(tag)
+        off = block_step(section, off, tag_size(tag))
     return off == block_off and off < section.header.top
 
 
@@ -158,20 +161,19 @@ cdef bint array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil
 cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
     """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do."""
     cdef array_t* array = <array_t*>(section.base + payload_off)
-    cdef uint64_t* pins
-    cdef uint32_t i
+    cdef uint64_t bits
+    cdef uint32_t i, index
     if not array_is_sane(section, payload_off):
         return False
-    pins = array_pins(array)
-    for i in range(section.max_participants):
-        if i & 63 == 0 and pins[i >> 6] == 0:
-            continue
-        if not pins[i >> 6] >> (i & 63) & 1:
-            continue
-        if by_others and i + 1 == section.private.index_plus_1:
-            continue
-        if not ask or participant_entry_is_alive(section, i):
-            return True
+    for i in range(array.n_pin_words):
+        bits = array_pins(array)[i]
+        while bits != 0:
+            index = 64 * i + __builtin_ctzll(bits)
+            bits &= bits - 1
+            if by_others and index + 1 == section.private.index_plus_1:
+                continue
+            if not ask or participant_entry_is_alive(section, index):
+                return True
     return False
 
 
@@ -275,7 +277,7 @@ cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
                 status = _finish_hole(section, hole_off, hole_bytes)
                 hole_off = 0
             _keep_block(section, off, &last_serial)
-        off += size_bytes
+        off = block_step(section, off, size_bytes)
     if hole_off != 0 and status == OK:
         store_release_u64(&section.header.top, hole_off)
     if section.header.next_serial <= last_serial:

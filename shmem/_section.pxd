@@ -14,7 +14,7 @@ ended holds `THREAD_ENDED`, never 0 again, so that a search may stop at the firs
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, prefetch
 from shmem._layout cimport (block_t, free_index_t, header_t, intent_t, participant_t)
 
 cdef extern from *:
@@ -113,6 +113,7 @@ cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
 
 
 cdef inline void busy_begin(section_t* section) noexcept nogil:
+    """Before the GIL is given up; `busy_end` before it is asked for again.  Whoever has the GIL and finds 0 is alone."""
     fetch_add_seq_cst_u32(&section.n_busy, 1)
 
 
@@ -122,6 +123,22 @@ cdef inline void busy_end(section_t* section) noexcept nogil:
 
 cdef inline block_t* block_at(section_t* section, uint64_t block_off) noexcept nogil:
     return <block_t*>(section.base + block_off)
+
+
+cdef enum:
+    AHEAD_BYTES = 8192
+    MOST_AHEAD_BYTES = 4096
+
+
+cdef inline uint64_t block_step(section_t* section, uint64_t block_off, uint64_t size_bytes) noexcept nogil:
+    """The offset of the next block of a walk along the chain.  Each tag tells where the next one is, so the walk
+    would wait for memory at each; what lies a little ahead is fetched meanwhile."""
+    cdef uint64_t off = block_off + AHEAD_BYTES
+    cdef uint64_t end_off = off + (size_bytes if size_bytes < MOST_AHEAD_BYTES else MOST_AHEAD_BYTES)
+    while off < end_off:
+        prefetch(section.base + off)
+        off += 64
+    return block_off + size_bytes
 
 
 cdef inline uint64_t* word_at(section_t* section, uint64_t off) noexcept nogil:

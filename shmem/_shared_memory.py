@@ -103,23 +103,7 @@ class SharedMemory(_core.Memory):
 
     # -- objects and arrays
 
-    def new(self, cls, /, *args, type_name=None, **kwargs):
-        """Place an object in the section.
-
-        Parameters
-        ----------
-        cls : Struct subclass or dtype
-            A dtype gives a 0-d array of it.
-        *args, **kwargs
-            For the class's `__init__` if it has one, else values of fields by name.
-        type_name : str, optional
-            The name by which other processes know the type, instead of module and qualified name.
-
-        Returns
-        -------
-        Struct or SharedArray
-        """
-        return _struct.new(self, cls, *args, type_name=type_name, **kwargs)
+    new = _struct.new
 
     def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False):
         """A new array in the section, its contents undefined.

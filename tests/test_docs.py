@@ -20,7 +20,7 @@ def documented(module):
     """The module's docstring, and those of what it defines, extension types included."""
     yield module.__name__, module.__doc__
     for name, value in vars(module).items():
-        if getattr(value, "__module__", None) == module.__name__:
+        if getattr(value, "__module__", None) in (module.__name__, "shmem"):
             yield f"{module.__name__}.{name}", value.__doc__
             if isinstance(value, type):
                 for member, what in vars(value).items():
