@@ -43,7 +43,7 @@ bench:
 # cython says nothing when it has nothing to say: what it does say fails.
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
-	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint shmem examples bench bench
+	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint shmem examples bench
 	@echo "cython -Wextra shmem/*.pyx"
 	@rm -rf $(VENV)/tmp/cython && mkdir -p $(VENV)/tmp/cython
 	@$(VENV)/bin/cython -Wextra -o $(VENV)/tmp/cython/ shmem/*.pyx > $(VENV)/tmp/cython.log 2>&1 || { cat $(VENV)/tmp/cython.log; exit 1; }
