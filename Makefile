@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 
-SOURCES := setup.py pyproject.toml $(wildcard shmem/*.py shmem/*.pyi shmem/*.pyx shmem/*.pxd)
+SOURCES := setup.py pyproject.toml $(wildcard shmem/*.py shmem/*.pyx shmem/*.pxd)
 RUN := $(VENV)/bin/python
 PIP := TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m pip --quiet
 WHEEL = $(wildcard $(VENV)/wheel/*.whl)

@@ -467,10 +467,7 @@ class Session:
             self._bury(dead)
 
     def _find_control(self):
-        try:
-            control = self.memory.root
-        except shmem.InvalidBlock:          # the last one to leave was killed between freeing it and saying so
-            control = self.memory.root = None
+        control = self.memory.root
         if control is None:
             control = self.memory.new(Control)
             self.memory.root = control
@@ -624,8 +621,7 @@ class Session:
         elif outcome.blocks_left:
             outcome.killed = max(outcome.killed, outcome.blocks_left)
             say(f"{outcome.blocks_left} blocks were lost by {may_be_lost} processes that were killed with the lock in hand")
-        self.memory.free(control)               # first: a root that leads nowhere is known for what it is
-        self.memory.root = None
+        self.memory.free(control)               # which unsets the root object
 
 
 def run_session(memory, place, outcome):

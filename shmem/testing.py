@@ -29,6 +29,7 @@ DTYPES = ["u1", "<i4", "<f8", "<c16", "S5", [("x", "<f4"), ("n", "<i8")]]
 EDGES = [0, 1, 15, 16, 17, 24, 25, 40, 41, 1024, 1025, 1040, 1056, 1057, 4072, 4096, 65536, 65537]
 SIZES = st.one_of(st.integers(0, 200), st.integers(0, 2000), st.sampled_from(EDGES), st.integers(0, 400_000))
 ALIGNS = st.sampled_from([16, 16, 16, 1, 8, 64, 256, 4096])
+GONE = object()                             # what was freed under its name
 PICKS = st.integers(0, 1000)                # which of several; modulo how many there are
 
 has_blocks = precondition(lambda machine: machine.live)
@@ -44,7 +45,10 @@ class _Block:
 
 
 class _Array:
-    """An array as the model has it: it is there while it has a name, or a view, or nobody has freed it."""
+    """An array as the model has it: while it has a name or a view it is there.
+
+    One that has neither is freed with its last view if it is temporary; if not, the machine frees it then.
+    """
 
     def __init__(self, content, name, view, temporary):
         self.content = content
@@ -89,7 +93,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.numbers = itertools.count()
         self.live = {}                      # number -> _Block
         self.arrays = []                    # every _Array that is there
-        self.names = {}                     # name -> number of a block, or _Array; in the order of naming
+        self.names = {}                     # name -> number of a block, _Array or GONE; in the order of naming
         self.root = None                    # number of the root object
         self.freed = []                     # handles of blocks that are gone
 
@@ -129,6 +133,9 @@ class HeapMachine(RuleBasedStateMachine):
         """The directory has the model's names, in order, and each leads to what it should; so does the root."""
         assert list(self.shm) == list(self.names)
         for name, what in self.names.items():
+            if what is GONE:
+                self._refused(shmem.InvalidBlock, self.shm.__getitem__, name)
+                continue
             found = self.shm[name]
             if isinstance(what, _Array):
                 assert (found.shape, found.dtype) == (what.content.shape, what.content.dtype)
@@ -181,13 +188,13 @@ class HeapMachine(RuleBasedStateMachine):
     def reallocate(self, pick, size, zero):
         """Change a block's size: what fits stays."""
         number = self._pick(pick)
-        self._unlink(number)
         block = self.live[number]
         handle = self._try(lambda: self.shm.reallocate(block.handle, size, zero=zero), size)
         if handle is None:
             return
-        if handle.offset != block.offset:
+        if handle.offset != block.offset:       # then the root has moved with it, names have not
             self.freed.append(block.handle)
+            self._forget_names(number)
         kept = min(size, len(block.content))
         assert handle.nbytes == size
         assert memoryview(handle)[:kept] == block.content[:kept]
@@ -210,10 +217,12 @@ class HeapMachine(RuleBasedStateMachine):
             self._free(number, False)
 
     def _free(self, number, by_offset):
-        self._unlink(number)
         block = self.live.pop(number)
         self.shm.free(block.offset if by_offset else block.handle)
         self.freed.append(block.handle)
+        self._forget_names(number)
+        if self.root == number:                 # it unsets itself
+            self.root = None
 
     @has_blocks
     @rule(pick=PICKS)
@@ -253,17 +262,17 @@ class HeapMachine(RuleBasedStateMachine):
         if name in self.names:
             if self.names[name] != number:
                 self._refused((shmem.NameExists, shmem.SectionFull), self.shm.__setitem__, name, self.live[number].handle)
-        elif number not in self.names.values() and self._try(lambda: self._name(name, self.live[number].handle), 1000):
+        elif self._try(lambda: self._name(name, self.live[number].handle), 1000):
             self.names[name] = number
 
     @rule(pick=PICKS, name=st.sampled_from(NAMES))
     def name_array(self, pick, name):
         """Give a name to an array that has none."""
-        found = [array for array in self.arrays if array.name is None and not array.temporary and array.views]
+        found = [array for array in self.arrays if array.name is None and array.views]
         if found and name not in self.names:
             array = found[pick % len(found)]
             if self._try(lambda: self._name(name, array.views[0]), 1000):
-                array.name = name
+                array.name, array.temporary = name, False
                 self.names[name] = array
 
     @rule(name=st.sampled_from(NAMES))
@@ -274,7 +283,7 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def delete_name(self, name):
-        """Remove a name: a block goes with it, an array stays while there is a view."""
+        """Remove a name: a block goes with its last one, unless it is the root; an array stays while there is a view."""
         if name not in self.names:
             self._refused(KeyError, self.shm.__delitem__, name)
             return
@@ -283,7 +292,7 @@ class HeapMachine(RuleBasedStateMachine):
         if isinstance(what, _Array):
             what.name, what.temporary = None, True
             self._forget_unseen()
-        elif what != self.root:             # the root object stays
+        elif what is not GONE and what != self.root and what not in self.names.values():
             self.freed.append(self.live.pop(what).handle)
 
     @precondition(lambda self: self.arrays)
@@ -300,13 +309,14 @@ class HeapMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.arrays)
     @rule(pick=PICKS)
     def free_array(self, pick):
-        """Free an array that has no name, under its views."""
+        """Free an array under its views and its name."""
         array = self.arrays[pick % len(self.arrays)]
-        if array.name is None and array.views:
+        if array.views:
             self.shm.free(array.views[0])
             self._refused(shmem.InvalidBlock, self.shm.free, array.views[0])
             array.views.clear()
             self.arrays.remove(array)
+            self._forget_names(array)
 
     # -- the section
 
@@ -414,14 +424,11 @@ class HeapMachine(RuleBasedStateMachine):
         self.shm[name] = what
         return True
 
-    def _unlink(self, number):
-        """Nothing leads to a block that is about to be freed or to move."""
-        if self.root == number:
-            self.root = self.shm.root = None
-        for name in [name for name, what in self.names.items() if what == number]:
-            self.shm.root = self.live[number].handle        # a root object outlives its name
-            del self.shm[name], self.names[name]
-            self.shm.root = None if self.root is None else self.live[self.root].handle
+    def _forget_names(self, what):
+        """It was freed under its names."""
+        for name in self.names:
+            if self.names[name] == what:
+                self.names[name] = GONE
 
     def _forget_unseen(self):
         self.arrays = [array for array in self.arrays if array.name is not None or array.views]

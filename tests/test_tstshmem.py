@@ -29,7 +29,7 @@ class Program:
 
     def __init__(self, *arguments):
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "error", "-m", "shmem", "tstshmem", *map(str, arguments)],
+            [sys.executable, "-P", "-X", "faulthandler", "-W", "error", "-m", "shmem", "tstshmem", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -40,7 +40,12 @@ class Program:
 
     def end(self):
         """(exit status, what it printed, what it complained of)."""
-        out, err = self.process.communicate(timeout=120)
+        try:
+            out, err = self.process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGABRT)  # faulthandler says where each thread of each process is
+            out, err = self.process.communicate()
+            raise AssertionError(f"it hangs:\n{err}") from None
         return self.process.returncode, out, err
 
     def kill(self):
@@ -430,14 +435,16 @@ def test_interrupt(start, memory, section_file):
     assert len(memory.stats().participants) == 1
 
 
-def test_freed_control_object_is_replaced(start, memory, section_file):
-    """The last one to leave was killed after it freed the root object, before it said so."""
-    session = session_on(memory)
-    session.control.forget(session.instance)
-    memory.free(session.control)
+def test_what_was_there_before_does_not_count(start, memory, section_file):
+    """Blocks of somebody else, and what an instance leaves that was killed before it could register."""
+    memory.allocate(100)
+    memory.root = memory.new(_tstshmem.Control)
+    memory.new(_tstshmem.Instance)
     status, out, err = start("-n", 10, "--file", section_file).end()
     assert (status, err) == (0, "")
     assert WHOLE in out
+    assert memory.root is None
+    assert memory.check_heap().blocks == 2
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
