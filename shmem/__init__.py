@@ -1,7 +1,7 @@
 """A section of memory that several processes map: a heap, a reader/writer lock, typed objects, numpy arrays."""
 
 from shmem._arrays import SharedArray
-from shmem._core import Block, deallocate, find_storage
+from shmem._core import Block
 from shmem._errors import (
     AddressInUse,
     ClosedError,
@@ -42,6 +42,7 @@ from shmem._fields import (
     uint32,
     uint64,
 )
+from shmem._finding import deallocate, find_storage
 from shmem._handles import Handle, handle
 from shmem._locking import LockDescriptor, LockMode, exclusive_lock, shared_lock
 from shmem._shared_memory import HeapReport, SectionStats, SharedMemory

@@ -23,7 +23,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem import _core, _errors
+from shmem import _core, _errors, _finding
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale
@@ -207,7 +207,7 @@ class SharedArray(np.ndarray):
     @property
     def section(self):
         """The `SharedMemory` it lies in, or None: a copy lies in no section."""
-        return _core.find_storage(self)
+        return _finding.find_storage(self)
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
         if array is self or type(self) is not SharedArray:

@@ -77,6 +77,9 @@ cdef object wrap(Mapping mapping, uint64_t payload_off)
 # Fill in a Placed made by __new__.
 cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept
 
+# This process's mappings whose handles are open.
+cdef list open_mappings()
+
 # The SharedMemory that is a mapping's face, or None when its handle was closed and forgotten.
 cdef object face_of(Mapping mapping)
 

@@ -27,7 +27,6 @@ Lock order, outermost first; nobody takes an earlier one while holding a later o
 import glob
 import operator
 import os
-import re
 import secrets
 import threading
 import weakref
@@ -37,19 +36,18 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem import _errors
-from shmem._explain import explain, explain_opening
+from shmem import _arguments, _errors
+from shmem._explain import explain, explain_opening, explain_problem
 
 from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_block, heap_enter, heap_free,
                           heap_leave, heap_reallocate, heap_set_root, heap_trim)
-from shmem._layout cimport (BLOCK_MAX_ALIGN_BYTES, INDEX_NEXT_FIT, INDEX_TLSF, MAX_PARTICIPANTS, PAGE_BYTES, SERIAL_MASK,
-                            SLACK_SHIFT, block_t, header_t, layout_fingerprint, payload_bytes, payload_to_block, round_up,
-                            tag_size, tag_type)
+from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT, block_t, header_t,
+                            layout_fingerprint, payload_bytes, payload_to_block, round_up, tag_size, tag_type)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
-from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave, section_of_address,
+from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave,
                              section_remove_abandoned, sections_depart)
 from shmem._os cimport file_sync, memory_sync, now_ns, pause_ns
 from shmem._participants cimport participant_entry_is_alive, participant_is_alive, section_descriptor
@@ -61,9 +59,13 @@ cdef enum:
 
 cdef object _PLACE = "/dev/shm/shmem."
 cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
-cdef object _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 cdef object _mappings = weakref.WeakSet()       # of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
+cdef dict _PROBLEMS = {
+    BAD_TOP: "BAD_TOP", BAD_TAG: "BAD_TAG", BAD_REAR: "BAD_REAR", HOLES_TOUCH: "HOLES_TOUCH", HOLE_AT_TOP: "HOLE_AT_TOP",
+    BAD_INDEX: "BAD_INDEX", BAD_CACHE: "BAD_CACHE", BAD_COUNT: "BAD_COUNT", BAD_SERIAL: "BAD_SERIAL", BAD_BOUNDS: "BAD_BOUNDS",
+    BAD_NAME: "BAD_NAME", BAD_ARRAY: "BAD_ARRAY", MARKED_BROKEN: "MARKED_BROKEN",
+}
 cdef object _face_class = None
 cdef object _traveller = None
 
@@ -174,13 +176,6 @@ cdef int64_t deadline_argument(object timeout) except? -2:
     return now_ns() + <int64_t>(seconds * 1e9)
 
 
-cdef uint64_t _align_argument(object align) except 0:
-    number = operator.index(align)
-    if number <= 0 or number & (number - 1) or number > <int>BLOCK_MAX_ALIGN_BYTES:
-        raise ValueError(f"align is a power of two up to {<int>BLOCK_MAX_ALIGN_BYTES}: {number}")
-    return number if number > 16 else 16
-
-
 # -- allocation, for every module above -------------------------------------------------------------------
 
 cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, int flags) except 0:
@@ -278,6 +273,10 @@ cdef class Mapping:
             self.let_go()
             with nogil:
                 section_leave(self.section)
+
+
+cdef list open_mappings():
+    return [mapping for mapping in list(_mappings) if (<Mapping>mapping).is_open]
 
 
 cdef object face_of(Mapping mapping):
@@ -412,133 +411,7 @@ cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
     return placed.payload_off()
 
 
-def find_storage(obj):
-    """Which section something lies in.
-
-    Parameters
-    ----------
-    obj : Block, array, typed object, any buffer, or int
-        An int is an address of this process.
-
-    Returns
-    -------
-    SharedMemory or None
-        An open handle of the section; None when `obj` lies in no section that this process has open.
-    """
-    cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
-    cdef section_t* section
-    cdef uint64_t address
-    cdef Mapping mapping
-    cdef const unsigned char[:] some
-    if placed is not None:
-        if placed.mapping.is_open:
-            return face_of(placed.mapping)
-        section = placed.mapping.section
-    elif isinstance(obj, int):
-        address = obj if 0 < obj < 1 << 64 else 0
-        with nogil:
-            section = section_of_address(address)
-    else:
-        some = memoryview(obj).cast("B")
-        address = <uint64_t>&some[0] if some.shape[0] else 0
-        with nogil:
-            section = section_of_address(address)
-    if section == NULL:
-        return None
-    for candidate in list(_mappings):
-        mapping = candidate
-        if mapping.section == section and mapping.is_open:
-            return face_of(mapping)
-    return None
-
-
-def deallocate(obj):
-    """Free what a Block, an array or a typed object lies in, whichever section that is.
-
-    Raises
-    ------
-    InvalidBlock
-        It lies in no section, or was freed already, or another process has a view of the array.
-    """
-    cdef Placed placed = placed_behind(obj)
-    if placed is None:
-        raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} lies in no section")
-    free_block(placed.mapping, placed.payload_off(), placed.serial)
-
-
-def locate(Memory memory, obj):
-    """(offset, serial) of what lies in an open section: what a handle says of it."""
-    cdef uint64_t payload_off = offset_in(memory.opened(), obj)
-    return payload_off, placed_behind(obj).serial
-
-
-def reopen(Memory memory, offset, serial):
-    """The reverse of `locate`: InvalidBlock when the block was freed meanwhile."""
-    found = wrap(memory.opened(), offset)
-    if placed_behind(found).serial != serial:
-        raise _errors.InvalidBlock(f"what the handle meant, at offset {offset:#x}, was freed, and the place used again")
-    return found
-
-
-def find_open(uuid, mode):
-    """An open handle of this process for the section with that uuid, or None."""
-    for candidate in list(_mappings):
-        memory = face_of(candidate)
-        if memory is not None and memory.closed is False and memory.mode == mode and memory.uuid == uuid:
-            return memory
-    return None
-
-
 # -- opening ------------------------------------------------------------------------------------------------
-
-cdef str _name_argument(object name, str what):
-    if not isinstance(name, str):
-        raise TypeError(f"{what} is a string, not {type(name).__name__}")
-    if _NAME.fullmatch(name) is None:
-        raise ValueError(f"{what} has 1 to 200 of the characters A-Z a-z 0-9 . _ -, no slash: {name!r}")
-    return name
-
-
-cdef uint32_t _participants_argument(object max_participants) except 0:
-    if max_participants is None:
-        return 256
-    number = operator.index(max_participants)
-    if not 1 <= number < MAX_PARTICIPANTS:
-        raise ValueError(f"max_participants is between 1 and {MAX_PARTICIPANTS - 1}: {number}")
-    return number
-
-
-cdef uint64_t _max_size_argument(object max_size, uint32_t max_participants) except? 0:
-    if max_size is None:
-        return 0
-    number = operator.index(max_size)
-    least = control_bytes(max_participants) + PAGE_BYTES
-    if number < 0:
-        raise ValueError(f"max_size is not negative: {number}")
-    if number < least:
-        raise ValueError(f"max_size holds the control pages too: at least {least:,} bytes for {max_participants} participants, "
-                         f"not {number:,}")
-    if number > 1 << 46:
-        raise ValueError(f"max_size is at most {1 << 46:,} bytes: {number:,}")
-    return round_up(number, PAGE_BYTES)
-
-
-cdef uint32_t _index_argument(object index) except 0:
-    if index is None or index == "tlsf":
-        return INDEX_TLSF
-    if index == "next_fit":
-        return INDEX_NEXT_FIT
-    raise ValueError(f'index is "tlsf" or "next_fit": {index!r}')
-
-
-cdef uint64_t _address_argument(object desired_address) except? 0:
-    if desired_address is None:
-        return 0
-    number = operator.index(desired_address)
-    if number <= 0 or number >= 1 << 47 or number % <int>PAGE_BYTES:
-        raise ValueError(f"desired_address is a positive multiple of {<int>PAGE_BYTES} below 2**47: {number:#x}")
-    return number
-
 
 cdef bint _looked_for_abandoned = False
 
@@ -579,22 +452,19 @@ cdef class Memory:
         cdef Mapping mapping = Mapping.__new__(Mapping)
         if self.mapping is not None:
             raise ValueError("this SharedMemory is open already")
-        if mode not in ("read_write", "read_only"):
-            raise ValueError(f'mode is "read_write" or "read_only": {mode!r}')
+        _arguments.mode(mode)
         if shared_name is not None:
-            _name_argument(shared_name, "shared_name")
+            _arguments.name(shared_name, "shared_name")
         elif file_name is None:
             if max_size is None:
                 raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
             shared_name = _RANDOM + secrets.token_hex(8)
             _remove_abandoned()
         label = (shared_name or "").encode()
-        path = _PLACE + shared_name if file_name is None else os.path.abspath(os.fsdecode(file_name))
+        path = _PLACE + shared_name if file_name is None else _arguments.path(file_name)
         encoded = os.fsencode(path)
-        if b"\0" in encoded:
-            raise ValueError(f"a path has no NUL: {path!r}")
-        request.max_participants = _participants_argument(max_participants)
-        request.max_size = _max_size_argument(max_size, request.max_participants)
+        request.max_participants = _arguments.max_participants(max_participants)
+        request.max_size = _arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)
         if mode == "read_only":
             request.max_size = 0              # nothing to create read-only
         request.path = encoded
@@ -603,8 +473,8 @@ cdef class Memory:
         request.read_only = mode == "read_only"
         request.trust_owner = bool(trust_owner)
         request.permissions = operator.index(permissions)
-        request.desired_address = _address_argument(desired_address)
-        request.index_kind = _index_argument(index)
+        request.desired_address = _arguments.desired_address(desired_address)
+        request.index_kind = {"tlsf": INDEX_TLSF, "next_fit": INDEX_NEXT_FIT}[_arguments.index(index)]
         request.found = request.wanted = 0
         request.found_label[0] = 0
         request.was_unclean = request.was_made = False
@@ -749,7 +619,7 @@ cdef class Memory:
             No room in the section, or on the file system behind it.
         """
         cdef Mapping mapping = self.writable_mapping("allocate")
-        cdef uint64_t align_bytes = _align_argument(align)
+        cdef uint64_t align_bytes = _arguments.align(align)
         return _make_block(mapping, allocate_block(mapping, size_argument(mapping, size), align_bytes, 0, bool(zero)))
 
     def reallocate(self, obj, size, zero=True):
@@ -866,7 +736,7 @@ cdef class Memory:
             status = heap_check(section, &facts, &problem)
             busy_end(section)
         if problem:
-            raise _describe_problem(problem, &facts, section)
+            raise explain_problem(_PROBLEMS[problem], _section_text(section), facts)
         check(status, mapping, "check_heap")
         return facts
 
@@ -903,28 +773,6 @@ cdef class Memory:
             "high_water": header.high_water, "participants": tuple(participants), "lock_holder": holder, "lock_sharers": sharers,
             "lock_waiters": waiters, "owner_deaths": header.owner_deaths, "recoveries": header.recoveries,
         }
-
-
-cdef object _describe_problem(Problem problem, heap_facts_t* facts, section_t* section):
-    texts = {
-        BAD_TOP: "the end of the heap lies outside the section",
-        BAD_TAG: "there is no block where one must begin: its front tag was overwritten, probably from the block before it",
-        BAD_REAR: "the end of this block was overwritten: its rear tag does not say the block's size",
-        HOLES_TOUCH: "two free blocks lie side by side",
-        HOLE_AT_TOP: "a free block lies at the end of the heap",
-        BAD_INDEX: "the index of free blocks does not agree with the blocks",
-        BAD_CACHE: "the lists of cached blocks do not agree with the blocks",
-        BAD_COUNT: "the counters do not agree with the blocks",
-        BAD_SERIAL: "the block's serial number was overwritten",
-        BAD_BOUNDS: "top, high_water and reserved are out of order",
-        BAD_NAME: "a name leads nowhere",
-        BAD_ARRAY: "an array's header does not fit its block",
-        MARKED_BROKEN: "the heap was found damaged and could not be recovered",
-    }
-    error = _errors.HeapCorruption(f"{_section_text(section)}, offset {facts.bad_off:#x}: {texts[problem]} "
-                                   f"(expected {facts.expected:#x}, found {facts.found:#x})")
-    error.offset = facts.bad_off
-    return error
 
 
 def layout_facts():

@@ -10,7 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 
-from shmem import _arrays, _core, _struct
+from shmem import _arrays, _core, _finding, _struct
 from shmem._core import Block
 from shmem._errors import InvalidBlock, NotASection
 from shmem._shared_memory import SharedMemory
@@ -45,11 +45,11 @@ class Handle:
         section = self._open_section()
         if self.offset == 0:
             return section
-        found = _core.reopen(section, self.offset, self.serial)
+        found = _finding.reopen(section, self.offset, self.serial)
         return found if self.view is None else _arrays.view_again(found, *self.view)
 
     def _open_section(self):
-        section = _core.find_open(self.uuid, self.mode)
+        section = _finding.find_open(self.uuid, self.mode)
         if section is None:
             place = {"shared_name": self.name} if self.anonymous else {"file_name": self.path}
             section = SharedMemory(**place, mode=self.mode)
@@ -83,14 +83,14 @@ def handle(obj):
     ...     print(shmem.handle(array[1:]).open())
     [2 3]
     """
-    section = obj if isinstance(obj, SharedMemory) else _core.find_storage(obj)
+    section = obj if isinstance(obj, SharedMemory) else _finding.find_storage(obj)
     if section is None:
         raise InvalidBlock(f"{type(obj).__name__} lies in no section that is open here")
     anonymous = section.path != section.name
     offset = serial = 0
     view = None
     if obj is not section:
-        offset, serial = _core.locate(section, obj)
+        offset, serial = _finding.locate(section, obj)
         if isinstance(obj, np.ndarray) and not _arrays.is_whole(obj):
             view = _arrays.view_facts(obj)
     return Handle(section.path, section.name, anonymous, section.uuid, section.mode, offset, serial, view)
@@ -108,7 +108,7 @@ def _reduce(obj):
 
 
 def _reduce_array(array):
-    return _reduce(array) if _core.find_storage(array) is not None else array.__reduce__()
+    return _reduce(array) if _finding.find_storage(array) is not None else array.__reduce__()
 
 
 ForkingPickler.register(SharedMemory, _reduce)
@@ -124,7 +124,7 @@ def _travel_with_loky(obj):
         if frame is None:
             return None
         if frame.f_globals.get("__name__", "").endswith("loky.backend.reduction"):
-            return _reduce(obj) if not isinstance(obj, np.ndarray) or _core.find_storage(obj) is not None else None
+            return _reduce(obj) if not isinstance(obj, np.ndarray) or _finding.find_storage(obj) is not None else None
         frame = frame.f_back
     return None
 
