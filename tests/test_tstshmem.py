@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -91,10 +92,13 @@ def wait_for(condition, seconds=60):
 
 def working_members(memory):
     """Process ids of the members of the newest instance, once there are nodes in the tree."""
-    control = memory.root
-    if control is None or control.first is None or memory.stats().blocks < 100:
-        return []
-    return [int(pid) for pid in control.first.members if pid]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
+        with shmem.shared_lock(memory):  # else the instance may be freed, and what lies there now is no process id
+            control = memory.root
+            if control is None or control.first is None or memory.stats().blocks < 100:
+                return []
+            return [int(pid) for pid in control.first.members if pid and int(pid) in memory.stats().participants]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
