@@ -400,6 +400,7 @@ def test_closerange_does_not_kill(place, child):
         with shmem.exclusive_lock(section):
             other.tell()
             assert other.hear() == "timeout"
+        other.end()  # before this process leaves: a killed last one would leave the section behind
         assert section.owner_deaths == 0
 
 
