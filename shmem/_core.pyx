@@ -42,7 +42,7 @@ from shmem._explain import explain, explain_opening, explain_problem
 from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
-from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_block, heap_enter, heap_free,
+from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_users_block, heap_enter, heap_free,
                           heap_leave, heap_reallocate, heap_set_root, heap_trim)
 from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT, block_t, header_t,
                             layout_fingerprint, payload_bytes, payload_to_block, round_up, tag_size, tag_type)
@@ -230,7 +230,7 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
             status = heap_enter(section, True)
             busy_end(section)
     if status == OK:
-        status = heap_check_block(section, payload_off, 0)
+        status = heap_check_users_block(section, payload_off, 0)
         heap_leave(section)
     if status != OK:
         check(status, mapping, f"look at offset {payload_off:#x}")

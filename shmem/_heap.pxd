@@ -22,5 +22,6 @@ cdef int heap_trim(section_t* section) noexcept nogil
 
 # for callers that hold the heap gate
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
+cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil

@@ -43,7 +43,8 @@ from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_r
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
 from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
 from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT,
-                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_PLAIN, block_bytes_for, block_t,
+                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
+                            TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, block_bytes_for, block_t,
                             block_to_payload, header_t, payload_bytes, payload_to_block, round_up, seal, tag_make, tag_size,
                             tag_state, tag_type)
 from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
@@ -467,6 +468,17 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
     return OK if tag_state(tag) == STATE_USED else INVALID_BLOCK
 
 
+cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+    """The same, but the blocks that hold names and types are not a user's to touch: INVALID_BLOCK."""
+    cdef int status = heap_check_block(section, payload_off, serial)
+    cdef uint64_t type_id
+    if status == OK:
+        type_id = tag_type(block_at(section, payload_to_block(payload_off)).tag)
+        if type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY:
+            return INVALID_BLOCK
+    return status
+
+
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block that was checked.  The gate is mine."""
     cdef uint64_t off = payload_to_block(payload_off)
@@ -487,7 +499,7 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
     cdef int status = heap_enter(section, not flags & HEAP_NOWAIT)
     if status != OK:
         return status
-    status = CORRUPTED if section.header.broken else heap_check_block(section, payload_off, serial)
+    status = CORRUPTED if section.header.broken else heap_check_users_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY:
         if array_is_pinned(section, payload_off, True, True):
             status = PINNED

@@ -33,9 +33,9 @@ gate may miss one set a moment later; it holds no share of its own then, the upg
 end and looks again.  A reader's look at the gate comes after its own increment, a writer's look at
 the readers after its own swap, all four sequentially consistent: at least one sees the other.
 
-When an owner dies.  Every sleep is a slice of at most 50 ms.  After a slice without news, and before
-a timeout is reported, the one in the way is asked for: the gate's owner (its word is swapped for mine), the
-participant in `upgrade` (cleared or replaced), a participant whose count keeps a drain from ending
+When an owner dies.  Every sleep is a slice of at most 50 ms.  After a slice without news (a drainer: every 50 ms,
+since readers that turn back wake it without news), and before a timeout is reported, the one in the way is
+asked for: the gate's owner (its word is swapped for mine), the participant in `upgrade` (cleared or replaced), a participant whose count keeps a drain from ending
 (zeroed).  Always load, ask, swap that very word.
 
 A thread's depths are its own, in a page that a fork wipes; only the outermost lock touches shared words.
@@ -226,6 +226,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
     """
     cdef uint32_t first = 0, sequence
     cdef uint64_t word
+    cdef int64_t ask_at_ns = 0
     cdef bint ask = False
     cdef int status, spins = 0, slices_left = MAX_SLICES
     while True:
@@ -246,11 +247,15 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
             spins += 1
             cpu_relax()
             continue
+        if ask_at_ns == 0:
+            ask_at_ns = now_ns() + SLICE_NS
         status = _sleep(section, &section.header.drain, sequence, deadline_ns, SLICE_NS)
-        slices_left -= status == ETIMEDOUT and own == 0       # an upgrader would let another one in meanwhile
+        ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back step the drain again and again
+        if ask:
+            ask_at_ns = now_ns() + SLICE_NS
+            slices_left -= own == 0          # an upgrader would let another one in meanwhile
         if status == EINTR or slices_left == 0:
             return INTERRUPTED
-        ask = status == ETIMEDOUT
 
 
 # -- threads ------------------------------------------------------------------------------------------
@@ -317,15 +322,16 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
     cdef bint taken_over = False
     cdef int status
     while True:
-        fetch_add_seq_cst_u64(_my_readers(section), 1)
-        word = load_seq_cst_u64(&section.header.gate)
-        if word & GATE_OWNER_MASK == 0:
-            # TURN was left for readers: I am the first in.  If a writer takes it now, it finds my share
-            if word != 0 and compare_exchange_seq_cst_u64(&section.header.gate, word, 0) and word & GATE_WAITERS:
-                futex_wake(_low_half(&section.header.gate), EVERYBODY)
-            return OK
-        fetch_sub_seq_cst_u64(_my_readers(section), 1)
-        drain_step(section)
+        if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:      # else do not disturb who drains
+            fetch_add_seq_cst_u64(_my_readers(section), 1)
+            word = load_seq_cst_u64(&section.header.gate)
+            if word & GATE_OWNER_MASK == 0:
+                # TURN was left for readers: I am the first in.  If a writer takes it now, it finds my share
+                if word != 0 and compare_exchange_seq_cst_u64(&section.header.gate, word, 0) and word & GATE_WAITERS:
+                    futex_wake(_low_half(&section.header.gate), EVERYBODY)
+                return OK
+            fetch_sub_seq_cst_u64(_my_readers(section), 1)
+            drain_step(section)
         status = _gate_sleep(section, <uint64_t>GATE_WAITERS | GATE_READERS, deadline_ns, &taken_over)
         if taken_over:
             gate_open(section)

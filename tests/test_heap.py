@@ -94,6 +94,22 @@ def test_cached_blocks_come_back_before_full(shm):
     assert shm.check_heap().cached_blocks == 0
 
 
+def test_blocks_of_the_library_are_not_the_users(shm):
+    shm["a"] = [1.0, 2.0]
+    shm["b"] = b"bytes"
+    freed = 0
+    for offset in range(0, shm.stats().top, 16):
+        try:
+            shm.free(shm.block(offset).offset)
+            freed += 1
+        except shmem.InvalidBlock:
+            continue
+    assert freed == 2
+    assert list(shm) == ["a", "b"]
+    report = shm.check_heap()
+    assert (report.blocks, report.internal_blocks) == (0, 3)
+
+
 def test_stale_and_foreign(shm):
     block, other = shm.allocate(100), shm.allocate(100)
     shm.free(block)

@@ -399,6 +399,29 @@ def test_killed_holder(shm, child, mode, timeout):
             pass
 
 
+def test_killed_reader_while_other_readers_wait(shm, child):
+    """Readers that wait behind a writer retry and turn back; that does not keep the writer from noticing a dead reader."""
+    holder = child(HOLD, shm.name, "shared")
+    holder.hear()
+    code = "section = shmem.SharedMemory(shared_name=args[0]); say('here')\nwith getattr(shmem, args[1])(section): say('in')"
+    writer = child("import warnings; warnings.simplefilter('ignore')\n" + code, shm.name, "exclusive_lock")
+    writer.hear()
+    while shm.stats().lock_waiters == 0:
+        time.sleep(0.001)
+    readers = [child("import warnings; warnings.simplefilter('ignore')\n" + code, shm.name, "shared_lock") for _ in range(6)]
+    for reader in readers:
+        reader.hear()
+    while shm.stats().lock_waiters < 7:
+        time.sleep(0.001)
+    holder.kill()
+    begin = time.monotonic()
+    while writer.process.poll() is None and time.monotonic() - begin < 5:
+        time.sleep(0.01)
+    assert writer.process.poll() == 0
+    for other in (writer, *readers):
+        other.end()
+
+
 def test_killed_holder_that_was_the_only_one(tmp_path, child):
     code = "section = shmem.SharedMemory(args[0], max_size=1 << 20); shmem.exclusive_lock(section).__enter__(); say('held'); time.sleep(60)"
     other = child(code, tmp_path / "s")
