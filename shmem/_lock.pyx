@@ -35,8 +35,8 @@ the readers after its own swap, all four sequentially consistent: at least one s
 
 When an owner dies.  Every sleep is a slice of at most 50 ms.  After a slice without news (a drainer: every 50 ms,
 since readers that turn back wake it without news), and before a timeout is reported, the one in the way is
-asked for: the gate's owner (its word is swapped for mine), the participant in `upgrade` (cleared or replaced), a participant whose count keeps a drain from ending
-(zeroed).  Always load, ask, swap that very word.
+asked for: the gate's owner (its word is swapped for mine), the participant in `upgrade` (cleared or replaced), a
+participant whose count keeps a drain from ending (zeroed).  Always load, ask, swap that very word.
 
 A thread's depths are its own, in a page that a fork wipes; only the outermost lock touches shared words.
 `counted` says whether my participant's `readers` has one of mine: not while shared lies inside exclusive.
