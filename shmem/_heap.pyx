@@ -13,7 +13,7 @@ What holds whenever the heap gate is free (the name in brackets is the `Problem`
 4. The free index holds exactly the holes, the cached lists exactly the cached blocks [BAD_INDEX, BAD_CACHE].
 5. used + hole + cached bytes = top - heap_start, and the counters say so [BAD_COUNT].
 6. A serial is below `next_serial` [BAD_SERIAL].
-7. top <= high_water <= reserved <= size [BAD_BOUNDS].
+7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
 
 The heap gate is a mutex whose word names its owner, index and generation.  Who finds the owner dead swaps
 the word for its own, then recovers.  Under it no Python code runs, nothing waits for another lock.

@@ -42,7 +42,7 @@ A thread's depths are its own, in a page that a fork wipes; only the outermost l
 `counted` says whether my participant's `readers` has one of mine: not while shared lies inside exclusive.
 
 The lock order of the whole library stands at the head of `_core.pyx`.  The source of the scheme is section 5
-of the design; its model in Promela lies beside the tests.
+of the design, which has a model of it in Promela; time-outs, TURN, downgrade and retrying readers are not in that.
 """
 
 from libc.errno cimport EINTR, ETIMEDOUT
