@@ -55,6 +55,10 @@ class Status(enum.IntEnum):
     untrusted_owner = -18
     unsupported_file_system = -19
     too_many_threads = -20
+    value_overflow = -21
+    queue_full = -22
+    queue_empty = -23
+    queue_closed = -24
 
 
 _TEXTS = {
@@ -79,6 +83,10 @@ _TEXTS = {
     Status.untrusted_owner: "the section belongs to another user",
     Status.unsupported_file_system: "mappings or locks of this file system are not coherent between processes",
     Status.too_many_threads: "too many threads of this process use the section",
+    Status.value_overflow: "the semaphore's value would pass its maximum",
+    Status.queue_full: "the queue is full",
+    Status.queue_empty: "the queue is empty",
+    Status.queue_closed: "the queue was shut down",
 }
 
 

@@ -80,11 +80,14 @@ cdef extern from *:
         uint64_t gate;                /* line of its own, with the news of a dead holder */
         uint64_t owner_deaths;
         uint32_t death_notice;        /* 1: the next holder is to be told */
-        uint8_t spare2[44];
+        uint32_t spare2;
+        uint64_t gate_readers;        /* channels, see _channel.pxd: readers and the upgrader sleep here until the gate opens, */
+        uint64_t gate_writers;        /* writers here */
+        uint8_t spare3[24];
         uint64_t upgrade;             /* line of its own */
-        uint8_t spare3[56];
-        uint32_t drain;               /* line of its own */
-        uint8_t spare4[60];
+        uint8_t spare4[56];
+        uint64_t drain;               /* line of its own; a channel: who owns the gate sleeps here until the readers have left */
+        uint8_t spare8[56];
         uint64_t heap_gate;           /* line of its own */
         uint8_t spare5[56];
         uint64_t used_blocks;         /* line of its own: statistics, an index */
@@ -114,6 +117,7 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, types_off) == 376, "layout");
     _Static_assert(offsetof(header_t, top) == 448, "layout");
     _Static_assert(offsetof(header_t, gate) == 512, "layout");
+    _Static_assert(offsetof(header_t, gate_readers) == 536, "layout");
     _Static_assert(offsetof(header_t, upgrade) == 576, "layout");
     _Static_assert(offsetof(header_t, drain) == 640, "layout");
     _Static_assert(offsetof(header_t, heap_gate) == 704, "layout");
@@ -222,6 +226,46 @@ cdef extern from *:
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
     #define ARRAY_UNNAMED 2u          /* its last name is gone: freed with its last pin */
 
+    /* Synchronisation: a block's payload, a field of an object, or the state in a named one's file.  All zero: a
+       semaphore of value 0, an event that is not signaled, a mutex that nobody holds. */
+    typedef struct {
+        uint32_t value;
+        uint32_t spare;
+        uint64_t channel;             /* see _channel.pxd */
+    } semaphore_t;
+    _Static_assert(offsetof(semaphore_t, channel) == 8 && sizeof(semaphore_t) == 16, "layout");
+    typedef struct {
+        uint64_t word;                /* 1: signaled | how often it was, times 2; waiters in the high half */
+    } event_t;
+    _Static_assert(sizeof(event_t) == 8, "layout");
+    typedef struct {
+        uint64_t owner;               /* generation << 32 | index + 1, or 0 */
+        uint64_t channel;
+        uint64_t thread;              /* the rest is the owner's alone: thread pointer */
+        uint64_t next_held_off;       /* of the mutexes that this thread holds, latest first; 0: the last one */
+        uint32_t depth;
+        uint32_t died;                /* 1: the last owner ended without releasing it; the next one is to be told */
+        uint64_t owner_deaths;
+    } mutex_t;
+    _Static_assert(offsetof(mutex_t, channel) == 8 && offsetof(mutex_t, thread) == 16, "layout");
+    _Static_assert(offsetof(mutex_t, next_held_off) == 24 && offsetof(mutex_t, depth) == 32, "layout");
+    _Static_assert(offsetof(mutex_t, owner_deaths) == 40 && sizeof(mutex_t) == 48, "layout");
+
+    #define NAMED_MAGIC 0x1a534d454d4853ull   /* "SHMEMS\x1a": a named semaphore or event */
+    #define NAMED_VERSION 1u
+    #define NAMED_SEMAPHORE 1u
+    #define NAMED_EVENT 2u
+    typedef union { semaphore_t semaphore; event_t event; uint8_t line[64]; } named_state_t;
+    typedef struct {                  /* the file of a named semaphore or event */
+        uint64_t magic;
+        uint32_t version;
+        uint32_t kind;
+        uint8_t uuid[16];
+        uint8_t spare[32];
+        named_state_t state;
+    } named_t;
+    _Static_assert(offsetof(named_t, uuid) == 16 && offsetof(named_t, state) == 64 && sizeof(named_t) == 128, "layout");
+
     /* FNV-1a over what another build could disagree about */
     static inline uint64_t layout_fingerprint(void) {
         const uint64_t facts[] = {
@@ -230,7 +274,7 @@ cdef extern from *:
             offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
-            TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t) };
+            TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t) };
         uint64_t hash = 0xcbf29ce484222325ull;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * 0x100000001b3ull;
         return hash;
@@ -272,8 +316,10 @@ cdef extern from *:
         uint64_t gate
         uint64_t owner_deaths
         uint32_t death_notice
+        uint64_t gate_readers
+        uint64_t gate_writers
         uint64_t upgrade
-        uint32_t drain
+        uint64_t drain
         uint64_t heap_gate
         uint64_t used_blocks
         uint64_t used_bytes
@@ -359,6 +405,38 @@ cdef extern from *:
     const uint32_t ARRAY_TEMPORARY
     const uint32_t ARRAY_UNNAMED
 
+    ctypedef struct semaphore_t:
+        uint32_t value
+        uint64_t channel
+
+    ctypedef struct event_t:
+        uint64_t word
+
+    ctypedef struct mutex_t:
+        uint64_t owner
+        uint64_t channel
+        uint64_t thread
+        uint64_t next_held_off
+        uint32_t depth
+        uint32_t died
+        uint64_t owner_deaths
+
+    const uint64_t NAMED_MAGIC
+    const uint32_t NAMED_VERSION
+    const uint32_t NAMED_SEMAPHORE
+    const uint32_t NAMED_EVENT
+
+    ctypedef union named_state_t:
+        semaphore_t semaphore
+        event_t event
+
+    ctypedef struct named_t:
+        uint64_t magic
+        uint32_t version
+        uint32_t kind
+        uint8_t uuid[16]
+        named_state_t state
+
     uint64_t layout_fingerprint() noexcept nogil
 
 cdef enum:
@@ -380,6 +458,10 @@ cdef enum TypeId:
     TYPE_ARRAY = 1
     TYPE_NAME_TABLE = 2
     TYPE_NAME_ENTRY = 3
+    TYPE_SEMAPHORE = 4
+    TYPE_EVENT = 5
+    TYPE_MUTEX = 6
+    TYPE_QUEUE = 7
     TYPE_FIRST_USER = 16
     TYPE_LAST_USER = 65535
 

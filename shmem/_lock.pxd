@@ -8,6 +8,7 @@ clock; `FOREVER` waits without end, `AT_ONCE` does not wait.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport (compare_exchange_seq_cst_u64, fetch_add_seq_cst_u64, fetch_sub_seq_cst_u64, load_relaxed_u64,
                              load_seq_cst_u32, load_seq_cst_u64)
+from shmem._channel cimport EVERYBODY, channel_notify
 from shmem._section cimport section_t, thread_find, thread_t
 from shmem._status cimport NOT_OWNER, OK, WOULD_BLOCK
 
@@ -17,16 +18,18 @@ cdef enum:
 
 cdef enum:
     GATE_OWNER_MASK = 0xffff
-    GATE_TURN = 0x20000000          # open to readers; a writer waits a millisecond before it takes it
-    GATE_READERS = 0x40000000       # a reader sleeps: the release leaves TURN
-    GATE_WAITERS = 0x80000000       # somebody sleeps: the release wakes all.  Set without a sleeper: a needless wake
+    GATE_TURN_READERS = 0x04000000      # no owner; open to readers, a writer leaves it to them for a millisecond
+    GATE_TURN_WRITERS = 0x08000000      # no owner; for writers that were woken, one that comes now leaves it to them
+    GATE_STARVING_READERS = 0x10000000  # beside an owner: the release is to leave TURN_READERS
+    GATE_STARVING_WRITERS = 0x20000000  # beside an owner or TURN_READERS: TURN_WRITERS is to come
+    GATE_WAITERS = 0x80000000           # of the heap gate alone: somebody sleeps on it
 
 # Take the lock, waiting.  INTERRUPTED comes back only with `stop_for_signals`, with nothing claimed.
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 # Slow halves of release
 cdef void gate_open(section_t* section) noexcept nogil
-cdef void drain_step(section_t* section) noexcept nogil
+cdef void gate_notify(section_t* section) noexcept nogil
 cdef void upgrade_clear(section_t* section) noexcept nogil
 # Who holds it, what the dead left
 cdef void lock_depths(section_t* section, uint32_t* exclusive, uint32_t* shared) noexcept nogil
@@ -52,7 +55,7 @@ cdef inline int lock_shared_try(section_t* section) noexcept nogil:
         me.shared = 1
         return OK
     fetch_sub_seq_cst_u64(readers, 1)
-    drain_step(section)
+    channel_notify(&section.header.drain, EVERYBODY)
     return WOULD_BLOCK
 
 
@@ -86,9 +89,9 @@ cdef inline int unlock_shared(section_t* section) noexcept nogil:
     me.shared -= 1
     if me.shared == 0 and me.counted:
         me.counted = 0
+        # before the look at the channel; partner: a draining writer, which registers there and then looks at the readers
         fetch_sub_seq_cst_u64(&section.participants[section.private.index_plus_1 - 1].readers, 1)
-        if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK:
-            drain_step(section)
+        channel_notify(&section.header.drain, EVERYBODY)
     return OK
 
 
@@ -106,6 +109,9 @@ cdef inline int unlock_exclusive(section_t* section) noexcept nogil:
     if me.upgrading:
         me.upgrading = 0
         upgrade_clear(section)
+    # before the looks at the channels; partner: who registers there and then looks at the gate
     if not compare_exchange_seq_cst_u64(&section.header.gate, section.private.gate_word, 0):
-        gate_open(section)
+        gate_open(section)                                  # somebody starves
+    elif (load_seq_cst_u64(&section.header.gate_readers) | load_seq_cst_u64(&section.header.gate_writers)) >> 32 != 0:
+        gate_notify(section)
     return OK

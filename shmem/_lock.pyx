@@ -3,30 +3,38 @@
 
 ::
 
-    gate      owner's index + 1 | WAITERS | READERS | TURN, and owner's generation in the high half
+    gate      owner's index + 1 and generation, or a turn, or 0; and who starves
     upgrade   index + 1 and generation of the participant that holds shared and wants exclusive
     readers   one per participant: how many of its threads hold the lock shared
-    drain     a counter on which a writer sleeps while readers leave
 
 Truth table (O: some owner; r: sum of all readers)::
 
-    gate      upgrade   r        what holds
-    0         0         0        free
-    0         0         > 0      shared by r threads
-    TURN      any       any      as 0 for readers and the upgrader; other writers wait 1 ms, then it is theirs
-    O         0         > 0      O has claimed the gate and drains; who comes to read turns back
-    O         0         0        O holds it exclusive (or is about to see that it does)
-    0         U         > 0      U shares it and is about to claim the gate
-    O != U    U         > 0      O drains, sees `upgrade`, gives the gate back: else each waits for the other
-    U         U         > own    U drains all shares but its own
-    U         U         own      U holds it exclusive, and its own share
+    gate           upgrade   r        what holds
+    0              0         0        free
+    0              0         > 0      shared by r threads
+    TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits 1 ms before it takes it
+    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that was woken; one that comes now waits 1 ms
+    O              0         > 0      O has claimed the gate and drains; who comes to read turns back
+    O              0         0        O holds it exclusive (or is about to see that it does)
+    0              U         > 0      U shares it and is about to claim the gate
+    O != U         U         > 0      O drains, sees `upgrade`, gives the gate back: else each waits for the other
+    U              U         > own    U drains all shares but its own
+    U              U         own      U holds it exclusive, and its own share
 
-Who wakes whom::
+Who wakes whom; all but `upgrade` are channels (`_channel.pxd`: registrations are never fewer than sleepers)::
 
-    sleeps on   who                            is woken by
-    gate        readers, writers, upgrader     gate_open (release, giving back, taking over), a reader that ends TURN
-    upgrade     writers                        upgrade_clear
-    drain       the owner of the gate          a reader that leaves or turns back, an upgrader that registers
+    sleeps on      who                            is woken by
+    gate_readers   readers, the upgrader          whoever opens the gate: all of them
+    gate_writers   writers                        whoever opens the gate, the reader that ends TURN_READERS, a writer that
+                                                  was woken and gives up: one of them
+    upgrade        writers                        upgrade_clear: all
+    drain          the owner of the gate          a reader that leaves or turns back, an upgrader that registers
+
+Fairness.  An open gate belongs to whoever comes first, which is mostly a thread that runs already: that is fast, and starves those who
+sleep.  Who has waited for a millisecond says so in the gate (STARVING).  The release that finds it there leaves a turn:
+first for the readers, until one is in; then for the writers, until one that was woken has it.  A turn has no owner, so
+a kill does it no harm: whom it keeps out takes the gate after a millisecond.  A turn is left only to those who are registered; who gives
+up while it lasts ends it.  So of n writers and readers in tight loops each has its turn after some n milliseconds.
 
 What a read may miss, and why that is harmless.  A writer that tests `upgrade` before it claims the
 gate may miss one set a moment later; it holds no share of its own then, the upgrader does, so the drain cannot
@@ -42,7 +50,7 @@ A thread's depths are its own, in a page that a fork wipes; only the outermost l
 `counted` says whether my participant's `readers` has one of mine: not while shared lies inside exclusive.
 
 The lock order of the whole library stands at the head of `_core.pyx`.  The source of the scheme is section 5
-of the design, which has a model of it in Promela; time-outs, TURN, downgrade and retrying readers are not in that.
+of the design; what is claimed here is model-checked, in `tests/models`.
 """
 
 from libc.errno cimport EINTR, ETIMEDOUT
@@ -51,26 +59,40 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport (compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64,
                              fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64,
                              store_release_u32, store_release_u64, store_seq_cst_u64)
+from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half)
+from shmem._layout cimport header_t
 from shmem._os cimport futex_wait, futex_wake, now_ns, watch_thread
 from shmem._participants cimport participant_entry_is_alive, participant_generation, participant_is_alive
 from shmem._section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, thread_hash, thread_pointer, thread_t
 from shmem._status cimport DEADLOCK, INTERRUPTED, OK, TIMEOUT_EXPIRED, TOO_MANY_THREADS
 
 cdef enum:
-    SLICE_NS = 50000000
     TURN_NS = 1000000
+    STARVING_NS = 1000000          # who has waited so long asks for a turn
     N_SPINS = 40
-    EVERYBODY = 0x7fffffff
     MAX_SLICES = 20                # a drainer looks for signals at least once a second, lest it slept through one
     MUST_YIELD = 1                 # drain: somebody upgrades, give the gate back
     SLICE_OVER = 2                 # slept without news: time to look for signals, if nothing is claimed
 
+cdef enum:
+    STARVING = GATE_STARVING_READERS | GATE_STARVING_WRITERS
+
+cdef enum Wish:
+    READ
+    WRITE
+    UPGRADE
+
+ctypedef struct wait_t:            # one request for the lock while it waits
+    int64_t deadline_ns
+    int64_t began_ns               # 0: has not slept yet
+    int64_t turn_ends_ns           # of the others' turn that I leave to them; 0: none
+    Wish wish
+    bint was_woken
+    bint taken_over                # out: the gate is mine, its owner is dead
+    bint stop_for_signals
+
 
 # -- small parts --------------------------------------------------------------------------------------
-
-cdef inline uint32_t* _low_half(uint64_t* word) noexcept nogil:
-    return <uint32_t*>word         # little-endian: the futex word lies first
-
 
 cdef inline uint64_t* _my_readers(section_t* section) noexcept nogil:
     return &section.participants[section.private.index_plus_1 - 1].readers
@@ -84,20 +106,23 @@ cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
     return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
 
 
-cdef int _sleep(section_t* section, uint32_t* word, uint32_t expected, int64_t deadline_ns, int64_t longest_ns) noexcept nogil:
-    """One slice of sleep: 0, ETIMEDOUT or EINTR."""
-    cdef int64_t slice_ns = longest_ns, left_ns
+cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    cdef wait_t wait
+    wait.wish, wait.deadline_ns, wait.stop_for_signals = wish, deadline_ns, stop_for_signals
+    wait.began_ns = wait.turn_ends_ns = 0
+    wait.was_woken = wait.taken_over = False
+    return wait
+
+
+cdef int _sleep(section_t* section, uint64_t* channel, uint32_t sequence, int64_t deadline_ns, int64_t longest_ns) noexcept nogil:
+    """One slice of sleep on a channel, counted for `stats`: 0, ETIMEDOUT or EINTR, no more registered."""
     cdef uint32_t* waiting = &section.participants[section.private.index_plus_1 - 1].waiting
     cdef int status
-    if deadline_ns != FOREVER:
-        left_ns = deadline_ns - now_ns()
-        if left_ns <= 0:
-            return ETIMEDOUT
-        if left_ns < slice_ns:
-            slice_ns = left_ns
     fetch_add_seq_cst_u32(waiting, 1)
-    status = futex_wait(word, expected, slice_ns)
+    status = channel_sleep(channel, sequence, deadline_ns, longest_ns)
     fetch_sub_seq_cst_u32(waiting, 1)
+    if status != 0:
+        channel_withdraw(channel, sequence)
     return status
 
 
@@ -107,37 +132,51 @@ cdef void _note_death(section_t* section) noexcept nogil:
     store_release_u32(&section.header.death_notice, 1)
 
 
-cdef void drain_step(section_t* section) noexcept nogil:
-    """Tell the owner of the gate that a share was given back, or that somebody upgrades."""
-    fetch_add_seq_cst_u32(&section.header.drain, 1)
-    futex_wake(&section.header.drain, EVERYBODY)
-
-
 cdef void upgrade_clear(section_t* section) noexcept nogil:
     """Give `upgrade` back.  Always before the gate opens, or a writer would find both open and a share left."""
     store_seq_cst_u64(&section.header.upgrade, 0)
-    futex_wake(_low_half(&section.header.upgrade), EVERYBODY)
+    futex_wake(low_half(&section.header.upgrade), EVERYBODY)
+
+
+cdef void gate_notify(section_t* section) noexcept nogil:
+    """The gate has opened: all readers may come in, or one writer."""
+    channel_notify(&section.header.gate_readers, EVERYBODY)
+    channel_notify(&section.header.gate_writers, 1)
 
 
 cdef void gate_open(section_t* section) noexcept nogil:
-    """Open the gate that is mine; leave TURN where a reader sleeps; wake whoever sleeps."""
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
+    """Open the gate that is mine; leave a turn to those who starve; wake who may come in."""
+    cdef header_t* header = section.header
+    cdef uint64_t word, turn = 0
     while True:
-        if (word & ~(<uint64_t>GATE_WAITERS | GATE_READERS)) != section.private.gate_word:
+        word = load_seq_cst_u64(&header.gate)
+        if word & ~STARVING != section.private.gate_word:
             return
-        if compare_exchange_seq_cst_u64(&section.header.gate, word, GATE_TURN if word & GATE_READERS else 0):
-            break
-        word = load_seq_cst_u64(&section.header.gate)         # a sleeper has set a flag
-    if word & (<uint64_t>GATE_WAITERS | GATE_READERS):
-        futex_wake(_low_half(&section.header.gate), EVERYBODY)
+        turn = 0
+        if word & GATE_STARVING_READERS and load_seq_cst_u64(&header.gate_readers) >> 32 != 0:
+            turn = GATE_TURN_READERS | (word & GATE_STARVING_WRITERS)
+        elif word & GATE_STARVING_WRITERS and load_seq_cst_u64(&header.gate_writers) >> 32 != 0:
+            turn = GATE_TURN_WRITERS
+        if compare_exchange_seq_cst_u64(&header.gate, word, turn):
+            break                                  # else somebody has begun to starve
+    channel_notify(&header.gate_readers, EVERYBODY)
+    if turn & GATE_TURN_READERS == 0:
+        channel_notify(&header.gate_writers, 1)
 
 
-cdef bint _gate_take_over(section_t* section, uint64_t word) noexcept nogil:
-    """If the gate's owner as of `word` is dead, make the gate mine."""
+cdef void _end_readers_turn(section_t* section, uint64_t word) noexcept nogil:
+    """A reader is in, or gives up: now the writers."""
+    cdef uint64_t turn = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
+    if word & GATE_TURN_READERS and compare_exchange_seq_cst_u64(&section.header.gate, word, turn):
+        channel_notify(&section.header.gate_writers, 1)
+
+
+cdef bint _gate_take_over(section_t* section) noexcept nogil:
+    """If the gate's owner is dead, make the gate mine: load, ask, swap."""
+    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
     if word & GATE_OWNER_MASK == 0 or _word_owner_is_alive(section, word):
         return False
-    if not compare_exchange_seq_cst_u64(&section.header.gate, word,
-                                        section.private.gate_word | (word & (<uint64_t>GATE_WAITERS | GATE_READERS))):
+    if not compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | (word & STARVING)):
         return False
     _drop_share(section, word)
     _note_death(section)
@@ -155,28 +194,45 @@ cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
         compare_exchange_seq_cst_u64(readers, word, word >> 32 << 32)
 
 
-cdef int _gate_sleep(section_t* section, uint64_t flags, int64_t deadline_ns, bint* taken_over) noexcept nogil:
+cdef bint _say_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+    """After a millisecond of waiting, have the gate's owner know.  False: the gate has changed."""
+    cdef int64_t now = now_ns()
+    cdef uint64_t flag = GATE_STARVING_WRITERS if wait.wish == WRITE else GATE_STARVING_READERS
+    if wait.began_ns == 0:
+        wait.began_ns = now
+    if wait.wish == UPGRADE or now - wait.began_ns < STARVING_NS or word & flag:
+        return True
+    return compare_exchange_seq_cst_u64(&section.header.gate, word, word | flag)
+
+
+cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     """Sleep until the gate may have opened: 0 (look again, or `taken_over`), TIMEOUT_EXPIRED, INTERRUPTED, SLICE_OVER."""
+    cdef uint64_t* channel = &section.header.gate_writers if wait.wish == WRITE else &section.header.gate_readers
     cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
+    cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS
-    taken_over[0] = False
+    wait.taken_over = False
     while word & GATE_OWNER_MASK and spins_left:
         cpu_relax()
         spins_left -= 1
         word = load_seq_cst_u64(&section.header.gate)
     if word & GATE_OWNER_MASK == 0:
         return OK
-    if _is_past(deadline_ns):
-        taken_over[0] = _gate_take_over(section, word)
-        return OK if taken_over[0] else TIMEOUT_EXPIRED
-    if word & flags != flags:
-        if not compare_exchange_seq_cst_u64(&section.header.gate, word, word | flags):
-            return OK
-        word |= flags
-    status = _sleep(section, _low_half(&section.header.gate), <uint32_t>word, deadline_ns, SLICE_NS)
-    if status == ETIMEDOUT:
-        taken_over[0] = _gate_take_over(section, word)
-        return OK if taken_over[0] else SLICE_OVER
+    if _is_past(wait.deadline_ns):
+        wait.taken_over = _gate_take_over(section)
+        return OK if wait.taken_over else TIMEOUT_EXPIRED
+    if not _say_starving(section, wait, word):
+        return OK
+    sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
+    if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
+        channel_withdraw(channel, sequence)
+        return OK
+    status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
+    if status == 0:
+        wait.was_woken = True
+    elif status == ETIMEDOUT:
+        wait.taken_over = _gate_take_over(section)
+        return OK if wait.taken_over else SLICE_OVER
     return INTERRUPTED if status == EINTR else OK
 
 
@@ -185,16 +241,22 @@ cdef bint _upgrade_reap(section_t* section, uint64_t word) noexcept nogil:
     if _word_owner_is_alive(section, word):
         return False
     if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
-        futex_wake(_low_half(&section.header.upgrade), EVERYBODY)
+        futex_wake(low_half(&section.header.upgrade), EVERYBODY)
     return True
 
 
 cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) noexcept nogil:
     """A writer waits until nobody upgrades any more."""
+    cdef uint32_t* waiting = &section.participants[section.private.index_plus_1 - 1].waiting
+    cdef int64_t longest_ns = SLICE_NS
     cdef int status
     if _is_past(deadline_ns):
         return OK if _upgrade_reap(section, word) else TIMEOUT_EXPIRED
-    status = _sleep(section, _low_half(&section.header.upgrade), <uint32_t>word, deadline_ns, SLICE_NS)
+    if deadline_ns != FOREVER and deadline_ns - now_ns() < longest_ns:
+        longest_ns = max(deadline_ns - now_ns(), 0)
+    fetch_add_seq_cst_u32(waiting, 1)
+    status = futex_wait(low_half(&section.header.upgrade), <uint32_t>word, longest_ns)
+    fetch_sub_seq_cst_u32(waiting, 1)
     if status == ETIMEDOUT:
         return OK if _upgrade_reap(section, word) else SLICE_OVER
     return INTERRUPTED if status == EINTR else OK
@@ -219,43 +281,53 @@ cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint
 
 
 cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept nogil:
-    """The gate is mine: wait until only `own` shares are left.
-
-    Returns 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED.  An entry once seen empty stays so: who comes now
-    sees the gate and turns back.
-    """
+    """The gate is mine: wait until only `own` shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
+    cdef uint64_t* channel = &section.header.drain
     cdef uint32_t first = 0, sequence
-    cdef uint64_t word
     cdef int64_t ask_at_ns = 0
     cdef bint ask = False
-    cdef int status, spins = 0, slices_left = MAX_SLICES
+    cdef int status = SLICE_OVER, spins_left = N_SPINS, slices_left = MAX_SLICES
+    while spins_left and status == SLICE_OVER:
+        status = _drain_look(section, own, deadline_ns, &first, False)
+        spins_left -= 1
+        cpu_relax()
+    while status == SLICE_OVER:
+        sequence = channel_register(channel)          # before the looks; partner: who leaves, or upgrades, and then notifies
+        status = _drain_look(section, own, deadline_ns, &first, ask)
+        if status != SLICE_OVER:
+            channel_withdraw(channel, sequence)
+            return status
+        if ask_at_ns == 0:
+            ask_at_ns = now_ns() + SLICE_NS
+        status = SLICE_OVER if _sleep(section, channel, sequence, deadline_ns, SLICE_NS) != EINTR else INTERRUPTED
+        ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back wake me again and again
+        if ask:
+            ask_at_ns = now_ns() + SLICE_NS
+            slices_left -= own == 0          # an upgrader would let another one in meanwhile
+        if slices_left == 0:
+            return INTERRUPTED
+    return status
+
+
+cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint32_t* first, bint ask) noexcept nogil:
+    """How the drain stands: 0, MUST_YIELD, TIMEOUT_EXPIRED, or SLICE_OVER: sleep.
+
+    An entry once seen empty stays so: who comes now sees the gate and turns back.
+    """
+    cdef uint64_t word
+    cdef bint is_past
     while True:
-        sequence = load_seq_cst_u32(&section.header.drain)     # before the counts: a step after them is seen
-        while first < load_seq_cst_u32(&section.header.participants_high) and _entry_is_empty(section, first, own, ask):
-            first += 1
-        if first >= load_seq_cst_u32(&section.header.participants_high):
+        while first[0] < load_seq_cst_u32(&section.header.participants_high) and _entry_is_empty(section, first[0], own, ask):
+            first[0] += 1
+        if first[0] >= load_seq_cst_u32(&section.header.participants_high):
             return OK
         word = load_seq_cst_u64(&section.header.upgrade)
         if own == 0 and word != 0 and not _upgrade_reap(section, word):
             return MUST_YIELD
-        if _is_past(deadline_ns):
-            if ask:
-                return TIMEOUT_EXPIRED
-            ask = True
-            continue
-        if spins < N_SPINS:
-            spins += 1
-            cpu_relax()
-            continue
-        if ask_at_ns == 0:
-            ask_at_ns = now_ns() + SLICE_NS
-        status = _sleep(section, &section.header.drain, sequence, deadline_ns, SLICE_NS)
-        ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back step the drain again and again
-        if ask:
-            ask_at_ns = now_ns() + SLICE_NS
-            slices_left -= own == 0          # an upgrader would let another one in meanwhile
-        if status == EINTR or slices_left == 0:
-            return INTERRUPTED
+        is_past = _is_past(deadline_ns)
+        if not is_past or ask:
+            return TIMEOUT_EXPIRED if is_past else SLICE_OVER
+        ask = True                           # once, before the timeout is reported
 
 
 # -- threads ------------------------------------------------------------------------------------------
@@ -318,27 +390,24 @@ cdef void lock_thread_ended(section_t* section) noexcept nogil:
 # -- taking the lock ----------------------------------------------------------------------------------
 
 cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    cdef wait_t wait = _wait_for(READ, deadline_ns, stop_for_signals)
     cdef uint64_t word
-    cdef bint taken_over = False
     cdef int status
     while True:
         if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:      # else do not disturb who drains
             fetch_add_seq_cst_u64(_my_readers(section), 1)
             word = load_seq_cst_u64(&section.header.gate)
             if word & GATE_OWNER_MASK == 0:
-                # TURN was left for readers: I am the first in.  If a writer takes it now, it finds my share
-                if word != 0 and compare_exchange_seq_cst_u64(&section.header.gate, word, 0) and word & GATE_WAITERS:
-                    futex_wake(_low_half(&section.header.gate), EVERYBODY)
+                _end_readers_turn(section, word)       # if a writer takes it at this moment, it finds my share
                 return OK
             fetch_sub_seq_cst_u64(_my_readers(section), 1)
-            drain_step(section)
-        status = _gate_sleep(section, <uint64_t>GATE_WAITERS | GATE_READERS, deadline_ns, &taken_over)
-        if taken_over:
+            channel_notify(&section.header.drain, EVERYBODY)
+        status = _gate_sleep(section, &wait)
+        if wait.taken_over:
             gate_open(section)
-        elif status == TIMEOUT_EXPIRED:
-            return status
-        elif status != OK and stop_for_signals:
-            return INTERRUPTED
+        elif status == TIMEOUT_EXPIRED or (status != OK and stop_for_signals):
+            _end_readers_turn(section, load_seq_cst_u64(&section.header.gate))
+            return TIMEOUT_EXPIRED if status == TIMEOUT_EXPIRED else INTERRUPTED
 
 
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
@@ -356,63 +425,69 @@ cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for
     return OK
 
 
-cdef int _claim_turn(section_t* section, uint64_t word, int64_t* turn_ends_ns, int64_t deadline_ns) noexcept nogil:
-    """A writer finds TURN: wait for a reader to use it, a millisecond at most.  EINTR passes."""
+cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+    """A writer finds a turn that is not its own: it waits until that is used, a millisecond at most.  EINTR passes."""
+    cdef uint32_t sequence
     cdef int64_t now = now_ns()
-    if turn_ends_ns[0] == 0:
-        turn_ends_ns[0] = now + TURN_NS
-    if now >= turn_ends_ns[0] or _is_past(deadline_ns):
-        turn_ends_ns[0] = 1           # over: it is mine
-        return OK
-    if word & GATE_WAITERS == 0:
-        if not compare_exchange_seq_cst_u64(&section.header.gate, word, word | GATE_WAITERS):
-            return OK
-        word |= GATE_WAITERS
-    _sleep(section, _low_half(&section.header.gate), <uint32_t>word, deadline_ns, turn_ends_ns[0] - now)
-    return OK
+    if wait.turn_ends_ns == 0:
+        wait.turn_ends_ns = now + TURN_NS
+    if now >= wait.turn_ends_ns or _is_past(wait.deadline_ns):
+        wait.turn_ends_ns = 1                # over: it is mine
+        return
+    sequence = channel_register(&section.header.gate_writers)
+    if load_seq_cst_u64(&section.header.gate) != word:
+        channel_withdraw(&section.header.gate_writers, sequence)
+    elif _sleep(section, &section.header.gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now) == 0:
+        wait.was_woken = True
 
 
-cdef int _claim_gate(section_t* section, int64_t deadline_ns, bint is_upgrade, bint stop_for_signals) noexcept nogil:
+cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+    """Nobody owns the gate: make it mine, unless it is somebody else's turn.  OK or SLICE_OVER: look again."""
+    cdef uint64_t starving = word & GATE_STARVING_WRITERS
+    if (word != 0 and wait.wish == WRITE and wait.turn_ends_ns != 1
+            and not (word & GATE_TURN_WRITERS and wait.was_woken)):
+        _leave_turn_to_others(section, wait, word)
+        return SLICE_OVER
+    if word & GATE_TURN_READERS:
+        starving |= GATE_STARVING_READERS    # they have not used it: the next release leaves it to them again
+    return OK if compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | starving) else SLICE_OVER
+
+
+cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
     """Make the gate mine: 0, TIMEOUT_EXPIRED or INTERRUPTED.
 
     An upgrader stops for a signal alone: giving `upgrade` back after every slice would let a second one in.
     """
     cdef uint64_t word
-    cdef int64_t turn_ends_ns = 0
-    cdef bint taken_over = False
-    cdef int status = OK
+    cdef int status
     while True:
         word = load_seq_cst_u64(&section.header.upgrade)
-        if word != 0 and not is_upgrade:
-            status = _upgrade_sleep(section, word, deadline_ns)
-            if status == TIMEOUT_EXPIRED:
-                return status
-            if status != OK and stop_for_signals:
-                return INTERRUPTED
-            continue
-        word = load_seq_cst_u64(&section.header.gate)
-        if word & GATE_OWNER_MASK == 0:
-            if word == 0 or is_upgrade or turn_ends_ns == 1:
-                if compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | (word & GATE_WAITERS)):
+        if word != 0 and wait.wish == WRITE:
+            status = _upgrade_sleep(section, word, wait.deadline_ns)
+        else:
+            word = load_seq_cst_u64(&section.header.gate)
+            if word & GATE_OWNER_MASK == 0:
+                if _claim_open_gate(section, wait, word) == OK:
                     return OK
-            else:
-                _claim_turn(section, word, &turn_ends_ns, deadline_ns)
-            continue
-        turn_ends_ns = 0
-        status = _gate_sleep(section, GATE_WAITERS, deadline_ns, &taken_over)
-        if taken_over:
-            return OK
+                continue
+            wait.turn_ends_ns = 0
+            status = _gate_sleep(section, wait)
+            if wait.taken_over:
+                return OK
         if status == TIMEOUT_EXPIRED:
             return status
-        if stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and not is_upgrade)):
+        if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and wait.wish == WRITE)):
             return INTERRUPTED
 
 
 cdef int _enter_exclusive(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    cdef wait_t wait = _wait_for(WRITE, deadline_ns, stop_for_signals)
     cdef int status
     while True:
-        status = _claim_gate(section, deadline_ns, False, stop_for_signals)
+        status = _claim_gate(section, &wait)
         if status != OK:
+            if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
+                channel_notify(&section.header.gate_writers, 1)      # if I was woken: another one instead of me
             return status
         status = _drain(section, 0, deadline_ns)
         if status == OK:
@@ -430,17 +505,18 @@ cdef int _register_upgrade(section_t* section) noexcept nogil:
         if word != 0 and _word_owner_is_alive(section, word):
             return DEADLOCK
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, section.private.gate_word):
-            drain_step(section)           # a draining writer is to see it and give way
+            channel_notify(&section.header.drain, EVERYBODY)       # a draining writer is to see it and give way
             return OK
 
 
 cdef int _enter_upgrade(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    cdef wait_t wait = _wait_for(UPGRADE, deadline_ns, stop_for_signals)
     cdef int status
     while True:
         status = _register_upgrade(section)
         if status != OK:
             return status
-        status = _claim_gate(section, deadline_ns, True, stop_for_signals)
+        status = _claim_gate(section, &wait)
         if status == OK:
             status = _drain(section, 1, deadline_ns)
             if status == OK:
@@ -479,11 +555,11 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
     if word & GATE_OWNER_MASK == index + 1 and word >> 32 != generation:
         if compare_exchange_seq_cst_u64(&section.header.gate, word, 0):
             held = True
-            futex_wake(_low_half(&section.header.gate), EVERYBODY)
+            gate_notify(section)
     word = load_seq_cst_u64(&section.header.upgrade)
     if word & GATE_OWNER_MASK == index + 1 and word >> 32 != generation:
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
-            futex_wake(_low_half(&section.header.upgrade), EVERYBODY)
+            futex_wake(low_half(&section.header.upgrade), EVERYBODY)
     if held:
         _note_death(section)
-    drain_step(section)
+    channel_notify(&section.header.drain, EVERYBODY)

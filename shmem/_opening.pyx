@@ -43,6 +43,7 @@ from shmem._participants cimport (LIVENESS_BYTE, OPENING_BYTE, participant_gener
                                   participant_take, participants_any_alive, section_descriptor)
 from shmem._recovery cimport EVERYBODY, heap_recover
 from shmem._section cimport private_t, section_t
+from shmem._sync cimport mutexes_release_all
 from shmem._status cimport (ADDRESS_IN_USE, CLOSED, INTERRUPTED, LABEL_MISMATCH, LAYOUT_MISMATCH, NOT_A_SECTION, OK,
                             UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER)
 
@@ -212,7 +213,8 @@ cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t fi
     cdef uint32_t n_holders = header.gate & GATE_OWNER_MASK != 0
     request.was_unclean = header.clean == 0
     header.gate = header.upgrade = header.heap_gate = 0
-    header.drain = header.participants_high = 0
+    header.gate_readers = header.gate_writers = header.drain = 0
+    header.participants_high = 0
     for i in range(section.max_participants):
         n_holders += <uint32_t>section.participants[i].readers
         section.participants[i].readers = section.participants[i].readers >> 32 << 32
@@ -284,6 +286,7 @@ cdef void _depart(section_t* section) noexcept nogil:
     cdef int fd = section_descriptor(section)
     cdef bint is_serialised = fd >= 0 and file_reopen(fd, &opening_fd) == 0
     cdef bint must_recover
+    mutexes_release_all(section)
     lock_release_all(section)
     if is_serialised:
         while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
@@ -654,6 +657,7 @@ cdef void _thread_ended(void* unused) noexcept nogil:
     section = _sections
     while section != NULL:
         if section.private.index_plus_1 != 0:
+            mutexes_release_all(section)
             lock_thread_ended(section)
         section = section.next
     process_mutex_unlock()

@@ -30,7 +30,8 @@ cdef extern from *:
         uint32_t shared;                /* depth */
         uint32_t counted;               /* 1: one of my participant's `readers` is mine */
         uint32_t upgrading;             /* 1: `upgrade` names my participant because of me */
-        uint8_t spare[40];
+        uint64_t held_mutex_off;        /* the mutex taken last, of those that this thread holds; see _sync.pyx */
+        uint8_t spare[32];
     } thread_t;
     typedef struct {
         uint64_t gate_word;             /* generation << 32 | index + 1: how I sign */
@@ -53,6 +54,7 @@ cdef extern from *:
         uint32_t shared
         uint32_t counted
         uint32_t upgrading
+        uint64_t held_mutex_off
 
     ctypedef struct private_t:
         uint64_t gate_word

@@ -26,6 +26,10 @@ cdef enum Status:
     UNTRUSTED_OWNER = -18
     UNSUPPORTED_FILE_SYSTEM = -19
     TOO_MANY_THREADS = -20
+    VALUE_OVERFLOW = -21
+    QUEUE_FULL = -22
+    QUEUE_EMPTY = -23
+    QUEUE_CLOSED = -24
     # never leave the core
     WOULD_BLOCK = -100
     INTERRUPTED = -101

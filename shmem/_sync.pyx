@@ -1,0 +1,243 @@
+# cython: language_level=3
+"""Semaphore, event, mutex: words that processes wait on, wherever they lie.
+
+All wait on a channel, which `_channel.pxd` explains: who waits registers, looks again, sleeps a slice of at
+most 50 ms; who changes something notifies.  Nobody waiting means no system call.
+
+Semaphore.  `value` is taken by compare-and-swap and never negative; `signal(n)` adds n in one step and wakes n.  A killed
+waiter had nothing, a killed signaller has added or has not; if it was killed before it woke anybody, sleepers find out after their slice.
+
+Event.  One word, which is its own channel: bit 0 says signaled, the rest of the low half counts how often it was.
+Waiting ends when the event is signaled *or has been since*: a reset that follows a signal at once does not
+take from those who waited what they waited for (as in `threading`).  A signal takes all registrations away.
+
+Mutex.  Owned by a thread of a participant::
+
+    owner = 0                  free
+    owner = index, generation  held by that participant, by its thread `thread`, `depth` times
+    the same, that one dead    free for whoever swaps that very word for its own: the owner's death is told to this one
+
+Everything but `owner` and `channel` is written by the owner alone.  A thread that ends releases what it holds: it finds
+it along `next_held_off`, from `held_mutex_off` in its private slot.  Written before the owner word is, a link may lead
+to a mutex that this thread does not hold: the walk stops there.  If that word is killed away, the participant is dead, and its
+whole list void.
+
+Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock` one.
+"""
+
+from libc.errno cimport ETIMEDOUT
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_seq_cst_u64, store_seq_cst_u64
+from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep,
+                             channel_withdraw, low_half)
+from shmem._layout cimport event_t, mutex_t, semaphore_t
+from shmem._lock cimport AT_ONCE, FOREVER, thread_register
+from shmem._os cimport futex_wake, now_ns
+from shmem._participants cimport participant_is_alive
+from shmem._section cimport section_t, thread_find, thread_t
+from shmem._status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
+
+cdef enum:
+    N_SPINS = 100
+    OWNER_MASK = 0xffff
+
+
+cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
+    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
+
+
+# -- semaphore ------------------------------------------------------------------------------------------
+
+cdef int semaphore_wait(semaphore_t* semaphore, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Take one, waiting if need be."""
+    cdef uint32_t sequence
+    cdef int status, spins_left = N_SPINS
+    while spins_left:
+        if semaphore_try(semaphore) == OK:
+            return OK
+        if deadline_ns == AT_ONCE:
+            return TIMEOUT_EXPIRED
+        cpu_relax()
+        spins_left -= 1
+    while True:
+        sequence = channel_register(&semaphore.channel)
+        if semaphore_try(semaphore) == OK:
+            channel_withdraw(&semaphore.channel, sequence)
+            return OK
+        status = channel_sleep(&semaphore.channel, sequence, deadline_ns, SLICE_NS)
+        if status != 0:
+            channel_withdraw(&semaphore.channel, sequence)
+        if semaphore_try(semaphore) == OK:      # also when giving up: the wake that was meant for me is used
+            return OK
+        if _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        if stop_for_signals and status != 0:
+            return INTERRUPTED
+
+
+# -- event ----------------------------------------------------------------------------------------------
+
+cdef int event_wait(event_t* event, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Wait until it is signaled, or has been since this began."""
+    cdef uint64_t word = load_seq_cst_u64(&event.word)
+    cdef uint32_t before = <uint32_t>word
+    cdef int status
+    if before & EVENT_SIGNALED:
+        return OK
+    while deadline_ns != AT_ONCE:
+        before = channel_register(&event.word)
+        if before & EVENT_SIGNALED or before != <uint32_t>word:       # signaled meanwhile, and perhaps reset
+            channel_withdraw(&event.word, before)
+            return OK
+        status = channel_sleep(&event.word, before, deadline_ns, SLICE_NS)
+        if status != 0:
+            channel_withdraw(&event.word, before)
+        if <uint32_t>load_seq_cst_u64(&event.word) != before:
+            return OK
+        if _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        if stop_for_signals and status != 0:
+            return INTERRUPTED
+    return TIMEOUT_EXPIRED
+
+
+cdef void event_signal(event_t* event) noexcept nogil:
+    """Signal it: all who wait go on.  One that is signaled already stays so."""
+    cdef uint64_t word = load_seq_cst_u64(&event.word)
+    while word & EVENT_SIGNALED == 0:
+        if compare_exchange_seq_cst_u64(&event.word, word, <uint32_t>(<uint32_t>word + 2) | EVENT_SIGNALED):
+            if word >> 32 != 0:
+                futex_wake(low_half(&event.word), EVERYBODY)
+            return
+        word = load_seq_cst_u64(&event.word)
+
+
+cdef void event_reset(event_t* event) noexcept nogil:
+    """Not signaled any more.  Who waited when it was signaled goes on all the same."""
+    cdef uint64_t word = load_seq_cst_u64(&event.word)
+    while word & EVENT_SIGNALED:
+        if compare_exchange_seq_cst_u64(&event.word, word, word & ~<uint64_t>EVENT_SIGNALED):
+            return
+        word = load_seq_cst_u64(&event.word)
+
+
+# -- mutex ----------------------------------------------------------------------------------------------
+
+cdef inline uint64_t _offset_of(section_t* section, mutex_t* mutex) noexcept nogil:
+    return <char*>mutex - section.base
+
+
+cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogil:
+    return not participant_is_alive(section, <uint32_t>(word & OWNER_MASK) - 1, <uint32_t>(word >> 32))
+
+
+cdef int _mutex_claim(section_t* section, mutex_t* mutex, int64_t deadline_ns, bint stop_for_signals, bint* owner_died) noexcept nogil:
+    """Make `owner` mine: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
+    cdef uint64_t word
+    cdef uint32_t sequence
+    cdef int status = 0, spins_left = N_SPINS
+    while True:
+        word = load_seq_cst_u64(&mutex.owner)
+        if word == 0:
+            if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.gate_word):
+                return OK
+            continue
+        if spins_left and deadline_ns != AT_ONCE:
+            spins_left -= 1
+            cpu_relax()
+            continue
+        if (status == ETIMEDOUT or _is_past(deadline_ns)) and _owner_is_dead(section, word):
+            if compare_exchange_seq_cst_u64(&mutex.owner, word, section.private.gate_word):
+                owner_died[0] = True
+                return OK
+            continue
+        if _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        if status != 0 and stop_for_signals:
+            return INTERRUPTED
+        sequence = channel_register(&mutex.channel)
+        if load_seq_cst_u64(&mutex.owner) == 0:
+            channel_withdraw(&mutex.channel, sequence)
+            continue
+        status = channel_sleep(&mutex.channel, sequence, deadline_ns, SLICE_NS)
+        if status != 0:
+            channel_withdraw(&mutex.channel, sequence)
+
+
+cdef int mutex_lock(section_t* section, mutex_t* mutex, int64_t deadline_ns, bint stop_for_signals, bint* owner_died) noexcept nogil:
+    """Take it, waiting if need be; once more if this thread has it already."""
+    cdef thread_t* me = NULL
+    cdef int status = thread_register(section, &me)
+    owner_died[0] = False
+    if status != OK:
+        return status
+    if mutex_is_mine(section, mutex):
+        mutex.depth += 1
+        return OK
+    status = _mutex_claim(section, mutex, deadline_ns, stop_for_signals, owner_died)
+    if status != OK:
+        return status
+    if mutex.died or owner_died[0]:
+        mutex.died = 0
+        mutex.owner_deaths += 1
+        owner_died[0] = True
+    mutex.depth = 1
+    mutex.next_held_off = me.held_mutex_off
+    mutex.thread = me.thread
+    me.held_mutex_off = _offset_of(section, mutex)
+    return OK
+
+
+cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nogil:
+    """Take a mutex out of the list of those that this thread holds; nearly always it is the first."""
+    cdef uint64_t off = me.held_mutex_off, wanted = _offset_of(section, mutex)
+    cdef mutex_t* before
+    if off == wanted:
+        me.held_mutex_off = mutex.next_held_off
+        return
+    while off != 0 and _is_held(section, off):
+        before = <mutex_t*>(section.base + off)
+        if before.next_held_off == wanted:
+            before.next_held_off = mutex.next_held_off
+            return
+        off = before.next_held_off
+
+
+cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
+    """Whether there is, in bounds, a mutex of this thread's: one whose block was freed meanwhile ends the list."""
+    return (off & 7 == 0 and off >= section.heap_start and off <= section.size_bytes - sizeof(mutex_t)
+            and mutex_is_mine(section, <mutex_t*>(section.base + off)))
+
+
+cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
+    """Release it once: NOT_OWNER when this thread does not have it."""
+    cdef thread_t* me = thread_find(section)
+    if me == NULL or not mutex_is_mine(section, mutex):
+        return NOT_OWNER
+    mutex.depth -= 1
+    if mutex.depth:
+        return OK
+    _unlink(section, me, mutex)
+    mutex.thread = 0
+    store_seq_cst_u64(&mutex.owner, 0)
+    channel_notify(&mutex.channel, 1)
+    return OK
+
+
+cdef void mutexes_release_all(section_t* section) noexcept nogil:
+    """Release every mutex that this thread holds, as if its owner had died."""
+    cdef thread_t* me = thread_find(section)
+    cdef mutex_t* mutex
+    cdef uint64_t off
+    if me == NULL:
+        return
+    off = me.held_mutex_off
+    me.held_mutex_off = 0
+    while off != 0 and _is_held(section, off):
+        mutex = <mutex_t*>(section.base + off)
+        off = mutex.next_held_off
+        mutex.died = 1
+        mutex.thread = 0
+        store_seq_cst_u64(&mutex.owner, 0)
+        channel_notify(&mutex.channel, 1)
