@@ -12,6 +12,7 @@ import shmem
 
 COMMANDS = {
     "tstshmem": ("shmem._tstshmem", "the original's test program: threads of many processes work on one search tree"),
+    "semstat": ("shmem._semstat", "every semaphore and event of the machine, with its value"),
     "fuzz": ("shmem.testing", "random operations on a section's heap, each checked against a model (needs hypothesis)"),
 }
 
