@@ -6,8 +6,8 @@ mapped, and nothing is opened for writing: looking changes nothing.  Values and 
 
 How many wait is for this library's an upper bound: whoever was killed while waiting is counted until the next wake.
 
-Semaphores, events and mutexes that lie in sections are not shown: to see them one has to attach to the section,
-which takes one of its places and may make its first opener recover the heap.
+Semaphores, events and mutexes that lie in sections are not shown: to see them one has to attach to the
+section, which takes one of its places and, when nobody else is attached, recovers its heap.
 
 Exit status: 0, also when something could not be read; 2 wrong arguments.
 """

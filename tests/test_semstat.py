@@ -5,6 +5,7 @@ import ctypes
 import datetime
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import shmem
 from shmem import _semstat
 from shmem.__main__ import main
 
@@ -88,7 +90,8 @@ def new_set():
     def make(values, key=IPC_PRIVATE, permissions=0o600):
         made.append(result(LIBC.semget(key, len(values), permissions | IPC_CREAT)))
         for number, value in enumerate(values):
-            result(LIBC.semctl(made[-1], number, SETVAL, value))
+            if value:                       # else it has no last process
+                result(LIBC.semctl(made[-1], number, SETVAL, value))
         return made[-1]
 
     yield make
@@ -285,6 +288,44 @@ def test_nothing_is_changed(folder, entries):
     assert before == (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
 
 
+def test_constants_are_those_of_the_layout():
+    text = (Path(shmem.__file__).parent / "_layout.pxd").read_text()
+    constants = {name: int(value.rstrip("ul"), 0) for name, value in re.findall(r"#define (NAMED_\w+|MAGIC_BEING_MADE) +(\w+)", text)}
+    assert constants["NAMED_MAGIC"].to_bytes(8, "little") == _semstat.NAMED_MAGIC
+    assert constants["MAGIC_BEING_MADE"].to_bytes(8, "little") in _semstat.NAMED_BEING_MADE
+    assert [constants[f"NAMED_{what}"] for what in ("VERSION", "SEMAPHORE", "EVENT")] == [
+        _semstat.NAMED_VERSION,
+        _semstat.NAMED_SEMAPHORE,
+        _semstat.NAMED_EVENT,
+    ]
+
+
+@pytest.mark.skipif(not hasattr(shmem, "Semaphore"), reason="this build has no named semaphores")
+def test_what_the_classes_make(unique, entry_of, child):
+    with contextlib.closing(shmem.Semaphore(unique, 2)) as semaphore:
+        entry = entry_of(unique)
+        assert (entry["type"], entry["value"], entry["waiters"], entry["error"]) == ("semaphore", 2, 0, None)
+        assert semaphore.wait(0)
+        assert semaphore.wait(0)
+        waiter = child("s = shmem.Semaphore(args[0]); say('waits'); say(s.wait(60))", unique)
+        assert waiter.hear() == "waits"
+        wait_for(lambda: entry_of(unique)["waiters"] == 1)
+        assert entry_of(unique)["value"] == 0
+        semaphore.signal(3)
+        assert waiter.hear() == "True"
+        assert entry_of(unique)["value"] == 2
+        semaphore.unlink()
+    with contextlib.closing(shmem.Event(unique)) as event:
+        assert (entry_of(unique)["type"], entry_of(unique)["signaled"]) == ("event", False)
+        waiter = child("e = shmem.Event(args[0]); say('waits'); say(e.wait(60))", unique)
+        assert waiter.hear() == "waits"
+        wait_for(lambda: entry_of(unique)["waiters"] == 1)
+        event.signal()
+        assert waiter.hear() == "True"
+        assert (entry_of(unique)["signaled"], entry_of(unique)["waiters"]) == (True, 0)
+        event.unlink()
+
+
 # -- POSIX --------------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +413,12 @@ def test_large_set(new_set, entry_of, table):
     assert shown[0] == 7
     assert 80 not in shown                  # as those before
     assert [line.strip() for line in lines].count("*") == 1
+
+
+def test_lines_of_a_set(new_set, table):
+    set_id = new_set([0] * 20)
+    lines = lines_of_set(table("--kind", "sysv"), set_id)
+    assert [line.split() for line in lines[1:]] == [["0", "values", *"0" * 16], ["16", "values", *"0" * 4]]
 
 
 def test_largest_set(new_set, entry_of):
