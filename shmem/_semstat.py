@@ -39,9 +39,8 @@ class Unreadable(Exception):
 # -- this library's, as `named_t` in _layout.pxd has it ---------------------------------------------------------
 
 NAMED = struct.Struct("<8sII48x")                   # magic, version, kind, uuid and spare
-NAMED_BYTES = 128
+NAMED_FILE_BYTES = 4096
 NAMED_MAGIC = b"SHMEMS\x1a\0"
-NAMED_BEING_MADE = (bytes(8), b"SHMEMNEW")
 NAMED_VERSION = 1
 NAMED_SEMAPHORE, NAMED_EVENT = 1, 2
 NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
@@ -49,14 +48,12 @@ SEMAPHORE = struct.Struct("<I4xQ")                  # value, channel
 EVENT = struct.Struct("<Q")
 
 
-def _named_state(content, kind):
+def _named_state(content, size, kind):
     """The bytes of the state, when the file is what it should be."""
-    if content[:8].ljust(8, b"\0") in NAMED_BEING_MADE:
-        raise Unreadable("it is being made, or whoever made it was killed")
     if not content.startswith(NAMED_MAGIC):
         raise Unreadable("it was not made by this library")
-    if len(content) < NAMED_BYTES:
-        raise Unreadable(f"it is cut off: {len(content)} bytes of {NAMED_BYTES}")
+    if size != NAMED_FILE_BYTES:
+        raise Unreadable(f"it is damaged: {size} bytes instead of {NAMED_FILE_BYTES}")
     _, version, found = NAMED.unpack_from(content)
     if version != NAMED_VERSION:
         raise Unreadable(f"it has layout version {version}; this is version {NAMED_VERSION}")
@@ -71,15 +68,15 @@ def _checked_value(value):
     return value
 
 
-def read_semaphore(content):
+def read_semaphore(content, size):
     """What a named semaphore's file says."""
-    value, channel = SEMAPHORE.unpack_from(_named_state(content, NAMED_SEMAPHORE))
+    value, channel = SEMAPHORE.unpack_from(_named_state(content, size, NAMED_SEMAPHORE))
     return {"value": _checked_value(value), "waiters": channel >> 32}
 
 
-def read_event(content):
+def read_event(content, size):
     """What a named event's file says."""
-    (word,) = EVENT.unpack_from(_named_state(content, NAMED_EVENT))
+    (word,) = EVENT.unpack_from(_named_state(content, size, NAMED_EVENT))
     return {"signaled": bool(word & 1), "waiters": word >> 32}
 
 
@@ -90,11 +87,10 @@ POSIX = struct.Struct("<QI")                        # waiters << 32 | value, mar
 POSIX_SHARED = 0x80                                 # the mark of a semaphore that several processes use
 
 
-def read_posix(content):
+def read_posix(content, size):
     """What the file of a POSIX named semaphore says.  The layout is glibc's since 2.21; anything else is not guessed at."""
-    if len(content) != POSIX_BYTES:
-        size = f"{len(content)} bytes" if len(content) < NAMED_BYTES else f"{NAMED_BYTES} bytes or more"
-        raise Unreadable(f"it has {size}, and a semaphore of glibc's on 64 bits {POSIX_BYTES}")
+    if size != POSIX_BYTES:
+        raise Unreadable(f"it has {size} bytes, and a semaphore of glibc's on 64 bits {POSIX_BYTES}")
     word, mark = POSIX.unpack_from(content)
     if mark != POSIX_SHARED:
         raise Unreadable("its layout is not that of glibc on 64 bits")
@@ -126,16 +122,20 @@ def _ownership(uid, gid, mode):
     return {"owner": user_name(uid), "uid": uid, "group": group_name(gid), "gid": gid, "permissions": f"{mode & 0o7777:04o}"}
 
 
+READ_BYTES = 128
 NOBODYS = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 
 def _read_file(path):
-    """The first bytes of a regular file.  Nothing else is opened: it might wait, or something might happen."""
+    """The first bytes of a regular file, 0 where it has none, and its size.
+
+    Nothing else is opened: it might wait, or something might happen.
+    """
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise Unreadable("it is no regular file")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return os.pread(fd, NAMED_BYTES, 0)
+        return os.pread(fd, READ_BYTES, 0).ljust(READ_BYTES, b"\0"), os.fstat(fd).st_size
     finally:
         os.close(fd)
 
@@ -145,7 +145,7 @@ def _describe_file(path, name, what, values, read):
     facts = os.lstat(path)
     entry = {**what, "name": name, "path": path, **_ownership(facts.st_uid, facts.st_gid, facts.st_mode), **values, "error": None}
     try:
-        entry.update(read(_read_file(path)))
+        entry.update(read(*_read_file(path)))
     except FileNotFoundError:
         raise
     except OSError as error:

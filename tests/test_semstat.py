@@ -60,7 +60,7 @@ sys.exit(main(["semstat", *args]))
 
 def named_bytes(kind, state, magic=MAGIC, version=1):
     """The file of a named semaphore (1) or event (2)."""
-    return (struct.pack("<8sII16s32x", magic, version, kind, uuid.uuid4().bytes) + state).ljust(128, b"\0")
+    return (struct.pack("<8sII16s32x", magic, version, kind, uuid.uuid4().bytes) + state).ljust(4096, b"\0")
 
 
 def semaphore_bytes(value, n_waiters, **others):
@@ -205,28 +205,28 @@ def test_named_event(unique, entry_of, table, low_half, is_signaled, word):
 
 
 NOT_SEMAPHORES = {
-    "empty": (b"", "being made"),
-    "mark": (b"SHMEMNEW", "being made"),
-    "zeros": (bytes(128), "being made"),
+    "empty": (b"", "not made by this library"),
+    "zeros": (bytes(4096), "not made by this library"),
     "foreign": (b"#!/bin/sh\n" * 50, "not made by this library"),
     "short-foreign": (b"x", "not made by this library"),
     "section": (semaphore_bytes(1, 0, magic=b"SHMEM1\x1a\n"), "not made by this library"),
-    "cut": (semaphore_bytes(1, 0)[:127], "cut off: 127 bytes of 128"),
-    "magic-only": (MAGIC, "cut off: 8 bytes of 128"),
+    "cut": (semaphore_bytes(1, 0)[:4095], "damaged: 4095 bytes"),
+    "magic-only": (MAGIC, "damaged: 8 bytes"),
+    "long": (semaphore_bytes(1, 0) + b"x", "damaged: 4097 bytes"),
     "version": (semaphore_bytes(1, 0, version=9), "layout version 9"),
     "an-event": (event_bytes(1, 0), "an event, not a semaphore"),
     "kind": (named_bytes(3, b""), "unknown kind 3"),
     "negative": (semaphore_bytes(0xFFFFFFFF, 0), "damaged"),
 }
 NOT_EVENTS = {
-    "cut": (event_bytes(1, 0)[:70], "cut off: 70 bytes of 128"),
+    "cut": (event_bytes(1, 0)[:70], "damaged: 70 bytes"),
     "a-semaphore": (semaphore_bytes(1, 0), "a semaphore, not an event"),
 }
 NOT_POSIX = {
     "empty": (b"", "has 0 bytes"),
     "short": (posix_bytes(3, 0)[:31], "has 31 bytes"),
     "long": (posix_bytes(3, 0) + b"\0", "has 33 bytes"),
-    "huge": (bytes(1 << 20), "128 bytes or more"),
+    "huge": (bytes(1 << 20), "has 1048576 bytes"),
     "mark": (posix_bytes(3, 0, mark=0), "not that of glibc"),
     "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not that of glibc"),
     "negative": (posix_bytes(1 << 31, 0), "damaged"),
@@ -290,10 +290,10 @@ def test_nothing_is_changed(folder, entries):
 
 def test_constants_are_those_of_the_layout():
     text = (Path(shmem.__file__).parent / "_layout.pxd").read_text()
-    constants = {name: int(value.rstrip("ul"), 0) for name, value in re.findall(r"#define (NAMED_\w+|MAGIC_BEING_MADE) +(\w+)", text)}
+    constants = {name: int(value.rstrip("ul"), 0) for name, value in re.findall(r"#define (NAMED_\w+|PAGE_BYTES) +(\w+)", text)}
     assert constants["NAMED_MAGIC"].to_bytes(8, "little") == _semstat.NAMED_MAGIC
-    assert constants["MAGIC_BEING_MADE"].to_bytes(8, "little") in _semstat.NAMED_BEING_MADE
-    assert [constants[f"NAMED_{what}"] for what in ("VERSION", "SEMAPHORE", "EVENT")] == [
+    assert [constants[what] for what in ("PAGE_BYTES", "NAMED_VERSION", "NAMED_SEMAPHORE", "NAMED_EVENT")] == [
+        _semstat.NAMED_FILE_BYTES,
         _semstat.NAMED_VERSION,
         _semstat.NAMED_SEMAPHORE,
         _semstat.NAMED_EVENT,
