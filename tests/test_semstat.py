@@ -300,7 +300,6 @@ def test_constants_are_those_of_the_layout():
     ]
 
 
-@pytest.mark.skipif(not hasattr(shmem, "Semaphore"), reason="this build has no named semaphores")
 def test_what_the_classes_make(unique, entry_of, child):
     with contextlib.closing(shmem.Semaphore(unique, 2)) as semaphore:
         entry = entry_of(unique)
