@@ -25,16 +25,17 @@ Who wakes whom; all but `upgrade` are channels (`_channel.pxd`: registrations ar
 
     sleeps on      who                            is woken by
     gate_readers   readers, the upgrader          whoever opens the gate: all of them
-    gate_writers   writers                        whoever opens the gate, the reader that ends TURN_READERS, a writer that
+    gate_writers   writers                        whoever opens the gate, the last reader of a turn, a writer that
                                                   was woken and gives up: one of them
     upgrade        writers                        upgrade_clear: all
     drain          the owner of the gate          a reader that leaves or turns back, an upgrader that registers
 
 Fairness.  An open gate belongs to whoever comes first, which is mostly a thread that runs already: that is fast, and starves those who
 sleep.  Who has waited for a millisecond says so in the gate (STARVING).  The release that finds it there leaves a turn:
-first for the readers, until one is in; then for the writers, until one that was woken has it.  A turn has no owner, so
-a kill does it no harm: whom it keeps out takes the gate after a millisecond.  A turn is left only to those who are registered; who gives
-up while it lasts ends it.  So of n writers and readers in tight loops each has its turn after some n milliseconds.
+first for the readers that are registered, until so many that were woken are in or have given up; then for the writers, until one that was
+woken has it; if that one had starved and others are registered, they have the next.  A turn has no owner, so a kill does it no
+harm: whom it keeps out takes the gate after a millisecond.  So of n writers and readers in tight loops each has its turn
+after some n milliseconds.
 
 What a read may miss, and why that is harmless.  A writer that tests `upgrade` before it claims the
 gate may miss one set a moment later; it holds no share of its own then, the upgrader does, so the drain cannot
@@ -147,28 +148,41 @@ cdef void gate_notify(section_t* section) noexcept nogil:
 cdef void gate_open(section_t* section) noexcept nogil:
     """Open the gate that is mine; leave a turn to those who starve; wake who may come in."""
     cdef header_t* header = section.header
-    cdef uint64_t word, turn = 0
+    cdef uint64_t word, turn = 0, n_readers
     while True:
         word = load_seq_cst_u64(&header.gate)
         if word & ~STARVING != section.private.gate_word:
             return
         turn = 0
-        if word & GATE_STARVING_READERS and load_seq_cst_u64(&header.gate_readers) >> 32 != 0:
-            turn = GATE_TURN_READERS | (word & GATE_STARVING_WRITERS)
+        n_readers = load_seq_cst_u64(&header.gate_readers) >> 32
+        if word & GATE_STARVING_READERS and n_readers != 0:
+            turn = GATE_TURN_READERS | (word & GATE_STARVING_WRITERS) | min(n_readers, GATE_TURN_MOST) * GATE_TURN_ONE
         elif word & GATE_STARVING_WRITERS and load_seq_cst_u64(&header.gate_writers) >> 32 != 0:
             turn = GATE_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.gate, word, turn):
             break                                  # else somebody has begun to starve
-    channel_notify(&header.gate_readers, EVERYBODY)
     if turn & GATE_TURN_READERS == 0:
-        channel_notify(&header.gate_writers, 1)
+        gate_notify(section)
+    elif load_seq_cst_u64(&header.gate_readers) >> 32 == 0:
+        _use_readers_turn(section, GATE_TURN_MOST) # they gave up meanwhile; partner: the look at the gate of who gives up
+    else:
+        channel_notify(&header.gate_readers, EVERYBODY)
 
 
-cdef void _end_readers_turn(section_t* section, uint64_t word) noexcept nogil:
-    """A reader is in, or gives up: now the writers."""
-    cdef uint64_t turn = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
-    if word & GATE_TURN_READERS and compare_exchange_seq_cst_u64(&section.header.gate, word, turn):
-        channel_notify(&section.header.gate_writers, 1)
+cdef void _use_readers_turn(section_t* section, uint64_t n_readers) noexcept nogil:
+    """So many of those it was left to are in, or have given up; after the last of them the writers may come."""
+    cdef uint64_t word = load_seq_cst_u64(&section.header.gate), left
+    while word & GATE_TURN_READERS:
+        left = word & GATE_TURN_MOST * GATE_TURN_ONE
+        if left > n_readers * GATE_TURN_ONE:
+            left = word - n_readers * GATE_TURN_ONE
+        else:
+            left = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
+        if compare_exchange_seq_cst_u64(&section.header.gate, word, left):
+            if left & GATE_TURN_READERS == 0:
+                channel_notify(&section.header.gate_writers, 1)
+            return
+        word = load_seq_cst_u64(&section.header.gate)
 
 
 cdef bint _gate_take_over(section_t* section) noexcept nogil:
@@ -212,6 +226,8 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS
     wait.taken_over = False
+    if wait.wish == READ:
+        wait.was_woken = False                        # a readers' turn counts those who are woken for it
     while word & GATE_OWNER_MASK and spins_left:
         cpu_relax()
         spins_left -= 1
@@ -398,7 +414,8 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
             fetch_add_seq_cst_u64(_my_readers(section), 1)
             word = load_seq_cst_u64(&section.header.gate)
             if word & GATE_OWNER_MASK == 0:
-                _end_readers_turn(section, word)       # if a writer takes it at this moment, it finds my share
+                if word & GATE_TURN_READERS and wait.was_woken:
+                    _use_readers_turn(section, 1)      # if a writer takes it at this moment, it finds my share
                 return OK
             fetch_sub_seq_cst_u64(_my_readers(section), 1)
             channel_notify(&section.header.drain, EVERYBODY)
@@ -406,7 +423,8 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
         if wait.taken_over:
             gate_open(section)
         elif status == TIMEOUT_EXPIRED or (status != OK and stop_for_signals):
-            _end_readers_turn(section, load_seq_cst_u64(&section.header.gate))
+            if wait.began_ns != 0:
+                _use_readers_turn(section, 1)
             return TIMEOUT_EXPIRED if status == TIMEOUT_EXPIRED else INTERRUPTED
 
 
@@ -450,6 +468,9 @@ cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexc
         return SLICE_OVER
     if word & GATE_TURN_READERS:
         starving |= GATE_STARVING_READERS    # they have not used it: the next release leaves it to them again
+    elif (word & GATE_TURN_WRITERS and wait.began_ns != 0 and now_ns() - wait.began_ns >= STARVING_NS
+            and load_seq_cst_u64(&section.header.gate_writers) >> 32 != 0):
+        starving = GATE_STARVING_WRITERS     # I had to wait long, so others may: another turn after mine
     return OK if compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | starving) else SLICE_OVER
 
 

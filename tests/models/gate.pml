@@ -1,0 +1,451 @@
+/* The storage lock, safety: shmem/_lock.pxd and shmem/_lock.pyx, with a kill before any step.
+
+   Each inline carries the name of the function it stands for.  One atomic operation of the code is one step here (d_step, or a
+   single statement); a kill takes effect between any two steps.  Channels (_channel.pxd) are exact but for notifying, which is one
+   step: a kill between its two halves has the effect of one before it.  Who sleeps looks again by itself (the end of a slice) only
+   once somebody was killed: a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when nothing else can
+   happen, and not more than three times for a thread: then what is never taken over is an invalid end state, too.
+
+   gown ggen          the gate: owner's entry + 1 and generation       gSR gSW  STARVING      turn left  0, READERS_TURN, WRITERS_TURN; readers it is left to
+   uown ugen          upgrade                                          egen rd  an entry's word `readers`     blk  its liveness byte
+   nR slR frR         channel gate_readers: registrations; thread t asleep; sequence unchanged since t registered
+   nW slW frW         gate_writers             nD slD frD  drain       slU  asleep on upgrade
+   nS nX hS hX        who is inside: for the assertions alone
+
+   A thread's operations, chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.  IMPATIENT: a
+   mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
+
+   With -DWHO=t and KILLS=0 all threads go on for ever, and Spin looks for a cycle in which t makes no progress (pan -l -f: each thread that can
+   move does at last): starvation.  There, who was woken in vain starves, and a turn's millisecond is long enough.
+
+   Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the killed one's entry.
+   Left out with -DNO_...: WAKE_WRITER, END_TURN, PASS_ON, YIELD, TAKE_OVER, OWN, GENERATION, ORDER, WAKE_UPGRADER, DRAIN_NOTIFY. */
+#ifndef OPS0
+#define OPS0 15
+#endif
+#ifndef OPS1
+#define OPS1 15
+#endif
+#ifndef OPS2
+#define OPS2 15
+#endif
+#ifndef IMPATIENT
+#define IMPATIENT 0
+#endif
+#ifndef VICTIM
+#define VICTIM 2
+#endif
+#ifndef KILLS
+#define KILLS 1
+#endif
+#ifndef TWO
+#define TWO 0
+#endif
+#ifndef REUSE
+#define REUSE 0
+#endif
+#ifndef N_OPS
+#define N_OPS 1
+#endif
+#ifdef QUIET
+#define SLICE_ENDS kills > 0 && looks < 3 && timeout
+#define LOOKED looks++
+#else
+#define SLICE_ENDS kills > 0
+#define LOOKED skip
+#endif
+#ifdef WHO
+#define LIVE 1
+#define MAY_LACK_PATIENCE 0
+#define TURN_MAY_END 0
+#define FELL_ASLEEP_R skip
+#define FELL_ASLEEP_W last = t
+#define FELL_ASLEEP_D skip
+byte last;
+#else
+#define LIVE 0
+#define WHO 99
+#define MAY_LACK_PATIENCE 1
+#define TURN_MAY_END 1
+#define FELL_ASLEEP_R skip
+#define FELL_ASLEEP_W skip
+#define FELL_ASLEEP_D skip
+#endif
+#define NT (3 + REUSE)
+#define NE 3
+#define READERS_TURN 1
+#define WRITERS_TURN 2
+#define WOKEN 0
+#define SLICE_OVER 1
+#define DEADLINE 2
+#define TAKEN_OVER 3
+#define OK 4
+#define TIMED_OUT 5
+#define MUST_YIELD 6
+
+byte gown, ggen, turn, left; bool gSR, gSW;
+byte uown, ugen;
+byte egen[NE], rd[NE]; bool blk[NE];
+byte nR, nW, nD;
+bool slR[NT], frR[NT], slW[NT], frW[NT], slD[NT], frD[NT], slU[NT];
+bool kf[NT], inuse[NT]; byte kills, pp[NT], pe[NT];
+byte nS, nX; bool hS[NT], hX[NT];
+bool opening;
+
+#ifdef NO_GENERATION
+#define G(e) 0
+#define dead(o, g) (o != 0 && !blk[o - 1])
+#else
+#define G(e) egen[e]
+#define dead(o, g) (o != 0 && (!blk[o - 1] || egen[o - 1] != g))
+#endif
+#if REUSE
+#define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0; x[3] = 0
+#define ONE_OF(x) if :: x[0] -> x[0] = 0 :: x[1] -> x[1] = 0 :: x[2] -> x[2] = 0 :: x[3] -> x[3] = 0 :: else fi
+#else
+#define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0
+#if LIVE                                             /* first in, first out: enough for two sleepers */
+#define ONE_OF(x) if :: x[0] && last != 0 -> x[0] = 0 :: x[1] && last != 1 -> x[1] = 0 :: x[2] && last != 2 -> x[2] = 0 :: else -> x[last] = 0 fi
+#else
+#define ONE_OF(x) if :: x[0] -> x[0] = 0 :: x[1] -> x[1] = 0 :: x[2] -> x[2] = 0 :: else fi
+#endif
+#endif
+
+/* -- channels ---------------------------------------------------------------------------------------------------------- */
+/* X is R, W or D: gate_readers, gate_writers, drain */
+#define channel_register(X) d_step { n##X++; fr##X[t] = 1 }
+#define channel_withdraw(X) d_step { if :: fr##X[t] && n##X > 0 -> n##X-- :: else fi; fr##X[t] = 0 }
+#define notify_all(X) d_step { if :: n##X > 0 -> n##X = 0; ALL(fr##X); ALL(sl##X) :: else fi }
+#define notify_one(X) atomic { if :: n##X > 0 -> n##X--; ALL(fr##X); ONE_OF(sl##X) :: else fi }
+/* a slice of sleep; who was not woken is registered no more */
+#define sleep(X) \
+  d_step { if :: fr##X[t] -> sl##X[t] = 1; FELL_ASLEEP_##X :: else fi }; \
+  if \
+  :: atomic { !sl##X[t] -> res = WOKEN } \
+  :: atomic { sl##X[t] && SLICE_ENDS -> sl##X[t] = 0; res = SLICE_OVER; LOOKED } \
+  :: atomic { sl##X[t] && may_give_up -> sl##X[t] = 0; res = DEADLINE } \
+  fi; \
+  if :: res != WOKEN -> channel_withdraw(X) :: else -> d_step { fr##X[t] = 0 } fi
+
+/* -- opening the gate, and taking it from the dead ------------------------------------------------------------------------ */
+inline use_readers_turn(all) {
+#ifdef NO_END_TURN
+  skip
+#else
+  d_step {
+    if
+    :: turn == READERS_TURN && left > 1 && !(all) -> left--; w = 0
+    :: turn == READERS_TURN && (left <= 1 || (all)) -> left = 0; turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
+    :: else -> w = 0
+    fi };
+  if :: w -> w = 0; notify_one(W) :: else fi
+#endif
+}
+inline gate_notify() {
+#ifndef NO_WAKE_UPGRADER
+  notify_all(R);
+#endif
+#ifndef NO_WAKE_WRITER
+  notify_one(W)
+#else
+  skip
+#endif
+}
+inline gate_open() {
+  d_step {
+    assert(gown == e + 1);
+    gown = 0; ggen = 0;
+    if
+    :: gSR && nR > 0 -> turn = READERS_TURN; left = nR
+    :: else -> if :: gSW && nW > 0 -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
+    fi;
+    gSR = 0; w = (turn == READERS_TURN) };
+  if
+  :: w -> w = 0;
+     if :: nR == 0 -> use_readers_turn(1) :: else -> notify_all(R) fi
+  :: else -> gate_notify()
+  fi }
+inline gate_take_over() {
+  d_step { v = gown; vg = ggen }; w = dead(v, vg);
+#ifdef NO_TAKE_OVER
+  w = 0;
+#endif
+  if :: w -> w = 0; d_step { if :: gown == v && ggen == vg -> gown = e + 1; ggen = G(e); res = TAKEN_OVER :: else fi };
+        if :: res == TAKEN_OVER -> d_step { if :: egen[v - 1] == vg -> rd[v - 1] = 0 :: else fi } :: else fi      /* _drop_share */
+     :: else fi;
+  v = 0; vg = 0 }
+#define gate_sleep(X, flag, starves) \
+  d_step { v = gown; vg = ggen }; \
+  if \
+  :: v == 0 -> res = WOKEN \
+  :: v != 0 && may_give_up -> res = DEADLINE; gate_take_over(); if :: res == DEADLINE -> res = TIMED_OUT :: else fi \
+  :: v != 0 -> \
+     if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> flag = 1 :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
+     v = 0; vg = 0; \
+     if \
+     :: w -> w = 0; res = WOKEN \
+     :: else \
+        channel_register(X); \
+        if \
+        :: gown == 0 -> channel_withdraw(X); res = WOKEN \
+        :: else \
+           sleep(X); \
+           slept = 1; \
+           if :: res == WOKEN -> woken = 1 :: res == SLICE_OVER -> gate_take_over() :: else fi \
+        fi \
+     fi \
+  fi; v = 0; vg = 0
+
+/* -- upgrade ---------------------------------------------------------------------------------------------------------------- */
+inline wake_upgrade() { d_step { ALL(slU) } }
+inline upgrade_clear() { d_step { uown = 0; ugen = 0 }; wake_upgrade() }
+inline upgrade_reap() {
+  d_step { v = uown; vg = ugen }; w = dead(v, vg);
+  if :: w -> d_step { if :: uown == v && ugen == vg -> uown = 0; ugen = 0 :: else fi }; wake_upgrade() :: else fi; w = 0; v = 0; vg = 0 }
+
+/* -- drain: res OK, MUST_YIELD or TIMED_OUT ------------------------------------------------------------------------------------ */
+inline drain(own) {
+  first = 0; res = WOKEN;
+  do
+  :: channel_register(D);
+     do
+     :: first < NE ->
+#ifdef NO_ORDER
+        w = (first != e && !blk[first]);
+        d_step { c = rd[first]; vg = egen[first] };
+#else
+        d_step { c = rd[first]; vg = egen[first] };
+#endif
+        if
+        :: c <= (first == e -> own : 0) -> first++
+        :: c > (first == e -> own : 0) &&
+#ifdef NO_OWN
+           first == e -> first++
+        :: c > 0 && first != e &&
+#endif
+           first == e -> break
+        :: c > 0 && first != e ->
+#ifndef NO_ORDER
+           w = !blk[first];
+#endif
+           if
+           :: w -> w = 0; d_step { if :: rd[first] == c && egen[first] == vg -> rd[first] = 0 :: else fi }
+           :: else break
+           fi
+        fi
+     :: else -> break
+     od;
+     c = 0; vg = 0; w = 0;
+     if :: first == NE -> res = OK :: else ->
+#ifndef NO_YIELD
+        if :: own == 0 && uown != 0 -> upgrade_reap(); if :: uown != 0 -> res = MUST_YIELD :: else fi :: else fi;
+#endif
+        if :: res != MUST_YIELD && may_give_up -> res = TIMED_OUT :: else fi
+     fi;
+     if :: res == OK || res == MUST_YIELD || res == TIMED_OUT -> channel_withdraw(D); break :: else fi;
+     sleep(D); res = WOKEN
+  od; first = 0 }
+inline drain_notify() {
+#ifndef NO_DRAIN_NOTIFY
+  notify_all(D)
+#else
+  skip
+#endif
+}
+
+/* -- claiming the gate: res OK, TIMED_OUT ------------------------------------------------------------------------------------- */
+inline claim_open_gate() {                /* a writer; res OK when it has it */
+  d_step { v = turn; w = gSW };
+  if
+  :: v != 0 && !over && !(v == WRITERS_TURN && woken) ->           /* _leave_turn_to_others: a millisecond at most */
+     channel_register(W);
+     if
+     :: gown != 0 || turn != v -> channel_withdraw(W)
+     :: else
+        d_step { if :: frW[t] -> slW[t] = 1; FELL_ASLEEP_W :: else fi };
+        if :: atomic { !slW[t] -> woken = 1; frW[t] = 0 } :: atomic { slW[t] && TURN_MAY_END -> slW[t] = 0; over = 1 }; channel_withdraw(W) fi
+     fi
+  :: else ->
+     d_step { if :: gown == 0 && turn == v && gSW == w ->
+                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN); turn = 0; left = 0;
+                    gSW = gSW || (v == WRITERS_TURN && slept && nW > 0); res = OK
+                 :: else fi }
+  fi; v = 0; w = 0 }
+inline claim_gate() {
+  res = WOKEN; woken = 0; over = 0;
+  do
+  :: uown != 0 ->
+     if
+     :: may_give_up -> upgrade_reap(); if :: uown != 0 -> res = TIMED_OUT; break :: else fi
+     :: uown != 0 ->
+        d_step { if :: uown != 0 -> slU[t] = 1 :: else fi };
+        if :: !slU[t] :: atomic { slU[t] && SLICE_ENDS -> slU[t] = 0; LOOKED }; upgrade_reap() :: atomic { slU[t] && may_give_up -> slU[t] = 0 } fi
+     :: uown == 0
+     fi
+  :: uown == 0 && gown == 0 -> claim_open_gate(); if :: res == OK -> break :: else fi
+  :: uown == 0 && gown != 0 -> over = 0;
+     gate_sleep(W, gSW, 1);
+     if :: res == TAKEN_OVER -> res = OK; break :: res == TIMED_OUT -> break :: else fi
+  od;
+  if
+  :: res == TIMED_OUT ->
+#ifndef NO_PASS_ON
+     if :: gown == 0 -> notify_one(W) :: else fi
+#else
+     skip
+#endif
+  :: else
+  fi; woken = 0; slept = 0; over = 0 }
+inline claim_gate_upgrading() {
+  res = WOKEN;
+  do
+  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN); gown = e + 1; ggen = G(e); turn = 0; left = 0; res = OK :: else fi };
+     if
+     :: res == OK -> break
+     :: else -> gate_sleep(R, gSR, 0);
+        if :: res == TAKEN_OVER -> res = OK; break :: res == TIMED_OUT -> break :: else fi
+     fi
+  od; woken = 0; slept = 0 }
+
+/* -- the operations ----------------------------------------------------------------------------------------------------------- */
+inline enter_shared() {
+  res = WOKEN;
+  rd[e]++;                                            /* lock_shared_try */
+  if :: gown == 0 && turn == 0 -> res = OK :: else -> rd[e]--; drain_notify() fi;
+  do
+  :: res == OK -> break
+  :: res != OK && gown == 0 ->
+     rd[e]++;
+     if
+     :: gown == 0 -> if :: woken -> use_readers_turn(0) :: else fi; res = OK; break
+     :: else -> rd[e]--; drain_notify()
+     fi
+  :: res != OK && gown != 0 ->
+     woken = 0;
+     gate_sleep(R, gSR, 1);
+     if
+     :: res == TAKEN_OVER -> gate_open()
+     :: res == TIMED_OUT -> if :: slept -> use_readers_turn(0) :: else fi; break
+     :: else
+     fi
+  od; woken = 0; slept = 0 }
+inline unlock_shared() { rd[e]--; drain_notify() }
+inline enter_exclusive() {
+  do
+  :: claim_gate();
+     if :: res == TIMED_OUT -> break :: else fi;
+     drain(0);
+     if :: res == OK -> break :: else fi;
+     gate_open();
+     if :: res == TIMED_OUT -> break :: else fi
+  od }
+inline inside_exclusive(shares) { d_step { hX[t] = 1; nX++; assert(nX == 1 && nS == shares) }; d_step { hX[t] = 0; nX-- } }
+inline upgrade() {
+  upgrade_reap();                                     /* _register_upgrade */
+  d_step { if :: uown == 0 -> uown = e + 1; ugen = G(e); w = 1 :: else w = 0 fi };
+  if
+  :: w -> w = 0; drain_notify();
+     claim_gate_upgrading();
+     if
+     :: res == OK -> drain(1);
+        if :: res == OK -> inside_exclusive(1) :: else fi;
+        upgrade_clear(); gate_open()
+     :: else -> upgrade_clear()
+     fi
+  :: else                                             /* DeadlockError */
+  fi }
+
+proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
+  byte v, vg, c, first, res, n, looks; bool w, woken, slept, over, may_give_up;
+  {
+    if
+    :: reuses ->                                      /* participant_take, lock_forget */
+       atomic { !opening -> opening = 1 };
+       d_step { if :: !blk[e] -> blk[e] = 1; pe[t] = e; inuse[t] = 1; w = 1 :: else w = 0; opening = 0 fi };
+       if :: !w -> goto stop :: else w = 0 fi;
+       d_step { egen[e]++; rd[e] = 0 };
+       d_step { v = gown; vg = ggen };
+       if
+       :: v == e + 1 && vg != G(e) ->
+          d_step { if :: gown == v && ggen == vg -> gown = 0; ggen = 0; gSR = 0; gSW = 0; w = 1 :: else fi };
+          if :: w -> w = 0; gate_notify() :: else fi
+       :: else
+       fi;
+       d_step { if :: uown == e + 1 && ugen != G(e) -> uown = 0; ugen = 0 :: else fi }; wake_upgrade();
+       drain_notify();
+       v = 0; vg = 0; opening = 0
+    :: else
+    fi;
+    do
+    :: (LIVE || n < N_OPS) && ops != 0 -> n = n + !LIVE;
+       may_give_up = (IMPATIENT >> t) & 1;
+       if
+       :: ops & 3 ->
+          enter_shared();
+          if
+          :: res == OK ->
+             d_step { hS[t] = 1; nS++; assert(nX == 0) };
+             if :: ops & 2 -> upgrade() :: ops & 1 fi;
+             d_step { hS[t] = 0; nS-- };
+             unlock_shared()
+          :: else
+          fi
+       :: ops & 12 ->
+          enter_exclusive();
+          if
+          :: res == OK -> inside_exclusive(0);
+             if
+             :: ops & 8 -> rd[e]++; d_step { hS[t] = 1; nS++ }; gate_open(); d_step { hS[t] = 0; nS-- }; unlock_shared()
+             :: ops & 4 -> gate_open()
+             fi
+          :: else
+          fi
+       fi; res = 0;
+       if :: t == WHO -> progress: skip :: else fi
+    :: else -> break
+    od;
+#ifdef REACH
+    assert(!(REACH))
+#endif
+  } unless { kf[p] };
+stop: skip;
+  d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; woken = 0; slept = 0; over = 0; may_give_up = 0 } }
+
+/* process q dies: its threads, what they hold for the assertions, its liveness byte; registrations stay */
+inline gone(x) {
+  if
+  :: inuse[x] && pp[x] == q ->
+     if :: hS[x] -> hS[x] = 0; nS-- :: else fi; if :: hX[x] -> hX[x] = 0; nX-- :: else fi;
+     slR[x] = 0; slW[x] = 0; slD[x] = 0; slU[x] = 0; frR[x] = 0; frW[x] = 0; frD[x] = 0; inuse[x] = 0; blk[pe[x]] = 0
+  :: else
+  fi }
+proctype Killer(byte q) {
+  d_step { if :: inuse[q] -> kf[q] = 1; kills++; gone(0); gone(1); gone(2);
+#if REUSE
+    gone(3);
+#endif
+    opening = 0 :: else fi } }
+
+init {
+  d_step {
+    pe[0] = 0; pp[0] = 0; inuse[0] = 1; blk[0] = 1;
+#if TWO
+    pe[1] = 0; pp[1] = 0;
+#else
+    pe[1] = 1; pp[1] = 1; blk[1] = 1;
+#endif
+    inuse[1] = 1;
+    pe[2] = 2; pp[2] = 2; inuse[2] = 1; blk[2] = 1
+#if REUSE
+    ; pp[3] = 3
+#endif
+  };
+  atomic {
+    run Thread(0, 0, pe[0], OPS0, 0); run Thread(1, pp[1], pe[1], OPS1, 0); run Thread(2, 2, 2, OPS2, 0);
+#if REUSE
+    run Thread(3, 3, 2, OPS2, 1);
+#endif
+#if KILLS
+    run Killer(VICTIM)
+#endif
+  } }
