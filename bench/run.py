@@ -25,6 +25,8 @@ BENCH = pathlib.Path(__file__).resolve().parent
 QUESTIONS = {
     "heap": "heap_churn.py",
     "lock": "lock.py",
+    "sharing": "sharing.py",
+    "fairness": "fairness.py",
     "place": "place_array.py",
     "fields": "fields.py",
     "tstshmem": "tstshmem.py",
