@@ -4,6 +4,9 @@ Three processes take it exclusive in a tight loop and one shared; then the other
 of the one, which is a promise, and its turns beside those of the others.  Then a crowd, all exclusive.  The peer is Boost's
 interprocess_upgradable_mutex in the same arrangement; its longest wait can be no longer than the measurement.
 
+Who holds the lock, and who has just been given it, waits for a core as any program does.  How long that takes, loops without a lock
+show: on a machine that is busy otherwise, most of the longest wait is of this kind.
+
     .venv-bench/bin/python bench/run.py --only fairness
 """
 
@@ -80,6 +83,12 @@ def one_beside_others(crew, boost, language, one_reads):
     ]
 
 
+def without_lock(crew):
+    """Row: as many loops that want nothing; how long the system kept one of them from running."""
+    pauses, _ = crew.run([crowd_client.look] * (1 + N_OTHERS), SECONDS, LEAD_SECONDS)
+    return [Row(f"{QUESTION}, no lock", f"{1 + N_OTHERS} loops without a lock: the longest pause in {SECONDS} s", max(pauses), "-", None)]
+
+
 def crowd(crew, boost):
     """Rows: the longest wait in a crowd of writers, and what they get done together."""
     turns, _ = crew.run([crowd_client.write_turns] * N_CROWD, CROWD_SECONDS, LEAD_SECONDS)
@@ -87,10 +96,10 @@ def crowd(crew, boost):
     each = CROWD_SECONDS / sum(n_turns for n_turns, _ in turns)
     peers_longest, _, n_turns = ask_peer(boost, N_CROWD, 0, CROWD_SECONDS)
     peers_each = CROWD_SECONDS / n_turns if n_turns else None
-    question, what = f"{QUESTION}, C", f"{N_CROWD} writers: "
+    question = f"crowd of {N_CROWD} writers, C"
     return [
-        Row(question, f"{what}the longest wait in {CROWD_SECONDS} s", longest, PEER, peers_longest, note=boost.missing),
-        Row(question, f"{what}time per turn, all together", each, PEER, peers_each, note=boost.missing),
+        Row(question, f"the longest wait in {CROWD_SECONDS} s", longest, PEER, peers_longest, note=boost.missing),
+        Row(question, "time per turn, all together", each, PEER, peers_each, note=boost.missing),
     ]
 
 
@@ -103,6 +112,7 @@ def measure():
             for language in LANGUAGES:
                 for one_reads in (True, False):
                     rows += one_beside_others(crew, boost, language, one_reads)
+            rows += without_lock(crew)
         with Crew(name, N_CROWD) as crew:
             rows += crowd(crew, boost)
     return rows

@@ -27,6 +27,8 @@ QUESTIONS = {
     "lock": "lock.py",
     "sharing": "sharing.py",
     "fairness": "fairness.py",
+    "semaphore": "semaphore.py",
+    "queue": "message_queue.py",
     "place": "place_array.py",
     "fields": "fields.py",
     "tstshmem": "tstshmem.py",
