@@ -27,9 +27,9 @@ def _member(name, pipe, core):
         pipe.send("here")
         while (order := pipe.recv()) is not None:
             work, start, end = order
-            before = _delay_seconds()
+            before, late = _delay_seconds(), max(0, time.monotonic() - start)
             answer = work(shm, start, end)
-            pipe.send((answer, _delay_seconds() - before))
+            pipe.send((answer, late + _delay_seconds() - before))
 
 
 class Crew:
