@@ -25,10 +25,12 @@ QUESTION = "queue, two processes"
 SIZE_BYTES = 8 << 20
 STRING = bytes(range(64))
 NUMBER = 123_456_789
-MAX_MESSAGES = 8192
+RECORD = np.dtype([("values", "f8", 8)])
+MAX_MESSAGES = 1024                 # in a queue; zmq holds 1000 at either end
 N_TOGETHER = 256                    # in one `put_many`
-N_EACH = 10_000                     # in a round, one by one
-N_MANY = 1000 * N_TOGETHER
+N_OTHERS = 10_000                   # in a round: what crosses the system's pipes and sockets
+N_EACH = 20 * N_OTHERS              # ours, one by one
+N_MANY = 4000 * N_TOGETHER
 SECONDS = 20
 BAR_EACH, BAR_MANY = 1 / 4, 1.0
 
@@ -71,10 +73,11 @@ class Together:
 
 
 class PushPull:
-    """With zmq, one by one: it has no other way, and needs none."""
+    """With zmq, which has no other way than one by one; a message may hold several of ours."""
 
-    def __init__(self, name, message):
-        self.address, self.message = f"ipc://@shmem-bench-{os.getpid()}-{name}", message       # in no folder: nothing stays behind
+    def __init__(self, name, message, n_in_one=1):
+        self.address = f"ipc://@shmem-bench-{os.getpid()}-{name}"       # in no folder: nothing stays behind
+        self.message, self.n_in_one = message, n_in_one
 
     @functools.cached_property
     def sender(self):
@@ -90,12 +93,12 @@ class PushPull:
 
     def put(self, n):
         send, message = self.sender.send, self.message
-        for _ in itertools.repeat(None, n):
+        for _ in itertools.repeat(None, n // self.n_in_one):
             send(message)
 
     def get(self, n):
         receive = self.receiver.recv
-        for _ in itertools.repeat(None, n):
+        for _ in itertools.repeat(None, n // self.n_in_one):
             receive()
 
 
@@ -141,17 +144,20 @@ def contender(pipe, name, way, n):
 
 def ways_to_send(shm):
     """All, with the number of messages in a round."""
+    records = np.zeros(N_TOGETHER, RECORD)
     numbers = np.full(N_TOGETHER, NUMBER)
     return {
-        "each string": (OneByOne(shm.queue(MAX_MESSAGES, "S64"), STRING), N_EACH),
-        "each number": (OneByOne(shm.queue(MAX_MESSAGES, "i8"), NUMBER), N_EACH),
-        "many strings": (Together(shm.queue(MAX_MESSAGES, "S64"), [STRING] * N_TOGETHER), N_MANY),
-        "many numbers": (Together(shm.queue(MAX_MESSAGES, "i8"), numbers), N_MANY),
-        "SimpleQueue string": (OneByOne(spawn.SimpleQueue(), STRING), N_EACH),
-        "SimpleQueue number": (OneByOne(spawn.SimpleQueue(), NUMBER), N_EACH),
-        "Queue string": (OneByOne(spawn.Queue(), STRING), N_EACH),
-        "zmq string": (PushPull("string", STRING), N_EACH),
-        "zmq number": (PushPull("number", numbers[:1].tobytes()), N_EACH),
+        "each string": (OneByOne(shm.queue(MAX_MESSAGES, bytes, max_bytes=len(STRING)), STRING), N_EACH),
+        "each number": (OneByOne(shm.queue(MAX_MESSAGES, numbers.dtype), NUMBER), N_EACH),
+        "many strings": (Together(shm.queue(MAX_MESSAGES, bytes, max_bytes=len(STRING)), [STRING] * N_TOGETHER), N_MANY),
+        "many records": (Together(shm.queue(MAX_MESSAGES, RECORD), records), N_MANY),
+        "many numbers": (Together(shm.queue(MAX_MESSAGES, numbers.dtype), numbers), N_MANY),
+        "SimpleQueue string": (OneByOne(spawn.SimpleQueue(), STRING), N_OTHERS),
+        "SimpleQueue number": (OneByOne(spawn.SimpleQueue(), NUMBER), N_OTHERS),
+        "Queue string": (OneByOne(spawn.Queue(), STRING), N_OTHERS),
+        "zmq string": (PushPull("string", STRING), N_OTHERS),
+        "zmq number": (PushPull("number", numbers[:1].tobytes()), N_OTHERS),
+        "zmq batch": (PushPull("batch", records.tobytes(), N_TOGETHER), N_MANY),
     }
 
 
@@ -161,14 +167,18 @@ def measure():
         ways = ways_to_send(shm)
         with producer({name: way for name, (way, _) in ways.items()}) as pipe:
             best = best_of(SECONDS, {name: contender(pipe, name, way, n) for name, (way, n) in ways.items()})
-    rows = []
-    for kind, what in (("string", "64 bytes"), ("number", "int64")):
-        each, many, simple, push_pull = (best[name.format(kind)] for name in ("each {}", "many {}s", "SimpleQueue {}", "zmq {}"))
-        rows.append(Row(QUESTION, f"put, get: {what}", each, "multiprocessing.SimpleQueue", simple, most_ratio=BAR_EACH))
-        rows.append(Row(QUESTION, f"put, get: {what}", each, "zmq push, pull over ipc", push_pull))
-        rows.append(Row(QUESTION, f"put_many, get_many: {what}, each", many, "zmq push, pull over ipc", push_pull, most_ratio=BAR_MANY))
-    rows.append(Row(QUESTION, "put, get: 64 bytes", best["each string"], "multiprocessing.Queue", best["Queue string"]))
-    return rows
+    simple, push_pull = "multiprocessing.SimpleQueue", "zmq push, pull over ipc"
+    compared = [                    # work, ours, peer, its name in `best`, bar
+        ("put, get: 64 bytes", "each string", simple, "SimpleQueue string", BAR_EACH),
+        ("put, get: int64", "each number", simple, "SimpleQueue number", BAR_EACH),
+        ("put, get: 64 bytes", "each string", "multiprocessing.Queue", "Queue string", None),
+        ("put, get: 64 bytes", "each string", push_pull, "zmq string", None),
+        ("put_many, get_many: 64 bytes, each", "many strings", push_pull, "zmq string", BAR_MANY),
+        ("put_many, get_many: 64-byte record, each", "many records", push_pull, "zmq string", BAR_MANY),
+        ("put_many, get_many: int64, each", "many numbers", push_pull, "zmq number", BAR_MANY),
+        ("put_many, get_many: 64-byte record, each", "many records", f"{push_pull}, {N_TOGETHER} in a message", "zmq batch", None),
+    ]
+    return [Row(QUESTION, work, best[ours], peer, best[theirs], most_ratio=bar) for work, ours, peer, theirs, bar in compared]
 
 
 if __name__ == "__main__":
