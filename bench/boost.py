@@ -24,10 +24,15 @@ class Boost:
         if self._process is not None:
             self._process.communicate(timeout=30)
 
+    def ask_all(self, *words):
+        """Have it run one line; the numbers it answers."""
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        return [float(number) for number in self._process.stdout.readline().split()]
+
     def ask(self, *words):
         """Have it run one line; the number it answers."""
-        self._process.stdin.write(" ".join(map(str, words)) + "\n")
-        return float(self._process.stdout.readline())
+        number, = self.ask_all(*words)
+        return number
 
     def contender(self, name, *words):
         """`{name: callable}` for `best_of`; empty where Boost is missing."""

@@ -5,7 +5,7 @@
     .venv-bench/bin/python bench/run.py --json FILE    the rows in a file too
 
 Every question runs in a process of its own, with one thread per library, and its contenders take turns (A B A B); shown is the best round
-of each, except where a row says "worst of".  Machines differ and are shared: the ratios matter.
+of each, except where a row says "worst" or "longest".  Machines differ and are shared: the ratios matter.
 """
 
 import argparse
@@ -25,6 +25,10 @@ BENCH = pathlib.Path(__file__).resolve().parent
 QUESTIONS = {
     "heap": "heap_churn.py",
     "lock": "lock.py",
+    "sharing": "sharing.py",
+    "fairness": "fairness.py",
+    "semaphore": "semaphore.py",
+    "queue": "message_queue.py",
     "place": "place_array.py",
     "fields": "fields.py",
     "tstshmem": "tstshmem.py",
@@ -73,7 +77,7 @@ def main():
     parser.add_argument("--only", choices=QUESTIONS, action="append", help="ask this question alone; may be given again")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
-    if any(importlib.util.find_spec(name) is None for name in ("shmem", "churn_client", "posix_ipc")):
+    if any(importlib.util.find_spec(name) is None for name in ("shmem", "crowd_client", "posix_ipc", "zmq")):
         raise SystemExit("bench: this Python lacks what is measured; run python3 bench/make_bench.py, which makes .venv-bench")
     about, begun, rows = machine(), time.monotonic(), []
     for name in arguments.only or QUESTIONS:

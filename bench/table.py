@@ -37,7 +37,7 @@ class Row:
             return f"<= {format_seconds(self.most_seconds)}"
         if self.most_ratio is None:
             return ""
-        return f">= {1 / self.most_ratio:.3g} x faster" if self.most_ratio < 0.5 else f"<= {self.most_ratio:.1f} x"
+        return f">= {1 / self.most_ratio:.3g} x faster" if self.most_ratio < 0.5 else f"<= {self.most_ratio:.2g} x"
 
     @property
     def reached(self):
