@@ -13,7 +13,7 @@ Truth table (O: some owner; r: sum of all readers)::
     0              0         0        free
     0              0         > 0      shared by r threads
     TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits 1 ms before it takes it
-    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that was woken; one that comes now waits 1 ms
+    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that had registered; a new one waits 1 ms
     O              0         > 0      O has claimed the gate and drains; who comes to read turns back
     O              0         0        O holds it exclusive (or is about to see that it does)
     0              U         > 0      U shares it and is about to claim the gate
@@ -32,8 +32,8 @@ Who wakes whom; all but `upgrade` are channels (`_channel.pxd`: registrations ar
 
 Fairness.  An open gate belongs to whoever comes first, which is mostly a thread that runs already: that is fast, and starves those who
 sleep.  Who has waited for a millisecond says so in the gate (STARVING).  The release that finds it there leaves a turn:
-first for the readers that are registered, until so many that were woken are in or have given up; then for the writers, until one that was
-woken has it; if that one had starved and others are registered, they have the next.  A turn has no owner, so a kill does it no
+first for the readers that are registered, until so many are in or have given up; then for the writers, until one that had
+registered has it; if that one had starved and others are registered, they have the next.  A turn has no owner, so a kill does it no
 harm: whom it keeps out takes the gate after a millisecond.  So of n writers and readers in tight loops each has its turn
 after some n milliseconds.
 
@@ -88,7 +88,7 @@ ctypedef struct wait_t:            # one request for the lock while it waits
     int64_t began_ns               # 0: has not slept yet
     int64_t turn_ends_ns           # of the others' turn that I leave to them; 0: none
     Wish wish
-    bint was_woken
+    bint registered                # it was asleep or about to be: a turn may be meant for it
     bint taken_over                # out: the gate is mine, its owner is dead
     bint stop_for_signals
 
@@ -111,7 +111,7 @@ cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noe
     cdef wait_t wait
     wait.wish, wait.deadline_ns, wait.stop_for_signals = wish, deadline_ns, stop_for_signals
     wait.began_ns = wait.turn_ends_ns = 0
-    wait.was_woken = wait.taken_over = False
+    wait.registered = wait.taken_over = False
     return wait
 
 
@@ -161,21 +161,19 @@ cdef void gate_open(section_t* section) noexcept nogil:
             turn = GATE_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.gate, word, turn):
             break                                  # else somebody has begun to starve
-    if turn & GATE_TURN_READERS == 0:
-        gate_notify(section)
-    elif load_seq_cst_u64(&header.gate_readers) >> 32 == 0:
-        _use_readers_turn(section, GATE_TURN_MOST) # they gave up meanwhile; partner: the look at the gate of who gives up
-    else:
+    # registered no more: they have seen that it is open, or given up.  Then a writer must be awake to take it after a millisecond.
+    if turn & GATE_TURN_READERS and load_seq_cst_u64(&header.gate_readers) >> 32 != 0:
         channel_notify(&header.gate_readers, EVERYBODY)
+    else:
+        gate_notify(section)
 
 
-cdef void _use_readers_turn(section_t* section, uint64_t n_readers) noexcept nogil:
-    """So many of those it was left to are in, or have given up; after the last of them the writers may come."""
+cdef void _use_readers_turn(section_t* section) noexcept nogil:
+    """One of those it was left to is in, or gives up; after the last of them the writers may come."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.gate), left
     while word & GATE_TURN_READERS:
-        left = word & GATE_TURN_MOST * GATE_TURN_ONE
-        if left > n_readers * GATE_TURN_ONE:
-            left = word - n_readers * GATE_TURN_ONE
+        if word & GATE_TURN_MOST * GATE_TURN_ONE > GATE_TURN_ONE:
+            left = word - GATE_TURN_ONE
         else:
             left = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
         if compare_exchange_seq_cst_u64(&section.header.gate, word, left):
@@ -209,7 +207,7 @@ cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
 
 
 cdef bint _say_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """After a millisecond of waiting, have the gate's owner know.  False: the gate has changed."""
+    """After a millisecond of waiting, have the gate's owner know; I am registered.  False: the gate has changed."""
     cdef int64_t now = now_ns()
     cdef uint64_t flag = GATE_STARVING_WRITERS if wait.wish == WRITE else GATE_STARVING_READERS
     if wait.began_ns == 0:
@@ -227,7 +225,7 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     cdef int status, spins_left = N_SPINS
     wait.taken_over = False
     if wait.wish == READ:
-        wait.was_woken = False                        # a readers' turn counts those who are woken for it
+        wait.registered = False                       # a readers' turn counts those who are when it begins
     while word & GATE_OWNER_MASK and spins_left:
         cpu_relax()
         spins_left -= 1
@@ -237,16 +235,13 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     if _is_past(wait.deadline_ns):
         wait.taken_over = _gate_take_over(section)
         return OK if wait.taken_over else TIMEOUT_EXPIRED
-    if not _say_starving(section, wait, word):
-        return OK
     sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
-    if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
+    wait.registered = True
+    if not _say_starving(section, wait, word) or load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
         channel_withdraw(channel, sequence)
         return OK
     status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
-    if status == 0:
-        wait.was_woken = True
-    elif status == ETIMEDOUT:
+    if status == ETIMEDOUT:
         wait.taken_over = _gate_take_over(section)
         return OK if wait.taken_over else SLICE_OVER
     return INTERRUPTED if status == EINTR else OK
@@ -414,8 +409,8 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
             fetch_add_seq_cst_u64(_my_readers(section), 1)
             word = load_seq_cst_u64(&section.header.gate)
             if word & GATE_OWNER_MASK == 0:
-                if word & GATE_TURN_READERS and wait.was_woken:
-                    _use_readers_turn(section, 1)      # if a writer takes it at this moment, it finds my share
+                if word & GATE_TURN_READERS and wait.registered:
+                    _use_readers_turn(section)      # if a writer takes it at this moment, it finds my share
                 return OK
             fetch_sub_seq_cst_u64(_my_readers(section), 1)
             channel_notify(&section.header.drain, EVERYBODY)
@@ -424,7 +419,7 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
             gate_open(section)
         elif status == TIMEOUT_EXPIRED or (status != OK and stop_for_signals):
             if wait.began_ns != 0:
-                _use_readers_turn(section, 1)
+                _use_readers_turn(section)
             return TIMEOUT_EXPIRED if status == TIMEOUT_EXPIRED else INTERRUPTED
 
 
@@ -453,17 +448,18 @@ cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word)
         wait.turn_ends_ns = 1                # over: it is mine
         return
     sequence = channel_register(&section.header.gate_writers)
+    wait.registered = True
     if load_seq_cst_u64(&section.header.gate) != word:
         channel_withdraw(&section.header.gate_writers, sequence)
-    elif _sleep(section, &section.header.gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now) == 0:
-        wait.was_woken = True
+    else:
+        _sleep(section, &section.header.gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now)
 
 
 cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
     """Nobody owns the gate: make it mine, unless it is somebody else's turn.  OK or SLICE_OVER: look again."""
     cdef uint64_t starving = word & GATE_STARVING_WRITERS
     if (word != 0 and wait.wish == WRITE and wait.turn_ends_ns != 1
-            and not (word & GATE_TURN_WRITERS and wait.was_woken)):
+            and not (word & GATE_TURN_WRITERS and wait.registered)):
         _leave_turn_to_others(section, wait, word)
         return SLICE_OVER
     if word & GATE_TURN_READERS:

@@ -16,7 +16,8 @@
    mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
 
    With -DWHO=t and KILLS=0 all threads go on for ever, and Spin looks for a cycle in which t makes no progress (pan -l -f: each thread that can
-   move does at last): starvation.  There, who was woken in vain starves, and a turn's millisecond is long enough.
+   move does at last): starvation.  There, who slept in vain starves, a turn's millisecond is long enough,
+   and nobody who is awake is outrun for ever between a look at the gate and falling asleep (NOT_OUTRUN).
 
    Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the killed one's entry.
    Left out with -DNO_...: WAKE_WRITER, END_TURN, PASS_ON, YIELD, TAKE_OVER, OWN, GENERATION, ORDER, WAKE_UPGRADER, DRAIN_NOTIFY. */
@@ -57,6 +58,7 @@
 #ifdef WHO
 #define LIVE 1
 #define MAY_LACK_PATIENCE 0
+#define NOT_OUTRUN atomic
 #define TURN_MAY_END 0
 #define FELL_ASLEEP_R skip
 #define FELL_ASLEEP_W last = t
@@ -66,6 +68,7 @@ byte last;
 #define LIVE 0
 #define WHO 99
 #define MAY_LACK_PATIENCE 1
+#define NOT_OUTRUN
 #define TURN_MAY_END 1
 #define FELL_ASLEEP_R skip
 #define FELL_ASLEEP_W skip
@@ -117,7 +120,7 @@ bool opening;
 #define channel_withdraw(X) d_step { if :: fr##X[t] && n##X > 0 -> n##X-- :: else fi; fr##X[t] = 0 }
 #define notify_all(X) d_step { if :: n##X > 0 -> n##X = 0; ALL(fr##X); ALL(sl##X) :: else fi }
 #define notify_one(X) atomic { if :: n##X > 0 -> n##X--; ALL(fr##X); ONE_OF(sl##X) :: else fi }
-/* a slice of sleep; who was not woken is registered no more */
+/* a slice of sleep; who was not registered is registered no more */
 #define sleep(X) \
   d_step { if :: fr##X[t] -> sl##X[t] = 1; FELL_ASLEEP_##X :: else fi }; \
   if \
@@ -128,14 +131,14 @@ bool opening;
   if :: res != WOKEN -> channel_withdraw(X) :: else -> d_step { fr##X[t] = 0 } fi
 
 /* -- opening the gate, and taking it from the dead ------------------------------------------------------------------------ */
-inline use_readers_turn(all) {
+inline use_readers_turn() {
 #ifdef NO_END_TURN
   skip
 #else
   d_step {
     if
-    :: turn == READERS_TURN && left > 1 && !(all) -> left--; w = 0
-    :: turn == READERS_TURN && (left <= 1 || (all)) -> left = 0; turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
+    :: turn == READERS_TURN && left > 1 -> left--; w = 0
+    :: turn == READERS_TURN && left <= 1 -> left = 0; turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
     :: else -> w = 0
     fi };
   if :: w -> w = 0; notify_one(W) :: else fi
@@ -161,8 +164,7 @@ inline gate_open() {
     fi;
     gSR = 0; w = (turn == READERS_TURN) };
   if
-  :: w -> w = 0;
-     if :: nR == 0 -> use_readers_turn(1) :: else -> notify_all(R) fi
+  :: w -> w = 0; if :: nR != 0 -> notify_all(R) :: else -> gate_notify() fi
   :: else -> gate_notify()
   fi }
 inline gate_take_over() {
@@ -180,19 +182,14 @@ inline gate_take_over() {
   :: v == 0 -> res = WOKEN \
   :: v != 0 && may_give_up -> res = DEADLINE; gate_take_over(); if :: res == DEADLINE -> res = TIMED_OUT :: else fi \
   :: v != 0 -> \
+     channel_register(X); registered = 1; \
      if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> flag = 1 :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
      v = 0; vg = 0; \
      if \
-     :: w -> w = 0; res = WOKEN \
-     :: else \
-        channel_register(X); \
-        if \
-        :: gown == 0 -> channel_withdraw(X); res = WOKEN \
-        :: else \
-           sleep(X); \
-           slept = 1; \
-           if :: res == WOKEN -> woken = 1 :: res == SLICE_OVER -> gate_take_over() :: else fi \
-        fi \
+     :: w || gown == 0 -> w = 0; channel_withdraw(X); res = WOKEN \
+     :: else -> \
+        sleep(X); slept = 1; \
+        if :: res == SLICE_OVER -> gate_take_over() :: else fi \
      fi \
   fi; v = 0; vg = 0
 
@@ -257,13 +254,13 @@ inline drain_notify() {
 inline claim_open_gate() {                /* a writer; res OK when it has it */
   d_step { v = turn; w = gSW };
   if
-  :: v != 0 && !over && !(v == WRITERS_TURN && woken) ->           /* _leave_turn_to_others: a millisecond at most */
-     channel_register(W);
+  :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: a millisecond at most */
+     channel_register(W); registered = 1;
      if
      :: gown != 0 || turn != v -> channel_withdraw(W)
      :: else
         d_step { if :: frW[t] -> slW[t] = 1; FELL_ASLEEP_W :: else fi };
-        if :: atomic { !slW[t] -> woken = 1; frW[t] = 0 } :: atomic { slW[t] && TURN_MAY_END -> slW[t] = 0; over = 1 }; channel_withdraw(W) fi
+        if :: atomic { !slW[t] -> frW[t] = 0 } :: atomic { slW[t] && TURN_MAY_END -> slW[t] = 0; over = 1 }; channel_withdraw(W) fi
      fi
   :: else ->
      d_step { if :: gown == 0 && turn == v && gSW == w ->
@@ -272,7 +269,8 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
                  :: else fi }
   fi; v = 0; w = 0 }
 inline claim_gate() {
-  res = WOKEN; woken = 0; over = 0;
+  res = WOKEN; registered = 0; over = 0;
+  NOT_OUTRUN {
   do
   :: uown != 0 ->
      if
@@ -286,7 +284,7 @@ inline claim_gate() {
   :: uown == 0 && gown != 0 -> over = 0;
      gate_sleep(W, gSW, 1);
      if :: res == TAKEN_OVER -> res = OK; break :: res == TIMED_OUT -> break :: else fi
-  od;
+  od };
   if
   :: res == TIMED_OUT ->
 #ifndef NO_PASS_ON
@@ -295,7 +293,7 @@ inline claim_gate() {
      skip
 #endif
   :: else
-  fi; woken = 0; slept = 0; over = 0 }
+  fi; registered = 0; slept = 0; over = 0 }
 inline claim_gate_upgrading() {
   res = WOKEN;
   do
@@ -305,30 +303,31 @@ inline claim_gate_upgrading() {
      :: else -> gate_sleep(R, gSR, 0);
         if :: res == TAKEN_OVER -> res = OK; break :: res == TIMED_OUT -> break :: else fi
      fi
-  od; woken = 0; slept = 0 }
+  od; registered = 0; slept = 0 }
 
 /* -- the operations ----------------------------------------------------------------------------------------------------------- */
 inline enter_shared() {
   res = WOKEN;
   rd[e]++;                                            /* lock_shared_try */
   if :: gown == 0 && turn == 0 -> res = OK :: else -> rd[e]--; drain_notify() fi;
+  NOT_OUTRUN {
   do
   :: res == OK -> break
   :: res != OK && gown == 0 ->
      rd[e]++;
      if
-     :: gown == 0 -> if :: woken -> use_readers_turn(0) :: else fi; res = OK; break
+     :: gown == 0 -> if :: registered -> use_readers_turn() :: else fi; res = OK; break
      :: else -> rd[e]--; drain_notify()
      fi
   :: res != OK && gown != 0 ->
-     woken = 0;
+     registered = 0;
      gate_sleep(R, gSR, 1);
      if
      :: res == TAKEN_OVER -> gate_open()
-     :: res == TIMED_OUT -> if :: slept -> use_readers_turn(0) :: else fi; break
+     :: res == TIMED_OUT -> if :: slept -> use_readers_turn() :: else fi; break
      :: else
      fi
-  od; woken = 0; slept = 0 }
+  od }; registered = 0; slept = 0 }
 inline unlock_shared() { rd[e]--; drain_notify() }
 inline enter_exclusive() {
   do
@@ -356,7 +355,7 @@ inline upgrade() {
   fi }
 
 proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
-  byte v, vg, c, first, res, n, looks; bool w, woken, slept, over, may_give_up;
+  byte v, vg, c, first, res, n, looks; bool w, registered, slept, over, may_give_up;
   {
     if
     :: reuses ->                                      /* participant_take, lock_forget */
@@ -409,7 +408,7 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
 #endif
   } unless { kf[p] };
 stop: skip;
-  d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; woken = 0; slept = 0; over = 0; may_give_up = 0 } }
+  d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; over = 0; may_give_up = 0 } }
 
 /* process q dies: its threads, what they hold for the assertions, its liveness byte; registrations stay */
 inline gone(x) {
