@@ -28,7 +28,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32
+from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64
+from shmem._channel cimport EVERYBODY, channel_notify
 from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place)
 from shmem._fields cimport Field, FieldType, field_address, object_is_stale, raise_stale
 from shmem._heap cimport heap_abandon, heap_commit
@@ -37,11 +38,16 @@ from shmem._layout cimport (NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX
 from shmem._lock cimport AT_ONCE, FOREVER
 from shmem._named cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._names cimport insert_name
+from shmem._os cimport pause_ns
 from shmem._section cimport busy_begin, busy_end, section_t
 from shmem._status cimport CLOSED, INTERRUPTED, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._sync cimport (EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait,
                           mutex_is_held, mutex_is_mine, mutex_lock, mutex_try, mutex_unlock, semaphore_signal, semaphore_try,
                           semaphore_wait)
+
+cdef enum:
+    N_LOOKS = 100
+    LOOK_NS = 1000000
 
 cdef object ONE = 1
 cdef object MINUS_ONE = -1
@@ -380,6 +386,21 @@ cdef bint _semaphore_wait(Semaphore self, semaphore_t* semaphore, int64_t deadli
         if status != INTERRUPTED:
             return status == OK
         _look_round(self, room)
+
+
+def anybody_waits(Semaphore self not None):
+    """Whether anybody sleeps in it.  The killed may be registered still: all are woken, and who lives registers again."""
+    cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "look")
+    cdef int looks_left = N_LOOKS
+    if load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
+        return False
+    channel_notify(&semaphore.channel, EVERYBODY)
+    while looks_left and load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
+        looks_left -= 1
+        with nogil:
+            pause_ns(LOOK_NS)
+        semaphore = <semaphore_t*>_changeable(self, "look")
+    return looks_left > 0
 
 
 @cython.final

@@ -1,0 +1,225 @@
+"""Event: by name, in a section, as a field, of one process.  Files and names are tested with the semaphore's."""
+
+import contextlib
+import os
+import pickle
+import random
+import signal
+import sys
+import threading
+
+import pytest
+
+import shmem
+
+FILE = "/dev/shm/shmem-event."
+
+
+class Stage(shmem.Struct, type_name="tests.Stage"):
+    tag: shmem.int8
+    ready: shmem.Event
+
+
+@pytest.fixture
+def name():
+    chosen = f"test-{os.getpid()}-{random.randrange(1 << 32)}"
+    yield chosen
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(FILE + chosen)
+
+
+@pytest.fixture(params=["local", "named", "placed", "field"])
+def event(request, name, shm):
+    if request.param == "local":
+        return shmem.Event()
+    if request.param == "named":
+        return shmem.Event(name)
+    if request.param == "placed":
+        return shm.event()
+    return shm.new(Stage).ready
+
+
+CALLS = ["wait", "wait", "set", "clear", "is_set"]
+
+
+def test_like_threading(event):
+    rng = random.Random(2)
+    theirs = threading.Event()
+    for _ in range(300):
+        method = rng.choice(CALLS)
+        args = (0.001,) if method == "wait" else ()
+        assert getattr(event, method)(*args) == getattr(theirs, method)(*args), method
+
+
+def test_states(event):
+    assert not event.is_set()
+    assert event.wait(0) is False
+    assert event.wait(0.01) is False
+    event.signal()
+    event.signal()
+    assert event.is_set()
+    assert event.wait() is True
+    assert event.wait(timeout=3) is True
+    event.reset()
+    event.reset()
+    assert event.wait(0) is False
+    event.close()
+    for call in (event.wait, event.signal, event.reset, event.is_set, event.set, event.clear):
+        with pytest.raises(shmem.ClosedError):
+            call()
+
+
+def test_arguments(shm, name):
+    assert shmem.Event(signaled=True).is_set()
+    assert shm.event(True, name="e") == shm["e"]
+    assert shm["e"].is_set()
+    for wrong in (True, 1, b"x"):
+        with pytest.raises(TypeError, match="signaled="):
+            shmem.Event(wrong)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="timeout"):
+            shmem.Event().wait(wrong)
+    first = shmem.Event(name, signaled=True)
+    second = shmem.Event(name)  # keeps its state
+    assert second.is_set()
+    second.reset()
+    assert not first.is_set()
+    assert not pickle.loads(pickle.dumps(first)).is_set()
+    first.unlink()
+    with pytest.raises(FileNotFoundError):
+        second.unlink()
+
+
+def test_everybody_goes_on(event):
+    through = shmem.Semaphore()
+    up = shmem.Semaphore()
+    threads = [threading.Thread(target=lambda: (up.signal(), event.wait(), through.signal())) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert up.wait(20)
+    assert through.value == 0
+    event.signal()
+    for thread in threads:
+        thread.join(20)
+    assert through.value == 6
+
+
+def test_processes_that_do_not_know_each_other(name, child):
+    code = "e = shmem.Event(args[0]); say('up'); say(e.wait(60))"
+    others = [child(code, name) for _ in range(3)]
+    for other in others:
+        assert other.hear() == "up"
+    event = shmem.Event(name)
+    event.signal()
+    for other in others:
+        assert other.hear() == "True"
+        other.end()
+    assert child("say(shmem.Event(args[0]).is_set())", name).hear() == "True"
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_pulse_lets_through_who_waits(event, busy):
+    """Signal and reset at once, many times: whoever waits goes on each time, also while others keep the GIL from it.
+
+    The next pulse comes only when all have gone on: whoever misses one waits in vain.
+    """
+    n_pulses, stop = 6, False
+    waits, through = [shmem.Event() for _ in range(2)], shmem.Semaphore()
+
+    def hog():
+        while not stop:
+            sum(range(2000))
+
+    def wait(i):
+        for _ in range(n_pulses):
+            waits[i].signal()
+            event.wait()
+            through.signal()
+
+    threads = [threading.Thread(target=wait, args=(i,)) for i in range(2)]
+    hogs = [threading.Thread(target=hog) for _ in range(2 if busy else 0)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.06 if busy else before)  # longer than a slice: a waiter often looks for signals late
+    try:
+        for thread in threads + hogs:
+            thread.start()
+        for pulse in range(n_pulses):
+            for one in waits:
+                assert one.wait(20)
+                one.reset()
+            threading.Event().wait(0.12 if busy else 0.002)  # until they sleep, and have slept some slices
+            event.signal()
+            event.reset()
+            for _ in threads:
+                assert through.wait(20), pulse
+    finally:
+        stop = True
+        for _ in range(n_pulses):
+            event.signal()
+        for thread in threads + hogs:
+            thread.join(20)
+        sys.setswitchinterval(before)
+
+
+def test_ctrl_c(name, child):
+    code = """
+    e = shmem.Event(args[0])
+    try:
+        say("up")
+        e.wait()
+    except KeyboardInterrupt:
+        say("interrupted", e.is_set())
+    """
+    other = child(code, name)
+    assert other.hear() == "up"
+    other.process.send_signal(signal.SIGINT)
+    assert other.hear() == "interrupted False"
+    other.end()
+
+
+def test_a_killed_waiter(name, child):
+    event = shmem.Event(name)
+    other = child("e = shmem.Event(args[0]); say('up'); e.wait()", name)
+    assert other.hear() == "up"
+    other.kill()
+    event.signal()
+    assert event.wait(20)
+
+
+def test_close_ends_a_wait(event):
+    ended, up = [], shmem.Semaphore()
+
+    def wait():
+        up.signal()
+        try:
+            event.wait()
+        except shmem.ClosedError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert up.wait(20)
+    event.close()
+    thread.join(20)
+    assert len(ended) == 1
+
+
+def test_freed_while_waited_for(shm):
+    event = shm.event()
+    ended, up = [], shmem.Semaphore()
+
+    def wait():
+        up.signal()
+        try:
+            event.wait()
+        except shmem.InvalidBlock as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert up.wait(20)
+    shm.free(event)
+    thread.join(20)
+    assert len(ended) == 1
+    shm.check_heap()
