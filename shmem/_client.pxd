@@ -86,18 +86,18 @@ cdef inline int semaphore_wait(semaphore_t* semaphore, int64_t timeout_ns) noexc
     """Take one: 0 or TIMEOUT_EXPIRED."""
     if semaphore_try(semaphore) == OK:
         return OK
-    return semaphore_wait_until(semaphore, deadline_after(timeout_ns), False)
+    return semaphore_wait_until(semaphore, NULL, deadline_after(timeout_ns), False)
 
 
 cdef inline int event_wait(event_t* event, int64_t timeout_ns) noexcept nogil:
     """Wait until it is signaled: 0 or TIMEOUT_EXPIRED."""
     if event_is_signaled(event):
         return OK
-    return event_wait_until(event, event_sequence(event), deadline_after(timeout_ns), False)
+    return event_wait_until(event, NULL, event_sequence(event), deadline_after(timeout_ns), False)
 
 
 cdef inline int mutex_lock(section_t* section, mutex_t* mutex, int64_t timeout_ns, bint* owner_died) noexcept nogil:
     """Take it: 0 or TIMEOUT_EXPIRED; `owner_died` when the last owner ended without releasing it."""
     if mutex_try(section, mutex, owner_died) == OK:
         return OK
-    return mutex_lock_until(section, mutex, deadline_after(timeout_ns), False, owner_died)
+    return mutex_lock_until(section, mutex, NULL, deadline_after(timeout_ns), False, owner_died)

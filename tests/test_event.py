@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import threading
+import time
 
 import pytest
 
@@ -118,48 +119,53 @@ def test_processes_that_do_not_know_each_other(name, child):
     assert child("say(shmem.Event(args[0]).is_set())", name).hear() == "True"
 
 
+def until_registered(shm, event, n):
+    """Until so many threads are inside `wait`: the high half of its word counts them."""
+    word = memoryview(shm.block(event.offset)).cast("Q")
+    for _ in range(20_000):
+        if word[0] >> 32 >= n:
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError(f"{word[0] >> 32} of {n} wait")
+
+
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_pulse_lets_through_who_waits(event, busy):
-    """Signal and reset at once, many times: whoever waits goes on each time, also while others keep the GIL from it.
+def test_a_pulse_lets_through_who_waits(shm, busy):
+    """Signal and reset at once: whoever waits goes on each time.
 
-    The next pulse comes only when all have gone on: whoever misses one waits in vain.
+    `busy`: also when the pulse comes between two slices of its wait, while it asks for the GIL.  The next pulse comes only
+    when all have gone on: whoever misses one waits in vain.
     """
-    n_pulses, stop = 6, False
-    waits, through = [shmem.Event() for _ in range(2)], shmem.Semaphore()
+    n_pulses = 5 if busy else 300
+    event, through = shm.event(), shmem.Semaphore()
 
-    def hog():
-        while not stop:
-            sum(range(2000))
-
-    def wait(i):
+    def wait():
         for _ in range(n_pulses):
-            waits[i].signal()
             event.wait()
             through.signal()
 
-    threads = [threading.Thread(target=wait, args=(i,)) for i in range(2)]
-    hogs = [threading.Thread(target=hog) for _ in range(2 if busy else 0)]
+    threads = [threading.Thread(target=wait) for _ in range(2)]
     before = sys.getswitchinterval()
-    sys.setswitchinterval(0.06 if busy else before)  # longer than a slice: a waiter often looks for signals late
+    for thread in threads:
+        thread.start()
     try:
-        for thread in threads + hogs:
-            thread.start()
         for pulse in range(n_pulses):
-            for one in waits:
-                assert one.wait(20)
-                one.reset()
-            threading.Event().wait(0.12 if busy else 0.002)  # until they sleep, and have slept some slices
+            until_registered(shm, event, 2)
+            if busy:
+                sys.setswitchinterval(100)
+                slices_over = time.monotonic() + 0.12
+                while time.monotonic() < slices_over:
+                    pass  # nobody else gets the GIL meanwhile
             event.signal()
             event.reset()
+            sys.setswitchinterval(before)
             for _ in threads:
                 assert through.wait(20), pulse
     finally:
-        stop = True
-        for _ in range(n_pulses):
-            event.signal()
-        for thread in threads + hogs:
-            thread.join(20)
         sys.setswitchinterval(before)
+        event.signal()
+        for thread in threads:
+            thread.join(20)
 
 
 def test_ctrl_c(name, child):

@@ -555,6 +555,41 @@ def test_freed(shm):
         semaphore.wait()
 
 
+@pytest.mark.parametrize("kind", ["semaphore", "event", "mutex"])
+def test_freed_while_waited_for(shm, kind):
+    """Misuse, which leaves the heap as it was: who slept in a block that is free by now does not touch it."""
+    made = [getattr(shm, kind)() for _ in range(20)]
+    one, ended, up, over = made[10], [], shmem.Semaphore(), shmem.Semaphore()
+
+    def hold():
+        one.acquire()
+        up.signal()
+        over.wait()
+
+    def wait():
+        up.signal()
+        try:
+            one.acquire() if kind == "mutex" else one.wait()
+        except shmem.InvalidBlock as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=wait)]
+    if kind == "mutex":
+        threads.append(threading.Thread(target=hold))
+        threads[1].start()
+        assert up.wait(20)
+    threads[0].start()
+    assert up.wait(20)
+    threading.Event().wait(0.1)  # until it sleeps
+    for each in made[::2]:
+        shm.free(each)  # they are linked in a list now, by what was their value
+    threads[0].join(20)
+    over.signal()
+    threads[-1].join(20)
+    assert len(ended) == 1
+    shm.check_heap()
+
+
 def test_read_only(place):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section.semaphore(3, name="s")
