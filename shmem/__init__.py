@@ -18,6 +18,7 @@ from shmem._errors import (
     ReadOnlyError,
     SectionFull,
     SectionNotFound,
+    SemaphoreOverflow,
     ShmemError,
     Status,
     TooManyParticipants,
@@ -45,6 +46,7 @@ from shmem._fields import (
 from shmem._finding import deallocate, find_storage
 from shmem._handles import Handle, handle
 from shmem._locking import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._primitives import Event, Mutex, Semaphore
 from shmem._shared_memory import HeapReport, SectionStats, SharedMemory
 from shmem._struct import Struct
 
@@ -57,6 +59,7 @@ __all__ = [
     "Bytes",
     "ClosedError",
     "DeadlockError",
+    "Event",
     "Handle",
     "HeapCorruption",
     "HeapReport",
@@ -66,6 +69,7 @@ __all__ = [
     "LockError",
     "LockMode",
     "LockTimeout",
+    "Mutex",
     "NameExists",
     "NotASection",
     "OperatingSystemError",
@@ -75,6 +79,8 @@ __all__ = [
     "SectionFull",
     "SectionNotFound",
     "SectionStats",
+    "Semaphore",
+    "SemaphoreOverflow",
     "SharedArray",
     "SharedMemory",
     "ShmemError",

@@ -89,6 +89,7 @@ ctypedef struct wait_t:            # one request for the lock while it waits
     int64_t turn_ends_ns           # of the others' turn that I leave to them; 0: none
     Wish wish
     bint registered                # it was asleep or about to be: a turn may be meant for it
+    uint32_t sequence              # that it registered with: a readers' turn carries it
     bint taken_over                # out: the gate is mine, its owner is dead
     bint stop_for_signals
 
@@ -112,6 +113,7 @@ cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noe
     wait.wish, wait.deadline_ns, wait.stop_for_signals = wish, deadline_ns, stop_for_signals
     wait.began_ns = wait.turn_ends_ns = 0
     wait.registered = wait.taken_over = False
+    wait.sequence = 0
     return wait
 
 
@@ -148,15 +150,16 @@ cdef void gate_notify(section_t* section) noexcept nogil:
 cdef void gate_open(section_t* section) noexcept nogil:
     """Open the gate that is mine; leave a turn to those who starve; wake who may come in."""
     cdef header_t* header = section.header
-    cdef uint64_t word, turn = 0, n_readers
+    cdef uint64_t word, turn = 0, readers
     while True:
         word = load_seq_cst_u64(&header.gate)
         if word & ~STARVING != section.private.gate_word:
             return
         turn = 0
-        n_readers = load_seq_cst_u64(&header.gate_readers) >> 32
-        if word & GATE_STARVING_READERS and n_readers != 0:
-            turn = GATE_TURN_READERS | (word & GATE_STARVING_WRITERS) | min(n_readers, GATE_TURN_MOST) * GATE_TURN_ONE
+        readers = load_seq_cst_u64(&header.gate_readers)
+        if word & GATE_STARVING_READERS and readers >> 32 != 0:
+            turn = (GATE_TURN_READERS | (word & GATE_STARVING_WRITERS) | min(readers >> 32, GATE_TURN_MOST) * GATE_TURN_ONE
+                    | readers << 32)
         elif word & GATE_STARVING_WRITERS and load_seq_cst_u64(&header.gate_writers) >> 32 != 0:
             turn = GATE_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.gate, word, turn):
@@ -168,10 +171,10 @@ cdef void gate_open(section_t* section) noexcept nogil:
         gate_notify(section)
 
 
-cdef void _use_readers_turn(section_t* section) noexcept nogil:
+cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
     """One of those it was left to is in, or gives up; after the last of them the writers may come."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.gate), left
-    while word & GATE_TURN_READERS:
+    while word & GATE_TURN_READERS and wait.registered and <uint32_t>(word >> 32) == wait.sequence:
         if word & GATE_TURN_MOST * GATE_TURN_ONE > GATE_TURN_ONE:
             left = word - GATE_TURN_ONE
         else:
@@ -224,8 +227,6 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS
     wait.taken_over = False
-    if wait.wish == READ:
-        wait.registered = False                       # a readers' turn counts those who are when it begins
     while word & GATE_OWNER_MASK and spins_left:
         cpu_relax()
         spins_left -= 1
@@ -236,6 +237,7 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
         wait.taken_over = _gate_take_over(section)
         return OK if wait.taken_over else TIMEOUT_EXPIRED
     sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
+    wait.sequence = sequence
     wait.registered = True
     if not _say_starving(section, wait, word) or load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
         channel_withdraw(channel, sequence)
@@ -409,8 +411,8 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
             fetch_add_seq_cst_u64(_my_readers(section), 1)
             word = load_seq_cst_u64(&section.header.gate)
             if word & GATE_OWNER_MASK == 0:
-                if word & GATE_TURN_READERS and wait.registered:
-                    _use_readers_turn(section)      # if a writer takes it at this moment, it finds my share
+                if word & GATE_TURN_READERS:
+                    _use_readers_turn(section, &wait)      # if a writer takes it at this moment, it finds my share
                 return OK
             fetch_sub_seq_cst_u64(_my_readers(section), 1)
             channel_notify(&section.header.drain, EVERYBODY)
@@ -418,8 +420,7 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
         if wait.taken_over:
             gate_open(section)
         elif status == TIMEOUT_EXPIRED or (status != OK and stop_for_signals):
-            if wait.began_ns != 0:
-                _use_readers_turn(section)
+            _use_readers_turn(section, &wait)
             return TIMEOUT_EXPIRED if status == TIMEOUT_EXPIRED else INTERRUPTED
 
 

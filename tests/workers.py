@@ -28,3 +28,16 @@ def fill(block, section):
     memoryview(block)[:] = b"x" * block.nbytes
     with shmem.exclusive_lock(section):
         section["from child"] = [os.getpid()]
+
+
+def pass_on(taken, given):
+    """Take one, wait or not; give one."""
+    taken.wait()
+    given.signal()
+    return type(taken).__name__, type(given).__name__
+
+
+def add_under(mutex, counter, n):
+    for _ in range(n):
+        with mutex:
+            counter[0] += 1

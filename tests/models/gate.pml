@@ -10,6 +10,7 @@
    uown ugen          upgrade                                          egen rd  an entry's word `readers`     blk  its liveness byte
    nR slR frR         channel gate_readers: registrations; thread t asleep; sequence unchanged since t registered
    nW slW frW         gate_writers             nD slD frD  drain       slU  asleep on upgrade
+   meant              who had registered when the readers' turn began
    nS nX hS hX        who is inside: for the assertions alone
 
    A thread's operations, chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.  IMPATIENT: a
@@ -90,7 +91,7 @@ byte gown, ggen, turn, left; bool gSR, gSW;
 byte uown, ugen;
 byte egen[NE], rd[NE]; bool blk[NE];
 byte nR, nW, nD;
-bool slR[NT], frR[NT], slW[NT], frW[NT], slD[NT], frD[NT], slU[NT];
+bool slR[NT], frR[NT], slW[NT], frW[NT], slD[NT], frD[NT], slU[NT], meant[NT];
 bool kf[NT], inuse[NT]; byte kills, pp[NT], pe[NT];
 byte nS, nX; bool hS[NT], hX[NT];
 bool opening;
@@ -104,9 +105,11 @@ bool opening;
 #endif
 #if REUSE
 #define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0; x[3] = 0
+#define MEANT(x) meant[0] = x[0]; meant[1] = x[1]; meant[2] = x[2]; meant[3] = x[3]
 #define ONE_OF(x) if :: x[0] -> x[0] = 0 :: x[1] -> x[1] = 0 :: x[2] -> x[2] = 0 :: x[3] -> x[3] = 0 :: else fi
 #else
 #define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0
+#define MEANT(x) meant[0] = x[0]; meant[1] = x[1]; meant[2] = x[2]
 #if LIVE                                             /* first in, first out: enough for two sleepers */
 #define ONE_OF(x) if :: x[0] && last != 0 -> x[0] = 0 :: x[1] && last != 1 -> x[1] = 0 :: x[2] && last != 2 -> x[2] = 0 :: else -> x[last] = 0 fi
 #else
@@ -131,14 +134,14 @@ bool opening;
   if :: res != WOKEN -> channel_withdraw(X) :: else -> d_step { fr##X[t] = 0 } fi
 
 /* -- opening the gate, and taking it from the dead ------------------------------------------------------------------------ */
-inline use_readers_turn() {
+inline use_readers_turn() {              /* who registered with the sequence that the turn carries */
 #ifdef NO_END_TURN
   skip
 #else
   d_step {
     if
-    :: turn == READERS_TURN && left > 1 -> left--; w = 0
-    :: turn == READERS_TURN && left <= 1 -> left = 0; turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
+    :: turn == READERS_TURN && meant[t] && left > 1 -> left--; meant[t] = 0; w = 0
+    :: turn == READERS_TURN && meant[t] && left <= 1 -> left = 0; ALL(meant); turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
     :: else -> w = 0
     fi };
   if :: w -> w = 0; notify_one(W) :: else fi
@@ -159,7 +162,7 @@ inline gate_open() {
     assert(gown == e + 1);
     gown = 0; ggen = 0;
     if
-    :: gSR && nR > 0 -> turn = READERS_TURN; left = nR
+    :: gSR && nR > 0 -> turn = READERS_TURN; left = nR; MEANT(frR)
     :: else -> if :: gSW && nW > 0 -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
     fi;
     gSR = 0; w = (turn == READERS_TURN) };
@@ -264,7 +267,7 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
      fi
   :: else ->
      d_step { if :: gown == 0 && turn == v && gSW == w ->
-                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN); turn = 0; left = 0;
+                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN); turn = 0; left = 0; ALL(meant);
                     gSW = gSW || (v == WRITERS_TURN && slept && nW > 0); res = OK
                  :: else fi }
   fi; v = 0; w = 0 }
@@ -297,7 +300,7 @@ inline claim_gate() {
 inline claim_gate_upgrading() {
   res = WOKEN;
   do
-  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN); gown = e + 1; ggen = G(e); turn = 0; left = 0; res = OK :: else fi };
+  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN); gown = e + 1; ggen = G(e); turn = 0; left = 0; ALL(meant); res = OK :: else fi };
      if
      :: res == OK -> break
      :: else -> gate_sleep(R, gSR, 0);
@@ -316,15 +319,14 @@ inline enter_shared() {
   :: res != OK && gown == 0 ->
      rd[e]++;
      if
-     :: gown == 0 -> if :: registered -> use_readers_turn() :: else fi; res = OK; break
+     :: gown == 0 -> use_readers_turn(); res = OK; break
      :: else -> rd[e]--; drain_notify()
      fi
   :: res != OK && gown != 0 ->
-     registered = 0;
      gate_sleep(R, gSR, 1);
      if
      :: res == TAKEN_OVER -> gate_open()
-     :: res == TIMED_OUT -> if :: slept -> use_readers_turn() :: else fi; break
+     :: res == TIMED_OUT -> use_readers_turn(); break
      :: else
      fi
   od }; registered = 0; slept = 0 }
