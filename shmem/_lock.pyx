@@ -157,14 +157,14 @@ cdef void gate_open(section_t* section) noexcept nogil:
             return
         turn = 0
         readers = load_seq_cst_u64(&header.gate_readers)
-        if word & GATE_STARVING_READERS and readers >> 32 != 0:
+        if word & GATE_STARVING_READERS:
             turn = (GATE_TURN_READERS | (word & GATE_STARVING_WRITERS) | min(readers >> 32, GATE_TURN_MOST) * GATE_TURN_ONE
                     | readers << 32)
-        elif word & GATE_STARVING_WRITERS and load_seq_cst_u64(&header.gate_writers) >> 32 != 0:
+        elif word & GATE_STARVING_WRITERS:
             turn = GATE_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.gate, word, turn):
             break                                  # else somebody has begun to starve
-    # registered no more: they have seen that it is open, or given up.  Then a writer must be awake to take it after a millisecond.
+    # those it is for are registered no more: awake, or they gave up.  Then a writer must be awake to take it after a millisecond
     if turn & GATE_TURN_READERS and load_seq_cst_u64(&header.gate_readers) >> 32 != 0:
         channel_notify(&header.gate_readers, EVERYBODY)
     else:
@@ -172,15 +172,21 @@ cdef void gate_open(section_t* section) noexcept nogil:
 
 
 cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
-    """One of those it was left to is in, or gives up; after the last of them the writers may come."""
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate), left
-    while word & GATE_TURN_READERS and wait.registered and <uint32_t>(word >> 32) == wait.sequence:
-        if word & GATE_TURN_MOST * GATE_TURN_ONE > GATE_TURN_ONE:
-            left = word - GATE_TURN_ONE
+    """One of those it was left to is in, or gives up; after the last of them the writers may come.
+
+    They are those that were registered, which the sequence tells; if none was, then one that was awake just then.
+    """
+    cdef uint64_t word = load_seq_cst_u64(&section.header.gate), n_left, next_word
+    while word & GATE_TURN_READERS and wait.registered:
+        n_left = word // GATE_TURN_ONE & GATE_TURN_MOST
+        if n_left != 0 and <uint32_t>(word >> 32) != wait.sequence:
+            return
+        if n_left > 1:
+            next_word = word - GATE_TURN_ONE
         else:
-            left = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
-        if compare_exchange_seq_cst_u64(&section.header.gate, word, left):
-            if left & GATE_TURN_READERS == 0:
+            next_word = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
+        if compare_exchange_seq_cst_u64(&section.header.gate, word, next_word):
+            if n_left <= 1:
                 channel_notify(&section.header.gate_writers, 1)
             return
         word = load_seq_cst_u64(&section.header.gate)
@@ -463,7 +469,7 @@ cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexc
             and not (word & GATE_TURN_WRITERS and wait.registered)):
         _leave_turn_to_others(section, wait, word)
         return SLICE_OVER
-    if word & GATE_TURN_READERS:
+    if word & GATE_TURN_READERS and load_seq_cst_u64(&section.header.gate_readers) >> 32 != 0:
         starving |= GATE_STARVING_READERS    # they have not used it: the next release leaves it to them again
     elif (word & GATE_TURN_WRITERS and wait.began_ns != 0 and now_ns() - wait.began_ns >= STARVING_NS
             and load_seq_cst_u64(&section.header.gate_writers) >> 32 != 0):

@@ -141,7 +141,7 @@ inline use_readers_turn() {              /* who registered with the sequence tha
   d_step {
     if
     :: turn == READERS_TURN && meant[t] && left > 1 -> left--; meant[t] = 0; w = 0
-    :: turn == READERS_TURN && meant[t] && left <= 1 -> left = 0; ALL(meant); turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
+    :: turn == READERS_TURN && (meant[t] && left == 1 || left == 0 && registered) -> left = 0; ALL(meant); turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
     :: else -> w = 0
     fi };
   if :: w -> w = 0; notify_one(W) :: else fi
@@ -162,8 +162,8 @@ inline gate_open() {
     assert(gown == e + 1);
     gown = 0; ggen = 0;
     if
-    :: gSR && nR > 0 -> turn = READERS_TURN; left = nR; MEANT(frR)
-    :: else -> if :: gSW && nW > 0 -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
+    :: gSR -> turn = READERS_TURN; left = nR; MEANT(frR)
+    :: else -> if :: gSW -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
     fi;
     gSR = 0; w = (turn == READERS_TURN) };
   if
@@ -267,7 +267,7 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
      fi
   :: else ->
      d_step { if :: gown == 0 && turn == v && gSW == w ->
-                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN); turn = 0; left = 0; ALL(meant);
+                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN && nR > 0); turn = 0; left = 0; ALL(meant);
                     gSW = gSW || (v == WRITERS_TURN && slept && nW > 0); res = OK
                  :: else fi }
   fi; v = 0; w = 0 }
@@ -300,7 +300,7 @@ inline claim_gate() {
 inline claim_gate_upgrading() {
   res = WOKEN;
   do
-  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN); gown = e + 1; ggen = G(e); turn = 0; left = 0; ALL(meant); res = OK :: else fi };
+  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN && nR > 0); gown = e + 1; ggen = G(e); turn = 0; left = 0; ALL(meant); res = OK :: else fi };
      if
      :: res == OK -> break
      :: else -> gate_sleep(R, gSR, 0);
