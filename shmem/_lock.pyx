@@ -216,13 +216,13 @@ cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
 
 
 cdef bint _say_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """After a millisecond of waiting, have the gate's owner know; I am registered.  False: the gate has changed."""
+    """After a millisecond of waiting, say so in the gate; I am registered.  False: the gate has changed."""
     cdef int64_t now = now_ns()
     cdef uint64_t flag = GATE_STARVING_WRITERS if wait.wish == WRITE else GATE_STARVING_READERS
     if wait.began_ns == 0:
         wait.began_ns = now
     if wait.wish == UPGRADE or now - wait.began_ns < STARVING_NS or word & flag:
-        return True
+        return load_seq_cst_u64(&section.header.gate) == word
     return compare_exchange_seq_cst_u64(&section.header.gate, word, word | flag)
 
 
@@ -245,7 +245,7 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
     wait.sequence = sequence
     wait.registered = True
-    if not _say_starving(section, wait, word) or load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
+    if not _say_starving(section, wait, word):
         channel_withdraw(channel, sequence)
         return OK
     status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
@@ -456,7 +456,7 @@ cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word)
         return
     sequence = channel_register(&section.header.gate_writers)
     wait.registered = True
-    if load_seq_cst_u64(&section.header.gate) != word:
+    if not _say_starving(section, wait, word):
         channel_withdraw(&section.header.gate_writers, sequence)
     else:
         _sleep(section, &section.header.gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now)

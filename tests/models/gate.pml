@@ -259,11 +259,13 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
   if
   :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: a millisecond at most */
      channel_register(W); registered = 1;
+     if :: slept -> d_step { if :: gown == 0 && turn == v -> gSW = 1 :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
      if
      :: gown != 0 || turn != v -> channel_withdraw(W)
      :: else
         d_step { if :: frW[t] -> slW[t] = 1; FELL_ASLEEP_W :: else fi };
-        if :: atomic { !slW[t] -> frW[t] = 0 } :: atomic { slW[t] && TURN_MAY_END -> slW[t] = 0; over = 1 }; channel_withdraw(W) fi
+        if :: atomic { !slW[t] -> frW[t] = 0 } :: atomic { slW[t] && TURN_MAY_END -> slW[t] = 0; over = 1 }; channel_withdraw(W) fi;
+        slept = 1
      fi
   :: else ->
      d_step { if :: gown == 0 && turn == v && gSW == w ->
