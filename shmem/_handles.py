@@ -10,7 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 
-from shmem import _arrays, _core, _finding, _struct
+from shmem import _arrays, _core, _finding, _locking, _struct
 from shmem._core import Block
 from shmem._errors import InvalidBlock, NotASection
 from shmem._shared_memory import SharedMemory
@@ -137,6 +137,7 @@ _core.register_traveller(_travel_with_loky)
 
 def _leave_all():
     """Leave every section.  Threads that are not daemons are waited for: in multiprocessing children they may still run."""
+    _locking.end_thread()
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
@@ -151,6 +152,8 @@ def _depart_in_child(_):
     multiprocessing.util.Finalize(None, _leave_all, exitpriority=-100)
 
 
+# Python waits for threads before it calls what atexit has: they may wait for a lock that the main program ended with
+getattr(threading, "_register_atexit", lambda function: None)(_locking.end_thread)
 atexit.register(_leave_all)
 multiprocessing.util.register_after_fork(_depart_in_child, _depart_in_child)  # such children skip atexit
 if multiprocessing.parent_process() is not None:
