@@ -1,6 +1,7 @@
 """Handles: small picklable references to what lies in a section, and how multiprocessing sends them by itself."""
 
 import atexit
+import contextlib
 import dataclasses
 import multiprocessing.util
 import sys
@@ -153,7 +154,8 @@ def _depart_in_child(_):
 
 
 # Python waits for threads before it calls what atexit has: they may wait for a lock that the main program ended with
-getattr(threading, "_register_atexit", lambda function: None)(_locking.end_thread)
+with contextlib.suppress(AttributeError, RuntimeError):  # no such function; imported in an exit handler
+    threading._register_atexit(_locking.end_thread)
 atexit.register(_leave_all)
 multiprocessing.util.register_after_fork(_depart_in_child, _depart_in_child)  # such children skip atexit
 if multiprocessing.parent_process() is not None:

@@ -251,7 +251,9 @@ cdef class LockDescriptor:
 
 
 cdef Mapping _mapping_of(LockDescriptor descriptor):
-    return descriptor.where() if descriptor.where is not None else None
+    if descriptor.closed is not None or descriptor.where is None:
+        return descriptor.closed
+    return descriptor.where()
 
 
 cdef bint _is_held_through(LockDescriptor descriptor, Mapping mapping) noexcept:

@@ -404,6 +404,14 @@ def test_exit_handlers_that_use_the_section(section, place, child):
     take_over(section, deaths=0)
 
 
+def test_imported_in_an_exit_handler(section, place, child):
+    """The first use may be then: it works, and leaves cleanly."""
+    code = "import atexit, sys\ndef late():\n    import shmem\n    with shmem.SharedMemory(**eval(sys.argv[1])) as one: one['a'] = [1]\n"
+    child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, code + "atexit.register(late)").end()
+    assert section["a"][0] == 1
+    assert section.stats().participants == (os.getpid(),)
+
+
 # -- PID namespaces -----------------------------------------------------------------------------------------
 
 

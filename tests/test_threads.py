@@ -355,14 +355,19 @@ def test_dropped_in_a_cycle(place, mode):
         assert again.owner_deaths == 0
 
 
-def test_dropped_by_another_thread(shm):
+@pytest.mark.parametrize("cycle", [False, True])
+def test_dropped_by_another_thread(shm, cycle):
     """Whoever drops a handle cannot release what another thread holds by it."""
     second = [shmem.SharedMemory(shared_name=shm.name)]
+    if cycle:
+        second.append([second[0]])
+        second[1].append(second[1])
     descriptor = LockDescriptor(LockMode.exclusive)
     second[0].lock(descriptor)
     assert in_thread(second.clear) is None
-    gc.collect()
+    assert in_thread(gc.collect) >= cycle
     assert holds(shm) == "exclusive"
+    assert descriptor.held
     shm.unlock(descriptor)
     assert holds(shm) == "free"
     assert shm.owner_deaths == 0
