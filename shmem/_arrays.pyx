@@ -154,7 +154,7 @@ cdef class ArrayHold(Placed):
         """The reverse.  In a child the parent's holds are not mine to undo."""
         cdef section_t* section = self.mapping.section
         cdef uint64_t payload_off = self.payload_off()
-        if self.key is None or self.key[1] != section.n_forks:
+        if self.key is None or self.key[1] != section.n_forks or section.departed:     # the last: a daemon thread may have died in here
             return 0
         with _counts_lock:
             if self.key in _counts:             # else dropped at exit

@@ -59,7 +59,7 @@ cdef enum:
 
 cdef object _PLACE = "/dev/shm/shmem."
 cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
-cdef object _mappings = weakref.WeakSet()       # of this process: to find the handle for an address
+cdef object _mappings = weakref.WeakValueDictionary()     # id -> Mapping of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
 cdef dict _PROBLEMS = {
     BAD_TOP: "BAD_TOP", BAD_TAG: "BAD_TAG", BAD_REAR: "BAD_REAR", HOLES_TOUCH: "HOLES_TOUCH", HOLE_AT_TOP: "HOLE_AT_TOP",
@@ -268,15 +268,22 @@ cdef class Mapping:
         if self.section.n_open == 0:
             lock_release_all(self.section)
 
-    def __dealloc__(self):
+    def __del__(self):
+        """A handle dropped without close() is closed by the last view of it.  A lock of another thread's keeps this object."""
+        for descriptor in list(self.held.values()):
+            descriptor._give_up(self)
         if self.section != NULL:
             self.let_go()
+
+    def __dealloc__(self):
+        if self.section != NULL:
             with nogil:
                 section_leave(self.section)
 
 
 cdef list open_mappings():
-    return [mapping for mapping in list(_mappings) if (<Mapping>mapping).is_open]
+    found = [reference() for reference in _mappings.valuerefs()]          # a copy: other threads may open and close meanwhile
+    return [mapping for mapping in found if mapping is not None and (<Mapping>mapping).is_open]
 
 
 cdef object face_of(Mapping mapping):
@@ -490,7 +497,7 @@ cdef class Memory:
         mapping.base = mapping.section.base if mapping.writable else mapping.section.read_only_base
         mapping.is_open = True
         mapping.section.n_open += 1
-        _mappings.add(mapping)
+        _mappings[id(mapping)] = mapping
         _put_on_face(self, mapping)
 
     cdef Mapping opened(self):
@@ -523,7 +530,7 @@ cdef class Memory:
         cdef Mapping mapping = self.mapping
         if mapping is not None:
             for descriptor in list(mapping.held.values()):
-                descriptor.give_up()
+                descriptor._give_up(mapping)
             self.mapping = None
             self.bytes = None
             mapping.let_go()

@@ -1,6 +1,7 @@
 """Handles: small picklable references to what lies in a section, and how multiprocessing sends them by itself."""
 
 import atexit
+import contextlib
 import dataclasses
 import multiprocessing.util
 import sys
@@ -10,7 +11,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 
-from shmem import _arrays, _core, _finding, _primitives, _struct
+from shmem import _arrays, _core, _finding, _locking, _primitives, _struct
 from shmem._core import Block
 from shmem._errors import InvalidBlock, NotASection
 from shmem._shared_memory import SharedMemory
@@ -145,6 +146,7 @@ _core.register_traveller(_travel_with_loky)
 
 def _leave_all():
     """Leave every section.  Threads that are not daemons are waited for: in multiprocessing children they may still run."""
+    _locking.end_thread()
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
@@ -159,6 +161,9 @@ def _depart_in_child(_):
     multiprocessing.util.Finalize(None, _leave_all, exitpriority=-100)
 
 
+# Python waits for threads before it calls what atexit has: they may wait for a lock that the main program ended with
+with contextlib.suppress(AttributeError, RuntimeError):  # no such function; imported in an exit handler
+    threading._register_atexit(_locking.end_thread)
 atexit.register(_leave_all)
 multiprocessing.util.register_after_fork(_depart_in_child, _depart_in_child)  # such children skip atexit
 if multiprocessing.parent_process() is not None:

@@ -5,6 +5,7 @@ import enum
 import functools
 import inspect
 import warnings
+import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -15,7 +16,8 @@ from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
 from shmem._core cimport Mapping, Memory, check, deadline_argument
 from shmem._lock cimport (lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
                           unlock_exclusive, unlock_shared)
-from shmem._opening cimport section_unlock
+from shmem._opening cimport section_unlock, thread_ended
+from shmem._participants cimport participant_is_alive
 from shmem._section cimport busy_begin, busy_end, section_t, thread_pointer
 from shmem._status cimport INTERRUPTED, NOT_OWNER, OK
 
@@ -198,7 +200,8 @@ cdef class shared_lock(_Lock):
 cdef class LockDescriptor:
     """One request for the storage lock, as in the original: `SharedMemory.lock(descriptor)`, `.unlock(descriptor)`.
 
-    Descriptors are released in any order.  The section keeps a held descriptor alive.
+    Descriptors are released in any order.  The section keeps a held descriptor alive; a handle that is dropped without
+    `close` gives it up.
 
     Parameters
     ----------
@@ -216,7 +219,8 @@ cdef class LockDescriptor:
     cdef readonly object mode
     cdef bint exclusive
     cdef bint busy                # locked, or about to be
-    cdef Mapping mapping          # where it is held
+    cdef object where             # weak reference to the Mapping it is held through, or None
+    cdef Mapping closed           # that Mapping once its handle is closed: nothing else may keep it for the thread that holds the lock
     cdef uint64_t thread
     cdef uint64_t n_forks
 
@@ -228,28 +232,39 @@ cdef class LockDescriptor:
     @property
     def held(self):
         """Whether it holds the lock (in this process)."""
-        return self.mapping is not None and self.mapping.section.n_forks == self.n_forks
+        return _is_held_through(self, _mapping_of(self))
 
-    def give_up(self):
+    def _give_up(self, Mapping mapping):
         """The handle it holds the lock through is being closed: released, if this is the thread that holds it.
 
         If it is another thread's, that thread holds the lock until it unlocks, or ends.
         """
-        if self.held and self.thread != thread_pointer():
+        if _is_held_through(self, mapping) and self.thread != thread_pointer():
+            self.closed = mapping
             return
-        if self.held:
-            _release(self.mapping, self.exclusive)
-        _forget(self)
+        if _is_held_through(self, mapping):
+            _release(mapping, self.exclusive)
+        _forget(self, mapping)
 
     def __repr__(self):
         return f"<shmem.LockDescriptor {self.mode.value}{', held' if self.held else ''}>"
 
 
+cdef Mapping _mapping_of(LockDescriptor descriptor):
+    if descriptor.closed is not None or descriptor.where is None:
+        return descriptor.closed
+    return descriptor.where()
+
+
+cdef bint _is_held_through(LockDescriptor descriptor, Mapping mapping) noexcept:
+    return mapping is not None and mapping.section.n_forks == descriptor.n_forks
+
+
 def lock(Memory memory, LockDescriptor descriptor, timeout):
     """See `SharedMemory.lock`."""
-    cdef Mapping mapping = memory.opened()
-    if descriptor.mapping is not None and not descriptor.held:
-        _forget(descriptor)                        # the parent's: this process holds nothing by it
+    cdef Mapping mapping = memory.opened(), former = _mapping_of(descriptor)
+    if former is not None and not _is_held_through(descriptor, former):
+        _forget(descriptor, former)                # the parent's: this process holds nothing by it
     if descriptor.busy:
         raise _errors.LockError(f"{descriptor!r} is in use: one descriptor, one request at a time")
     deadline_argument(timeout)
@@ -259,37 +274,37 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     except BaseException:
         descriptor.busy = False
         raise
-    descriptor.mapping = mapping
+    descriptor.where = weakref.ref(mapping)
     descriptor.thread = thread_pointer()
     descriptor.n_forks = mapping.section.n_forks
     mapping.held[id(descriptor)] = descriptor        # the section keeps it alive
 
 
-cdef _forget(LockDescriptor descriptor):
-    descriptor.mapping.held.pop(id(descriptor), None)
-    descriptor.mapping = None
+cdef _forget(LockDescriptor descriptor, Mapping mapping):
+    mapping.held.pop(id(descriptor), None)
+    descriptor.where = descriptor.closed = None
     descriptor.busy = False
 
 
 def unlock(Memory memory, LockDescriptor descriptor):
     """See `SharedMemory.unlock`."""
-    cdef Mapping mapping = memory.mapping
+    cdef Mapping mapping = memory.mapping, holder = _mapping_of(descriptor)
     cdef int status
-    if mapping is None and descriptor.mapping is not None and descriptor.mapping.section.id == memory.section_id:
-        mapping = descriptor.mapping              # the handle was closed while this thread held its lock
+    if mapping is None and holder is not None and holder.section.id == memory.section_id:
+        mapping = holder                          # the handle was closed while this thread held its lock
     if mapping is None:
         mapping = memory.opened()
-    if descriptor.mapping is None:
+    if holder is None:
         raise _errors.LockError(f"{descriptor!r} was never locked, or was unlocked already")
-    if descriptor.mapping.section != mapping.section:
+    if holder.section != mapping.section:
         raise _errors.LockError(f"{descriptor!r} holds the lock of another section")
-    if not descriptor.held:
-        _forget(descriptor)
+    if not _is_held_through(descriptor, holder):
+        _forget(descriptor, holder)
         return
     if descriptor.thread != thread_pointer():
         raise _errors.LockError(f"{descriptor!r} was locked by another thread, which alone can unlock it")
     status = _release(mapping, descriptor.exclusive)
-    _forget(descriptor)
+    _forget(descriptor, holder)
     check(status, mapping, "unlock")
 
 
@@ -298,3 +313,19 @@ def depths(Memory memory):
     cdef uint32_t exclusive = 0, shared = 0
     lock_depths(memory.opened().section, &exclusive, &shared)
     return exclusive, shared
+
+
+def participant(Memory memory):
+    """A number for this process among all that were ever attached to the section."""
+    return memory.opened().section.private.gate_word
+
+
+def participant_lives(Memory memory, uint64_t number):
+    """Whether the process with that number is attached still.  Process ids would not tell: other namespaces have the same ones."""
+    return participant_is_alive(memory.opened().section, <uint32_t>number - 1, <uint32_t>(number >> 32))
+
+
+def end_thread():
+    """Release what this thread holds in any section, as if it had ended."""
+    with nogil:
+        thread_ended(NULL)

@@ -27,5 +27,6 @@ cdef int section_map_read_only(section_t* section, uint64_t address) noexcept no
 cdef section_t* section_of_address(uint64_t address) noexcept nogil
 cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil
 cdef uint32_t sections_depart() noexcept nogil
+cdef void thread_ended(void* unused) noexcept nogil
 cdef int opening_setup() noexcept nogil
 cdef uint64_t control_bytes(uint32_t max_participants) noexcept nogil

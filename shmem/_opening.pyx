@@ -28,7 +28,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
 
-from shmem._atomics cimport load_seq_cst_u32, store_release_u32, store_release_u64, store_seq_cst_u64
+from shmem._atomics cimport load_seq_cst_u32, store_release_u32, store_release_u64
 from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
 from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
                             PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
@@ -164,11 +164,13 @@ cdef int _attach(section_t* section) noexcept nogil:
 
 
 cdef void _cease(section_t* section) noexcept nogil:
-    """Leave by the door: nothing held, the entry free, the liveness byte dropped."""
+    """Leave by the door: the entry free, the liveness byte dropped.
+
+    What other threads of this process hold of the lock stays as it is, and is taken over as after a kill: they will never release it.
+    """
     cdef uint32_t index = section.private.index_plus_1 - 1
     if section.private.index_plus_1 == 0:
         return
-    store_seq_cst_u64(&section.participants[index].readers, <uint64_t>section.private.generation << 32)
     section.participants[index].pid = 0
     store_release_u32(&section.participants[index].attached, 0)
     memset(section.private, 0, sizeof(private_t))
@@ -280,13 +282,18 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
     return False
 
 
-cdef void _depart(section_t* section) noexcept nogil:
-    """Leave the section, and if nobody else lives leave it whole.  The process mutex is mine."""
+cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
+    """Leave the section, and if nobody else lives leave it whole.  The process mutex is mine.
+
+    Who exits with the lock in hand may have left things half done: that is a holder's death.
+    """
     cdef int opening_fd = -1
     cdef int fd = section_descriptor(section)
     cdef bint is_serialised = fd >= 0 and file_reopen(fd, &opening_fd) == 0
     cdef bint must_recover
     mutexes_release_all(section)
+    if at_exit:
+        lock_thread_ended(section)
     lock_release_all(section)
     if is_serialised:
         while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
@@ -548,7 +555,7 @@ cdef void section_leave(section_t* section) noexcept nogil:
             link = &link[0].next
         link[0] = section.next
         if not section.departed:
-            _depart(section)
+            _depart(section, False)
         _destroy(section)
     process_mutex_unlock()
 
@@ -574,8 +581,10 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
     section = _sections
     while section != NULL and section.id != section_id:
         section = section.next
-    if section != NULL:
-        unlock_exclusive(section) if exclusive else unlock_shared(section)
+    if section != NULL and exclusive:
+        unlock_exclusive(section)
+    elif section != NULL:
+        unlock_shared(section)
     process_mutex_unlock()
 
 
@@ -595,7 +604,7 @@ cdef uint32_t sections_depart() noexcept nogil:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
             if load_seq_cst_u32(&section.n_busy) == 0:
-                _depart(section)
+                _depart(section, True)
             else:
                 n_left += 1
         section = section.next
@@ -651,7 +660,8 @@ cdef void _after_fork_in_child() noexcept nogil:
     process_mutex_unlock()
 
 
-cdef void _thread_ended(void* unused) noexcept nogil:
+cdef void thread_ended(void* unused) noexcept nogil:
+    """This thread ends: what it holds in any section is released, as by a death."""
     cdef section_t* section
     process_mutex_lock()
     section = _sections
@@ -666,4 +676,4 @@ cdef void _thread_ended(void* unused) noexcept nogil:
 cdef int opening_setup() noexcept nogil:
     """Register the handlers, once per process: 0 or an errno."""
     cdef int status = at_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
-    return status if status != 0 else at_thread_end(_thread_ended)
+    return status if status != 0 else at_thread_end(thread_ended)

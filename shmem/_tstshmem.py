@@ -30,7 +30,7 @@ import warnings
 import numpy as np
 
 import shmem
-from shmem import _tstshmem_tree
+from shmem import _locking, _tstshmem_tree
 
 MAX_PROCESSES = 32
 MAX_THREADS = 32
@@ -55,21 +55,27 @@ class Node(shmem.Struct):
 class Instance(shmem.Struct):
     """A running instance: which processes it has, and from which its keys can be computed.
 
-    Process ids are compared with those of the section's live participants; ids of another PID namespace, or
-    one used again by another participant, pass for alive.
+    Whether a process lives the section is asked, by the number that each has in it: `owner`, and `crew` for the members.
+    Process ids are for people to read.
     """
 
     number: shmem.int64
     pid: shmem.int64
+    owner: shmem.uint64
     processes: shmem.int64
     threads: shmem.int64
     keys: shmem.int64
     next: shmem.Ref["Instance"]
     members: shmem.Array[shmem.int64, MAX_PROCESSES]
+    crew: shmem.Array[shmem.uint64, MAX_PROCESSES]
 
-    def is_alive(self, participants):
+    def has_owner(self, memory):
+        """Whether the process that registered or adopted it is attached."""
+        return _locking.participant_lives(memory, self.owner)
+
+    def is_alive(self, memory):
         """Whether any process of it is attached."""
-        return self.pid in participants or any(int(pid) in participants for pid in self.members if pid)
+        return self.has_owner(memory) or any(_locking.participant_lives(memory, int(one)) for one in self.crew if one)
 
     def all_keys(self):
         """The keys of each of its threads."""
@@ -289,8 +295,10 @@ def member_main(place, offset, member, link):
     warnings.simplefilter("ignore", shmem.OwnerDiedWarning)         # and tells
     try:
         with shmem.SharedMemory(**place) as memory:
-            control = memory.root
-            [instance] = [one for one in control.instances() if one.offset == offset]
+            with shmem.exclusive_lock(memory):
+                control = memory.root
+                [instance] = [one for one in control.instances() if one.offset == offset]
+                instance.members[member], instance.crew[member] = os.getpid(), _locking.participant(memory)
             tree, shares = tree_of(memory, control), keys_of_member(instance, member)
             link.send("ready")
             if link.recv() == "go":
@@ -486,8 +494,8 @@ class Session:
         self.tree = tree_of(self.memory, control, outcome.locking)
         control.n_started += 1
         self.instance = self.memory.new(
-            Instance, number=control.n_started, pid=os.getpid(), processes=outcome.processes, threads=outcome.threads,
-            keys=outcome.keys, next=control.first)  # fmt: skip
+            Instance, number=control.n_started, pid=os.getpid(), owner=_locking.participant(self.memory), processes=outcome.processes,
+            threads=outcome.threads, keys=outcome.keys, next=control.first)  # fmt: skip
         control.first = self.instance
 
     def _begin(self):
@@ -505,12 +513,11 @@ class Session:
 
     def _adopt(self):
         """Put my name on instances none of whose processes lives; [(instance, its process id)].  The caller holds the lock."""
-        participants = self.memory.stats().participants
-        dead = [one for one in self.control.instances() if not one.is_alive(participants)]
+        dead = [one for one in self.control.instances() if not one.is_alive(self.memory)]
         former = [one.pid for one in dead]
         for one in dead:
-            one.members[:] = 0
-            one.pid = os.getpid()
+            one.members[:] = one.crew[:] = 0
+            one.pid, one.owner = os.getpid(), _locking.participant(self.memory)
         return list(zip(dead, former, strict=True))
 
     def _bury(self, dead):
@@ -532,9 +539,6 @@ class Session:
             return
         crew = Crew(self.place, self.instance)
         try:
-            with self.exclusive:
-                for member in crew.members:
-                    self.instance.members[member.number] = member.process.pid
             if crew.make_ready():
                 crew.work()
         finally:
@@ -596,8 +600,7 @@ class Session:
 
     def _orphans(self):
         """Instances that were killed, but members of which live: they clear up and end by themselves."""
-        participants = self.memory.stats().participants
-        return [one for one in self.control.instances() if one.pid not in participants]
+        return [one for one in self.control.instances() if not one.has_owner(self.memory)]
 
     def _prove_all_gone(self):
         """I am the last one, and hold the lock."""

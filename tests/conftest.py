@@ -64,12 +64,12 @@ def section_file(tmp_path):
 
 
 class Child:
-    """Another Python process that runs some code and talks by lines."""
+    """Another Python process that runs some code and talks by lines; `before`: the command that runs it."""
 
-    def __init__(self, code, *args):
+    def __init__(self, code, *args, before=()):
         program = "import os, sys, time, shmem\nargs = sys.argv[1:]\ndef say(*words): print(*words, flush=True)\n" + textwrap.dedent(code)
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program, *map(str, args)],
+            [*before, sys.executable, "-P", "-c", program, *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -112,8 +112,8 @@ def child():
     """Start other Python processes; whatever still runs at the end is killed."""
     started = []
 
-    def start(code, *args):
-        started.append(Child(code, *args))
+    def start(code, *args, before=()):
+        started.append(Child(code, *args, before=before))
         return started[-1]
 
     yield start

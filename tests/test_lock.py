@@ -10,6 +10,7 @@ import time
 import warnings
 
 import pytest
+from workers import holds
 
 import shmem
 from shmem import LockDescriptor, LockMode, exclusive_lock, shared_lock
@@ -23,27 +24,6 @@ with shmem.exclusive_lock(section) if args[1] == 'exclusive' else shmem.shared_l
 say('released')
 sys.stdin.readline()
 """
-
-
-def holds(shm):
-    """How the lock stands, seen by another thread: 'exclusive', 'shared' or 'free'."""
-    seen = []
-
-    def look():
-        try:
-            with exclusive_lock(shm, 0):
-                seen.append("free")
-        except shmem.LockTimeout:
-            try:
-                with shared_lock(shm, 0):
-                    seen.append("shared")
-            except shmem.LockTimeout:
-                seen.append("exclusive")
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    return seen[0]
 
 
 # -- one thread -------------------------------------------------------------------------------------------

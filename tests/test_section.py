@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workers import in_child
 
 import shmem
 
@@ -407,23 +408,6 @@ def test_closerange_does_not_kill(place, child):
 # -- fork -----------------------------------------------------------------------------------------------
 
 
-def in_child(function):
-    """Run in a forked child; 0 when it returned."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_child_is_a_participant_of_its_own(shm):
     def child():
         assert len(shm.stats().participants) == 2
@@ -516,15 +500,6 @@ def test_exit_without_close_is_clean(section_file, child):
         assert os.stat(section_file).st_size == 1 << 20
 
 
-def test_exit_with_the_lock_held_is_silent(place, child):
-    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
-        code = "section = shmem.SharedMemory(**eval(args[0])); shmem.exclusive_lock(section).__enter__(); a = section.zeros(3)"
-        other = child(code, place)
-        other.end()
-        with shmem.exclusive_lock(section, 5):
-            pass
-
-
 def test_multiprocessing_child_leaves_clean(section_file, child):
     other = child(
         "import multiprocessing\n"
@@ -586,27 +561,6 @@ def test_exit_while_daemon_threads_work(section_file, child, work):
         with shmem.SharedMemory(section_file) as section:
             section.check_heap()
             assert section["a"].tolist() == [0] * 100
-
-
-def test_lock_waited_for_at_exit(shm, child):
-    code = "section = shmem.SharedMemory(shared_name=args[0])\nwith shmem.exclusive_lock(section): say('in'); sys.stdin.readline()"
-    holder = child(code, shm.name)
-    holder.hear()
-    other = child(
-        """
-        import threading
-        section = shmem.SharedMemory(shared_name=args[0])
-        for lock in (shmem.shared_lock, shmem.exclusive_lock):
-            threading.Thread(target=lock(section).__enter__, daemon=True).start()
-        time.sleep(0.1)
-        """,
-        shm.name,
-    )
-    other.end()
-    holder.tell()
-    holder.end()
-    with shmem.exclusive_lock(shm, 10):
-        pass
 
 
 def test_finalisers_run_anywhere(shm):
