@@ -1,0 +1,96 @@
+"""The Promela models in `models`: each runs clean, each seeded error is found, and what a model is about does happen in it.
+
+A line of the table is a model, its switches (`-D`, in `spin -a`) and what Spin must say.  A new model is a few lines more.
+`-DREACH=n` has the model assert that its place n is never reached, which must be found wrong: else "no error" says nothing.
+"""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MODELS = Path(__file__).resolve().parent / "models"
+
+CLEAN = "errors: 0"
+ASSERTION = "assertion violated"
+DEADLOCK = "invalid end state"
+STARVED = "acceptance cycle"
+REACHED = "assertion violated (REACH)"
+
+# What pan says when it did not look at everything; then "errors: 0" means nothing.
+GAVE_UP = ["max search depth too small", "out of memory", "-DMEMLIM bound", "Search not completed", "aborting", "Bit statespace"]
+
+SAFETY = (["-DSAFETY"], [])
+LIVENESS = ([], ["-a", "-f"])  # acceptance cycles, every process treated fairly
+
+TABLE = [
+    # the channel, and on it the semaphore
+    ("channel.pml", "", CLEAN, SAFETY),
+    ("channel.pml", "NOBODY_KILLED", CLEAN, SAFETY),
+    ("channel.pml", "BINARY", CLEAN, SAFETY),
+    *(("channel.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 7)),
+    ("channel.pml", "NOTIFY_WITHOUT_SEQUENCE", ASSERTION, SAFETY),
+    ("channel.pml", "LOOK_BEFORE_REGISTER", DEADLOCK, SAFETY),
+    ("channel.pml", "WITHDRAW_BLINDLY", ASSERTION, SAFETY),
+    ("channel.pml", "NOTIFY_BEFORE_CHANGE", DEADLOCK, SAFETY),
+    ("channel.pml", "NO_WAKE", DEADLOCK, SAFETY),
+    ("channel.pml", "NOBODY_KILLED WAKE_ONE", DEADLOCK, SAFETY),
+    ("channel.pml", "BINARY GIVE_UP_WITHOUT_LOOK", DEADLOCK, SAFETY),
+    ("channel.pml", "PLAIN_TAKE", ASSERTION, SAFETY),
+]
+
+pytestmark = [
+    pytest.mark.skipif(not MODELS.is_dir(), reason="tests run without the models"),
+    pytest.mark.skipif(shutil.which("spin") is None, reason="spin is not installed (Debian's package spin)"),
+    pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler: gcc is not installed"),
+]
+
+
+def call(folder, *command):
+    """What a command prints; it must end well."""
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def search(folder, model, switches, expected, kind):
+    """Make Spin's verifier for a model and run it: all that it says."""
+    of_compiler, of_verifier = kind
+    call(folder, "spin", *(f"-D{switch}" for switch in switches.split()), "-a", str(MODELS / model))
+    # an error is found sooner than an optimising compiler is done
+    call(folder, "gcc", "-O2" if expected == CLEAN else "-O0", "-DMEMLIM=6000", *of_compiler, "-o", "pan", "pan.c")
+    return call(folder, "./pan", "-m100000", *of_verifier)
+
+
+@pytest.mark.parametrize(("model", "switches", "expected", "kind"), TABLE, ids=lambda cell: cell if isinstance(cell, str) else "")
+def test_model(tmp_path, model, switches, expected, kind):
+    said = search(tmp_path, model, switches, expected, kind)
+    errors = re.search(r"State-vector \d+ byte, depth reached \d+, errors: (\d+)", said)
+    assert errors, said
+    found = re.findall(r"^pan:\d+: (.*) \(at depth \d+\)$", said, re.M)
+    if expected == CLEAN:
+        assert (errors[1], found) == ("0", []), said
+        assert not any(words in said for words in GAVE_UP), said
+        return
+    assert errors[1] == "1", said
+    assert len(found) == 1, said
+    if expected == REACHED:
+        place = switches.split("REACH=")[1]
+        assert found[0] == f"{ASSERTION} ({place}!={place})", said
+    else:
+        assert found[0].startswith(expected), said
+
+
+def test_every_model_is_in_the_table():
+    assert {row[0] for row in TABLE} == {path.name for path in MODELS.glob("*.pml")}
+
+
+def test_every_model_has_seeded_errors():
+    """A model that finds nothing wrong with broken code says nothing about the code."""
+    for model in {row[0] for row in TABLE}:
+        expected = [row[2] for row in TABLE if row[0] == model]
+        assert CLEAN in expected
+        assert REACHED in expected
+        assert len([one for one in expected if one not in (CLEAN, REACHED)]) >= 2
