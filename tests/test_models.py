@@ -39,6 +39,31 @@ TABLE = [
     ("channel.pml", "NOBODY_KILLED WAKE_ONE", DEADLOCK, SAFETY),
     ("channel.pml", "BINARY GIVE_UP_WITHOUT_LOOK", DEADLOCK, SAFETY),
     ("channel.pml", "PLAIN_TAKE", ASSERTION, SAFETY),
+    # the event
+    ("event.pml", "", CLEAN, SAFETY),
+    ("event.pml", "NOBODY_KILLED", CLEAN, SAFETY),
+    *(("event.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 6)),
+    ("event.pml", "LOOK_AT_STATE_ALONE", DEADLOCK, SAFETY),
+    ("event.pml", "SIGNAL_DOES_NOT_COUNT", DEADLOCK, SAFETY),
+    ("event.pml", "SINCE_TAKEN_ANEW", DEADLOCK, SAFETY),
+    ("event.pml", "SIGNAL_WITHOUT_SWAP", ASSERTION, SAFETY),
+    ("event.pml", "WAKE_ONE", ASSERTION, SAFETY),
+    ("event.pml", "NO_WAKE", DEADLOCK, SAFETY),
+    # the mutex
+    ("mutex.pml", "", CLEAN, SAFETY),
+    ("mutex.pml", "NOBODY_KILLED", CLEAN, SAFETY),
+    ("mutex.pml", "REUSED EARLY=2", CLEAN, SAFETY),
+    *(("mutex.pml", f"NOBODY_KILLED REACH={n}", REACHED, SAFETY) for n in (1, 5)),
+    *(("mutex.pml", f"REUSED REACH={n}", REACHED, SAFETY) for n in (2, 3, 4)),
+    ("mutex.pml", "THREAD_POINTER_ALONE", ASSERTION, SAFETY),
+    ("mutex.pml", "NOBODY_KILLED THREAD_POINTER_ALONE", ASSERTION, SAFETY),
+    ("mutex.pml", "NOBODY_KILLED THREAD_NOT_WIPED", ASSERTION, SAFETY),
+    ("mutex.pml", "REUSED NO_TAKE_OVER", DEADLOCK, SAFETY),
+    ("mutex.pml", "REUSED TAKE_OVER_BLINDLY", ASSERTION, SAFETY),
+    ("mutex.pml", "REUSED GENERATION_NOT_COMPARED", DEADLOCK, SAFETY),
+    ("mutex.pml", "REUSED DEATH_NOT_TOLD", ASSERTION, SAFETY),
+    ("mutex.pml", "NOBODY_KILLED DEATH_TOLD_TWICE", ASSERTION, SAFETY),
+    ("mutex.pml", "NO_NOTIFY", DEADLOCK, SAFETY),
 ]
 
 pytestmark = [

@@ -8,7 +8,9 @@
    after the notification: the queue is first in, first out only among threads of one priority.
 
    A sleeper looks again by itself (the end of a slice) only after a kill, so a lost wake shows as a deadlock.  One that has a
-   deadline may give up at any moment.
+   deadline may give up at any moment.  In a model with take-over SLICES bounds how often: else a sleeper that looks again
+   and again, in vain, would be no deadlock.  Then a slice ends at an arbitrary moment EARLY times, and when nothing else can
+   move, once for each thread: that must be enough.
 
    THREADS and DEADLINES (which thread has one) come from the model.  `due[t]`: the wakes that t has taken registrations for and
    has not done yet, for the assertion alone. */
@@ -37,6 +39,13 @@ byte kills = 0;
 #define REACH 0
 #endif
 #define REACHED(n) assert(REACH != n)
+
+#ifdef SLICES
+byte early = 0, late = 0;
+#define SLICE_ENDS (kills > 0 && early < EARLY)
+#else
+#define SLICE_ENDS (kills > 0)
+#endif
 
 inline never_fewer_than_sleepers() { assert(kills > 0 || registered + DUE >= SLEEPERS) }
 
@@ -67,7 +76,16 @@ inline channel_sleep() {
     };
     if
     :: d_step { !asleep[t] -> status = 0 }
-    :: d_step { asleep[t] && (kills > 0 || DEADLINES(t)) -> asleep[t] = false; status = SLICE_OVER }
+    :: d_step {
+        asleep[t] && (SLICE_ENDS || DEADLINES(t)) ->
+#ifdef SLICES
+            if :: kills > 0 && early < EARLY -> early++ :: else fi;
+#endif
+            asleep[t] = false; status = SLICE_OVER
+       }
+#ifdef SLICES
+    :: atomic { asleep[t] && kills > 0 && late < THREADS && timeout -> late++; asleep[t] = false; status = SLICE_OVER }
+#endif
     fi
 }
 
