@@ -23,6 +23,7 @@ REACHED = "assertion violated (REACH)"
 GAVE_UP = ["max search depth too small", "out of memory", "-DMEMLIM bound", "Search not completed", "aborting", "Bit statespace"]
 
 SAFETY = (["-DSAFETY"], [])
+SMALL = (["-DSAFETY", "-O0"], [])  # done before an optimising compiler would be
 LIVENESS = ([], ["-a", "-f"])  # acceptance cycles, every process treated fairly
 
 TABLE = [
@@ -64,6 +65,25 @@ TABLE = [
     ("mutex.pml", "REUSED DEATH_NOT_TOLD", ASSERTION, SAFETY),
     ("mutex.pml", "NOBODY_KILLED DEATH_TOLD_TWICE", ASSERTION, SAFETY),
     ("mutex.pml", "NO_NOTIFY", DEADLOCK, SAFETY),
+    # the heap gate
+    ("heap_gate.pml", "EARLY=2", CLEAN, SAFETY),
+    ("heap_gate.pml", "NOBODY_KILLED", CLEAN, SMALL),
+    *(("heap_gate.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 6)),
+    ("heap_gate.pml", "NO_RECOVERY", ASSERTION, SAFETY),
+    ("heap_gate.pml", "NO_TAKE_OVER", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "GENERATION_NOT_COMPARED", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "TAKE_OVER_BLINDLY", ASSERTION, SAFETY),
+    ("heap_gate.pml", "NOBODY_KILLED WAITERS_NOT_KEPT", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "NOBODY_KILLED WAITERS_NOT_SET", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "NOBODY_KILLED NO_WAKE", DEADLOCK, SAFETY),
+    # the order of memory: with store buffers as on x86 a look may be a plain load, on Arm nothing may
+    *(("store_buffer.pml", f"{processor} PAIR={pair}", CLEAN, SMALL) for pair in (1, 2, 3, 4) for processor in ("TSO", "WEAK")),
+    *(("store_buffer.pml", f"WEAK PAIR={pair} REACH={n}", REACHED, SMALL) for pair in (1, 2, 3, 4) for n in (1, 2)),
+    *(("store_buffer.pml", f"TSO PAIR={pair} PLAIN={n}", ASSERTION, SMALL) for pair in (1, 2, 3) for n in (1, 3)),
+    *(("store_buffer.pml", f"TSO PAIR=1 PLAIN={n}", CLEAN, SMALL) for n in (2, 4)),
+    *(("store_buffer.pml", f"WEAK PAIR={pair} PLAIN={n}", ASSERTION, SMALL) for pair in (1, 2, 3) for n in (1, 2, 3, 4)),
+    *(("store_buffer.pml", f"TSO PAIR=4 PLAIN={n}", CLEAN, SMALL) for n in (2, 3)),
+    *(("store_buffer.pml", f"WEAK PAIR=4 PLAIN={n}", ASSERTION, SMALL) for n in (2, 3)),
 ]
 
 pytestmark = [
