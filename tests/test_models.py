@@ -76,6 +76,16 @@ TABLE = [
     ("heap_gate.pml", "NOBODY_KILLED WAITERS_NOT_KEPT", DEADLOCK, SAFETY),
     ("heap_gate.pml", "NOBODY_KILLED WAITERS_NOT_SET", DEADLOCK, SAFETY),
     ("heap_gate.pml", "NOBODY_KILLED NO_WAKE", DEADLOCK, SAFETY),
+    # the queue's ring
+    ("ring.pml", "", CLEAN, SAFETY),
+    ("ring.pml", "TWO_PRODUCERS", CLEAN, SAFETY),
+    *(("ring.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 6)),
+    ("ring.pml", "LOOK_BEFORE_REGISTER", DEADLOCK, SAFETY),
+    ("ring.pml", "NOTIFY_BEFORE_COMMIT", DEADLOCK, SAFETY),
+    ("ring.pml", "NO_WAKE", DEADLOCK, SAFETY),
+    ("ring.pml", "TAIL_BEFORE_COPY", ASSERTION, SAFETY),
+    ("ring.pml", "HEAD_BEFORE_COPY", ASSERTION, SAFETY),
+    ("ring.pml", "TWO_PRODUCERS NO_GATE", ASSERTION, SAFETY),
     # the order of memory: with store buffers as on x86 a look may be a plain load, on Arm nothing may
     *(("store_buffer.pml", f"{processor} PAIR={pair}", CLEAN, SMALL) for pair in (1, 2, 3, 4) for processor in ("TSO", "WEAK")),
     *(("store_buffer.pml", f"WEAK PAIR={pair} REACH={n}", REACHED, SMALL) for pair in (1, 2, 3, 4) for n in (1, 2)),
