@@ -1,0 +1,151 @@
+/* The ring behind Queue, shmem/_ring.pyx, with one slot: producer 0 has two messages; consumers 2 and 3 take one each, and 3 comes back
+   once from its deadline.  One of the three is killed before any of its steps, or none.  With TWO_PRODUCERS nobody is
+   killed, and producers 0 and 1 have a message each.
+
+   The two gates are modelled in heap_gate.pml (the code is the same): here one is entered in one step, when it is open or its
+   owner is dead.  Producers find the queue full without sleeping: their waiting is the mirror image of the consumers'.
+
+   Claims: every message committed is taken once, whole, in its producer's order; no lost wake (no deadlock).
+
+   Seeded errors: TAIL_BEFORE_COPY, HEAD_BEFORE_COPY, NO_GATE, LOOK_BEFORE_REGISTER, NOTIFY_BEFORE_COMMIT, NO_WAKE. */
+
+#ifdef TWO_PRODUCERS
+#define NOBODY_KILLED
+#endif
+#define THREADS 4
+byte times_out = 0;
+#define DEADLINES(t) (t == 3 && times_out == 0)
+#include "channel.h"             /* not_empty */
+
+#define CAPACITY 1
+#ifdef TWO_PRODUCERS
+#define N_MESSAGES 1
+#else
+#define N_MESSAGES 2
+#endif
+#define NOBODY 255
+
+byte slot[CAPACITY];             /* producer * 16 + number, 0: half written */
+byte head = 0, tail = 0, head_seen = 0, tail_seen = 0;
+byte producers_gate = NOBODY, consumers_gate = NOBODY;
+byte last[2];                    /* the number taken last, of each producer */
+
+inline enter(gate) {
+#ifdef NO_GATE
+    skip
+#else
+    atomic { gate == NOBODY || killed[gate] -> if :: gate != NOBODY -> REACHED(3) :: else fi; gate = t }
+#endif
+}
+
+inline put_inside() {            /* one message; it waits for room before it enters */
+    at = tail;
+    if :: at - head_seen == CAPACITY -> head_seen = head :: else fi;
+    if
+    :: at - head_seen == CAPACITY -> producers_gate = NOBODY
+    :: else ->
+#ifdef TAIL_BEFORE_COPY
+        tail = at + 1;
+#endif
+        slot[at % CAPACITY] = 0;
+        slot[at % CAPACITY] = t * 16 + n;
+#ifdef NOTIFY_BEFORE_COMMIT
+        channel_notify(1);
+#endif
+        tail = at + 1;           /* the commit */
+        producers_gate = NOBODY;
+#ifndef NOTIFY_BEFORE_COMMIT
+        channel_notify(1);
+#endif
+        n++
+    fi
+}
+
+inline commit_head() {
+    d_step {
+        assert(message % 16 == last[message / 16] + 1);
+        last[message / 16] = message % 16;
+        head = at + 1
+    }
+}
+
+inline get_inside() {            /* out: `got` */
+    at = head;
+    if :: tail_seen == at -> tail_seen = tail :: else fi;
+    if
+    :: tail_seen == at -> got = false; consumers_gate = NOBODY
+    :: else ->
+#ifdef HEAD_BEFORE_COPY
+        head = at + 1;
+#endif
+        message = slot[at % CAPACITY];
+        commit_head();
+        got = true;
+        consumers_gate = NOBODY;
+        message = 0
+    fi
+}
+
+inline wait() {                  /* of a consumer */
+    do
+    :: enter(consumers_gate); get_inside();
+        if :: got -> break :: else fi;
+#ifndef LOOK_BEFORE_REGISTER
+        channel_register();
+        enter(consumers_gate); get_inside();
+        if :: got -> REACHED(4); channel_withdraw(); break :: else fi;
+#else
+        channel_register();
+#endif
+        channel_sleep();
+        if :: status != 0 -> times_out = 1; REACHED(5); channel_withdraw() :: else fi
+    od
+}
+
+proctype Producer(byte t) {
+    byte at, n, r, s, i;
+    bool ok;
+    {
+        n = 1;
+        do
+        :: n <= N_MESSAGES ->
+            tail - head < CAPACITY;
+            enter(producers_gate);
+            put_inside()
+        :: else -> break
+        od
+    } MORTAL;
+    atomic { ended[t] = true; at = 0; n = 0; r = 0; s = 0; i = 0; ok = false }
+}
+
+proctype Consumer(byte t) {
+    byte at, mine, status, message;
+    bool got;
+    {
+        wait()
+    } MORTAL;
+    atomic { ended[t] = true; at = 0; mine = 0; status = 0; message = 0; got = false }
+}
+
+#ifndef NOBODY_KILLED
+proctype Killer() {
+    if
+    :: true
+    :: kill_thread(0)
+    :: kill_thread(2)
+    :: kill_thread(3)
+    fi
+}
+#endif
+
+init {
+    atomic {
+        run Producer(0); run Consumer(2); run Consumer(3);
+#ifdef TWO_PRODUCERS
+        run Producer(1);
+#endif
+#ifndef NOBODY_KILLED
+        run Killer()
+#endif
+    }
+}
