@@ -71,7 +71,7 @@ cdef enum:
     TURN_NS = 1000000
     STARVING_NS = 1000000          # who has waited so long asks for a turn
     N_SPINS = 40
-    MAX_SLICES = 20                # a drainer looks for signals at least once a second, lest it slept through one
+    MAX_SLICES = 20                # a drainer or upgrader looks for signals at least once a second, lest it slept through one
     MUST_YIELD = 1                 # drain: somebody upgrades, give the gate back
     SLICE_OVER = 2                 # slept without news: time to look for signals, if nothing is claimed
 
@@ -90,6 +90,7 @@ ctypedef struct wait_t:            # one request for the lock while it waits
     Wish wish
     bint registered                # it was asleep or about to be: a turn may be meant for it
     uint32_t sequence              # that it registered with: a readers' turn carries it
+    int slices_left                # of an upgrader's, until it looks for signals
     bint taken_over                # out: the gate is mine, its owner is dead
     bint stop_for_signals
 
@@ -114,6 +115,7 @@ cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noe
     wait.began_ns = wait.turn_ends_ns = 0
     wait.registered = wait.taken_over = False
     wait.sequence = 0
+    wait.slices_left = MAX_SLICES
     return wait
 
 
@@ -322,7 +324,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
         ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back wake me again and again
         if ask:
             ask_at_ns = now_ns() + SLICE_NS
-            slices_left -= own == 0          # an upgrader would let another one in meanwhile
+            slices_left -= 1
         if slices_left == 0:
             return INTERRUPTED
     return status
@@ -480,7 +482,7 @@ cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexc
 cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
     """Make the gate mine: 0, TIMEOUT_EXPIRED or INTERRUPTED.
 
-    An upgrader stops for a signal alone: giving `upgrade` back after every slice would let a second one in.
+    An upgrader stops for a signal, and once a second: giving `upgrade` back after every slice would let a second one in.
     """
     cdef uint64_t word
     cdef int status
@@ -500,7 +502,8 @@ cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
                 return OK
         if status == TIMEOUT_EXPIRED:
             return status
-        if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and wait.wish == WRITE)):
+        wait.slices_left -= status == SLICE_OVER
+        if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and (wait.wish == WRITE or wait.slices_left <= 0))):
             return INTERRUPTED
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from workers import holds, in_thread, lock_of, wait_for_waiter
+from workers import holds, in_thread, lock_of, wait_for, wait_for_waiter
 
 import shmem
 from shmem import LockDescriptor, LockMode, _locking, exclusive_lock, shared_lock
@@ -228,6 +228,35 @@ def test_close_while_another_thread_waits(place, child, wish, views):
     with shmem.SharedMemory(**place, max_size=SIZE) as again, exclusive_lock(again, 20):
         assert again.owner_deaths == 0
         again.check_heap()
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_close_while_another_thread_upgrades(place, child, draining):
+    """It looks up once a second, whether it waits for a writer that drains or for readers to leave."""
+    section = shmem.SharedMemory(**place, max_size=SIZE)
+    other = child(HOLD, place, "shared")
+    other.hear()
+
+    def upgrade():
+        with shared_lock(section):
+            exclusive_lock(section).__enter__()
+
+    result = []
+    thread = threading.Thread(target=lambda: result.append(in_thread(upgrade)))
+    thread.start()
+    wait_for_waiter(section)
+    writer = child(HOLD, place, "exclusive") if draining else None
+    if writer:
+        wait_for(lambda: section.stats().lock_waiters == 2)
+    section.close()
+    thread.join(20)
+    assert isinstance(result[0], shmem.ClosedError)
+    other.tell()
+    other.end()
+    if writer:
+        assert writer.hear() == "held"
+        writer.tell()
+        writer.end()
 
 
 @pytest.mark.parametrize("views", [False, True])
