@@ -144,7 +144,7 @@ cdef void upgrade_clear(section_t* section) noexcept nogil:
 
 
 cdef void gate_notify(section_t* section) noexcept nogil:
-    """The gate has opened: all readers may come in, or one writer."""
+    """The gate has opened: all readers may come in, or one writer, which knows whether it is its turn."""
     channel_notify(&section.header.gate_readers, EVERYBODY)
     channel_notify(&section.header.gate_writers, 1)
 
@@ -166,11 +166,7 @@ cdef void gate_open(section_t* section) noexcept nogil:
             turn = GATE_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.gate, word, turn):
             break                                  # else somebody has begun to starve
-    # those it is for are registered no more: awake, or they gave up.  Then a writer must be awake to take it after a millisecond
-    if turn & GATE_TURN_READERS and load_seq_cst_u64(&header.gate_readers) >> 32 != 0:
-        channel_notify(&header.gate_readers, EVERYBODY)
-    else:
-        gate_notify(section)
+    gate_notify(section)                           # in a readers' turn, too: the writer sees to it that the turn ends
 
 
 cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:

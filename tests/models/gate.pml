@@ -165,11 +165,8 @@ inline gate_open() {
     :: gSR -> turn = READERS_TURN; left = nR; MEANT(frR)
     :: else -> if :: gSW -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
     fi;
-    gSR = 0; w = (turn == READERS_TURN) };
-  if
-  :: w -> w = 0; if :: nR != 0 -> notify_all(R) :: else -> gate_notify() fi
-  :: else -> gate_notify()
-  fi }
+    gSR = 0 };
+  gate_notify() }
 inline gate_take_over() {
   d_step { v = gown; vg = ggen }; w = dead(v, vg);
 #ifdef NO_TAKE_OVER
