@@ -15,6 +15,9 @@ from shmem._errors import (
     NotASection,
     OperatingSystemError,
     OwnerDiedWarning,
+    QueueEmpty,
+    QueueFull,
+    QueueShutDown,
     ReadOnlyError,
     SectionFull,
     SectionNotFound,
@@ -45,6 +48,7 @@ from shmem._fields import (
 from shmem._finding import deallocate, find_storage
 from shmem._handles import Handle, handle
 from shmem._locking import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._queue import Queue
 from shmem._shared_memory import HeapReport, SectionStats, SharedMemory
 from shmem._struct import Struct
 
@@ -70,6 +74,10 @@ __all__ = [
     "NotASection",
     "OperatingSystemError",
     "OwnerDiedWarning",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
     "ReadOnlyError",
     "Ref",
     "SectionFull",
