@@ -21,6 +21,7 @@ from shmem._errors import (
     ReadOnlyError,
     SectionFull,
     SectionNotFound,
+    SemaphoreOverflow,
     ShmemError,
     Status,
     TooManyParticipants,
@@ -48,6 +49,7 @@ from shmem._fields import (
 from shmem._finding import deallocate, find_storage
 from shmem._handles import Handle, handle
 from shmem._locking import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._primitives import Event, Mutex, Semaphore
 from shmem._queue import Queue
 from shmem._shared_memory import HeapReport, SectionStats, SharedMemory
 from shmem._struct import Struct
@@ -61,6 +63,7 @@ __all__ = [
     "Bytes",
     "ClosedError",
     "DeadlockError",
+    "Event",
     "Handle",
     "HeapCorruption",
     "HeapReport",
@@ -70,6 +73,7 @@ __all__ = [
     "LockError",
     "LockMode",
     "LockTimeout",
+    "Mutex",
     "NameExists",
     "NotASection",
     "OperatingSystemError",
@@ -83,6 +87,8 @@ __all__ = [
     "SectionFull",
     "SectionNotFound",
     "SectionStats",
+    "Semaphore",
+    "SemaphoreOverflow",
     "SharedArray",
     "SharedMemory",
     "ShmemError",

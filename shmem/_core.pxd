@@ -6,6 +6,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._section cimport section_t
 
 
+cdef extern from *:
+    """
+    #define PART_OF_BLOCK ((uint64_t)1 << 63)       /* no serial is that large: it has 56 bits */
+    """
+    const uint64_t PART_OF_BLOCK
+
+
 cdef class Mapping:
     """A handle's hold on a section: keeps the memory mapped; what views refer to."""
     cdef section_t* section
@@ -35,9 +42,9 @@ cdef class Memory:
 @cython.no_gc                         # it refers to its Mapping alone
 cdef class Placed:
     """Something that lies in a section and knows where: base of Block and of typed objects."""
-    cdef Mapping mapping
+    cdef Mapping mapping              # None: in no section, after all
     cdef char* data                   # payload, at this process's address
-    cdef uint64_t serial              # of the block when this was made: tells a stale one
+    cdef uint64_t serial              # of the block when this was made: tells a stale one; with PART_OF_BLOCK not all of it is meant
     cdef uint64_t payload_off(self) noexcept
 
 
@@ -66,6 +73,9 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
 
 # The Placed object behind a Block, an array, a typed object or a view of one of these, or None.
 cdef Placed placed_behind(object obj)
+
+# Refuse what is only a part of its block where a block is meant.
+cdef int raise_part(Placed placed) except -1
 
 # Payload offset of `obj` in this mapping's section; InvalidBlock when it is stale or lies elsewhere.
 cdef uint64_t offset_in(Mapping mapping, object obj) except 0

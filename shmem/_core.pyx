@@ -399,11 +399,18 @@ cdef Placed placed_behind(object obj):
             obj = obj.obj
         else:
             obj = getattr(obj, "base", None)
-    return obj
+    return obj if obj is not None and (<Placed>obj).mapping is not None else None
+
+
+cdef int raise_part(Placed placed) except -1:
+    raise TypeError(f"this {type(placed).__name__} is a field of the object at offset {placed.payload_off():#x}, not a block of its own: "
+                    "name, send, refer to or free the object whose field it is")
 
 
 cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
     cdef Placed placed = placed_behind(obj)
+    if placed is not None and placed.serial & PART_OF_BLOCK:
+        raise_part(placed)
     if placed is None or placed.mapping.section != mapping.section:
         raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} does not lie in {_section_text(mapping.section)}")
     if placed_is_stale(placed):

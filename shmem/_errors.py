@@ -27,6 +27,7 @@ __all__ = [
     "ReadOnlyError",
     "SectionFull",
     "SectionNotFound",
+    "SemaphoreOverflow",
     "ShmemError",
     "Status",
     "TooManyParticipants",
@@ -245,6 +246,12 @@ class NameExists(ShmemError, ValueError):
     status = Status.name_exists
 
 
+class SemaphoreOverflow(ShmemError, OverflowError):
+    """A semaphore's value would pass 2**31 - 1; it is as it was."""
+
+    status = Status.value_overflow
+
+
 class ClosedError(ShmemError, ValueError):
     """The handle was closed."""
 
@@ -270,4 +277,4 @@ class QueueShutDown(ShmemError, getattr(queue, "ShutDown", Exception)):
 
 
 class OwnerDiedWarning(UserWarning):
-    """A former holder of the lock ended without releasing it: what it was changing may be half done."""
+    """A former holder of the lock, or owner of a `Mutex`, ended without releasing it: what it was changing may be half done."""

@@ -167,6 +167,30 @@ def explain_opening(status, path, shared_name, request):
     return _with_status(cls(f"{what}: {_errors.get_error_text(status)}"), status, errno=status, filename=path)
 
 
+def explain_named(status, kind, path, user):
+    """The exception for a named semaphore or event that could not be opened or removed.
+
+    `user` is whom it belongs to, where that is what is wrong.
+    """
+    what = f"open {path!r}"
+    if status == errno.ENOENT:
+        return _with_status(
+            _errors.SectionNotFound(f"{path!r}: there is no such {kind} any more; another one may have its name"),
+            status,
+            errno=status,
+            filename=path,
+        )
+    if status == Status.not_a_section:
+        return _with_status(
+            _errors.NotASection(
+                f"{what}: what has this name is no {kind} of this library's version; it was left as it was: "
+                "remove it, or choose another name"
+            ),
+            status,
+        )
+    return explain_opening(status, path, None, {"found": user, "wanted": 0, "max_size": 4096})
+
+
 _PROBLEMS = {
     "BAD_TOP": "the end of the heap lies outside the section",
     "BAD_TAG": "there is no block where one must begin: its front tag was overwritten, probably from the block before it",

@@ -36,7 +36,7 @@ from cpython.number cimport PyNumber_Index
 from libc.math cimport isinf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from shmem._core cimport Mapping, Placed, offset_in, wrap
+from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, wrap
 from shmem._layout cimport (BLOCK_ALIGN_BYTES, BLOCK_MIN_BYTES, STATE_USED, TYPE_FIRST_USER, payload_bytes, payload_to_block,
                             tag_size, tag_state, tag_type)
 
@@ -655,6 +655,8 @@ cdef class RefField(Field):
         if not isinstance(value, Placed):
             return self.offset_of_array(holder.mapping, value)
         placed = <Placed>value
+        if placed.mapping is None or placed.serial & PART_OF_BLOCK:
+            offset_in(holder.mapping, value)            # which says why not
         if object_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:

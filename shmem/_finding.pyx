@@ -5,7 +5,8 @@ from libc.stdint cimport uint64_t
 
 from shmem import _errors
 
-from shmem._core cimport (Mapping, Memory, Placed, face_of, free_block, offset_in, open_mappings, placed_behind, wrap)
+from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, face_of, free_block, offset_in, open_mappings, placed_behind,
+                          raise_part, wrap)
 from shmem._opening cimport section_of_address
 from shmem._section cimport section_t
 
@@ -31,6 +32,8 @@ def find_storage(obj):
         if placed.mapping.is_open:
             return face_of(placed.mapping)
         section = placed.mapping.section
+    elif isinstance(obj, Placed):
+        return None
     elif isinstance(obj, int):
         address = obj if 0 < obj < 1 << 64 else 0
         with nogil:
@@ -59,6 +62,8 @@ def deallocate(obj):
     cdef Placed placed = placed_behind(obj)
     if placed is None:
         raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} lies in no section")
+    if placed.serial & PART_OF_BLOCK:
+        raise_part(placed)
     free_block(placed.mapping, placed.payload_off(), placed.serial)
 
 

@@ -10,7 +10,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 
-from shmem import _arrays, _core, _finding, _struct
+from shmem import _arrays, _core, _finding, _primitives, _struct
 from shmem._core import Block
 from shmem._errors import InvalidBlock, NotASection
 from shmem._queue import Queue
@@ -117,6 +117,14 @@ ForkingPickler.register(Block, _reduce)
 ForkingPickler.register(Queue, _reduce)
 ForkingPickler.register(_arrays.SharedArray, _reduce_array)
 _struct.on_new_class.append(lambda cls: ForkingPickler.register(cls, _reduce))
+
+
+def _reduce_waitable(waitable):
+    return _reduce(waitable) if waitable.section is not None else waitable.__reduce_ex__(2)
+
+
+for _kind in (_primitives.Semaphore, _primitives.Event, _primitives.Mutex):
+    ForkingPickler.register(_kind, _reduce_waitable)
 
 
 def _travel_with_loky(obj):

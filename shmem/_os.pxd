@@ -22,6 +22,8 @@ cdef void futex_wake(uint32_t* word, int n_threads) noexcept nogil
 
 # files
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil
+cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil
+cdef int file_give_name(int fd, const char* path) noexcept nogil
 cdef int file_reopen(int fd, int* new_fd) noexcept nogil
 cdef void file_close(int fd) noexcept nogil
 cdef int file_facts(int fd, file_facts_t* facts) noexcept nogil

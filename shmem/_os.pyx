@@ -33,6 +33,7 @@ cdef extern from "<unistd.h>" nogil:
     int ftruncate(int fd, int64_t length)
     int fsync(int fd)
     int unlink(const char* path)
+    int linkat(int from_fd, const char* from_path, int to_fd, const char* to_path, int flags)
     int64_t pread(int fd, void* buffer, size_t count, int64_t offset)
     int64_t pwrite(int fd, const void* buffer, size_t count, int64_t offset)
     int getpid()
@@ -61,7 +62,8 @@ cdef extern from "<fcntl.h>" nogil:
         int64_t l_start
         int64_t l_len
         int l_pid
-    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK
+    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
+    int AT_FDCWD, AT_SYMLINK_FOLLOW
     int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
     short F_WRLCK, F_UNLCK
     int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
@@ -159,6 +161,19 @@ cdef int file_open(const char* path, bint create, int permissions, int* fd) noex
             return ELOOP
         fd[0] = open(path, flags, permissions)
     return 0 if fd[0] >= 0 else errno
+
+
+cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil:
+    """A new file of that file system that has no name: it goes with its descriptor, or is given one."""
+    fd[0] = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions)
+    return 0 if fd[0] >= 0 else errno
+
+
+cdef int file_give_name(int fd, const char* path) noexcept nogil:
+    """Name a file that has no name, as it stands: EEXIST when the name is taken."""
+    cdef char found[40]
+    snprintf(found, sizeof(found), b"/proc/self/fd/%d", fd)
+    return 0 if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 else errno
 
 
 cdef int file_reopen(int fd, int* new_fd) noexcept nogil:

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from shmem import _arrays, _core, _locking, _names, _queue, _struct
+from shmem import _arrays, _core, _locking, _names, _primitives, _queue, _struct
 from shmem._core import Block
 
 
@@ -162,6 +162,42 @@ class SharedMemory(_core.Memory):
     def copy(self, obj, *, name=None, temporary=False):
         """A copy of an array in the section; other parameters as for `empty`."""
         return self.array(obj, name=name, temporary=temporary)
+
+    # -- what to wait for
+
+    def semaphore(self, value=0, *, name=None):
+        """A new `Semaphore` in the section.
+
+        Parameters
+        ----------
+        value : int
+            The initial value.
+        name : str, optional
+            Put it into the directory, in the same step.
+        """
+        return _primitives.place_semaphore(self, value, name)
+
+    def event(self, signaled=False, *, name=None):
+        """A new `Event` in the section.
+
+        Parameters
+        ----------
+        signaled : bool
+            The initial state.
+        name : str, optional
+            Put it into the directory, in the same step.
+        """
+        return _primitives.place_event(self, signaled, name)
+
+    def mutex(self, *, name=None):
+        """A new `Mutex` in the section, which nobody has.
+
+        Parameters
+        ----------
+        name : str, optional
+            Put it into the directory, in the same step.
+        """
+        return _primitives.place_mutex(self, name)
 
     # -- the directory
 

@@ -6,12 +6,11 @@ A semaphore or an event may lie anywhere; a mutex lies in a section, for its own
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from shmem._atomics cimport (compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64,
-                             store_seq_cst_u64)
+from shmem._atomics cimport compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64
 from shmem._channel cimport channel_notify
 from shmem._layout cimport event_t, mutex_t, semaphore_t
-from shmem._section cimport section_t, thread_pointer
-from shmem._status cimport NOT_OWNER, OK, VALUE_OVERFLOW, WOULD_BLOCK
+from shmem._section cimport section_t, thread_find, thread_pointer, thread_t
+from shmem._status cimport OK, VALUE_OVERFLOW, WOULD_BLOCK
 
 cdef enum:
     SEMAPHORE_MAX = 0x7fffffff
@@ -19,12 +18,17 @@ cdef enum:
 
 # Wait: 0, TIMEOUT_EXPIRED, or with `stop_for_signals` INTERRUPTED; then nothing was taken.
 cdef int semaphore_wait(semaphore_t* semaphore, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
-cdef int event_wait(event_t* event, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
+# `since` is `event_sequence` of the moment when the waiting began: who is INTERRUPTED and comes back has missed nothing
+cdef int event_wait(event_t* event, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef void event_signal(event_t* event) noexcept nogil
 cdef void event_reset(event_t* event) noexcept nogil
 # Take it, waiting; `owner_died`: whoever had it last ended without releasing it
 cdef int mutex_lock(section_t* section, mutex_t* mutex, int64_t deadline_ns, bint stop_for_signals, bint* owner_died) noexcept nogil
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil
+# Whether a thread that lives has it
+cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil
+# Slow half of taking a second mutex: see `_sync.pyx`
+cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil
 # This thread ends: whatever mutexes it holds are released, and their next owners told
 cdef void mutexes_release_all(section_t* section) noexcept nogil
 
@@ -56,7 +60,48 @@ cdef inline bint event_is_signaled(event_t* event) noexcept nogil:
     return load_seq_cst_u64(&event.word) & EVENT_SIGNALED != 0
 
 
+cdef inline uint32_t event_sequence(event_t* event) noexcept nogil:
+    return <uint32_t>load_seq_cst_u64(&event.word)
+
+
+cdef inline uint64_t thread_signature(section_t* section) noexcept nogil:
+    """How this thread signs a mutex.  Of the participant too, for after a fork, and without address space
+    randomisation, threads of different processes have the same thread pointer."""
+    return thread_pointer() ^ section.private.gate_word * <uint64_t>0x9e3779b97f4a7c15
+
+
 cdef inline bint mutex_is_mine(section_t* section, mutex_t* mutex) noexcept nogil:
-    """Whether this thread holds it.  Nobody else writes my signature there, nor my thread while it is there."""
+    """Whether this thread holds it.  Nobody else writes my signature there.  Between the claim of another thread of this process
+    and its signature the mutex bears that of the last owner, which is not mine: who releases wipes it out, and the dead signed
+    as another participant."""
     return (section.private.index_plus_1 != 0 and load_seq_cst_u64(&mutex.owner) == section.private.gate_word
-            and mutex.thread == thread_pointer())
+            and mutex.thread == thread_signature(section))
+
+
+cdef inline void mutex_sign(section_t* section, mutex_t* mutex, thread_t* me, bint* owner_died) noexcept nogil:
+    """The owner word is mine: the rest of what an owner writes."""
+    if mutex.died or owner_died[0]:
+        mutex.died = 0
+        mutex.owner_deaths += 1
+        owner_died[0] = True
+    if me.held_mutex_off != 0:
+        mutexes_forget_freed(section, me)
+    mutex.depth = 1
+    mutex.next_held_off = me.held_mutex_off
+    mutex.thread = thread_signature(section)
+    me.held_mutex_off = <uint64_t>(<char*>mutex - section.base)
+
+
+cdef inline int mutex_try(section_t* section, mutex_t* mutex, bint* owner_died) noexcept nogil:
+    """Take it if nobody has it, or once more, else WOULD_BLOCK."""
+    cdef thread_t* me = thread_find(section)
+    owner_died[0] = False
+    if me == NULL:
+        return WOULD_BLOCK
+    if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.gate_word):
+        mutex_sign(section, mutex, me, owner_died)
+        return OK
+    if not mutex_is_mine(section, mutex):
+        return WOULD_BLOCK
+    mutex.depth += 1
+    return OK

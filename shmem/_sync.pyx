@@ -9,7 +9,8 @@ waiter had nothing, a killed signaller has added or has not; if it was killed be
 
 Event.  One word, which is its own channel: bit 0 says signaled, the rest of the low half counts how often it was.
 Waiting ends when the event is signaled *or has been since*: a reset that follows a signal at once does not
-take from those who waited what they waited for (as in `threading`).  A signal takes all registrations away.
+take from those who waited what they waited for (as in `threading`), nor from those who just look whether Ctrl-C
+was pressed.  A signal takes all registrations away.
 
 Mutex.  Owned by a thread of a participant::
 
@@ -18,9 +19,10 @@ Mutex.  Owned by a thread of a participant::
     the same, that one dead    free for whoever swaps that very word for its own: the owner's death is told to this one
 
 Everything but `owner` and `channel` is written by the owner alone.  A thread that ends releases what it holds: it finds
-it along `next_held_off`, from `held_mutex_off` in its private slot.  Written before the owner word is, a link may lead
-to a mutex that this thread does not hold: the walk stops there.  If that word is killed away, the participant is dead, and its
-whole list void.
+it along `next_held_off`, from `held_mutex_off` in its private slot.  If it is killed away, the participant is dead, and its
+whole list void.  Nor does a link lead to a mutex of this thread's once that one's block was freed, by whoever does such a thing: who takes
+another one cuts the list there, lest a mutex in a place that is used again be linked twice.  What the thread took
+before the freed one is then not released when it ends.
 
 Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock` one.
 """
@@ -78,22 +80,21 @@ cdef int semaphore_wait(semaphore_t* semaphore, int64_t deadline_ns, bint stop_f
 
 # -- event ----------------------------------------------------------------------------------------------
 
-cdef int event_wait(event_t* event, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Wait until it is signaled, or has been since this began."""
-    cdef uint64_t word = load_seq_cst_u64(&event.word)
-    cdef uint32_t before = <uint32_t>word
+cdef int event_wait(event_t* event, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Wait until it is signaled, or has been since."""
+    cdef uint32_t before
     cdef int status
-    if before & EVENT_SIGNALED:
+    if since & EVENT_SIGNALED or event_sequence(event) != since:      # signaled meanwhile, and perhaps reset
         return OK
     while deadline_ns != AT_ONCE:
         before = channel_register(&event.word)
-        if before & EVENT_SIGNALED or before != <uint32_t>word:       # signaled meanwhile, and perhaps reset
+        if before != since:
             channel_withdraw(&event.word, before)
             return OK
-        status = channel_sleep(&event.word, before, deadline_ns, SLICE_NS)
+        status = channel_sleep(&event.word, since, deadline_ns, SLICE_NS)
         if status != 0:
-            channel_withdraw(&event.word, before)
-        if <uint32_t>load_seq_cst_u64(&event.word) != before:
+            channel_withdraw(&event.word, since)
+        if event_sequence(event) != since:
             return OK
         if _is_past(deadline_ns):
             return TIMEOUT_EXPIRED
@@ -123,10 +124,6 @@ cdef void event_reset(event_t* event) noexcept nogil:
 
 
 # -- mutex ----------------------------------------------------------------------------------------------
-
-cdef inline uint64_t _offset_of(section_t* section, mutex_t* mutex) noexcept nogil:
-    return <char*>mutex - section.base
-
 
 cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogil:
     return not participant_is_alive(section, <uint32_t>(word & OWNER_MASK) - 1, <uint32_t>(word >> 32))
@@ -178,20 +175,27 @@ cdef int mutex_lock(section_t* section, mutex_t* mutex, int64_t deadline_ns, bin
     status = _mutex_claim(section, mutex, deadline_ns, stop_for_signals, owner_died)
     if status != OK:
         return status
-    if mutex.died or owner_died[0]:
-        mutex.died = 0
-        mutex.owner_deaths += 1
-        owner_died[0] = True
-    mutex.depth = 1
-    mutex.next_held_off = me.held_mutex_off
-    mutex.thread = me.thread
-    me.held_mutex_off = _offset_of(section, mutex)
+    mutex_sign(section, mutex, me, owner_died)
     return OK
+
+
+cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
+    """Whether there is, in bounds, a mutex of this thread's: one whose block was freed meanwhile ends the list."""
+    return (off & 7 == 0 and off >= section.heap_start and off <= section.size_bytes - sizeof(mutex_t)
+            and mutex_is_mine(section, <mutex_t*>(section.base + off)))
+
+
+cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
+    """Cut the list where it leads to no mutex of this thread's; one that is claimed and not signed yet is none."""
+    cdef uint64_t* link = &me.held_mutex_off
+    while link[0] != 0 and _is_held(section, link[0]):
+        link = &(<mutex_t*>(section.base + link[0])).next_held_off
+    link[0] = 0
 
 
 cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nogil:
     """Take a mutex out of the list of those that this thread holds; nearly always it is the first."""
-    cdef uint64_t off = me.held_mutex_off, wanted = _offset_of(section, mutex)
+    cdef uint64_t off = me.held_mutex_off, wanted = <uint64_t>(<char*>mutex - section.base)
     cdef mutex_t* before
     if off == wanted:
         me.held_mutex_off = mutex.next_held_off
@@ -202,12 +206,6 @@ cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nog
             before.next_held_off = mutex.next_held_off
             return
         off = before.next_held_off
-
-
-cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
-    """Whether there is, in bounds, a mutex of this thread's: one whose block was freed meanwhile ends the list."""
-    return (off & 7 == 0 and off >= section.heap_start and off <= section.size_bytes - sizeof(mutex_t)
-            and mutex_is_mine(section, <mutex_t*>(section.base + off)))
 
 
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
@@ -223,6 +221,12 @@ cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
     store_seq_cst_u64(&mutex.owner, 0)
     channel_notify(&mutex.channel, 1)
     return OK
+
+
+cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil:
+    """Whether anybody has it who lives."""
+    cdef uint64_t word = load_seq_cst_u64(&mutex.owner)
+    return word != 0 and not _owner_is_dead(section, word)
 
 
 cdef void mutexes_release_all(section_t* section) noexcept nogil:
