@@ -88,6 +88,8 @@ cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t se
     cdef uint64_t data_off = queue.data_off, least_off = sizeof(queue_t) + <uint64_t>queue.text_bytes
     if data_off < least_off or data_off > room_bytes or ring.record_bytes == 0 or ring.record_bytes > room_bytes or ring.capacity == 0:
         return CORRUPTED
+    if queue.kind < QUEUE_RECORDS or queue.kind > QUEUE_STRUCT:
+        return CORRUPTED
     if ring.slot_bytes != (packed_bytes(ring.record_bytes) if ring.is_bytes else ring.record_bytes):
         return CORRUPTED
     if ring.capacity > (room_bytes - data_off) // ring.slot_bytes:

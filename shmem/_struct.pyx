@@ -541,6 +541,8 @@ def type_of_class(Mapping mapping not None, cls):
 
 def class_of_type(Mapping mapping not None, uint32_t type_id):
     """The reverse: the class that stands for a type id, generic if this process has none."""
+    if type_id < TYPE_FIRST_USER:
+        raise InvalidBlock(f"{type_id} is no user's type id")
     return entry_of_id(mapping, type_id).cls
 
 
