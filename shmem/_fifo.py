@@ -108,7 +108,7 @@ class Queue:
         fifo = self.fifo
         making, removing = fifo.making, fifo.removing
         if making is not None:
-            if fifo.last in (making, making.next) or fifo.last.next == making:  # it was linked
+            if fifo.last == making or fifo.last.next == making:  # it was linked
                 fifo.last = making
                 making.producer.put = making.number + 1
                 fifo.messages.signal()

@@ -391,7 +391,7 @@ cdef class Queue(Placed):
     def put_many(self, items, block=True, timeout=None):
         """Put many items at the end, in order, as many at a time as there is room for.
 
-        Items of other producers may come between them.  Of bad items nothing is put.
+        Items of other producers may come between them.  Of bad items nothing is put; of good ones some, if Ctrl-C comes in between.
 
         Parameters
         ----------

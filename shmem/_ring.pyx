@@ -44,8 +44,8 @@ from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, load_relaxed_u32, load_relaxed_u64,
-                             load_seq_cst_u32, load_seq_cst_u64, store_release_u32, store_seq_cst_u64)
+from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, exchange_seq_cst_u32, load_relaxed_u32,
+                             load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw)
 from shmem._layout cimport (BLOCK_HEAD_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, GATE_WAITERS
@@ -371,7 +371,7 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
     if _is_stale(ring):
         _leave(&queue.producers_gate)
         return INVALID_BLOCK
-    store_release_u32(&queue.closed, 1)
+    exchange_seq_cst_u32(&queue.closed, 1)                       # before the looks at the channels
     _leave(&queue.producers_gate)
     if immediate:
         status = _enter(ring, &queue.consumers_gate, deadline_ns, stop_for_signals)

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import multiprocessing
 import os
 import pickle
 import queue as standard
@@ -12,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+import workers
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -713,6 +715,37 @@ def test_another_process_knows_what_the_items_are(shm, child):
     assert shm["strings"].get() == b"hello"
 
 
+def test_multiprocessing_sends_it(shm):
+    numbers, doubled = shm.queue(10, "int64"), shm.queue(10, "int64")
+    process = multiprocessing.get_context("spawn").Process(target=workers.double, args=(numbers, doubled))
+    process.start()
+    numbers.put_many(range(10))
+    assert [doubled.get(timeout=PATIENCE) for _ in range(10)] == list(range(0, 20, 2))
+    numbers.shutdown()
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+
+
+def test_fork(shm, child):
+    """A child uses its parent's queue at once, also while the parent waits in it."""
+    shm.queue(2, "int64", name="there")
+    shm.queue(2, "int64", name="back")
+    family = child(
+        """
+        shm = shmem.SharedMemory(shared_name=args[0]); there, back = shm["there"], shm["back"]
+        if os.fork() == 0:
+            for i in range(100): there.put(back.get() + 1)
+            os._exit(0)
+        for i in range(100):
+            back.put(i); say(there.get())
+        os.wait()
+        """,
+        shm.name,
+    )
+    assert [family.hear() for _ in range(100)] == [str(i + 1) for i in range(100)]
+    family.end()
+
+
 # -- killed -----------------------------------------------------------------------------------------------
 
 # What a member was about to do stands in the section before, what it did after.
@@ -792,7 +825,10 @@ def test_kill_storm(child, maxsize):
 
 def stop_inside(member, words, gate):
     """Stop a process while it is inside a gate."""
-    for _ in range(1000):
+    rng = random.Random(23)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(rng.random() * 0.003)  # so that it comes to another place
         os.kill(member.process.pid, signal.SIGSTOP)
         os.waitpid(member.process.pid, os.WUNTRACED)
         if words[gate // 8] & 0xFFFF:

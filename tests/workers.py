@@ -28,3 +28,12 @@ def fill(block, section):
     memoryview(block)[:] = b"x" * block.nbytes
     with shmem.exclusive_lock(section):
         section["from child"] = [os.getpid()]
+
+
+def double(numbers, doubled):
+    """From one queue to another, until the first one is shut down."""
+    while True:
+        try:
+            doubled.put(2 * numbers.get())
+        except shmem.QueueShutDown:
+            return
