@@ -51,7 +51,9 @@ def killed_at(step, function, *args):
 @pytest.fixture
 def queue(shm, monkeypatch):
     monkeypatch.setattr(_fifo, "SLICE", 0.002)
-    return _fifo.Queue(shm)
+    made = _fifo.Queue(shm)
+    yield made
+    vars(made).clear()  # pytest keeps it, and with it would keep the section
 
 
 def drain(queue):
@@ -172,7 +174,9 @@ def test_messages_without_tokens_are_found(queue):
         queue.put(producer, i)
     while queue.fifo.messages.wait(0):
         pass
-    assert len(drain(queue)) == 20
+    assert queue.get(0.01) == (1, 0)
+    assert all(queue.fifo.messages.wait(0) for _ in range(19))  # signaled again
+    assert len(drain(queue)) == 19
 
 
 def test_command_line(section_file, child):
