@@ -30,6 +30,9 @@ waits has registered on the channel, looked again, and then sleeps, a slice of 5
 is for the wake of somebody who was killed before it woke, or after it was woken and before it took anything.
 `tail` and the registration are two words: the store of one, and the look at the other after it, are sequentially consistent on both sides.
 
+Freed.  Nobody writes to the block of a queue that was freed: whether it was is looked at before a gate is asked for, inside it, and after
+each sleep.  (It can be freed between look and store; who frees a queue is to know that nobody uses it.)
+
 A wake costs microseconds, more than a message.  So who finds no room, or nothing, looks for some time before it sleeps, on more than one
 core; how long is learnt from whether it helped.
 
@@ -134,6 +137,8 @@ cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for
         if status != OK:
             return status
     while True:
+        if _is_stale(ring):
+            return INVALID_BLOCK
         word = load_relaxed_u64(gate)
         if word & GATE_OWNER_MASK == 0:
             if compare_exchange_acquire_u64(gate, word, section.private.gate_word | waiters):
@@ -288,12 +293,16 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
 
 
 cdef int ring_put_try(ring_t* ring, batch_t* batch) noexcept nogil:
+    if _is_stale(ring):
+        return INVALID_BLOCK
     if not _enter_at_once(ring, &ring.at.producers_gate):
         return WOULD_BLOCK
     return _put_inside(ring, batch)
 
 
 cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil:
+    if _is_stale(ring):
+        return INVALID_BLOCK
     if not _enter_at_once(ring, &ring.at.consumers_gate):
         return WOULD_BLOCK
     return _get_inside(ring, batch)
@@ -346,12 +355,13 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
         sequence = channel_register(channel)
         status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
         if status != refused:
-            channel_withdraw(channel, sequence)
+            if status != INVALID_BLOCK:
+                channel_withdraw(channel, sequence)
             if status == OK and is_put and batch.n_items:
                 continue
             return status
         slept = channel_sleep(channel, sequence, deadline_ns, SLICE_NS)
-        if slept != OK:
+        if slept != OK and not _is_stale(ring):
             channel_withdraw(channel, sequence)
 
 

@@ -450,11 +450,19 @@ def test_closed_while_waiting():
 
 
 def test_freed_while_waiting(shm):
+    """And whoever has the place next finds it as it was left, though a waiter's registration seems to be there."""
     queue = shm.queue(4, "int64")
+    block, words = shm.block(queue.offset), words_of(shm, queue)
     result = in_thread(queue.get)
+    assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32)
+    saved = bytes(block)
     shm.free(queue)
+    other = shm.allocate(len(saved))
+    assert other.offset == queue.offset
+    memoryview(other)[:] = saved
     with pytest.raises(shmem.InvalidBlock):
         result()
+    assert bytes(other) == saved
 
 
 def test_it_persists(section_file):
