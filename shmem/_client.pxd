@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The interface for C-level clients (`cimport shmem`): lock, heap and root without the GIL.
+"""The interface for C-level clients (`cimport shmem`): lock, heap, root, semaphores, events and mutexes without the GIL.
 
 Get a `section_t*` from an open `SharedMemory` with `section_of`, and keep that object alive as long as the pointer is used.
 Functions return 0 or a status (negative: `shmem.Status`; positive: an errno).  What is stored in a section is an
@@ -12,17 +12,26 @@ offset, never a pointer::
             ...
             shmem.unlock_exclusive(section)
 
+A semaphore, an event or a mutex is found by its `offset`: ``<shmem.semaphore_t*>shmem.pointer(section, sem.offset)``.  It is one
+of all zeros too.
+
 A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Waiting here does not look for Ctrl-C.
 """
 
 from libc.stdint cimport int64_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, store_release_u64
 from shmem._heap cimport HEAP_ZERO, heap_allocate, heap_free
+from shmem._layout cimport event_t, mutex_t, semaphore_t
 from shmem._lock cimport (AT_ONCE, FOREVER, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
                           unlock_exclusive, unlock_shared)
 from shmem._os cimport now_ns
 from shmem._section cimport section_t
 from shmem._status cimport OK
+from shmem._sync cimport (event_is_signaled, event_reset, event_sequence, event_signal, mutex_try, mutex_unlock, semaphore_signal,
+                          semaphore_try)
+from shmem._sync cimport event_wait as event_wait_until
+from shmem._sync cimport mutex_lock as mutex_lock_until
+from shmem._sync cimport semaphore_wait as semaphore_wait_until
 
 
 cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
@@ -71,3 +80,24 @@ cdef inline uint64_t root_offset(section_t* section) noexcept nogil:
 cdef inline void set_root_offset(section_t* section, uint64_t offset) noexcept nogil:
     """Set the root object to an allocated block."""
     store_release_u64(&section.header.root_off, offset)
+
+
+cdef inline int semaphore_wait(semaphore_t* semaphore, int64_t timeout_ns) noexcept nogil:
+    """Take one: 0 or TIMEOUT_EXPIRED."""
+    if semaphore_try(semaphore) == OK:
+        return OK
+    return semaphore_wait_until(semaphore, NULL, deadline_after(timeout_ns), False)
+
+
+cdef inline int event_wait(event_t* event, int64_t timeout_ns) noexcept nogil:
+    """Wait until it is signaled: 0 or TIMEOUT_EXPIRED."""
+    if event_is_signaled(event):
+        return OK
+    return event_wait_until(event, NULL, event_sequence(event), deadline_after(timeout_ns), False)
+
+
+cdef inline int mutex_lock(section_t* section, mutex_t* mutex, int64_t timeout_ns, bint* owner_died) noexcept nogil:
+    """Take it: 0 or TIMEOUT_EXPIRED; `owner_died` when the last owner ended without releasing it."""
+    if mutex_try(section, mutex, owner_died) == OK:
+        return OK
+    return mutex_lock_until(section, mutex, NULL, deadline_after(timeout_ns), False, owner_died)

@@ -28,20 +28,26 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32
+from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64
+from shmem._channel cimport EVERYBODY, channel_notify
 from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place)
 from shmem._fields cimport Field, FieldType, field_address, object_is_stale, raise_stale
 from shmem._heap cimport heap_abandon, heap_commit
-from shmem._layout cimport (NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, event_t, mutex_t, named_state_t,
-                            semaphore_t)
+from shmem._layout cimport (BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t,
+                            mutex_t, named_state_t, semaphore_t)
 from shmem._lock cimport AT_ONCE, FOREVER
 from shmem._named cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._names cimport insert_name
+from shmem._os cimport pause_ns
 from shmem._section cimport busy_begin, busy_end, section_t
-from shmem._status cimport CLOSED, INTERRUPTED, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
+from shmem._status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._sync cimport (EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait,
-                          mutex_is_held, mutex_is_mine, mutex_lock, mutex_try, mutex_unlock, semaphore_signal, semaphore_try,
+                          mutex_is_held, mutex_is_mine, mutex_lock, mutex_try, mutex_unlock, place_t, semaphore_signal, semaphore_try,
                           semaphore_wait)
+
+cdef enum:
+    N_LOOKS = 100
+    LOOK_NS = 1000000
 
 cdef object ONE = 1
 cdef object MINUS_ONE = -1
@@ -248,8 +254,19 @@ cdef inline void* _changeable(Waitable self, str what) except NULL:
     return self.words
 
 
-cdef inline section_t* _section(Waitable self) noexcept:
-    return self.mapping.section if self.mapping is not None else NULL
+cdef inline section_t* _section(Waitable self, place_t* where) noexcept:
+    """The section it lies in, and which block; NULL when it lies in none."""
+    if self.mapping is None:
+        return NULL
+    where.block = <block_t*>(self.data - BLOCK_HEAD_BYTES)
+    where.serial = self.serial
+    return self.mapping.section
+
+
+cdef bint _end_of_wait(Waitable self, int status) except -1:
+    if status == INVALID_BLOCK:
+        raise_stale(self)
+    return status == OK
 
 
 cdef int _look_round(Waitable self, Room room) except -1:
@@ -324,7 +341,7 @@ cdef class Waitable(Placed):
     def __hash__(self):
         if self.mapping is None:
             return object.__hash__(self)
-        return hash((self.mapping.section.id, <char*>self.words - self.mapping.base, self.serial))
+        return hash((self.mapping.section.id, self.data - self.mapping.base, self.serial))
 
     def __array__(self, *args, **kwargs):
         kind = type(self).__name__
@@ -367,19 +384,45 @@ def _open_again(cls, name, uuid, trust_owner):
 
 cdef bint _semaphore_wait(Semaphore self, semaphore_t* semaphore, int64_t deadline_ns) except -1:
     """Take one, waiting without the GIL; False when the time is over."""
-    cdef section_t* section = _section(self)
+    cdef place_t where
+    cdef section_t* section = _section(self, &where)
     cdef Room room = self.room
     cdef int status = INTERRUPTED
     while True:
         if section != NULL:
             busy_begin(section)
         with nogil:
-            status = semaphore_wait(semaphore, deadline_ns, True)
+            status = semaphore_wait(semaphore, &where if section != NULL else NULL, deadline_ns, True)
             if section != NULL:
                 busy_end(section)
         if status != INTERRUPTED:
-            return status == OK
+            return _end_of_wait(self, status)
         _look_round(self, room)
+
+
+cdef inline int _semaphore_signal(Semaphore self, object inc) except -1:
+    cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "signal")
+    cdef uint32_t n = 1
+    if inc is not ONE:
+        n = _count_argument(inc, "what is added", 1)
+    if semaphore_signal(semaphore, n) != OK:
+        raise _errors.SemaphoreOverflow(f"signal({inc}): the value {self.value} would pass {SEMAPHORE_MAX}; it is as it was")
+    return 0
+
+
+def anybody_waits(Semaphore self not None):
+    """Whether anybody sleeps in it.  The killed may be registered still: all are woken, and who lives registers again."""
+    cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "look")
+    cdef int looks_left = N_LOOKS
+    if load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
+        return False
+    channel_notify(&semaphore.channel, EVERYBODY)
+    while looks_left and load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
+        looks_left -= 1
+        with nogil:
+            pause_ns(LOOK_NS)
+        semaphore = <semaphore_t*>_changeable(self, "look")
+    return looks_left > 0
 
 
 @cython.final
@@ -454,12 +497,7 @@ cdef class Semaphore(Waitable):
         SemaphoreOverflow
             The value would pass 2**31 - 1; it is as it was.
         """
-        cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "signal")
-        cdef uint32_t n = 1
-        if inc is not ONE:
-            n = _count_argument(inc, "what is added", 1)
-        if semaphore_signal(semaphore, n) != OK:
-            raise _errors.SemaphoreOverflow(f"signal({inc}): the value {self.value} would pass {SEMAPHORE_MAX}; it is as it was")
+        _semaphore_signal(self, inc)
 
     def acquire(self, blocking=True, timeout=None):
         """`wait`, as `threading.Semaphore` has it."""
@@ -471,7 +509,7 @@ cdef class Semaphore(Waitable):
 
     def release(self, n=1):
         """`signal`, as `threading.Semaphore` has it."""
-        self.signal(n)
+        _semaphore_signal(self, n)
 
     @property
     def value(self):
@@ -483,7 +521,7 @@ cdef class Semaphore(Waitable):
         return semaphore_try(semaphore) == OK or _semaphore_wait(self, semaphore, FOREVER)
 
     def __exit__(self, exc_type, exc, traceback):
-        self.signal(ONE)
+        _semaphore_signal(self, ONE)
 
     def _state_text(self):
         return ", closed" if self.words == NULL else ", freed" if _is_gone(self) else f", value {self.value}"
@@ -504,7 +542,8 @@ cdef bint _is_gone(Waitable self) noexcept:
 
 cdef bint _event_wait(Event self, event_t* event, int64_t deadline_ns) except -1:
     """Wait without the GIL; False when the time is over."""
-    cdef section_t* section = _section(self)
+    cdef place_t where
+    cdef section_t* section = _section(self, &where)
     cdef Room room = self.room
     cdef uint32_t since = event_sequence(event)
     cdef int status = INTERRUPTED
@@ -512,11 +551,11 @@ cdef bint _event_wait(Event self, event_t* event, int64_t deadline_ns) except -1
         if section != NULL:
             busy_begin(section)
         with nogil:
-            status = event_wait(event, since, deadline_ns, True)
+            status = event_wait(event, &where if section != NULL else NULL, since, deadline_ns, True)
             if section != NULL:
                 busy_end(section)
         if status != INTERRUPTED:
-            return status == OK
+            return _end_of_wait(self, status)
         _look_round(self, room)
 
 
@@ -610,18 +649,19 @@ cdef class Event(Waitable):
 cdef bint _mutex_acquire(Mutex self, int64_t deadline_ns) except -1:
     """Take it, waiting without the GIL if need be; False when the time is over."""
     cdef mutex_t* mutex = <mutex_t*>_changeable(self, "acquire")
-    cdef section_t* section = self.mapping.section
+    cdef place_t where
+    cdef section_t* section = _section(self, &where)
     cdef bint owner_died = False
     cdef int status = mutex_try(section, mutex, &owner_died)
     while status == WOULD_BLOCK or status == INTERRUPTED:
         busy_begin(section)
         with nogil:
-            status = mutex_lock(section, mutex, deadline_ns, True, &owner_died)
+            status = mutex_lock(section, mutex, &where, deadline_ns, True, &owner_died)
             busy_end(section)
         if status == INTERRUPTED:
             _look_round(self, None)
-    if status == TIMEOUT_EXPIRED:
-        return False
+    if status == TIMEOUT_EXPIRED or status == INVALID_BLOCK:
+        return _end_of_wait(self, status)
     if status != OK:
         check(status, self.mapping, "acquire a Mutex")
     if owner_died:
@@ -695,7 +735,8 @@ cdef class Mutex(Waitable):
 
     def locked(self):
         """Whether anybody has it; not one who died with it."""
-        return mutex_is_held(self.mapping.section, <mutex_t*>_readable(self))
+        cdef mutex_t* mutex = <mutex_t*>_readable(self)
+        return mutex_is_held(self.mapping.section, mutex)
 
     @property
     def owner_deaths(self):
@@ -714,7 +755,8 @@ cdef class Mutex(Waitable):
 
     def _is_owned(self):
         """Whether this thread has it: what `threading.Condition` asks."""
-        return self.mapping.writable and mutex_is_mine(self.mapping.section, <mutex_t*>_readable(self))
+        cdef mutex_t* mutex = <mutex_t*>_readable(self)
+        return self.mapping.writable and mutex_is_mine(self.mapping.section, mutex)
 
     def _state_text(self):
         if self.words == NULL or _is_gone(self):

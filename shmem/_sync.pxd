@@ -8,7 +8,7 @@ A semaphore or an event may lie anywhere; a mutex lies in a section, for its own
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64
 from shmem._channel cimport channel_notify
-from shmem._layout cimport event_t, mutex_t, semaphore_t
+from shmem._layout cimport block_t, event_t, mutex_t, semaphore_t
 from shmem._section cimport section_t, thread_find, thread_pointer, thread_t
 from shmem._status cimport OK, VALUE_OVERFLOW, WOULD_BLOCK
 
@@ -16,14 +16,20 @@ cdef enum:
     SEMAPHORE_MAX = 0x7fffffff
     EVENT_SIGNALED = 1
 
-# Wait: 0, TIMEOUT_EXPIRED, or with `stop_for_signals` INTERRUPTED; then nothing was taken.
-cdef int semaphore_wait(semaphore_t* semaphore, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
+ctypedef struct place_t:
+    const block_t* block          # the words lie in it, by themselves or in a field
+    uint64_t serial               # that it had when the waiting began
+
+# Wait: 0, TIMEOUT_EXPIRED, INVALID_BLOCK (freed meanwhile; `place` may be NULL), or with `stop_for_signals` INTERRUPTED; then
+# nothing was taken.
+cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 # `since` is `event_sequence` of the moment when the waiting began: who is INTERRUPTED and comes back has missed nothing
-cdef int event_wait(event_t* event, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
+cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef void event_signal(event_t* event) noexcept nogil
 cdef void event_reset(event_t* event) noexcept nogil
 # Take it, waiting; `owner_died`: whoever had it last ended without releasing it
-cdef int mutex_lock(section_t* section, mutex_t* mutex, int64_t deadline_ns, bint stop_for_signals, bint* owner_died) noexcept nogil
+cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
+                    bint* owner_died) noexcept nogil
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil
 # Whether a thread that lives has it
 cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil

@@ -24,25 +24,35 @@ whole list void.  Nor does a link lead to a mutex of this thread's once that one
 another one cuts the list there, lest a mutex in a place that is used again be linked twice.  What the thread took
 before the freed one is then not released when it ends.
 
+A block that is freed while somebody sleeps in it (misuse) is found out by the sleeper, after its slice at the latest, before it
+touches a word.
+
 Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock` one.
 """
 
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_seq_cst_u64, store_seq_cst_u64
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_seq_cst_u64, store_seq_cst_u64
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep,
                              channel_withdraw, low_half)
-from shmem._layout cimport event_t, mutex_t, semaphore_t
+from shmem._layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
 from shmem._lock cimport AT_ONCE, FOREVER, thread_register
 from shmem._os cimport futex_wake, now_ns
 from shmem._participants cimport participant_is_alive
 from shmem._section cimport section_t, thread_find, thread_t
-from shmem._status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
+from shmem._status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
 
 cdef enum:
     N_SPINS = 100
+    N_SLEEPS = 16                  # woken so often while others were faster: look for signals all the same
     OWNER_MASK = 0xffff
+
+
+cdef inline bint _is_gone(const place_t* place) noexcept nogil:
+    """Whether the block was freed: then its words are the heap's, or somebody else's, and who slept on them keeps its hands off."""
+    return place != NULL and (tag_state(load_acquire_u64(&place.block.tag)) != STATE_USED
+                              or (place.block.serial ^ place.serial) & SERIAL_MASK != 0)
 
 
 cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
@@ -51,10 +61,12 @@ cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
 
 # -- semaphore ------------------------------------------------------------------------------------------
 
-cdef int semaphore_wait(semaphore_t* semaphore, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
     """Take one, waiting if need be."""
     cdef uint32_t sequence
-    cdef int status, spins_left = N_SPINS
+    cdef int status, spins_left = N_SPINS, sleeps_left = N_SLEEPS
+    if _is_gone(place):
+        return INVALID_BLOCK
     while spins_left:
         if semaphore_try(semaphore) == OK:
             return OK
@@ -62,36 +74,46 @@ cdef int semaphore_wait(semaphore_t* semaphore, int64_t deadline_ns, bint stop_f
             return TIMEOUT_EXPIRED
         cpu_relax()
         spins_left -= 1
-    while True:
+    while not _is_gone(place):
         sequence = channel_register(&semaphore.channel)
         if semaphore_try(semaphore) == OK:
             channel_withdraw(&semaphore.channel, sequence)
             return OK
         status = channel_sleep(&semaphore.channel, sequence, deadline_ns, SLICE_NS)
+        if _is_gone(place):
+            return INVALID_BLOCK
         if status != 0:
             channel_withdraw(&semaphore.channel, sequence)
         if semaphore_try(semaphore) == OK:      # also when giving up: the wake that was meant for me is used
             return OK
         if _is_past(deadline_ns):
             return TIMEOUT_EXPIRED
-        if stop_for_signals and status != 0:
+        sleeps_left -= 1
+        if stop_for_signals and (status != 0 or sleeps_left == 0):
             return INTERRUPTED
+    return INVALID_BLOCK
 
 
 # -- event ----------------------------------------------------------------------------------------------
 
-cdef int event_wait(event_t* event, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
     """Wait until it is signaled, or has been since."""
     cdef uint32_t before
     cdef int status
+    if _is_gone(place):
+        return INVALID_BLOCK
     if since & EVENT_SIGNALED or event_sequence(event) != since:      # signaled meanwhile, and perhaps reset
         return OK
     while deadline_ns != AT_ONCE:
+        if _is_gone(place):
+            return INVALID_BLOCK
         before = channel_register(&event.word)
         if before != since:
             channel_withdraw(&event.word, before)
             return OK
         status = channel_sleep(&event.word, since, deadline_ns, SLICE_NS)
+        if _is_gone(place):
+            return INVALID_BLOCK
         if status != 0:
             channel_withdraw(&event.word, since)
         if event_sequence(event) != since:
@@ -129,12 +151,13 @@ cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogi
     return not participant_is_alive(section, <uint32_t>(word & OWNER_MASK) - 1, <uint32_t>(word >> 32))
 
 
-cdef int _mutex_claim(section_t* section, mutex_t* mutex, int64_t deadline_ns, bint stop_for_signals, bint* owner_died) noexcept nogil:
+cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
+                      bint* owner_died) noexcept nogil:
     """Make `owner` mine: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
     cdef uint64_t word
     cdef uint32_t sequence
-    cdef int status = 0, spins_left = N_SPINS
-    while True:
+    cdef int status = 0, spins_left = N_SPINS, sleeps_left = N_SLEEPS
+    while not _is_gone(place):
         word = load_seq_cst_u64(&mutex.owner)
         if word == 0:
             if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.gate_word):
@@ -151,18 +174,23 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, int64_t deadline_ns, b
             continue
         if _is_past(deadline_ns):
             return TIMEOUT_EXPIRED
-        if status != 0 and stop_for_signals:
+        if stop_for_signals and (status != 0 or sleeps_left == 0):
             return INTERRUPTED
+        sleeps_left -= 1
         sequence = channel_register(&mutex.channel)
         if load_seq_cst_u64(&mutex.owner) == 0:
             channel_withdraw(&mutex.channel, sequence)
             continue
         status = channel_sleep(&mutex.channel, sequence, deadline_ns, SLICE_NS)
+        if _is_gone(place):
+            return INVALID_BLOCK
         if status != 0:
             channel_withdraw(&mutex.channel, sequence)
+    return INVALID_BLOCK
 
 
-cdef int mutex_lock(section_t* section, mutex_t* mutex, int64_t deadline_ns, bint stop_for_signals, bint* owner_died) noexcept nogil:
+cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
+                    bint* owner_died) noexcept nogil:
     """Take it, waiting if need be; once more if this thread has it already."""
     cdef thread_t* me = NULL
     cdef int status = thread_register(section, &me)
@@ -172,7 +200,7 @@ cdef int mutex_lock(section_t* section, mutex_t* mutex, int64_t deadline_ns, bin
     if mutex_is_mine(section, mutex):
         mutex.depth += 1
         return OK
-    status = _mutex_claim(section, mutex, deadline_ns, stop_for_signals, owner_died)
+    status = _mutex_claim(section, mutex, place, deadline_ns, stop_for_signals, owner_died)
     if status != OK:
         return status
     mutex_sign(section, mutex, me, owner_died)

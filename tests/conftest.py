@@ -37,6 +37,7 @@ def nothing_is_left():
     yield
     gc.collect()  # exceptions that tests caught may hold sections in cycles
     assert _leftovers(sections) == []
+    assert list(Path("/dev/shm").glob(f"shmem-*.test-{os.getpid()}-*")) == []  # named semaphores and events
     assert {path.name for path in Path(tempfile.gettempdir()).glob("shmem*")} == temporary
     assert set(os.listdir(ROOT)) - checkout <= {".pytest_cache", ".hypothesis"}
 

@@ -90,6 +90,21 @@ def try_lock(memory, bint exclusive, int64_t timeout_ns):
     return status
 
 
+def hand_over(memory, uint64_t semaphore_off, uint64_t event_off, uint64_t mutex_off):
+    """What a semaphore, an event and a mutex found by offset say, one after the other."""
+    cdef shmem.section_t* section = shmem.section_of(memory)
+    cdef shmem.semaphore_t* semaphore = <shmem.semaphore_t*>shmem.pointer(section, semaphore_off)
+    cdef shmem.event_t* event = <shmem.event_t*>shmem.pointer(section, event_off)
+    cdef shmem.mutex_t* mutex = <shmem.mutex_t*>shmem.pointer(section, mutex_off)
+    cdef bint owner_died = True
+    with nogil:
+        shmem.semaphore_signal(semaphore, 2)
+        shmem.event_signal(event)
+    return (shmem.semaphore_wait(semaphore, shmem.FOREVER), shmem.event_wait(event, shmem.FOREVER),
+            shmem.mutex_lock(section, mutex, 1000000, &owner_died), owner_died, shmem.mutex_unlock(section, mutex),
+            shmem.mutex_unlock(section, mutex), shmem.semaphore_wait(semaphore, 0), shmem.semaphore_wait(semaphore, 1000000))
+
+
 def unlock_what_is_not_locked(memory):
     cdef shmem.section_t* section = shmem.section_of(memory)
     return shmem.unlock_exclusive(section), shmem.unlock_shared(section)
@@ -128,6 +143,12 @@ with shmem.SharedMemory(max_size=1 << 20) as shm:
         assert client.try_lock(shm, True, 0) == client.try_lock(shm, False, 0) == 0      # nested
         assert status_of(shm, False, 0) == shmem.Status.timeout_expired
     assert client.unlock_what_is_not_locked(shm) == (shmem.Status.not_owner, shmem.Status.not_owner)
+    semaphore, event, mutex = shm.semaphore(), shm.event(), shm.mutex()
+    late = shmem.Status.timeout_expired
+    assert client.hand_over(shm, semaphore.offset, event.offset, mutex.offset) == (0, 0, 0, 0, 0, shmem.Status.not_owner, 0, late)
+    assert (semaphore.value, event.is_set(), mutex.locked()) == (0, True, False)
+    for one in (semaphore, event, mutex):
+        shm.free(one)
     assert client.allocate(shm, 1 << 40) == (shmem.Status.no_memory, 0)
     assert [client.pop(shm) for _ in range(4)] == [(0, shmem.Status.already_freed)] * 3 + [None]
     assert shm.check_heap().blocks == 0

@@ -23,6 +23,7 @@ EXPECTED = {
     shmem.ReadOnlyError: (PermissionError, -15),
     shmem.LockError: (RuntimeError, -16),
     shmem.UntrustedOwner: (PermissionError, -18),
+    shmem.SemaphoreOverflow: (OverflowError, -21),
     shmem.SectionNotFound: (FileNotFoundError, errno.ENOENT),
 }
 

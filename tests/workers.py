@@ -37,3 +37,16 @@ def double(numbers, doubled):
             doubled.put(2 * numbers.get())
         except shmem.QueueShutDown:
             return
+
+
+def pass_on(taken, given):
+    """Take one, wait or not; give one."""
+    taken.wait()
+    given.signal()
+    return type(taken).__name__, type(given).__name__
+
+
+def add_under(mutex, counter, n):
+    for _ in range(n):
+        with mutex:
+            counter[0] += 1
