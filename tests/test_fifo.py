@@ -234,6 +234,7 @@ def test_interrupted(section_file, child):
     assert consumer.process.wait(20) == 130
 
 
+@pytest.mark.filterwarnings("ignore::shmem.OwnerDiedWarning")
 def test_kill_storm(section_file, tmp_path, child):
     """What was taken was told by somebody, but for one message for each consumer that was killed."""
     rng = random.Random(17)
