@@ -15,6 +15,9 @@ from shmem._errors import (
     NotASection,
     OperatingSystemError,
     OwnerDiedWarning,
+    QueueEmpty,
+    QueueFull,
+    QueueShutDown,
     ReadOnlyError,
     SectionFull,
     SectionNotFound,
@@ -47,6 +50,7 @@ from shmem._finding import deallocate, find_storage
 from shmem._handles import Handle, handle
 from shmem._locking import LockDescriptor, LockMode, exclusive_lock, shared_lock
 from shmem._primitives import Event, Mutex, Semaphore
+from shmem._queue import Queue
 from shmem._shared_memory import HeapReport, SectionStats, SharedMemory
 from shmem._struct import Struct
 
@@ -74,6 +78,10 @@ __all__ = [
     "NotASection",
     "OperatingSystemError",
     "OwnerDiedWarning",
+    "Queue",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
     "ReadOnlyError",
     "Ref",
     "SectionFull",

@@ -6,6 +6,7 @@ one is an errno.
 
 import enum
 import os
+import queue
 
 __all__ = [
     "AddressInUse",
@@ -20,6 +21,9 @@ __all__ = [
     "NotASection",
     "OperatingSystemError",
     "OwnerDiedWarning",
+    "QueueEmpty",
+    "QueueFull",
+    "QueueShutDown",
     "ReadOnlyError",
     "SectionFull",
     "SectionNotFound",
@@ -252,6 +256,24 @@ class ClosedError(ShmemError, ValueError):
     """The handle was closed."""
 
     status = Status.closed
+
+
+class QueueFull(ShmemError, queue.Full):
+    """The queue had no room: at once, or for as long as was waited."""
+
+    status = Status.queue_full
+
+
+class QueueEmpty(ShmemError, queue.Empty):
+    """The queue held nothing: at once, or for as long as was waited."""
+
+    status = Status.queue_empty
+
+
+class QueueShutDown(ShmemError, getattr(queue, "ShutDown", Exception)):
+    """The queue was shut down: nothing can be put any more, and nothing is left to be got."""
+
+    status = Status.queue_closed
 
 
 class OwnerDiedWarning(UserWarning):

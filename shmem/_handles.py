@@ -14,6 +14,7 @@ import numpy as np
 from shmem import _arrays, _core, _finding, _locking, _primitives, _struct
 from shmem._core import Block
 from shmem._errors import InvalidBlock, NotASection
+from shmem._queue import Queue
 from shmem._shared_memory import SharedMemory
 
 
@@ -61,11 +62,11 @@ class Handle:
 
 
 def handle(obj):
-    """A handle of an array, an object, a block or a section, to be sent to another process.
+    """A handle of an array, an object, a queue, a block or a section, to be sent to another process.
 
     Parameters
     ----------
-    obj : SharedArray or a view of one, Struct, Block, SharedMemory
+    obj : SharedArray or a view of one, Struct, Queue, Block, SharedMemory
 
     Returns
     -------
@@ -114,6 +115,7 @@ def _reduce_array(array):
 
 ForkingPickler.register(SharedMemory, _reduce)
 ForkingPickler.register(Block, _reduce)
+ForkingPickler.register(Queue, _reduce)
 ForkingPickler.register(_arrays.SharedArray, _reduce_array)
 _struct.on_new_class.append(lambda cls: ForkingPickler.register(cls, _reduce))
 

@@ -251,6 +251,37 @@ cdef extern from *:
     _Static_assert(offsetof(mutex_t, next_held_off) == 24 && offsetof(mutex_t, depth) == 32, "layout");
     _Static_assert(offsetof(mutex_t, owner_deaths) == 40 && sizeof(mutex_t) == 48, "layout");
 
+    typedef struct {                  /* payload of a queue, see _ring.pyx; the dtype's text, then the slots, follow */
+        uint64_t capacity;            /* slots */
+        uint64_t slot_bytes;
+        uint64_t record_bytes;        /* of an item; of byte strings the largest */
+        uint64_t data_off;            /* of the slots, from the payload's start */
+        uint32_t kind;
+        uint32_t type_id;             /* of a Struct class */
+        uint32_t text_bytes;
+        uint32_t closed;              /* 1: shut down; written under the producers' gate */
+        uint8_t spare0[16];
+        uint64_t producers_gate;      /* line of its own, with what its owner alone uses */
+        uint64_t head_seen;           /* `head` as a producer saw it last: never ahead of it */
+        uint8_t spare1[48];
+        uint64_t tail;                /* line of its own: how many were ever put */
+        uint8_t spare2[56];
+        uint64_t consumers_gate;      /* line of its own, with what its owner alone uses */
+        uint64_t tail_seen;
+        uint8_t spare3[48];
+        uint64_t head;                /* line of its own: how many were ever taken */
+        uint8_t spare4[56];
+        uint64_t not_empty;           /* line of its own: channel on which consumers sleep */
+        uint8_t spare5[56];
+        uint64_t not_full;            /* line of its own: channel on which producers sleep */
+        uint8_t spare6[56];
+    } queue_t;
+    _Static_assert(offsetof(queue_t, kind) == 32 && offsetof(queue_t, closed) == 44, "layout");
+    _Static_assert(offsetof(queue_t, producers_gate) == 64 && offsetof(queue_t, tail) == 128, "layout");
+    _Static_assert(offsetof(queue_t, consumers_gate) == 192 && offsetof(queue_t, head) == 256, "layout");
+    _Static_assert(offsetof(queue_t, not_empty) == 320 && offsetof(queue_t, not_full) == 384, "layout");
+    _Static_assert(sizeof(queue_t) == 448, "layout");
+
     #define NAMED_MAGIC 0x1a534d454d4853ull   /* "SHMEMS\x1a": a named semaphore or event */
     #define NAMED_VERSION 1u
     #define NAMED_SEMAPHORE 1u
@@ -274,7 +305,8 @@ cdef extern from *:
             offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
-            TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t) };
+            TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
+            sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
         uint64_t hash = 0xcbf29ce484222325ull;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * 0x100000001b3ull;
         return hash;
@@ -421,6 +453,24 @@ cdef extern from *:
         uint32_t died
         uint64_t owner_deaths
 
+    ctypedef struct queue_t:
+        uint64_t capacity
+        uint64_t slot_bytes
+        uint64_t record_bytes
+        uint64_t data_off
+        uint32_t kind
+        uint32_t type_id
+        uint32_t text_bytes
+        uint32_t closed
+        uint64_t producers_gate
+        uint64_t head_seen
+        uint64_t tail
+        uint64_t consumers_gate
+        uint64_t tail_seen
+        uint64_t head
+        uint64_t not_empty
+        uint64_t not_full
+
     const uint64_t NAMED_MAGIC
     const uint32_t NAMED_VERSION
     const uint32_t NAMED_SEMAPHORE
@@ -527,6 +577,11 @@ cdef inline char* array_dtype(array_t* array) noexcept nogil:
 
 cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t dtype_bytes) noexcept nogil:
     return round_up(sizeof(array_t) + 16 * n_dims + 8 * n_pin_words + dtype_bytes, LINE_BYTES)
+
+
+cdef inline char* queue_text(queue_t* queue) noexcept nogil:
+    """The text of its dtype."""
+    return <char*>queue + sizeof(queue_t)
 
 
 cdef inline name_slot_t* table_slots(name_table_t* table) noexcept nogil:

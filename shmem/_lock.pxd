@@ -21,7 +21,7 @@ cdef enum:
     # beside TURN_READERS: how many readers it is still left to, of those that registered in `gate_readers` with the sequence in the high half
     GATE_TURN_ONE = 0x10000
     GATE_TURN_MOST = 0xff
-    GATE_TURN_READERS = 0x04000000      # no owner; open to readers, a writer leaves it to them for a millisecond
+    GATE_TURN_READERS = 0x04000000      # no owner; open to readers, a writer leaves it to them for 0.1 ms
     GATE_TURN_WRITERS = 0x08000000      # no owner; for writers that were woken, one that comes now leaves it to them
     GATE_STARVING_READERS = 0x10000000  # beside an owner: the release is to leave TURN_READERS
     GATE_STARVING_WRITERS = 0x20000000  # beside an owner or a turn: TURN_WRITERS is to come

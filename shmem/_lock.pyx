@@ -12,8 +12,8 @@ Truth table (O: some owner; r: sum of all readers)::
     gate           upgrade   r        what holds
     0              0         0        free
     0              0         > 0      shared by r threads
-    TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits 1 ms before it takes it
-    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that had registered; a new one waits 1 ms
+    TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits 0.1 ms before it takes it
+    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that had registered; a new one waits 0.1 ms
     O              0         > 0      O has claimed the gate and drains; who comes to read turns back
     O              0         0        O holds it exclusive (or is about to see that it does)
     0              U         > 0      U shares it and is about to claim the gate
@@ -34,7 +34,7 @@ Fairness.  An open gate belongs to whoever comes first, which is mostly a thread
 sleep.  Who has waited for a millisecond says so in the gate (STARVING).  The release that finds it there leaves a turn:
 first for the readers that are registered, until so many are in or have given up; then for the writers, until one that had
 registered has it; if that one had starved and others are registered, they have the next.  A turn has no owner, so a kill does it no
-harm: whom it keeps out takes the gate after a millisecond.  So of n writers and readers in tight loops each has its turn
+harm: whom it keeps out takes the gate after a tenth of a millisecond.  So of n writers and readers in tight loops each has its turn
 after some n milliseconds.
 
 What a read may miss, and why that is harmless.  A writer that tests `upgrade` before it claims the
@@ -68,7 +68,7 @@ from shmem._section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, t
 from shmem._status cimport DEADLOCK, INTERRUPTED, OK, TIMEOUT_EXPIRED, TOO_MANY_THREADS
 
 cdef enum:
-    TURN_NS = 1000000
+    TURN_NS = 100000
     STARVING_NS = 1000000          # who has waited so long asks for a turn
     N_SPINS = 40
     MAX_SLICES = 20                # a drainer or upgrader looks for signals at least once a second, lest it slept through one
@@ -444,7 +444,7 @@ cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for
 
 
 cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """A writer finds a turn that is not its own: it waits until that is used, a millisecond at most.  EINTR passes."""
+    """A writer finds a turn that is not its own: it waits until that is used, 0.1 ms at most.  EINTR passes."""
     cdef uint32_t sequence
     cdef int64_t now = now_ns()
     if wait.turn_ends_ns == 0:

@@ -54,6 +54,7 @@ cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil
 
 # the process
 cdef uint64_t process_id() noexcept nogil
+cdef uint32_t processor_count() noexcept nogil
 cdef uint32_t user_id() noexcept nogil
 cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil
 cdef int boot_id(char* text, size_t size_bytes) noexcept nogil

@@ -39,6 +39,12 @@ cdef extern from "<unistd.h>" nogil:
     int getpid()
     uint32_t geteuid()
 
+cdef extern from "<sched.h>" nogil:
+    ctypedef struct cpu_set_t:
+        pass
+    int sched_getaffinity(int pid, size_t size_bytes, cpu_set_t* processors)
+    int CPU_COUNT(cpu_set_t* processors)
+
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_futex
 
@@ -437,6 +443,12 @@ cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil:
 
 cdef uint64_t process_id() noexcept nogil:
     return getpid()
+
+
+cdef uint32_t processor_count() noexcept nogil:
+    """How many processors this process may run on; 2 if the system does not say."""
+    cdef cpu_set_t processors
+    return <uint32_t>CPU_COUNT(&processors) if sched_getaffinity(0, sizeof(processors), &processors) == 0 else 2
 
 
 cdef uint32_t user_id() noexcept nogil:

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from shmem import _arrays, _core, _locking, _names, _primitives, _struct
+from shmem import _arrays, _core, _locking, _names, _primitives, _queue, _struct
 from shmem._core import Block
 
 
@@ -104,6 +104,7 @@ class SharedMemory(_core.Memory):
     # -- objects and arrays
 
     new = _struct.new
+    queue = _queue.new
 
     def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False):
         """A new array in the section, its contents undefined.

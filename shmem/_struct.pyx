@@ -65,7 +65,7 @@ cdef class Layout:
     cdef readonly size_t align_bytes
     cdef readonly bint is_generic
     cdef bytes format                   # PEP 3118, None where there is no such format
-    cdef bytes image                    # an object with its defaults, None when that is all zero
+    cdef readonly bytes image           # an object with its defaults, None when that is all zero
     cdef bytes description              # None until every reference is resolved
     cdef dict pending                   # own annotations, as far as evaluated
     cdef readonly object scope
@@ -532,6 +532,18 @@ def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id
 
 
 register_opener(TYPE_FIRST_USER, TYPE_LAST_USER, open_object)
+
+
+def type_of_class(Mapping mapping not None, cls):
+    """The type id under which a section knows a class: registered now if it is not yet."""
+    return entry_of_class(mapping, cls, None).type_id
+
+
+def class_of_type(Mapping mapping not None, uint32_t type_id):
+    """The reverse: the class that stands for a type id, generic if this process has none."""
+    if type_id < TYPE_FIRST_USER:
+        raise InvalidBlock(f"{type_id} is no user's type id")
+    return entry_of_id(mapping, type_id).cls
 
 
 def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):

@@ -100,6 +100,15 @@ def fill(block, section):
         section["from child"] = [os.getpid()]
 
 
+def double(numbers, doubled):
+    """From one queue to another, until the first one is shut down."""
+    while True:
+        try:
+            doubled.put(2 * numbers.get())
+        except shmem.QueueShutDown:
+            return
+
+
 def pass_on(taken, given):
     """Take one, wait or not; give one."""
     taken.wait()

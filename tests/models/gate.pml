@@ -17,7 +17,7 @@
    mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
 
    With -DWHO=t and KILLS=0 all threads go on for ever, and Spin looks for a cycle in which t makes no progress (pan -l -f: each thread that can
-   move does at last): starvation.  There, who slept in vain starves, a turn's millisecond is long enough,
+   move does at last): starvation.  There, who slept in vain starves, a turn is long enough,
    and nobody who is awake is outrun for ever between a look at the gate and falling asleep (NOT_OUTRUN).
 
    Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the killed one's entry.
@@ -254,7 +254,7 @@ inline drain_notify() {
 inline claim_open_gate() {                /* a writer; res OK when it has it */
   d_step { v = turn; w = gSW };
   if
-  :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: a millisecond at most */
+  :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: 0.1 ms at most */
      channel_register(W); registered = 1;
      if :: slept -> d_step { if :: gown == 0 && turn == v -> gSW = 1 :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
      if

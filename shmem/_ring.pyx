@@ -1,0 +1,404 @@
+# cython: language_level=3
+"""A ring of slots of one size: a bounded first-in-first-out queue that lives through the death of whoever works on it.
+
+::
+
+    head                tail                    both only grow; slot = number % capacity
+     |  put, not taken   |  free, or being written by who has the producers' gate
+     |  the first may be being copied by who has the consumers' gate
+
+    0 <= tail - head <= capacity          empty: equal; full: capacity
+
+*One store commits.*  Put: copy into the free slots, then store `tail`.  Get: copy out of the first slots, then store `head`.  Killed
+before that store, nothing was put, or nothing taken; after it, all was, and what a killed consumer had taken was in its hands.
+So there is nothing to be repaired, and whoever takes a gate over from a dead owner goes on where `tail` and `head` are.
+
+Gates.  Two words, one for producers, one for consumers, each as the heap's gate::
+
+    owner = 0                  free
+    owner = index, generation  inside is a thread of that participant
+    the same, that one dead    free for whoever swaps that very word for its own
+    GATE_WAITERS               beside an owner: somebody sleeps on the word; the owner wakes one when it leaves
+
+Inside a gate nothing waits and no Python runs; threads that ask with the GIL held do not wait for it.  Producers and consumers never
+meet in a gate.  Each side keeps what it saw last of the other's number (`head_seen`, `tail_seen`) beside its gate, and looks again
+only when by that there is no room, or nothing: so the lines of `head` and `tail` do not travel with every message.  What was
+seen is never ahead of the truth, so acting on it is safe, also after its writer was killed.
+
+Who wakes whom.  A put of n wakes n of those on `not_empty`, a get of n wakes n of those on `not_full`, a shutdown all of both.  Who
+waits has registered on the channel, looked again, and then sleeps, a slice of 50 ms at most (see `_channel.pxd`): that
+is for the wake of somebody who was killed before it woke, or after it was woken and before it took anything.
+`tail` and the registration are two words: the store of one, and the look at the other after it, are sequentially consistent on both sides.
+
+Freed.  Nobody writes to the block of a queue that was freed: whether it was is looked at before a gate is asked for, inside it, and after
+each sleep.  (It can be freed between look and store; who frees a queue is to know that nobody uses it.)
+
+A wake costs microseconds, more than a message.  So who finds no room, or nothing, looks for some time before it sleeps, on more than one
+core; how long is learnt from whether it helped.
+
+Shutdown.  `closed` is set under the producers' gate: whoever has seen it, and finds the queue empty after that, knows that
+nothing comes any more.
+
+Nothing that leads anywhere is read from the section but `head`, `tail` and lengths, which are bounded before they are used: capacity, slot
+size and place are this process's own copies, checked when the queue was opened.
+"""
+
+from libc.errno cimport ETIMEDOUT
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, exchange_seq_cst_u32, load_relaxed_u32,
+                             load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
+from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw)
+from shmem._layout cimport (BLOCK_HEAD_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
+from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, GATE_WAITERS
+from shmem._os cimport futex_wait, futex_wake, now_ns, processor_count
+from shmem._participants cimport participant_is_alive
+from shmem._section cimport section_t
+from shmem._status cimport (CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED,
+                            WOULD_BLOCK)
+
+cdef enum:
+    N_GATE_SPINS = 100
+    MIN_SPINS = 8
+    MAX_SPINS = 400
+
+cdef bint _may_spin = processor_count() > 1
+
+
+cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
+    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
+
+
+cdef inline bint _is_stale(ring_t* ring) noexcept nogil:
+    """Whether the block was freed: by its tag, and by its serial should the place be used again."""
+    cdef block_t* block = <block_t*>(<char*>ring.at - BLOCK_HEAD_BYTES)
+    return tag_state(block.tag) != STATE_USED or ((block.serial ^ ring.serial) & SERIAL_MASK) != 0
+
+
+cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t serial, uint64_t room_bytes) noexcept nogil:
+    """Copy and check what says how large everything is."""
+    if room_bytes < sizeof(queue_t):
+        return CORRUPTED
+    ring.section = section
+    ring.at = queue
+    ring.serial = serial
+    ring.capacity = queue.capacity
+    ring.slot_bytes = queue.slot_bytes
+    ring.record_bytes = queue.record_bytes
+    ring.is_bytes = queue.kind == QUEUE_BYTES
+    ring.put_spins = ring.get_spins = MAX_SPINS
+    cdef uint64_t data_off = queue.data_off, least_off = sizeof(queue_t) + <uint64_t>queue.text_bytes
+    if data_off < least_off or data_off > room_bytes or ring.record_bytes == 0 or ring.record_bytes > room_bytes or ring.capacity == 0:
+        return CORRUPTED
+    if queue.kind < QUEUE_RECORDS or queue.kind > QUEUE_STRUCT:
+        return CORRUPTED
+    if ring.slot_bytes != (packed_bytes(ring.record_bytes) if ring.is_bytes else ring.record_bytes):
+        return CORRUPTED
+    if ring.capacity > (room_bytes - data_off) // ring.slot_bytes:
+        return CORRUPTED
+    ring.data = <char*>queue + data_off
+    return OK
+
+
+# -- gates ----------------------------------------------------------------------------------------------
+
+cdef inline bint _enter_at_once(ring_t* ring, uint64_t* gate) noexcept nogil:
+    """Acquire; partner: the release in `_leave`."""
+    return ring.section.private.index_plus_1 != 0 and compare_exchange_acquire_u64(gate, 0, ring.section.private.gate_word)
+
+
+cdef inline void _leave(uint64_t* gate) noexcept nogil:
+    if exchange_release_u64(gate, 0) & GATE_WAITERS:
+        futex_wake(<uint32_t*>gate, 1)
+
+
+cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogil:
+    return (word & GATE_OWNER_MASK != 0
+            and not participant_is_alive(section, <uint32_t>(word & GATE_OWNER_MASK) - 1, <uint32_t>(word >> 32)))
+
+
+cdef int64_t _slice(int64_t deadline_ns) noexcept nogil:
+    """How long to sleep on a gate: to the deadline or for a slice.  Also who does not want to wait for messages waits for a gate."""
+    cdef int64_t left_ns
+    if deadline_ns == FOREVER or deadline_ns == AT_ONCE:
+        return SLICE_NS
+    left_ns = deadline_ns - now_ns()
+    return SLICE_NS if left_ns > SLICE_NS else (left_ns if left_ns > 1000000 else 1000000)
+
+
+cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Take a gate: 0, TIMEOUT_EXPIRED or INTERRUPTED, or why this process cannot be attached."""
+    cdef section_t* section = ring.section
+    cdef uint64_t word, waiters = 0
+    cdef int status, spins_left = N_GATE_SPINS if _may_spin else 0
+    if section.private.index_plus_1 == 0:
+        status = section.attach(section)
+        if status != OK:
+            return status
+    while True:
+        if _is_stale(ring):
+            return INVALID_BLOCK
+        word = load_relaxed_u64(gate)
+        if word & GATE_OWNER_MASK == 0:
+            if compare_exchange_acquire_u64(gate, word, section.private.gate_word | waiters):
+                return OK
+            continue
+        if spins_left:
+            spins_left -= 1
+            cpu_relax()
+            continue
+        if word & GATE_WAITERS == 0:
+            if not compare_exchange_acquire_u64(gate, word, word | GATE_WAITERS):
+                continue
+            word |= GATE_WAITERS
+        waiters = GATE_WAITERS           # others may sleep too: who wakes first keeps the flag up for them
+        status = futex_wait(<uint32_t*>gate, <uint32_t>word, _slice(deadline_ns))
+        if status == OK:
+            continue
+        if status == ETIMEDOUT:
+            if _owner_is_dead(section, word) and compare_exchange_acquire_u64(gate, word, section.private.gate_word | GATE_WAITERS):
+                return OK
+            if _is_past(deadline_ns):
+                return TIMEOUT_EXPIRED
+        if stop_for_signals:
+            return INTERRUPTED
+
+
+# -- copying --------------------------------------------------------------------------------------------
+
+cdef inline char* _slot(ring_t* ring, uint64_t number) noexcept nogil:
+    return ring.data + number % ring.capacity * ring.slot_bytes
+
+
+cdef void _copy_in(ring_t* ring, uint64_t tail, batch_t* batch, uint64_t n) noexcept nogil:
+    """Write n messages to the slots from `tail` on, which are free."""
+    cdef char* slot
+    cdef uint64_t i, length, first
+    if not ring.is_bytes:
+        first = ring.capacity - tail % ring.capacity             # how many slots there are up to the ring's end
+        if first > n:
+            first = n
+        memcpy(_slot(ring, tail), batch.data, first * ring.slot_bytes)
+        if n > first:
+            memcpy(ring.data, batch.data + first * ring.slot_bytes, (n - first) * ring.slot_bytes)
+        batch.data += n * ring.slot_bytes
+    elif batch.length != PACKED:
+        slot = _slot(ring, tail)
+        (<uint64_t*>slot)[0] = batch.length
+        memcpy(slot + sizeof(uint64_t), batch.data, batch.length)
+    else:
+        for i in range(n):
+            length = (<uint64_t*>batch.data)[0]
+            memcpy(_slot(ring, tail + i), batch.data, sizeof(uint64_t) + length)
+            batch.data += packed_bytes(length)
+
+
+cdef int _copy_records_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t n) noexcept nogil:
+    cdef uint64_t first = ring.capacity - head % ring.capacity
+    if first > n:
+        first = n
+    memcpy(batch.data, _slot(ring, head), first * ring.slot_bytes)
+    if n > first:
+        memcpy(batch.data + first * ring.slot_bytes, ring.data, (n - first) * ring.slot_bytes)
+    return OK
+
+
+cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* n) noexcept nogil:
+    """As many of n as fit into the batch; `n` says how many.  CORRUPTED when the first one has an impossible length."""
+    cdef char* slot
+    cdef uint64_t i, length, used = 0
+    for i in range(n[0]):
+        slot = _slot(ring, head + i)
+        length = (<uint64_t*>slot)[0]
+        if length > ring.record_bytes:
+            n[0] = i
+            return OK if i else CORRUPTED
+        if batch.length != PACKED:
+            memcpy(batch.data, slot + sizeof(uint64_t), length)
+            batch.length = length
+            return OK
+        if used + packed_bytes(length) > batch.n_bytes:
+            n[0] = i
+            return OK
+        (<uint64_t*>(batch.data + used))[0] = length             # as it was checked, whatever the section says by now
+        memcpy(batch.data + used + sizeof(uint64_t), slot + sizeof(uint64_t), length)
+        used += packed_bytes(length)
+    return OK
+
+
+# -- inside the gates -----------------------------------------------------------------------------------
+
+cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
+    """The producers' gate is mine: put what there is room for, leave it, wake consumers."""
+    cdef queue_t* queue = ring.at
+    cdef uint64_t n = batch.n_items, tail = load_relaxed_u64(&queue.tail), used = tail - queue.head_seen
+    cdef int status = OK
+    if _is_stale(ring):
+        status = INVALID_BLOCK
+    elif load_relaxed_u32(&queue.closed):
+        status = QUEUE_CLOSED
+    else:
+        if used > ring.capacity or ring.capacity - used < n:
+            queue.head_seen = load_seq_cst_u64(&queue.head)      # partner: the store in _get_inside, after its copy out
+            used = tail - queue.head_seen
+        if used > ring.capacity:
+            status = CORRUPTED
+        elif used == ring.capacity:
+            status = QUEUE_FULL
+    if status != OK:
+        _leave(&queue.producers_gate)
+        return status
+    if n > ring.capacity - used:
+        n = ring.capacity - used
+    _copy_in(ring, tail, batch, n)
+    # The commit.  Sequentially consistent: the look at the channel comes after it, as in consumers the look at
+    # `tail` comes after the registration
+    store_seq_cst_u64(&queue.tail, tail + n)
+    _leave(&queue.producers_gate)
+    channel_notify(&queue.not_empty, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    batch.n_items -= n
+    batch.n_done += n
+    return OK
+
+
+cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
+    """The consumers' gate is mine: take what there is, leave it, wake producers."""
+    cdef queue_t* queue = ring.at
+    cdef uint64_t head = load_relaxed_u64(&queue.head), n = queue.tail_seen - head
+    cdef bint closed
+    cdef int status = OK
+    if _is_stale(ring):
+        status = INVALID_BLOCK
+    elif n > ring.capacity or n < batch.n_items:
+        closed = load_seq_cst_u32(&queue.closed) != 0            # before `tail`: with `closed` set, `tail` is the last one
+        queue.tail_seen = load_seq_cst_u64(&queue.tail)          # partner: the store in _put_inside, after its copy in
+        n = queue.tail_seen - head
+        if n == 0:
+            status = QUEUE_CLOSED if closed else QUEUE_EMPTY
+        elif n > ring.capacity:
+            status = CORRUPTED
+    if status == OK:
+        if n > batch.n_items:
+            n = batch.n_items
+        status = _copy_bytes_out(ring, head, batch, &n) if ring.is_bytes else _copy_records_out(ring, head, batch, n)
+    if status != OK:
+        _leave(&queue.consumers_gate)
+        return status
+    store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the look at the channel, as in _put_inside
+    _leave(&queue.consumers_gate)
+    channel_notify(&queue.not_full, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    batch.n_done = n
+    return OK
+
+
+cdef int ring_put_try(ring_t* ring, batch_t* batch) noexcept nogil:
+    if _is_stale(ring):
+        return INVALID_BLOCK
+    if not _enter_at_once(ring, &ring.at.producers_gate):
+        return WOULD_BLOCK
+    return _put_inside(ring, batch)
+
+
+cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil:
+    if _is_stale(ring):
+        return INVALID_BLOCK
+    if not _enter_at_once(ring, &ring.at.consumers_gate):
+        return WOULD_BLOCK
+    return _get_inside(ring, batch)
+
+
+# -- waiting --------------------------------------------------------------------------------------------
+
+cdef int _step(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Through the gate once."""
+    cdef int status = _enter(ring, &ring.at.producers_gate if is_put else &ring.at.consumers_gate, deadline_ns, stop_for_signals)
+    if status != OK:
+        return status
+    return _put_inside(ring, batch) if is_put else _get_inside(ring, batch)
+
+
+cdef bint _look_a_while(ring_t* ring, bint is_put) noexcept nogil:
+    """Look, without sleeping, whether the other side does something; learn from that how long it is worth while."""
+    cdef uint32_t* spins = &ring.put_spins if is_put else &ring.get_spins
+    cdef uint32_t n_spins = spins[0]
+    cdef uint64_t nothing = ring.capacity if is_put else 0
+    if not _may_spin:
+        return False
+    for _ in range(n_spins):
+        cpu_relax()
+        if load_relaxed_u64(&ring.at.tail) - load_relaxed_u64(&ring.at.head) != nothing:
+            spins[0] = 2 * n_spins if 2 * n_spins < MAX_SPINS else MAX_SPINS
+            return True
+    spins[0] = n_spins // 2 if n_spins // 2 > MIN_SPINS else MIN_SPINS
+    return False
+
+
+cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Put everything, or get something."""
+    cdef uint64_t* channel = &ring.at.not_full if is_put else &ring.at.not_empty
+    cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK
+    cdef uint32_t sequence
+    while True:
+        status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
+        if status == OK and is_put and batch.n_items:
+            slept = OK
+            continue
+        if status != refused:
+            return status
+        if _is_past(deadline_ns):
+            return refused
+        if slept != OK and stop_for_signals:
+            return INTERRUPTED
+        if slept == OK and _look_a_while(ring, is_put):
+            continue
+        sequence = channel_register(channel)
+        status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
+        if status != refused:
+            if status != INVALID_BLOCK:
+                channel_withdraw(channel, sequence)
+            if status == OK and is_put and batch.n_items:
+                continue
+            return status
+        slept = channel_sleep(channel, sequence, deadline_ns, SLICE_NS)
+        if slept != OK and not _is_stale(ring):
+            channel_withdraw(channel, sequence)
+
+
+cdef int ring_put(ring_t* ring, batch_t* batch, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    return _wait(ring, batch, True, deadline_ns, stop_for_signals)
+
+
+cdef int ring_get(ring_t* ring, batch_t* batch, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    return _wait(ring, batch, False, deadline_ns, stop_for_signals)
+
+
+cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    cdef queue_t* queue = ring.at
+    cdef int status = _enter(ring, &queue.producers_gate, deadline_ns, stop_for_signals)
+    if status != OK:
+        return status
+    if _is_stale(ring):
+        _leave(&queue.producers_gate)
+        return INVALID_BLOCK
+    exchange_seq_cst_u32(&queue.closed, 1)                       # before the looks at the channels
+    _leave(&queue.producers_gate)
+    if immediate:
+        status = _enter(ring, &queue.consumers_gate, deadline_ns, stop_for_signals)
+        if status == OK:
+            store_seq_cst_u64(&queue.head, load_seq_cst_u64(&queue.tail))
+            _leave(&queue.consumers_gate)
+    channel_notify(&queue.not_empty, EVERYBODY)
+    channel_notify(&queue.not_full, EVERYBODY)
+    return status
+
+
+cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil:
+    """`head` twice: if it stood still, then `tail` was read beside it."""
+    cdef uint64_t head, tail
+    while True:
+        head = load_seq_cst_u64(&queue.head)
+        tail = load_seq_cst_u64(&queue.tail)
+        if load_seq_cst_u64(&queue.head) == head:
+            n_items[0] = tail - head
+            return OK if tail - head <= capacity else CORRUPTED
