@@ -18,7 +18,7 @@ cdef enum:
 
 cdef enum:
     GATE_OWNER_MASK = 0xffff
-    # beside TURN_READERS: how many readers it is still left to, of those that registered in `gate_readers` with the sequence in the high half
+    # beside TURN_READERS: how many readers it is left to, of those that registered in `gate_readers` with the sequence in the high half
     GATE_TURN_ONE = 0x10000
     GATE_TURN_MOST = 0xff
     GATE_TURN_READERS = 0x04000000      # no owner; open to readers, a writer leaves it to them for 0.1 ms
