@@ -33,7 +33,7 @@ Who wakes whom; all but `upgrade` are channels (`_channel.pxd`: registrations ar
 Fairness.  An open gate belongs to whoever comes first, which is mostly a thread that runs already: that is fast, and starves those who
 sleep.  Who has waited for a millisecond says so in the gate (STARVING).  The release that finds it there leaves a turn:
 first for the readers that are registered, until so many are in or have given up; then for the writers, until one that had
-registered has it; if that one had starved and others are registered, they have the next.  A turn has no owner, so a kill does it no
+registered has it; if that one did not starve, the next turn is a writer's again.  A turn has no owner, so a kill does it no
 harm: whom it keeps out takes the gate after a tenth of a millisecond.  So of n writers and readers in tight loops each has its turn
 after some n milliseconds.
 
@@ -469,9 +469,8 @@ cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexc
         return SLICE_OVER
     if word & GATE_TURN_READERS and load_seq_cst_u64(&section.header.gate_readers) >> 32 != 0:
         starving |= GATE_STARVING_READERS    # they have not used it: the next release leaves it to them again
-    elif (word & GATE_TURN_WRITERS and wait.began_ns != 0 and now_ns() - wait.began_ns >= STARVING_NS
-            and load_seq_cst_u64(&section.header.gate_writers) >> 32 != 0):
-        starving = GATE_STARVING_WRITERS     # I had to wait long, so others may: another turn after mine
+    elif word & GATE_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
+        starving = GATE_STARVING_WRITERS     # not I, so somebody else does: the next turn is a writer's, too
     return OK if compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | starving) else SLICE_OVER
 
 

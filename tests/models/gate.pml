@@ -183,7 +183,7 @@ inline gate_take_over() {
   :: v != 0 && may_give_up -> res = DEADLINE; gate_take_over(); if :: res == DEADLINE -> res = TIMED_OUT :: else fi \
   :: v != 0 -> \
      channel_register(X); registered = 1; \
-     if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> flag = 1 :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
+     if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> flag = 1; said = 1 :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
      v = 0; vg = 0; \
      if \
      :: w || gown == 0 -> w = 0; channel_withdraw(X); res = WOKEN \
@@ -256,7 +256,7 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
   if
   :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: 0.1 ms at most */
      channel_register(W); registered = 1;
-     if :: slept -> d_step { if :: gown == 0 && turn == v -> gSW = 1 :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
+     if :: slept -> d_step { if :: gown == 0 && turn == v -> gSW = 1; said = 1 :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
      if
      :: gown != 0 || turn != v -> channel_withdraw(W)
      :: else
@@ -267,7 +267,7 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
   :: else ->
      d_step { if :: gown == 0 && turn == v && gSW == w ->
                     gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN && nR > 0); turn = 0; left = 0; ALL(meant);
-                    gSW = gSW || (v == WRITERS_TURN && slept && nW > 0); res = OK
+                    gSW = gSW || (v == WRITERS_TURN && !said && !over); res = OK
                  :: else fi }
   fi; v = 0; w = 0 }
 inline claim_gate() {
@@ -295,7 +295,7 @@ inline claim_gate() {
      skip
 #endif
   :: else
-  fi; registered = 0; slept = 0; over = 0 }
+  fi; registered = 0; slept = 0; said = 0; over = 0 }
 inline claim_gate_upgrading() {
   res = WOKEN;
   do
@@ -356,7 +356,7 @@ inline upgrade() {
   fi }
 
 proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
-  byte v, vg, c, first, res, n, looks; bool w, registered, slept, over, may_give_up;
+  byte v, vg, c, first, res, n, looks; bool w, registered, slept, said, over, may_give_up;
   {
     if
     :: reuses ->                                      /* participant_take, lock_forget */
@@ -409,7 +409,7 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
 #endif
   } unless { kf[p] };
 stop: skip;
-  d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; over = 0; may_give_up = 0 } }
+  d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; said = 0; over = 0; may_give_up = 0 } }
 
 /* process q dies: its threads, what they hold for the assertions, its liveness byte; registrations stay */
 inline gone(x) {
