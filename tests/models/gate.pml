@@ -1,4 +1,4 @@
-/* The storage lock, safety: shmem/_lock.pxd and shmem/_lock.pyx, with a kill before any step.
+/* The storage lock: shmem/_lock.pxd and shmem/_lock.pyx, with a kill before any step.
 
    Each inline carries the name of the function it stands for.  One atomic operation of the code is one step here (d_step, or a
    single statement); a kill takes effect between any two steps.  Channels (_channel.pxd) are exact but for notifying, which is one
@@ -6,22 +6,22 @@
    once somebody was killed: a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when nothing else can
    happen, and not more than three times for a thread: then what is never taken over is an invalid end state, too.
 
-   gown ggen          the gate: owner's entry + 1 and generation       gSR gSW  STARVING      turn left  0, READERS_TURN, WRITERS_TURN; readers it is left to
+   gown ggen          the gate: owner's entry + 1 and generation       gSR gSW  STARVING      turn n_left  0, READERS_TURN, WRITERS_TURN; readers it is left to
    uown ugen          upgrade                                          egen rd  an entry's word `readers`     blk  its liveness byte
    nR slR frR         channel gate_readers: registrations; thread t asleep; sequence unchanged since t registered
    nW slW frW         gate_writers             nD slD frD  drain       slU  asleep on upgrade
    meant              who had registered when the readers' turn began
    nS nX hS hX        who is inside: for the assertions alone
 
-   A thread's operations, chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.  IMPATIENT: a
-   mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
+   A thread makes one operation (thread 0: N0), chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.
+   IMPATIENT: a mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
 
    With -DWHO=t and KILLS=0 all threads go on for ever, and Spin looks for a cycle in which t makes no progress (pan -l -f: each thread that can
    move does at last): starvation.  There, who slept in vain starves, a turn is long enough,
    and nobody who is awake is outrun for ever between a look at the gate and falling asleep (NOT_OUTRUN).
 
    Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the killed one's entry.
-   Left out with -DNO_...: WAKE_WRITER, END_TURN, PASS_ON, YIELD, TAKE_OVER, OWN, GENERATION, ORDER, WAKE_UPGRADER, DRAIN_NOTIFY. */
+   Left out with -DNO_...: STARVING, FLAG_KEPT, WAKE_WRITER, END_TURN, YIELD, TAKE_OVER, OWN, GENERATION, ORDER, WAKE_UPGRADER, DRAIN_NOTIFY. */
 #ifndef OPS0
 #define OPS0 15
 #endif
@@ -46,8 +46,8 @@
 #ifndef REUSE
 #define REUSE 0
 #endif
-#ifndef N_OPS
-#define N_OPS 1
+#ifndef N0                                          /* how many operations thread 0 makes; the others make one */
+#define N0 1
 #endif
 #ifdef QUIET
 #define SLICE_ENDS kills > 0 && looks < 3 && timeout
@@ -75,6 +75,20 @@ byte last;
 #define FELL_ASLEEP_W skip
 #define FELL_ASLEEP_D skip
 #endif
+#ifdef NO_STARVING
+#define SAY(flag) skip
+#else
+#define SAY(flag) flag = 1; said = 1
+#endif
+#ifdef NO_FLAG_KEPT
+#define KEEP_FLAG 0
+#else
+#define KEEP_FLAG (v == WRITERS_TURN && !said && !over)
+#endif
+#ifndef REACH
+#define REACH 0
+#endif
+#define REACHED(n) assert(REACH != n)
 #define NT (3 + REUSE)
 #define NE 3
 #define READERS_TURN 1
@@ -87,7 +101,7 @@ byte last;
 #define TIMED_OUT 5
 #define MUST_YIELD 6
 
-byte gown, ggen, turn, left; bool gSR, gSW;
+byte gown, ggen, turn, n_left; bool gSR, gSW;
 byte uown, ugen;
 byte egen[NE], rd[NE]; bool blk[NE];
 byte nR, nW, nD;
@@ -140,11 +154,11 @@ inline use_readers_turn() {              /* who registered with the sequence tha
 #else
   d_step {
     if
-    :: turn == READERS_TURN && meant[t] && left > 1 -> left--; meant[t] = 0; w = 0
-    :: turn == READERS_TURN && (meant[t] && left == 1 || left == 0 && registered) -> left = 0; ALL(meant); turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
+    :: turn == READERS_TURN && meant[t] && n_left > 1 -> n_left--; meant[t] = 0; w = 0
+    :: turn == READERS_TURN && (meant[t] && n_left == 1 || n_left == 0 && registered) -> n_left = 0; ALL(meant); turn = (gSW -> WRITERS_TURN : 0); gSW = 0; w = 1
     :: else -> w = 0
     fi };
-  if :: w -> w = 0; notify_one(W) :: else fi
+  if :: w -> w = 0; REACHED(2); notify_one(W) :: else fi
 #endif
 }
 inline gate_notify() {
@@ -162,7 +176,7 @@ inline gate_open() {
     assert(gown == e + 1);
     gown = 0; ggen = 0;
     if
-    :: gSR -> turn = READERS_TURN; left = nR; MEANT(frR)
+    :: gSR -> turn = READERS_TURN; n_left = nR; MEANT(frR)
     :: else -> if :: gSW -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
     fi;
     gSR = 0 };
@@ -173,7 +187,7 @@ inline gate_take_over() {
   w = 0;
 #endif
   if :: w -> w = 0; d_step { if :: gown == v && ggen == vg -> gown = e + 1; ggen = G(e); res = TAKEN_OVER :: else fi };
-        if :: res == TAKEN_OVER -> d_step { if :: egen[v - 1] == vg -> rd[v - 1] = 0 :: else fi } :: else fi      /* _drop_share */
+        if :: res == TAKEN_OVER -> REACHED(1); d_step { if :: egen[v - 1] == vg -> rd[v - 1] = 0 :: else fi } :: else fi      /* _drop_share */
      :: else fi;
   v = 0; vg = 0 }
 #define gate_sleep(X, flag, starves) \
@@ -183,7 +197,7 @@ inline gate_take_over() {
   :: v != 0 && may_give_up -> res = DEADLINE; gate_take_over(); if :: res == DEADLINE -> res = TIMED_OUT :: else fi \
   :: v != 0 -> \
      channel_register(X); registered = 1; \
-     if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> flag = 1; said = 1 :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
+     if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> SAY(flag) :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
      v = 0; vg = 0; \
      if \
      :: w || gown == 0 -> w = 0; channel_withdraw(X); res = WOKEN \
@@ -226,7 +240,7 @@ inline drain(own) {
            w = !blk[first];
 #endif
            if
-           :: w -> w = 0; d_step { if :: rd[first] == c && egen[first] == vg -> rd[first] = 0 :: else fi }
+           :: w -> w = 0; REACHED(5); d_step { if :: rd[first] == c && egen[first] == vg -> rd[first] = 0 :: else fi }
            :: else break
            fi
         fi
@@ -239,6 +253,7 @@ inline drain(own) {
 #endif
         if :: res != MUST_YIELD && may_give_up -> res = TIMED_OUT :: else fi
      fi;
+     if :: res == MUST_YIELD -> REACHED(4) :: else fi;
      if :: res == OK || res == MUST_YIELD || res == TIMED_OUT -> channel_withdraw(D); break :: else fi;
      sleep(D); res = WOKEN
   od; first = 0 }
@@ -256,7 +271,7 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
   if
   :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: 0.1 ms at most */
      channel_register(W); registered = 1;
-     if :: slept -> d_step { if :: gown == 0 && turn == v -> gSW = 1; said = 1 :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
+     if :: slept -> d_step { if :: gown == 0 && turn == v -> SAY(gSW) :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
      if
      :: gown != 0 || turn != v -> channel_withdraw(W)
      :: else
@@ -265,9 +280,10 @@ inline claim_open_gate() {                /* a writer; res OK when it has it */
         slept = 1
      fi
   :: else ->
+     if :: v == WRITERS_TURN && !over -> REACHED(3) :: v == READERS_TURN && over -> REACHED(7) :: else fi;
      d_step { if :: gown == 0 && turn == v && gSW == w ->
-                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN && nR > 0); turn = 0; left = 0; ALL(meant);
-                    gSW = gSW || (v == WRITERS_TURN && !said && !over); res = OK
+                    gown = e + 1; ggen = G(e); gSR = (turn == READERS_TURN && nR > 0); turn = 0; n_left = 0; ALL(meant);
+                    gSW = gSW || KEEP_FLAG; res = OK
                  :: else fi }
   fi; v = 0; w = 0 }
 inline claim_gate() {
@@ -289,17 +305,13 @@ inline claim_gate() {
   od };
   if
   :: res == TIMED_OUT ->
-#ifndef NO_PASS_ON
      if :: gown == 0 -> notify_one(W) :: else fi
-#else
-     skip
-#endif
   :: else
   fi; registered = 0; slept = 0; said = 0; over = 0 }
 inline claim_gate_upgrading() {
   res = WOKEN;
   do
-  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN && nR > 0); gown = e + 1; ggen = G(e); turn = 0; left = 0; ALL(meant); res = OK :: else fi };
+  :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN && nR > 0); gown = e + 1; ggen = G(e); turn = 0; n_left = 0; ALL(meant); res = OK :: else fi };
      if
      :: res == OK -> break
      :: else -> gate_sleep(R, gSR, 0);
@@ -368,7 +380,7 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
        if
        :: v == e + 1 && vg != G(e) ->
           d_step { if :: gown == v && ggen == vg -> gown = 0; ggen = 0; gSR = 0; gSW = 0; w = 1 :: else fi };
-          if :: w -> w = 0; gate_notify() :: else fi
+          if :: w -> w = 0; REACHED(6); gate_notify() :: else fi
        :: else
        fi;
        d_step { if :: uown == e + 1 && ugen != G(e) -> uown = 0; ugen = 0 :: else fi }; wake_upgrade();
@@ -377,7 +389,7 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
     :: else
     fi;
     do
-    :: (LIVE || n < N_OPS) && ops != 0 -> n = n + !LIVE;
+    :: (LIVE || n < (t == 0 -> N0 : 1)) && ops != 0 -> n = n + !LIVE;
        may_give_up = (IMPATIENT >> t) & 1;
        if
        :: ops & 3 ->
@@ -404,9 +416,6 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
        if :: t == WHO -> progress: skip :: else fi
     :: else -> break
     od;
-#ifdef REACH
-    assert(!(REACH))
-#endif
   } unless { kf[p] };
 stop: skip;
   d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; said = 0; over = 0; may_give_up = 0 } }
