@@ -9,11 +9,30 @@ instruction.  What they return:
 * ``compare_exchange_*`` 1 when the word held ``expected`` and now holds ``desired``, else 0 and
   the word is as it was.
 
-Order and partner.  An acquire load pairs with the release store (or stronger) that wrote the value
-it reads; who that is stands beside each use.  Where a protocol needs "my store before your load, or
-your store before my load" (readers against the gate, section 5 of the design), both sides use the
-``seq_cst`` forms: on x86 these are the locked instructions, on Arm load-acquire and store-release of
-the sequentially consistent kind, which never pass each other.
+Order and partner.  An acquire load pairs with the release store (or stronger) that wrote the value it reads; "my store before your
+load, or your store before my load" needs sequential consistency on both sides: on x86 the locked instructions, on Arm load-acquire
+and store-release of the kind that never pass each other.  Every word, who writes it and who reads it (model: `tests/models`,
+`store_buffer.pml`)::
+
+    word                       order      written by                        partner
+    gate, upgrade              seq_cst    who claims, opens, takes over     `readers`, `drain`, the gate's channels
+    readers                    seq_cst    its owner; who finds it dead      the look at `gate` after it; the drain's look at `readers`
+    channels                   seq_cst    who registers, who notifies       the condition that each is for: `gate`, `readers`, a semaphore's
+                                                                            `value`, a mutex's `owner`, a queue's `head`, `tail`, `closed`
+    mutex.owner, value, event  seq_cst    who takes, gives                  the same word; carries what its last owner wrote
+    heap gate, a queue's gates acquire    swap that takes it                release: exchange that gives it
+    front tags, top, slots     release    under the heap gate; heap_commit  acquire: whoever looks without the gate
+    root_off, a Ref            release    who sets it                       acquire: who follows it; carries the object
+    intent.operation           release    its participant                   acquire: recovery; carries the rest of the record
+    head, tail                 seq_cst    one side of a queue               the other side; carries the items; then the channels
+    pending, pins, waiting     seq_cst    their participant                 recovery, after it has the heap gate
+    participants_high          seq_cst    who takes an entry                acquire or stronger: every scan
+    attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or first and last one alone
+    n_busy, thread slots       seq_cst    threads of one process            the same process
+
+A relaxed load is a first guess that a later swap verifies (`gate` in the heap, `upgrade` in the fast path), or reads what only its own gate's
+holder writes (`head`, `tail`), or a number for people (`owner_deaths`).  A kill adds nothing to this: it comes between two instructions, and the
+stores before it are all performed before the kernel lets go of the dead process's liveness lock.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
