@@ -30,9 +30,9 @@ and store-release of the kind that never pass each other.  Every word, who write
     attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or first and last one alone
     n_busy, thread slots       seq_cst    threads of one process            the same process
 
-A relaxed load is a first guess that a later swap verifies (`gate` in the heap, `upgrade` in the fast path), or reads what only its own gate's
-holder writes (`head`, `tail`), or a number for people (`owner_deaths`).  A kill adds nothing to this: it comes between two instructions, and the
-stores before it are all performed before the kernel lets go of the dead process's liveness lock.
+A relaxed load is a first guess that a later swap verifies (`gate` in the heap, `upgrade` in the fast path), or reads what
+only its own gate's holder writes (`head`, `tail`), or a number for people (`owner_deaths`).  A kill adds nothing to this: it
+comes between two instructions, and the stores before it are all performed before the kernel lets go of the dead process's liveness lock.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
