@@ -16,7 +16,8 @@ and look at the condition on the other, all four are sequentially consistent: at
 What must hold: *registrations are never fewer than sleepers* (else a wake would be lost).  A notification takes away n and
 wakes n; if it finds fewer asleep, then nobody sleeps any more, and who had registered but was not yet asleep meets
 another sequence, does not fall asleep, and registers again.  Too many registrations (of the killed, of those who
-met another sequence) cost a needless system call each, which takes them away again.
+met another sequence, or gave up after a notification of others) cost needless system calls.  They would grow without end beside many who
+give up: so a notification that finds fewer asleep takes away all that are left, unless somebody has registered since, who may be asleep.
 
 Who is killed between taking registrations away and waking leaves sleepers that nobody will wake: so every sleep
 is a slice of at most `SLICE_NS`, after which the condition is looked at and the registration made anew.
@@ -75,14 +76,16 @@ cdef inline int channel_sleep(uint64_t* channel, uint32_t sequence, int64_t dead
 
 
 cdef inline void channel_notify_registered(uint64_t* channel, uint32_t n_threads) noexcept nogil:
-    cdef uint64_t word = load_seq_cst_u64(channel), n_registered
+    cdef uint64_t word = load_seq_cst_u64(channel), n_registered, sequence
     while True:
         n_registered = word >> 32
         if n_registered == 0:
             return
         n_registered = n_registered - n_threads if n_registered > n_threads else 0
-        if compare_exchange_seq_cst_u64(channel, word, n_registered << 32 | <uint32_t>(<uint32_t>word + ONE_SEQUENCE)):
-            futex_wake(low_half(channel), <int>n_threads)
+        sequence = <uint32_t>(<uint32_t>word + ONE_SEQUENCE)
+        if compare_exchange_seq_cst_u64(channel, word, n_registered << 32 | sequence):
+            if futex_wake(low_half(channel), <int>n_threads) < <int>n_threads and n_registered != 0:
+                compare_exchange_seq_cst_u64(channel, n_registered << 32 | sequence, sequence)     # nobody sleeps: they are left over
             return
         word = load_seq_cst_u64(channel)
 

@@ -53,7 +53,7 @@ cdef inline int lock_shared_try(section_t* section) noexcept nogil:
         return OK
     readers = &section.participants[section.private.index_plus_1 - 1].readers
     fetch_add_seq_cst_u64(readers, 1)                       # before the look at the gate; partner: the writer's swap
-    if load_seq_cst_u64(&section.header.gate) == 0:
+    if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:       # 0 or a turn, which may stay until a writer comes
         me.counted = 1
         me.shared = 1
         return OK

@@ -572,16 +572,16 @@ cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
     """Entry `index` has a new owner: release what the former one, whose word is given, left in the lock."""
     cdef uint64_t generation = participant_generation(section, index), word
-    cdef bint held = <uint32_t>former_readers != 0
+    cdef bint held = <uint32_t>former_readers != 0, is_mine = False
     word = load_seq_cst_u64(&section.header.gate)
     if word & GATE_OWNER_MASK == index + 1 and word >> 32 != generation:
-        if compare_exchange_seq_cst_u64(&section.header.gate, word, 0):
-            held = True
-            gate_notify(section)
+        is_mine = compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | (word & STARVING))
+    if held or is_mine:
+        _note_death(section)             # before anybody may come in: the next holder is told
     word = load_seq_cst_u64(&section.header.upgrade)
     if word & GATE_OWNER_MASK == index + 1 and word >> 32 != generation:
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
             futex_wake(low_half(&section.header.upgrade), EVERYBODY)
-    if held:
-        _note_death(section)
+    if is_mine:
+        gate_open(section)
     channel_notify(&section.header.drain, EVERYBODY)

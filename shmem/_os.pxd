@@ -18,7 +18,7 @@ ctypedef void (*fork_handler_t)() noexcept nogil
 cdef int64_t now_ns() noexcept nogil
 cdef void pause_ns(int64_t duration_ns) noexcept nogil
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil
-cdef void futex_wake(uint32_t* word, int n_threads) noexcept nogil
+cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
 
 # files
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil

@@ -143,8 +143,9 @@ cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexc
     return errno
 
 
-cdef void futex_wake(uint32_t* word, int n_threads) noexcept nogil:
-    syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
+cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
+    """Wake so many of those who sleep: how many did."""
+    return <int>syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
 
 
 # -- files --------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ import time
 import warnings
 
 import pytest
-from workers import holds
+from workers import holds, wait_for, wait_for_waiter
 
 import shmem
 from shmem import LockDescriptor, LockMode, exclusive_lock, shared_lock
 
 EXCLUSIVE, SHARED = LockMode.exclusive, LockMode.shared
+GATE_WRITERS = 544  # offset in the header
 HOLD = """
 section = shmem.SharedMemory(shared_name=args[0])
 with shmem.exclusive_lock(section) if args[1] == 'exclusive' else shmem.shared_lock(section):
@@ -528,6 +529,66 @@ def test_close_while_another_thread_waits(shm, child):
     assert len(caught) == 1
     holder.tell()
     holder.hear()
+
+
+def test_who_waited_is_told_though_an_opener_frees_the_lock(child):
+    """The killed holder's entry goes to who opens the section: the waiter comes in next, and is told of the death."""
+    wait = """
+    import warnings
+    section = shmem.SharedMemory(shared_name=args[0]); say('ready')
+    for line in sys.stdin:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            with shmem.exclusive_lock(section): say(len(caught))
+    """
+    open_ = """
+    say('ready')
+    for line in sys.stdin:
+        with shmem.SharedMemory(shared_name=args[0]): say('opened'); sys.stdin.readline()
+        say('closed')
+    """
+    with shmem.SharedMemory(max_size=1 << 20, max_participants=3) as section:
+        waiter, opener = child(wait, section.name), child(open_, section.name)
+        assert waiter.hear() == opener.hear() == "ready"
+        for _ in range(8):
+            holder = child(HOLD, section.name, "exclusive")
+            holder.hear()
+            waiter.tell()
+            wait_for_waiter(section)
+            holder.kill()
+            opener.tell()
+            assert waiter.hear() == "1"
+            assert opener.hear() == "opened"
+            opener.tell()
+            assert opener.hear() == "closed"
+        for other in (waiter, opener):
+            other.process.communicate(timeout=20)
+
+
+def test_who_gave_up_costs_the_others_nothing(shm):
+    """Writers that give up after another one was woken leave registrations in the channel, which the next release takes away."""
+    n_threads, gave_up, got = 6, threading.Semaphore(0), []
+
+    def write():
+        try:
+            with exclusive_lock(shm, 1):
+                got.append(1)
+                for _ in range(n_threads - 1):
+                    assert gave_up.acquire(timeout=20)
+        except shmem.LockTimeout:
+            gave_up.release()
+
+    threads = [threading.Thread(target=write) for _ in range(n_threads)]
+    with exclusive_lock(shm):
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: shm.stats().lock_waiters == n_threads)
+    for thread in threads:
+        thread.join(20)
+    assert len(got) == 1
+    with open(shm.path, "rb") as file:
+        file.seek(GATE_WRITERS)
+        assert int.from_bytes(file.read(8), "little") >> 32 == 0
 
 
 def test_writers_and_readers_both_get_in(shm, child):

@@ -108,6 +108,7 @@ inline futex_wake(n) {
             i++
         :: else -> break
         od;
+        ok = (i < n);                /* how many it woke: fewer */
         i = 0;
         due[t] = 0;
         never_fewer_than_sleepers()
@@ -135,6 +136,17 @@ inline channel_notify(n) {       /* with channel_notify_registered */
         :: ok ->
 #ifndef NO_WAKE
             futex_wake(n);
+            d_step {          /* nobody sleeps: what is left of the registrations is left over */
+                if
+#ifdef CLEAR_BLINDLY
+                :: ok -> registered = 0
+#else
+                :: ok && r > n && registered == r - n && sequence == s + 1 -> registered = 0; REACHED(7)
+#endif
+                :: else
+                fi;
+                never_fewer_than_sleepers()
+            };
 #endif
             break
         :: else

@@ -6,7 +6,7 @@
    sleepers; nobody sleeps for ever beside a value (no deadlock: as much is signalled as is waited for).
 
    Seeded errors: NOTIFY_WITHOUT_SEQUENCE, LOOK_BEFORE_REGISTER, WITHDRAW_BLINDLY, NOTIFY_BEFORE_CHANGE, NO_WAKE, WAKE_ONE,
-   GIVE_UP_WITHOUT_LOOK, PLAIN_TAKE. */
+   GIVE_UP_WITHOUT_LOOK, PLAIN_TAKE, CLEAR_BLINDLY. */
 
 #ifdef BINARY
 #define NOBODY_KILLED

@@ -119,10 +119,12 @@ bool opening;
 #endif
 #if REUSE
 #define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0; x[3] = 0
+#define NONE(x) !(x[0] || x[1] || x[2] || x[3])
 #define MEANT(x) meant[0] = x[0]; meant[1] = x[1]; meant[2] = x[2]; meant[3] = x[3]
 #define ONE_OF(x) if :: x[0] -> x[0] = 0 :: x[1] -> x[1] = 0 :: x[2] -> x[2] = 0 :: x[3] -> x[3] = 0 :: else fi
 #else
 #define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0
+#define NONE(x) !(x[0] || x[1] || x[2])
 #define MEANT(x) meant[0] = x[0]; meant[1] = x[1]; meant[2] = x[2]
 #if LIVE                                             /* first in, first out: enough for two sleepers */
 #define ONE_OF(x) if :: x[0] && last != 0 -> x[0] = 0 :: x[1] && last != 1 -> x[1] = 0 :: x[2] && last != 2 -> x[2] = 0 :: else -> x[last] = 0 fi
@@ -136,7 +138,7 @@ bool opening;
 #define channel_register(X) d_step { n##X++; fr##X[t] = 1 }
 #define channel_withdraw(X) d_step { if :: fr##X[t] && n##X > 0 -> n##X-- :: else fi; fr##X[t] = 0 }
 #define notify_all(X) d_step { if :: n##X > 0 -> n##X = 0; ALL(fr##X); ALL(sl##X) :: else fi }
-#define notify_one(X) atomic { if :: n##X > 0 -> n##X--; ALL(fr##X); ONE_OF(sl##X) :: else fi }
+#define notify_one(X) atomic { if :: n##X > 0 -> n##X--; ALL(fr##X); if :: NONE(sl##X) -> n##X = 0 :: else -> ONE_OF(sl##X) fi :: else fi }
 /* a slice of sleep; who was not registered is registered no more */
 #define sleep(X) \
   d_step { if :: fr##X[t] -> sl##X[t] = 1; FELL_ASLEEP_##X :: else fi }; \
@@ -323,7 +325,7 @@ inline claim_gate_upgrading() {
 inline enter_shared() {
   res = WOKEN;
   rd[e]++;                                            /* lock_shared_try */
-  if :: gown == 0 && turn == 0 -> res = OK :: else -> rd[e]--; drain_notify() fi;
+  if :: gown == 0 -> res = OK :: else -> rd[e]--; drain_notify() fi;
   NOT_OUTRUN {
   do
   :: res == OK -> break
@@ -378,12 +380,11 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
        d_step { egen[e]++; rd[e] = 0 };
        d_step { v = gown; vg = ggen };
        if
-       :: v == e + 1 && vg != G(e) ->
-          d_step { if :: gown == v && ggen == vg -> gown = 0; ggen = 0; gSR = 0; gSW = 0; w = 1 :: else fi };
-          if :: w -> w = 0; REACHED(6); gate_notify() :: else fi
+       :: v == e + 1 && vg != G(e) -> d_step { if :: gown == v && ggen == vg -> ggen = G(e); w = 1 :: else fi }
        :: else
        fi;
        d_step { if :: uown == e + 1 && ugen != G(e) -> uown = 0; ugen = 0 :: else fi }; wake_upgrade();
+       if :: w -> w = 0; REACHED(6); gate_open() :: else fi;
        drain_notify();
        v = 0; vg = 0; opening = 0
     :: else
