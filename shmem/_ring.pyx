@@ -61,7 +61,6 @@ from shmem._status cimport (CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLO
 
 cdef enum:
     N_GATE_SPINS = 100
-    N_TURNS = 1000                 # so often in vain, or through the gate for a part: look for signals all the same
     MIN_SPINS = 8
     MAX_SPINS = 400
 
@@ -339,7 +338,8 @@ cdef bint _look_a_while(ring_t* ring, bint is_put) noexcept nogil:
 cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
     """Put everything, or get something."""
     cdef uint64_t* channel = &ring.at.not_full if is_put else &ring.at.not_empty
-    cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK, turns_left = N_TURNS
+    cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK
+    cdef int64_t look_round_ns = now_ns() + SLICE_NS             # for signals: also who is woken in vain, or gets on by small parts
     cdef uint32_t sequence
     cdef bint is_woken = False                   # and has not looked since
     while True:
@@ -353,8 +353,7 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
             slept = OK
         elif _is_past(deadline_ns):
             return refused
-        turns_left -= 1
-        if stop_for_signals and (slept != OK or turns_left == 0):
+        if stop_for_signals and (slept != OK or now_ns() > look_round_ns):
             return INTERRUPTED
         if status == OK or (slept == OK and _look_a_while(ring, is_put)):
             continue

@@ -1,4 +1,4 @@
-"""`Queue`: its users killed, or stopped, at any moment; wakes that go to somebody who does not look."""
+"""`Queue`: its users killed, stopped or interrupted at any moment; wakes that go to somebody who does not look."""
 
 import os
 import random
@@ -162,3 +162,28 @@ def test_who_is_woken_and_does_not_get_to_look_passes_the_wake_on(shm):
     for result in results:
         result()
     assert queue.empty()
+
+
+def test_ctrl_c_in_a_put_many_that_always_gets_on(child):
+    """It never sleeps for a whole slice, and would not be done for minutes."""
+    other = child(
+        """
+        import threading
+        import numpy as np
+        shm = shmem.SharedMemory(max_size=1 << 20)
+        queue = shm.queue(1, "int8")
+        def consume():
+            while True: queue.get_many(1)
+        threading.Thread(target=consume, daemon=True).start()
+        try:
+            say("puts")
+            queue.put_many(np.zeros(1 << 26, "int8"))
+            say("all put")
+        except KeyboardInterrupt:
+            say("interrupted")
+        """
+    )
+    assert other.hear() == "puts"
+    other.process.send_signal(signal.SIGINT)
+    assert other.hear() == "interrupted"
+    other.end()
