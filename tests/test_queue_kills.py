@@ -168,13 +168,14 @@ def test_ctrl_c_in_a_put_many_that_always_gets_on(child):
     """It never sleeps for a whole slice, and would not be done for minutes."""
     other = child(
         """
-        import threading
+        import signal, threading
         import numpy as np
         shm = shmem.SharedMemory(max_size=1 << 20)
         queue = shm.queue(1, "int8")
         def consume():
             while True: queue.get_many(1)
         threading.Thread(target=consume, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # let it be the other thread that is interrupted in its sleep
         try:
             say("puts")
             queue.put_many(np.zeros(1 << 26, "int8"))
