@@ -13,11 +13,14 @@ is one load and no system call; else n registrations go, the sequence moves, and
 The condition and the channel are two words.  Change of the condition and look at the channel on the one side, registration
 and look at the condition on the other, all four are sequentially consistent: at least one side sees the other.
 
-What must hold: *registrations are never fewer than sleepers* (else a wake would be lost).  A notification takes away n and
-wakes n; if it finds fewer asleep, then nobody sleeps any more, and who had registered but was not yet asleep meets
-another sequence, does not fall asleep, and registers again.  Too many registrations (of the killed, of those who
-met another sequence, or gave up after a notification of others) cost needless system calls.  They would grow without end beside many who
-give up: so a notification that finds fewer asleep takes away all that are left, unless somebody has registered since, who may be asleep.
+What must hold: *registrations, and wakes that are due, are never fewer than sleepers* (else a wake would be lost).  A wake is due from
+the step in which its registration is taken away until the wake itself: in between registrations alone may be fewer than
+sleepers.  A notification takes away n and wakes n; if it finds fewer asleep, then nobody sleeps any more, and who had registered but
+was not yet asleep meets another sequence, does not fall asleep, and registers again.  Too many registrations (of the killed, of
+those who met another sequence, or gave up after a notification of others) cost needless system calls, and would grow without end beside
+many who give up: so a notification that finds fewer asleep takes away all that are left, unless somebody has registered since.
+
+A wake goes to whoever sleeps, not to whoever was registered.  So who was woken, and leaves without having looked, notifies one more.
 
 Who is killed between taking registrations away and waking leaves sleepers that nobody will wake: so every sleep
 is a slice of at most `SLICE_NS`, after which the condition is looked at and the registration made anew.

@@ -6,7 +6,8 @@ name leads to is whole, a kill leaves nothing behind, and of several who create 
 the others open what it made.  Nothing but the state changes afterwards.
 
 Whatever else is found under the name is left alone.  Who may write the file can damage it, as with sections: another user's
-is refused, and another user's symbolic link not followed.
+is refused, and another user's symbolic link not followed.  What is looked at is looked at when it is opened: who truncates a file that
+is open elsewhere ends those processes (SIGBUS), as with any mapped file; replacing it, or writing any bytes, does not.
 """
 
 from libc.errno cimport EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENXIO

@@ -20,6 +20,7 @@ cdef class Waitable(Placed):
     cdef void* words              # semaphore_t, event_t or mutex_t; NULL: closed
     cdef Room room
     cdef object file              # of a named one: (name, path, device, inode, uuid, trust_owner)
+    cdef object __weakref__
 
 
 cdef class Semaphore(Waitable):

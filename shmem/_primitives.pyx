@@ -180,7 +180,7 @@ cdef Waitable _bind(Waitable self, Mapping mapping, uint64_t payload_off):
 
 cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t type_id, name, uint64_t first_word):
     """The object for a new block, which comes to exist together with its name."""
-    cdef Mapping mapping = memory.writable_mapping(f"place a {type(self).__name__}")
+    cdef Mapping mapping = memory.writable_mapping(f"place {_a(type(self).__name__)}")
     cdef section_t* section = mapping.section
     cdef uint64_t payload_off = allocate_pending(mapping, n_bytes, 16, True)
     _bind(self, mapping, payload_off)
@@ -345,22 +345,26 @@ cdef class Waitable(Placed):
 
     def __array__(self, *args, **kwargs):
         kind = type(self).__name__
-        raise TypeError(f"a {kind} is no array: SharedMemory.{kind.lower()}(name=...) places one in a section")
+        raise TypeError(f"{_a(kind)} is no array: SharedMemory.{kind.lower()}(name=...) places one in a section")
 
     def __reduce_ex__(self, protocol):
         kind = type(self).__name__
         if self.file is not None:
             return _open_again, (type(self), self.file[0], self.file[4], self.file[5])
         if self.mapping is None:
-            raise TypeError(f"a {kind} without a name belongs to this process alone: give it a name, or place it in a section with "
+            raise TypeError(f"{_a(kind)} without a name belongs to this process alone: give it a name, or place it in a section with "
                             f"SharedMemory.{kind.lower()}()")
         sent = travel(self)
         if sent is not None:
             return sent
-        raise TypeError(f"a {kind} in a section cannot be stored: multiprocessing sends it as a handle, and so does shmem.handle(it)")
+        raise TypeError(f"{_a(kind)} in a section cannot be stored: multiprocessing sends it as a handle, and so does shmem.handle(it)")
 
     def __repr__(self):
         return f"<shmem.{type(self).__name__} {_place_text(self)}{self._state_text()}>"
+
+
+cdef str _a(str kind):
+    return f"an {kind}" if kind == "Event" else f"a {kind}"
 
 
 cdef str _place_text(Waitable self):
@@ -757,6 +761,21 @@ cdef class Mutex(Waitable):
         """Whether this thread has it: what `threading.Condition` asks."""
         cdef mutex_t* mutex = <mutex_t*>_readable(self)
         return self.mapping.writable and mutex_is_mine(self.mapping.section, mutex)
+
+    def _release_save(self):
+        """Release it as often as it was taken: what `threading.Condition` does before it waits."""
+        cdef mutex_t* mutex = <mutex_t*>_changeable(self, "release")
+        cdef uint32_t depth = 0
+        while mutex_unlock(self.mapping.section, mutex) == OK:
+            depth += 1
+        if depth == 0:
+            raise _errors.LockError(f"wait: this thread does not have the Mutex at offset {self.offset:#x}")
+        return depth
+
+    def _acquire_restore(self, depth):
+        """Take it again as often."""
+        for _ in range(depth):
+            _mutex_acquire(self, FOREVER)
 
     def _state_text(self):
         if self.words == NULL or _is_gone(self):

@@ -61,8 +61,10 @@ cdef dict _NUMBERS = {"|b1": BOOL, "|i1": INT8, "<i2": INT16, "<i4": INT32, "<i8
 
 
 cdef inline int64_t _deadline(object block, object timeout) except? -2:
-    cdef int64_t deadline_ns = FOREVER if timeout is None else deadline_argument(timeout)
-    return deadline_ns if block is True or block else AT_ONCE
+    """A timeout means nothing to who does not wait, as in `queue.Queue`."""
+    if block is not True and not block:
+        return AT_ONCE
+    return FOREVER if timeout is None else deadline_argument(timeout)
 
 
 # -- numbers ----------------------------------------------------------------------------------------------
@@ -442,8 +444,8 @@ cdef class Queue(Placed):
         cdef bytearray records
         cdef Py_ssize_t i
         if not isinstance(items, np.ndarray):
-            if not hasattr(items, "__len__"):
-                items = list(items)
+            if self.record is not self.dtype or not hasattr(items, "__len__"):
+                items = list(items)                     # of its own: another thread, or a conversion, may change what was given
             if self.record is not self.dtype:
                 records = bytearray(len(items) * self.ring.record_bytes)
                 for i, item in enumerate(items):

@@ -27,7 +27,8 @@ seen is never ahead of the truth, so acting on it is safe, also after its writer
 
 Who wakes whom.  A put of n wakes n of those on `not_empty`, a get of n wakes n of those on `not_full`, a shutdown all of both.  Who
 waits has registered on the channel, looked again, and then sleeps, a slice of 50 ms at most (see `_channel.pxd`): that
-is for the wake of somebody who was killed before it woke, or after it was woken and before it took anything.
+is for the wake of somebody who was killed before it woke, or after it was woken and before it took anything.  Who is woken and does not
+come through the gate to look, for want of time or for a signal, passes its wake on.
 `tail` and the registration are two words: the store of one, and the look at the other after it, are sequentially consistent on both sides.
 
 Freed.  Nobody writes to the block of a queue that was freed: whether it was is looked at before a gate is asked for, inside it, and after
@@ -338,19 +339,23 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
     """Put everything, or get something."""
     cdef uint64_t* channel = &ring.at.not_full if is_put else &ring.at.not_empty
     cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK
+    cdef int64_t look_round_ns = now_ns() + SLICE_NS             # for signals: also who is woken in vain, or gets on by small parts
     cdef uint32_t sequence
+    cdef bint is_woken = False                   # and has not looked since
     while True:
         status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
-        if status == OK and is_put and batch.n_items:
-            slept = OK
-            continue
-        if status != refused:
+        if status != refused and not (status == OK and is_put and batch.n_items):
+            if is_woken and (status == TIMEOUT_EXPIRED or status == INTERRUPTED):
+                channel_notify(channel, 1)       # not even looked: the wake is for somebody else
             return status
-        if _is_past(deadline_ns):
+        is_woken = False
+        if status == OK:                         # a part: the time is over only when no more is to be had
+            slept = OK
+        elif _is_past(deadline_ns):
             return refused
-        if slept != OK and stop_for_signals:
+        if stop_for_signals and (slept != OK or now_ns() > look_round_ns):
             return INTERRUPTED
-        if slept == OK and _look_a_while(ring, is_put):
+        if status == OK or (slept == OK and _look_a_while(ring, is_put)):
             continue
         sequence = channel_register(channel)
         status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
@@ -361,6 +366,7 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
                 continue
             return status
         slept = channel_sleep(channel, sequence, deadline_ns, SLICE_NS)
+        is_woken = slept == OK
         if slept != OK and not _is_stale(ring):
             channel_withdraw(channel, sequence)
 

@@ -113,7 +113,10 @@ TABLE = [
     # the queue's ring
     ("ring.pml", "", CLEAN, SAFETY),
     ("ring.pml", "TWO_PRODUCERS", CLEAN, SAFETY),
+    ("ring.pml", "GIVES_UP", CLEAN, SAFETY),
     *(("ring.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 6)),
+    ("ring.pml", "GIVES_UP REACH=6", REACHED, SAFETY),
+    ("ring.pml", "GIVES_UP WAKE_NOT_PASSED_ON", DEADLOCK, SAFETY),
     ("ring.pml", "LOOK_BEFORE_REGISTER", DEADLOCK, SAFETY),
     ("ring.pml", "NOTIFY_BEFORE_COMMIT", DEADLOCK, SAFETY),
     ("ring.pml", "NO_WAKE", DEADLOCK, SAFETY),

@@ -287,6 +287,31 @@ def test_condition(mutex):
         condition.notify()
 
 
+def test_condition_inside_two_blocks(mutex):
+    """Who waits lets go of it altogether, and has it as often as before afterwards: as with an RLock."""
+    condition, seen = threading.Condition(mutex), []
+
+    def wait():
+        with condition, condition:
+            seen.append("waits")
+            seen.append(condition.wait_for(lambda: "go on" in seen, 20))
+        seen.append(mutex._is_owned())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not seen:
+        os.sched_yield()
+    assert mutex.acquire(timeout=20)
+    seen.append("go on")
+    condition.notify()
+    mutex.release()
+    thread.join(20)
+    assert seen == ["waits", "go on", True, False]
+    assert not mutex.locked()
+    with pytest.raises(shmem.LockError):
+        mutex._release_save()
+
+
 def test_persists_in_a_file(section_file):
     """The process that held it is gone with its section: the next one to open the file is told."""
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:

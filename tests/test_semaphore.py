@@ -9,6 +9,7 @@ import pickle
 import random
 import signal
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,14 @@ def test_like_threading():
 
 
 # -- waiting --------------------------------------------------------------------------------------------------
+
+
+def test_weak_references(sem, shm):
+    assert weakref.ref(sem)() is sem
+    for made in (shmem.Event(), shm.event(), shm.mutex()):
+        assert weakref.ref(made)() is made
+    gone = weakref.ref(shmem.Semaphore())
+    assert gone() is None
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -486,6 +495,8 @@ def test_what_does_not_pickle(shm):
         pickle.dumps(shmem.Semaphore())
     with pytest.raises(TypeError, match=r"shmem\.handle"):
         pickle.dumps(shm.semaphore())
+    with pytest.raises(TypeError, match="an Event without"):
+        pickle.dumps(shmem.Event())
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -1,18 +1,26 @@
 /* The ring behind Queue, shmem/_ring.pyx, with one slot: producer 0 has two messages; consumers 2 and 3 take one each, and 3 comes back
    once from its deadline.  One of the three is killed before any of its steps, or none.  With TWO_PRODUCERS nobody is
-   killed, and producers 0 and 1 have a message each.
+   killed, and producers 0 and 1 have a message each.  With GIVES_UP nobody is killed either, there is a third consumer, and consumer 3 may
+   leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
+   the producer has one more.
 
    The two gates are modelled in heap_gate.pml (the code is the same): here one is entered in one step, when it is open or its
    owner is dead.  Producers find the queue full without sleeping: their waiting is the mirror image of the consumers'.
 
    Claims: every message committed is taken once, whole, in its producer's order; no lost wake (no deadlock).
 
-   Seeded errors: TAIL_BEFORE_COPY, HEAD_BEFORE_COPY, NO_GATE, LOOK_BEFORE_REGISTER, NOTIFY_BEFORE_COMMIT, NO_WAKE. */
+   Seeded errors: TAIL_BEFORE_COPY, HEAD_BEFORE_COPY, NO_GATE, LOOK_BEFORE_REGISTER, NOTIFY_BEFORE_COMMIT, NO_WAKE, WAKE_NOT_PASSED_ON. */
 
-#ifdef TWO_PRODUCERS
+#if defined(TWO_PRODUCERS) || defined(GIVES_UP)
 #define NOBODY_KILLED
 #endif
+#ifdef GIVES_UP
+#define THREADS 5
+#define LEAVES(t) (t == 3)
+#else
 #define THREADS 4
+#define LEAVES(t) false
+#endif
 byte times_out = 0;
 #define DEADLINES(t) (t == 3 && times_out == 0)
 #include "channel.h"             /* not_empty */
@@ -28,6 +36,9 @@ byte times_out = 0;
 byte slot[CAPACITY];             /* producer * 16 + number, 0: half written */
 byte head = 0, tail = 0, head_seen = 0, tail_seen = 0;
 byte producers_gate = NOBODY, consumers_gate = NOBODY;
+#ifdef GIVES_UP
+bool took[THREADS];
+#endif
 byte last[2];                    /* the number taken last, of each producer */
 
 inline enter(gate) {
@@ -35,6 +46,17 @@ inline enter(gate) {
     skip
 #else
     atomic { gate == NOBODY || killed[gate] -> if :: gate != NOBODY -> REACHED(3) :: else fi; gate = t }
+#endif
+}
+
+inline enter_or_give_up() {      /* of a consumer; out: `through` */
+#ifdef GIVES_UP
+    if
+    :: enter(consumers_gate); through = true
+    :: atomic { LEAVES(t) && consumers_gate != NOBODY -> through = false; got = false }
+    fi
+#else
+    enter(consumers_gate)
 #endif
 }
 
@@ -88,16 +110,30 @@ inline get_inside() {            /* out: `got` */
 
 inline wait() {                  /* of a consumer */
     do
-    :: enter(consumers_gate); get_inside();
+    :: enter_or_give_up();
+        if
+        :: !through ->
+#ifndef WAKE_NOT_PASSED_ON
+            if :: woken -> REACHED(6); channel_notify(1) :: else fi;
+#endif
+            break
+        :: else
+        fi;
+        get_inside();
+        woken = false;
         if :: got -> break :: else fi;
+        if :: LEAVES(t) && times_out -> break :: else fi;       /* past its deadline, and it has looked */
 #ifndef LOOK_BEFORE_REGISTER
         channel_register();
-        enter(consumers_gate); get_inside();
+        enter_or_give_up();
+        if :: !through -> channel_withdraw(); break :: else fi;
+        get_inside();
         if :: got -> REACHED(4); channel_withdraw(); break :: else fi;
 #else
         channel_register();
 #endif
         channel_sleep();
+        woken = LEAVES(t) && status == 0;
         if :: status != 0 -> times_out = 1; REACHED(5); channel_withdraw() :: else fi
     od
 }
@@ -113,18 +149,25 @@ proctype Producer(byte t) {
             enter(producers_gate);
             put_inside()
         :: else -> break
-        od
+        od;
+#ifdef GIVES_UP
+        ended[3];
+        if :: took[3] -> tail - head < CAPACITY; enter(producers_gate); put_inside() :: else fi
+#endif
     } MORTAL;
     atomic { ended[t] = true; at = 0; n = 0; r = 0; s = 0; i = 0; ok = false }
 }
 
 proctype Consumer(byte t) {
-    byte at, mine, status, message;
-    bool got;
+    byte at, mine, status, message, r, s, i;
+    bool got, ok, woken, through = true;
     {
-        wait()
+        wait();
+#ifdef GIVES_UP
+        took[t] = got
+#endif
     } MORTAL;
-    atomic { ended[t] = true; at = 0; mine = 0; status = 0; message = 0; got = false }
+    atomic { ended[t] = true; at = 0; mine = 0; status = 0; message = 0; got = false; woken = false; through = true }
 }
 
 #ifndef NOBODY_KILLED
@@ -143,6 +186,9 @@ init {
         run Producer(0); run Consumer(2); run Consumer(3);
 #ifdef TWO_PRODUCERS
         run Producer(1);
+#endif
+#ifdef GIVES_UP
+        run Consumer(4);
 #endif
 #ifndef NOBODY_KILLED
         run Killer()

@@ -1,0 +1,190 @@
+"""`Queue`: its users killed, stopped or interrupted at any moment; wakes that go to somebody who does not look."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+from queues import CONSUMERS_GATE, NOT_EMPTY, PATIENCE, PRODUCERS_GATE, in_thread, wait_until, words_of
+
+import shmem
+
+# What a member was about to do stands in the section before, what it did after.
+KILLED_PRODUCER = """
+shm = shmem.SharedMemory(shared_name=args[0]); queue = shm["q"]; me = int(args[1]); about, did = shm["about"], shm["did"]
+say("go"); i = 0
+while True:
+    about[me] = i + 3
+    queue.put(me << 32 | i)
+    did[me] = i + 1
+    queue.put_many([me << 32 | i + 1, me << 32 | i + 2])
+    did[me] = i = i + 3
+"""
+KILLED_CONSUMER = """
+shm = shmem.SharedMemory(shared_name=args[0]); queue = shm["q"]; out = shm[f"out {args[1]}"]; n = 0
+say("go")
+while n < len(out) - 5:
+    got = [queue.get()] if n % 2 else queue.get_many(3)
+    out[n + 1 : n + 1 + len(got)] = got
+    n += len(got)
+    out[0] = n
+queue.shutdown()
+"""
+
+
+@pytest.mark.parametrize("maxsize", [2, 50])
+def test_kill_storm(child, maxsize):
+    """What a live producer put came out once, but for what killed consumers had in their hands: three messages each at most."""
+    rng = random.Random(11 + maxsize)
+    with shmem.SharedMemory(max_size=1 << 28) as shm:
+        queue = shm.queue(maxsize, "int64", name="q")
+        about, did = shm.zeros(100, "int64", name="about"), shm.zeros(100, "int64", name="did")
+        n_started = 0
+
+        def start(code):
+            nonlocal n_started
+            if code == KILLED_CONSUMER:
+                shm.zeros(1 << 20, "int64", name=f"out {n_started}")
+            n_started += 1
+            return code, child(code, shm.name, n_started - 1)
+
+        members = [start(code) for code in (KILLED_PRODUCER, KILLED_CONSUMER) * 2]
+        n_killed_consumers = 0
+        heard = [member for _, member in members if member.hear()]
+        for _ in range(6):
+            time.sleep(rng.random() * 0.1)
+            for which in rng.sample(range(4), 2):
+                code, member = members[which]
+                member.kill()
+                n_killed_consumers += code == KILLED_CONSUMER
+                members[which] = start(code)
+            for _, member in members:
+                if member not in heard:
+                    member.hear()
+                    heard.append(member)
+        for code, member in members:
+            member.kill()
+            n_killed_consumers += code == KILLED_CONSUMER
+        assert not queue.is_shutdown  # no output is full
+        outputs = [shm[name] for name in shm if name.startswith("out ")]
+        outputs = [out[1 : 1 + out[0]].tolist() for out in outputs]
+        outputs.append([queue.get(timeout=PATIENCE) for _ in range(queue.qsize())])
+        for out in outputs:
+            for producer in {value >> 32 for value in out}:
+                numbers = [value for value in out if value >> 32 == producer]
+                assert numbers == sorted(numbers)
+        found = [value for out in outputs for value in out]
+        assert len(found) == len(set(found)), "delivered twice"
+        assert all(value & 0xFFFFFFFF < about[value >> 32] for value in found), "delivered and never put"
+        put = {producer << 32 | i for producer in range(100) for i in range(did[producer])}
+        assert len(put - set(found)) <= 3 * n_killed_consumers, "lost"
+        assert len(found) > 1000
+        queue.put(5, timeout=PATIENCE)
+        assert queue.get(timeout=PATIENCE) == 5
+        shm.check_heap()
+
+
+def stop_inside(member, words, gate):
+    """Stop a process while it is inside a gate."""
+    rng = random.Random(23)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(rng.random() * 0.003)  # so that it comes to another place
+        os.kill(member.process.pid, signal.SIGSTOP)
+        os.waitpid(member.process.pid, os.WUNTRACED)
+        if words[gate // 8] & 0xFFFF:
+            return
+        os.kill(member.process.pid, signal.SIGCONT)
+    raise AssertionError("it was never inside")
+
+
+@pytest.mark.parametrize("gate", [PRODUCERS_GATE, CONSUMERS_GATE])
+def test_stopped_inside_a_gate_then_killed(child, gate):
+    """While it may go on everybody waits for it; dead, it is waited for no longer, and nothing was half done."""
+    with shmem.SharedMemory(max_size=1 << 24) as shm:
+        queue = shm.queue(1 << 18, "int64", name="q")
+        words = words_of(shm, queue)
+        member = child(
+            """
+            import numpy as np
+            queue = shmem.SharedMemory(shared_name=args[0])["q"]; numbers = np.arange(1 << 18)
+            say("go")
+            while True:
+                queue.put_many(numbers)
+                queue.get_many(1 << 18)
+            """,
+            shm.name,
+        )
+        member.hear()
+        stop_inside(member, words, gate)
+        call, empty_or_full = (
+            (lambda: queue.put(7, timeout=0.2), shmem.QueueFull)
+            if gate == PRODUCERS_GATE
+            else (lambda: queue.get(timeout=0.2), shmem.QueueEmpty)
+        )
+        with pytest.raises(empty_or_full, match="stands still"):
+            call()
+        n_there = queue.qsize()
+        with pytest.raises(empty_or_full, match="stands still"):
+            queue.put_nowait(7) if gate == PRODUCERS_GATE else queue.get_nowait()
+        member.kill()
+        if gate == PRODUCERS_GATE:
+            assert n_there == 0
+            assert queue.put(7, timeout=PATIENCE) is None
+            assert queue.get() == 7
+        else:
+            found = queue.get_many(1 << 18, timeout=PATIENCE)
+            assert len(found) == n_there == 1 << 18
+            assert found.tolist() == list(range(1 << 18))
+        assert queue.empty()
+
+
+def test_who_is_woken_and_does_not_get_to_look_passes_the_wake_on(shm):
+    """Two sleep; one is woken and stands before a gate that does not open, until it looks for signals: then the wake is the other one's."""
+    queue, mutex = shm.queue(4, "int64"), shm.mutex()
+    words = words_of(shm, queue)
+    with mutex:
+        me = words_of(shm, mutex)[0]  # what this process writes into a gate
+    results = [in_thread(queue.get) for _ in range(2)]
+    for _ in range(100):  # their slices may end in just this moment
+        assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32 == 2)
+        before = words[NOT_EMPTY // 8]
+        words[CONSUMERS_GATE // 8] = me
+        queue.put(1)
+        if words[NOT_EMPTY // 8] == before - (1 << 32) + 1:  # one is woken
+            break
+        words[CONSUMERS_GATE // 8] = 0
+        results = [*results, in_thread(queue.get)]
+    assert wait_until(lambda: words[NOT_EMPTY // 8] == before - (2 << 32) + 2)
+    words[CONSUMERS_GATE // 8] = 0
+    queue.put(2)
+    for result in results:
+        result()
+    assert queue.empty()
+
+
+def test_ctrl_c_in_a_put_many_that_always_gets_on(child):
+    """It never sleeps for a whole slice, and would not be done for minutes."""
+    other = child(
+        """
+        import signal, threading
+        import numpy as np
+        shm = shmem.SharedMemory(max_size=1 << 20)
+        queue = shm.queue(1, "int8")
+        def consume():
+            while True: queue.get_many(1)
+        threading.Thread(target=consume, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # let it be the other thread that is interrupted in its sleep
+        try:
+            say("puts")
+            queue.put_many(np.zeros(1 << 26, "int8"))
+            say("all put")
+        except KeyboardInterrupt:
+            say("interrupted")
+        """
+    )
+    assert other.hear() == "puts"
+    other.process.send_signal(signal.SIGINT)
+    assert other.hear() == "interrupted"
+    other.end()
