@@ -126,6 +126,14 @@ cdef object _number_out(Number number, char* at):
 
 # -- the queue --------------------------------------------------------------------------------------------
 
+cdef memoryview _plain_bytes(item):
+    """A buffer that is no bytes object.  One of Python objects would be their addresses."""
+    cdef memoryview found = memoryview(item)
+    if "O" in found.format:
+        raise TypeError(f"a queue of byte strings takes bytes or a buffer of plain data, not a buffer of Python objects: {item!r:.60}")
+    return found
+
+
 cdef class Queue(Placed):
     """A bounded first-in-first-out queue in a section, for any number of producers and consumers, threads and processes.
 
@@ -282,7 +290,7 @@ cdef class Queue(Placed):
                 self.raise_too_long(PyBytes_GET_SIZE(item))
             self.put_one(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), deadline_ns)
         else:
-            PyObject_GetBuffer(item, &view, PyBUF_SIMPLE)
+            PyObject_GetBuffer(_plain_bytes(item), &view, PyBUF_SIMPLE)
             try:
                 if <uint64_t>view.len > self.ring.record_bytes:
                     self.raise_too_long(view.len)
@@ -461,7 +469,7 @@ cdef class Queue(Placed):
         """Byte strings are packed, a chunk at a time, and copied into their slots in the gate."""
         cdef uint64_t used = 0, n_items = 0, n_done = 0, n_bytes
         cdef char* chunk
-        cdef list found = [item if PyBytes_CheckExact(item) else bytes(memoryview(item)) for item in items]
+        cdef list found = [item if PyBytes_CheckExact(item) else bytes(_plain_bytes(item)) for item in items]
         for item in found:
             if <uint64_t>PyBytes_GET_SIZE(item) > self.ring.record_bytes:
                 self.raise_too_long(PyBytes_GET_SIZE(item))

@@ -728,3 +728,11 @@ def test_fork(shm, child):
     )
     assert [family.hear() for _ in range(100)] == [str(i + 1) for i in range(100)]
     family.end()
+
+
+def test_addresses_of_objects_are_no_bytes(shm):
+    queue = shm.queue(10, bytes, max_bytes=64)
+    for put in (queue.put, lambda item: queue.put_many([item])):
+        with pytest.raises(TypeError, match="Python objects"):
+            put(np.array([None, "x"], object))
+    assert queue.empty()
