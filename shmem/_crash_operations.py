@@ -1,0 +1,676 @@
+"""The operations that `crashtest` kills in the middle.
+
+An operation is prepared by `ready(shm)`, whose result `run(shm, it)` gets; the kill may come at any instruction of `run`.  Both run in the process
+that is to die.  `beside(shm)` is a context manager: what another process does meanwhile.
+
+Every section begins with the same content (`furnish`).  What is seen after a kill must be what `run` found, or what it left, or one of the
+`between`: what else may be seen, told from both.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+import shmem
+from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE
+
+OPERATIONS = {}
+LARGE = 1500  # more than the heap keeps in its cache of freed blocks
+SMALL = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One entry of the table."""
+
+    name: str
+    ready: Callable
+    run: Callable
+    beside: Callable | None = None
+    """What a live participant does meanwhile."""
+    alone: bool = False
+    """Nobody else is attached: it is the first one in, or the last one out."""
+    opens: bool = False
+    """`run` opens the section itself: it gets the path instead."""
+    same: bool = False
+    """What users see is the same before and after."""
+    between: Callable | None = None
+    """`between(before, after)`: what else may be seen."""
+    small: bool = True
+    """Few instructions: part of `--quick`."""
+    index: str = "tlsf"
+
+
+def operation(name, **how):
+    """Put a generator function into the table: up to its `yield` it prepares, the rest is the operation."""
+
+    def register(function):
+        def ready(shm):
+            running = function(shm)
+            next(running)
+            return running
+
+        def run(shm, running):
+            for _ in running:
+                pass
+
+        OPERATIONS[name] = Operation(name, ready, run, **how)
+        return function
+
+    return register
+
+
+def furnish(shm):
+    """What every section has: an array, a text and a root."""
+    shm["kept"] = np.arange(20)
+    shm["text"] = b"not to be lost"
+    block = shm.allocate(200)
+    memoryview(block)[:] = bytes(range(200))
+    shm.root = block
+
+
+def fill(block, byte=0xAA):
+    """Not all zero, so that what should be cleared shows."""
+    memoryview(block)[:] = bytes([byte]) * block.nbytes
+    return block
+
+
+def row(shm, *sizes):
+    """Blocks side by side."""
+    return [fill(shm.allocate(size)) for size in sizes]
+
+
+def hole(shm, size, *around):
+    """A hole of a freed block's size, between used blocks."""
+    _, middle, _ = row(shm, SMALL, size, SMALL)
+    shm.free(middle)
+
+
+# -- allocate -------------------------------------------------------------------------------------------------
+
+for index in ("tlsf", "next_fit"):
+    suffix = "" if index == "tlsf" else ", next_fit"
+
+    @operation("allocate: split a hole" + suffix, index=index)
+    def _(shm):
+        hole(shm, 4000)
+        yield
+        shm.allocate(LARGE, zero=False)
+
+    @operation("allocate: exact fit" + suffix, index=index)
+    def _(shm):
+        hole(shm, LARGE)
+        yield
+        shm.allocate(LARGE, zero=False)
+
+    @operation("allocate: aligned, in a hole" + suffix, index=index)
+    def _(shm):
+        hole(shm, 6000)
+        yield
+        shm.allocate(SMALL, align=1024)
+
+    @operation("free: both neighbours are holes" + suffix, index=index)
+    def _(shm):
+        blocks = row(shm, LARGE, LARGE, LARGE, LARGE)
+        shm.free(blocks[0])
+        shm.free(blocks[2])
+        yield
+        shm.free(blocks[1])
+
+
+@operation("allocate: clear a dirty hole")
+def _(shm):
+    hole(shm, LARGE)
+    yield
+    shm.allocate(LARGE)
+
+
+@operation("allocate: above the last block")
+def _(shm):
+    shm.allocate(SMALL)
+    yield
+    shm.allocate(SMALL)
+
+
+@operation("allocate: the first backing")
+def _(shm):
+    yield
+    shm.allocate(3000)
+
+
+@operation("allocate: aligned, above the last block")
+def _(shm):
+    shm.allocate(SMALL)
+    yield
+    shm.allocate(SMALL, align=1024)
+
+
+@operation("allocate: a cached block")
+def _(shm):
+    shm.free(row(shm, SMALL, SMALL)[0])
+    yield
+    shm.allocate(SMALL)
+
+
+@operation("allocate: the cache is emptied for it", small=False)
+def _(shm):
+    blocks = row(shm, *[SMALL] * 30)
+    with contextlib.suppress(shmem.SectionFull):
+        while True:
+            shm.allocate(LARGE, zero=False)
+    for block in blocks[1:-1]:
+        shm.free(block)
+    yield
+    shm.allocate(1600)
+
+
+@operation("allocate: no room", same=True)
+def _(shm):
+    yield
+    with contextlib.suppress(shmem.SectionFull):
+        shm.allocate(60000)
+
+
+# -- free -----------------------------------------------------------------------------------------------------
+
+
+@operation("free: no neighbour is a hole")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE, LARGE)
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: a hole before")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE, LARGE)
+    shm.free(blocks[0])
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: a hole behind")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE, LARGE)
+    shm.free(blocks[1])
+    yield
+    shm.free(blocks[0])
+
+
+@operation("free: the last block")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE)
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: the last block, a hole before")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE)
+    shm.free(blocks[0])
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: into the cache")
+def _(shm):
+    blocks = row(shm, SMALL, SMALL)
+    yield
+    shm.free(blocks[0])
+
+
+@operation("free: the root object")
+def _(shm):
+    yield
+    shm.free(shm.root)
+
+
+@operation("trim", same=True)
+def _(shm):
+    shm.free(shm.allocate(20000))
+    shm.free(shm.allocate(SMALL))
+    yield
+    shm.trim()
+
+
+# -- reallocate -----------------------------------------------------------------------------------------------
+
+
+@operation("reallocate: grow in place")
+def _(shm):
+    blocks = row(shm, 101, LARGE, SMALL)
+    shm.free(blocks[1])
+    yield
+    shm.reallocate(blocks[0], 400)
+
+
+@operation("reallocate: grow in place, the whole hole")
+def _(shm):
+    blocks = row(shm, 101, LARGE, SMALL)
+    shm.free(blocks[1])
+    yield
+    shm.reallocate(blocks[0], 101 + LARGE)
+
+
+@operation("reallocate: grow within the slack")
+def _(shm):
+    blocks = row(shm, 97, SMALL)
+    yield
+    shm.reallocate(blocks[0], 103)
+
+
+@operation("reallocate: grow at the end")
+def _(shm):
+    blocks = row(shm, SMALL, 101)
+    yield
+    shm.reallocate(blocks[1], 700)
+
+
+@operation("reallocate: shrink")
+def _(shm):
+    blocks = row(shm, 2000, SMALL)
+    yield
+    shm.reallocate(blocks[0], 301)
+
+
+@operation("reallocate: move")
+def _(shm):
+    blocks = row(shm, 301, SMALL)
+    yield
+    shm.reallocate(blocks[0], 500)
+
+
+@operation("reallocate: move the root")
+def _(shm):
+    row(shm, SMALL)
+    yield
+    shm.reallocate(shm.root, 500)
+
+
+# -- arrays and names -----------------------------------------------------------------------------------------
+
+
+@operation("array: without a name")
+def _(shm):
+    yield
+    shm.full(30, 7)
+
+
+@operation("array: with a name")
+def _(shm):
+    yield
+    shm.full(30, 7, name="new")
+
+
+@operation("array: large, with a name", small=False)
+def _(shm):
+    hole(shm, 4000)
+    yield
+    shm.zeros(400, name="new")
+
+
+@operation("array: temporary, made and dropped", same=True, small=False)
+def _(shm):
+    row(shm, SMALL)
+    yield
+    shm.full(30, 7, temporary=True)
+
+
+@operation("directory: the first name")
+def _(shm):
+    for name in list(shm):
+        del shm[name]
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: a value that is there already")
+def _(shm):
+    (block,) = row(shm, SMALL)
+    yield
+    shm["new"] = block
+
+
+@operation("directory: a second name for an array")
+def _(shm):
+    array = shm["kept"]
+    yield
+    shm["new"] = array
+
+
+@operation("directory: insert, the table grows", small=False)
+def _(shm):
+    for i in range(22):
+        shm[f"name {i}"] = b"v"
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: overwrite refused", same=True)
+def _(shm):
+    yield
+    with contextlib.suppress(shmem.NameExists):
+        shm["kept"] = [1, 2, 3]
+
+
+@operation("directory: delete")
+def _(shm):
+    yield
+    del shm["kept"]
+
+
+@operation("directory: delete one of two names")
+def _(shm):
+    shm["new"] = shm["kept"]
+    yield
+    del shm["kept"]
+
+
+@operation("directory: delete the root's name")
+def _(shm):
+    shm.root = shm["kept"]
+    yield
+    del shm["kept"]
+
+
+@contextlib.contextmanager
+def _looking(shm):
+    array = shm["kept"]
+    yield
+    assert array[7] == 7
+
+
+@operation("directory: delete what another one looks at", beside=_looking)
+def _(shm):
+    yield
+    del shm["kept"]
+
+
+@operation("directory: delete what I look at")
+def _(shm):
+    array = shm["kept"]
+    yield
+    del shm["kept"]
+    del array
+
+
+@operation("root: set")
+def _(shm):
+    (block,) = row(shm, SMALL)
+    yield
+    shm.root = block
+
+
+@operation("root: unset")
+def _(shm):
+    yield
+    shm.root = None
+
+
+@operation("pins: get an array, drop it", same=True)
+def _(shm):
+    yield
+    array = shm["kept"]
+    del array
+
+
+@operation("pins: drop the last view of a deleted array", same=True)
+def _(shm):
+    array = shm["kept"]
+    del shm["kept"]
+    views = [array]
+    del array
+    yield
+    views.clear()
+
+
+# -- typed objects --------------------------------------------------------------------------------------------
+
+
+class Pair(shmem.Struct, type_name="shmem.crashtest.Pair"):
+    """An object with a number and a reference."""
+
+    number: shmem.int64 = 5
+    other: shmem.Ref["Pair"]
+
+
+@operation("object: the first of its type")
+def _(shm):
+    yield
+    shm.new(Pair, number=7)
+
+
+@operation("object: another one")
+def _(shm):
+    first = shm.new(Pair, number=6)
+    yield
+    shm.new(Pair, number=7, other=first)
+
+
+# -- the lock -------------------------------------------------------------------------------------------------
+
+
+@operation("lock: shared", same=True)
+def _(shm):
+    lock = shmem.shared_lock(shm)
+    yield
+    with lock:
+        pass
+
+
+@operation("lock: exclusive", same=True)
+def _(shm):
+    lock = shmem.exclusive_lock(shm)
+    yield
+    with lock:
+        pass
+
+
+@operation("lock: upgrade and downgrade", same=True)
+def _(shm):
+    shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm)
+    yield
+    with shared, exclusive:
+        pass
+
+
+@operation("lock: nested, released in another order", same=True)
+def _(shm):
+    shared, exclusive, inner = (shmem.LockDescriptor(mode) for mode in (shmem.LockMode.shared, shmem.LockMode.exclusive, shmem.LockMode.shared))
+    yield
+    shm.lock(exclusive)
+    shm.lock(shared)
+    shm.unlock(exclusive)
+    shm.lock(inner)
+    shm.unlock(shared)
+    shm.unlock(inner)
+
+
+def _holding(kind):
+    @contextlib.contextmanager
+    def hold(shm):
+        with kind(shm, 20):
+            yield
+
+    return hold
+
+
+def _wait_in_vain(lock):
+    with contextlib.suppress(shmem.LockTimeout), lock:
+        pass
+
+
+for kind, other in (("exclusive", "exclusive"), ("exclusive", "shared"), ("shared", "exclusive")):
+    locks = {"exclusive": shmem.exclusive_lock, "shared": shmem.shared_lock}
+
+    @operation(f"lock: {kind}, while another one holds it {other}", same=True, beside=_holding(locks[other]), small=False)
+    def _(shm, lock_class=locks[kind]):
+        lock = lock_class(shm, 0.12)
+        yield
+        _wait_in_vain(lock)
+
+
+@operation("lock: upgrade, while another one shares it", same=True, beside=_holding(shmem.shared_lock), small=False)
+def _(shm):
+    shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm, 0.12)
+    yield
+    with shared:
+        _wait_in_vain(exclusive)
+
+
+# -- semaphores, events, mutexes, queues ------------------------------------------------------------------------
+
+
+@operation("semaphore: make")
+def _(shm):
+    yield
+    shm.semaphore(3, name="new")
+
+
+@operation("semaphore: wait")
+def _(shm):
+    semaphore = shm.semaphore(3, name="new")
+    yield
+    semaphore.wait()
+
+
+@operation("semaphore: wait in vain", same=True, small=False)
+def _(shm):
+    semaphore = shm.semaphore(0, name="new")
+    yield
+    semaphore.wait(0.12)
+
+
+@operation("semaphore: signal")
+def _(shm):
+    semaphore = shm.semaphore(3, name="new")
+    yield
+    semaphore.signal(2)
+
+
+@operation("event: signal")
+def _(shm):
+    event = shm.event(name="new")
+    yield
+    event.signal()
+
+
+@operation("event: reset")
+def _(shm):
+    event = shm.event(True, name="new")
+    yield
+    event.reset()
+
+
+@operation("mutex: make")
+def _(shm):
+    yield
+    shm.mutex(name="new")
+
+
+@operation("mutex: acquire and release, nested", same=True)
+def _(shm):
+    mutex = shm.mutex(name="new")
+    yield
+    with mutex, mutex:
+        pass
+
+
+@operation("mutex: two of them", same=True)
+def _(shm):
+    first, second = shm.mutex(name="first"), shm.mutex(name="second")
+    yield
+    with first, second:
+        pass
+
+
+@operation("queue: make")
+def _(shm):
+    yield
+    shm.queue(4, "int64", name="new")
+
+
+@operation("queue: put")
+def _(shm):
+    queue = shm.queue(4, "int64", name="new")
+    queue.put(1)
+    yield
+    queue.put(2)
+
+
+@operation("queue: get")
+def _(shm):
+    queue = shm.queue(4, "int64", name="new")
+    queue.put_many([1, 2, 3])
+    yield
+    queue.get()
+
+
+@operation("queue: put_many")
+def _(shm):
+    queue = shm.queue(4, "int64", name="new")
+    queue.put_many([1, 2, 3, 4])
+    queue.get_many(3)
+    yield
+    queue.put_many([5, 6, 7])
+
+
+@operation("queue: get_many")
+def _(shm):
+    queue = shm.queue(4, "int64", name="new")
+    queue.put_many([1, 2, 3, 4])
+    queue.get_many(3)
+    queue.put_many([5, 6])
+    yield
+    queue.get_many(3)
+
+
+@operation("queue: put into a full one", same=True, small=False)
+def _(shm):
+    queue = shm.queue(2, "int64", name="new")
+    queue.put_many([1, 2])
+    yield
+    with contextlib.suppress(shmem.QueueFull):
+        queue.put(3, timeout=0.12)
+
+
+# -- opening and closing ----------------------------------------------------------------------------------------
+
+
+def _open(path, index="tlsf"):
+    return shmem.SharedMemory(path, max_size=MAX_SIZE, max_participants=MAX_PARTICIPANTS, index=index)
+
+
+OPERATIONS["open: create"] = Operation(
+    "open: create", lambda path: None, lambda path, _: OPENED.append(_open(path)), alone=True, opens=True, same=True, small=False
+)
+OPERATIONS["open: the first one"] = Operation(
+    "open: the first one", lambda path: None, lambda path, _: OPENED.append(_open(path)), alone=True, opens=True, same=True, small=False
+)
+OPERATIONS["open: join"] = Operation(
+    "open: join", lambda path: None, lambda path, _: OPENED.append(_open(path)), opens=True, same=True, small=False
+)
+OPENED = []  # so that an opened section stays open until its process is killed
+
+
+@operation("close: another one stays", same=True, small=False)
+def _(shm):
+    shm.free(shm.allocate(SMALL))
+    yield
+    shm.close()
+
+
+@operation("close: the last one out", same=True, alone=True, small=False)
+def _(shm):
+    shm.free(shm.allocate(SMALL))
+    yield
+    shm.close()
+
+
+@operation("close: the lock in hand", same=True, small=False)
+def _(shm):
+    shm.lock(shmem.LockDescriptor(shmem.LockMode.exclusive))
+    yield
+    shm.close()
