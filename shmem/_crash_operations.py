@@ -1,7 +1,7 @@
 """The operations that `crashtest` kills in the middle.
 
-An operation is prepared by `ready(shm)`, whose result `run(shm, it)` gets; the kill may come at any instruction of `run`.  Both run in the process
-that is to die.  `beside(shm)` is a context manager: what another process does meanwhile.
+An operation is prepared by `ready(shm)`, whose result `run(shm, it)` gets; the kill may come at any instruction of `run`.  Both run
+in the process that is to die.  `beside(shm)` is a context manager: what another process does meanwhile.
 
 Every section begins with the same content (`furnish`).  What is seen after a kill must be what `run` found, or what it left, or one of the
 `between`: what else may be seen, told from both.
@@ -444,9 +444,16 @@ def _(shm):
 
 @operation("object: another one")
 def _(shm):
-    first = shm.new(Pair, number=6)
+    shm["first"] = first = shm.new(Pair, number=6)
     yield
     shm.new(Pair, number=7, other=first)
+
+
+@operation("object: a reference is set")
+def _(shm):
+    shm["first"] = first = shm.new(Pair, number=6)
+    yield
+    first.other = first
 
 
 # -- the lock -------------------------------------------------------------------------------------------------
@@ -478,7 +485,8 @@ def _(shm):
 
 @operation("lock: nested, released in another order", same=True)
 def _(shm):
-    shared, exclusive, inner = (shmem.LockDescriptor(mode) for mode in (shmem.LockMode.shared, shmem.LockMode.exclusive, shmem.LockMode.shared))
+    modes = shmem.LockMode.shared, shmem.LockMode.exclusive, shmem.LockMode.shared
+    shared, exclusive, inner = map(shmem.LockDescriptor, modes)
     yield
     shm.lock(exclusive)
     shm.lock(shared)

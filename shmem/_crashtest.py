@@ -135,7 +135,7 @@ def step_through(tracee, watch, result):
 
 def _step_through(tracee, watch, result):
     ranges = _ptrace.Places(tracee.pid).interpreter()
-    (low, high), (low2, high2) = (ranges + [(0, 0), (0, 0)])[:2]
+    (low, high), (low2, high2) = [*ranges, (0, 0), (0, 0)][:2]
     seen = {hashlib.blake2b(watch.last).digest()}
     states = [State(watch.last, 0, 0)]
     step, position, changed = tracee.step, tracee.position, watch.changed
@@ -433,7 +433,7 @@ def _blocks_text(blocks):
 
 def command_arguments(parser):
     """Declare what `python -m shmem crashtest` takes."""
-    parser.add_argument("--operation", action="append", default=[], metavar="NAME", help="only this one, or all of a kind, as in --operation free")
+    parser.add_argument("--operation", action="append", default=[], metavar="NAME", help="only this one, or all of a kind: free")
     parser.add_argument("--list", action="store_true", help="name the operations, and do nothing")
     parser.add_argument("--quick", action="store_true", help="short operations alone, fewer kills, two repairs: some seconds")
     parser.add_argument("--every", type=int, metavar="K", help="kill at every K-th instruction (default: ten per operation)")
@@ -543,7 +543,7 @@ def command(options):
         print(f"python -m shmem crashtest: {reason}", file=sys.stderr)
         return 2
     chosen = _chosen(options)
-    if not chosen or options.every is not None and options.every < 1 or options.checkers < 1:
+    if not chosen or (options.every is not None and options.every < 1) or options.checkers < 1:
         print("python -m shmem crashtest: no operation of that name (--list names them), or a number below 1", file=sys.stderr)
         return 2
     options.kills = 2 if options.quick else 10
