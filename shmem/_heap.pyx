@@ -483,15 +483,14 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block that was checked.  The gate is mine."""
     cdef uint64_t off = payload_to_block(payload_off)
     cdef uint64_t size_bytes = tag_size(block_at(section, off).tag)
-    if section.header.root_off == payload_off:
-        store_release_u64(&section.header.root_off, 0)            # before the place can be used again
+    cdef int status = OK
     section.header.used_blocks -= 1
     section.header.used_bytes -= size_bytes
-    if _cache_put(section, off, size_bytes):
-        return OK
-    if _become_hole(section, off, size_bytes) != OK and heap_recover(section, NOBODY) != OK:
-        return CORRUPTED
-    return OK
+    if not _cache_put(section, off, size_bytes) and _become_hole(section, off, size_bytes) != OK:
+        status = heap_recover(section, NOBODY)
+    if section.header.root_off == payload_off:
+        store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
+    return status
 
 
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
