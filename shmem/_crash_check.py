@@ -99,7 +99,7 @@ def _describe(value):
         with contextlib.suppress(shmem.QueueEmpty):
             while True:
                 found.append(value.get(timeout=5) if len(found) < value.qsize() else value.get_nowait())
-        value.put(found[0] if found else 0, timeout=5)  # it still takes
+        value.put(b"again" if value.max_bytes else 0, timeout=5)  # it still takes
         return "queue", repr(found), repr(value.get(timeout=5))
     if isinstance(value, shmem.Semaphore):
         return "semaphore", value.value

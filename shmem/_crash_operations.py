@@ -326,6 +326,20 @@ def _(shm):
     shm["new"] = b"value"
 
 
+@operation("directory: assign a list")
+def _(shm):
+    yield
+    shm["new"] = [1.5, 2.5, 3.5]
+
+
+@operation("directory: a place that a deleted name had")
+def _(shm):
+    shm["new"] = b"old"
+    del shm["new"]
+    yield
+    shm["new"] = b"value"
+
+
 @operation("directory: a value that is there already")
 def _(shm):
     (block,) = row(shm, SMALL)
@@ -572,6 +586,13 @@ def _(shm):
     event.reset()
 
 
+@operation("event: wait in vain", same=True, small=False)
+def _(shm):
+    event = shm.event(name="new")
+    yield
+    event.wait(0.12)
+
+
 @operation("mutex: make")
 def _(shm):
     yield
@@ -644,23 +665,42 @@ def _(shm):
         queue.put(3, timeout=0.12)
 
 
+@operation("queue: shutdown", same=True)
+def _(shm):
+    queue = shm.queue(4, "int64")
+    queue.put(1)
+    yield
+    queue.shutdown()
+
+
+@operation("queue: byte strings, put and get", between=lambda before, after: [_with_queue(before, [b"first", b"second"])])
+def _(shm):
+    queue = shm.queue(4, bytes, max_bytes=32, name="new")
+    queue.put(b"first")
+    yield
+    queue.put(b"second")
+    queue.get()
+
+
+def _with_queue(seen, items):
+    return {**seen, "names": {**seen["names"], "new": ("queue", repr(items), "b'again'")}}
+
+
 # -- opening and closing ----------------------------------------------------------------------------------------
 
 
-def _open(path, index="tlsf"):
-    return shmem.SharedMemory(path, max_size=MAX_SIZE, max_participants=MAX_PARTICIPANTS, index=index)
+def _opening(name, size=MAX_SIZE, **how):
+    def run(path, _):
+        OPENED.append(shmem.SharedMemory(path, max_size=size, max_participants=MAX_PARTICIPANTS))
+
+    OPERATIONS[name] = Operation(name, lambda path: None, run, opens=True, same=True, small=False, **how)
 
 
-OPERATIONS["open: create"] = Operation(
-    "open: create", lambda path: None, lambda path, _: OPENED.append(_open(path)), alone=True, opens=True, same=True, small=False
-)
-OPERATIONS["open: the first one"] = Operation(
-    "open: the first one", lambda path: None, lambda path, _: OPENED.append(_open(path)), alone=True, opens=True, same=True, small=False
-)
-OPERATIONS["open: join"] = Operation(
-    "open: join", lambda path: None, lambda path, _: OPENED.append(_open(path)), opens=True, same=True, small=False
-)
 OPENED = []  # so that an opened section stays open until its process is killed
+_opening("open: create", alone=True)
+_opening("open: the first one", alone=True)
+_opening("open: the first one, with a larger max_size", alone=True, size=MAX_SIZE + 8192)
+_opening("open: join")
 
 
 @operation("close: another one stays", same=True, small=False)

@@ -252,7 +252,7 @@ class Sweep:
     def _prepared(self, operation):
         """The victim, waiting before the operation, and the one beside it if there is one."""
         start = b"" if operation.name == "open: create" else self.base[operation.index]
-        if operation.name == "open: the first one":
+        if operation.name.startswith("open: the first one"):
             start = start[:280] + b"\0" + start[281:]  # nobody closed it
         self._put(self.path, start)
         self._put(self.scratch, start)
@@ -435,11 +435,11 @@ def command_arguments(parser):
     """Declare what `python -m shmem crashtest` takes."""
     parser.add_argument("--operation", action="append", default=[], metavar="NAME", help="only this one, or all of a kind: free")
     parser.add_argument("--list", action="store_true", help="name the operations, and do nothing")
-    parser.add_argument("--quick", action="store_true", help="short operations alone, fewer kills, two repairs: some seconds")
+    parser.add_argument("--quick", action="store_true", help="short operations alone, few kills, no repairs: a minute")
     parser.add_argument("--every", type=int, metavar="K", help="kill at every K-th instruction (default: ten per operation)")
     parser.add_argument("--repairs", type=int, metavar="N", help="step through the repair of N states of each operation (default: 3)")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the states that fail there, as files that can be opened")
-    parser.add_argument("--checkers", type=int, default=16, help="processes that check states at the same time (default: %(default)s)")
+    parser.add_argument("--checkers", type=int, default=8, help="processes that check states at the same time (default: %(default)s)")
     parser.add_argument("--folder", default="/dev/shm", help="a folder on a memory file system (default: %(default)s)")
 
 
