@@ -249,12 +249,20 @@ def _open(task, folder, partner):
     return seen
 
 
+def _pour_beside(task, shm):
+    """The state comes while the one beside it does what it did at that instant, or is done with it."""
+    with survivor(task["operation"], shm):
+        if not task["let_go"]:
+            pour(shm.path, task["state"])
+    if task["let_go"]:
+        pour(shm.path, task["state"])
+
+
 def _live(task, folder, partner):
     path = os.path.join(folder, "live")
     _write(path, task["base"])
     with shmem.SharedMemory(path) as shm:
-        with survivor(task["operation"], shm):
-            pour(path, task["state"])
+        _pour_beside(task, shm)
         seen = carry_on(shm, task["number"])
         _empty(shm)
     _is_clean(path)
@@ -265,9 +273,8 @@ def _join(task, folder, partner):
     path = os.path.join(folder, "join")
     _write(path, task["base"])
     with shmem.SharedMemory(path) as shm:
-        with survivor(task["operation"], shm):
-            pour(path, task["state"])
-            occupy(path, 2)
+        _pour_beside(task, shm)
+        occupy(path, 2)
         partner.send({"mode": "attach", "path": path, "number": task["number"]})
         seen, error = partner.recv()
         if error:
@@ -293,6 +300,12 @@ def _hold(task, folder, partner):
     _held["shm"], _held["doing"] = shm, doing
 
 
+def _let_go(task, folder, partner):
+    """Stop what was asked for; stay attached."""
+    _held["doing"].__exit__(None, None, None)
+    _held["doing"] = contextlib.nullcontext()
+
+
 def _go_on(task, folder, partner):
     """The one beside it is dead."""
     shm, doing = _held.pop("shm"), _held.pop("doing")
@@ -311,7 +324,7 @@ def _drop(task, folder, partner):
     shm.close()
 
 
-MODES = {"open": _open, "live": _live, "join": _join, "attach": _attach, "hold": _hold, "go on": _go_on, "drop": _drop}
+MODES = {"open": _open, "live": _live, "join": _join, "attach": _attach, "hold": _hold, "let go": _let_go, "go on": _go_on, "drop": _drop}
 
 
 @contextlib.contextmanager
@@ -333,6 +346,7 @@ def survivor(name, shm):
 def _serve(link, folder, partner):
     """The life of a checker: a task, an answer (what it saw, None) or (None, what is wrong)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
     while True:
         try:
@@ -342,8 +356,8 @@ def _serve(link, folder, partner):
         try:
             answer = MODES[task["mode"]](task, folder, partner), None
         except Exception as error:
-            lines = traceback.format_exc() if not isinstance(error, Damage) else f"{error}\n"
-            answer = None, lines
+            place = "" if isinstance(error, Damage) else "".join(traceback.format_tb(error.__traceback__)[-1:]) + type(error).__name__ + ": "
+            answer = None, f"{place}{error}\n"
             _held.clear()
         link.send(answer)
 

@@ -19,6 +19,7 @@ from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE
 OPERATIONS = {}
 LARGE = 1500  # more than the heap keeps in its cache of freed blocks
 SMALL = 100
+WAIT = 4  # seconds: stepped, a lock spins for a second or two before it sleeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Operation:
     run: Callable
     beside: Callable | None = None
     """What a live participant does meanwhile."""
+    let_go_after: int = 0
+    """After how many changes the one beside it stops doing that; 0: not before the end."""
     alone: bool = False
     """Nobody else is attached: it is the first one in, or the last one out."""
     opens: bool = False
@@ -63,9 +66,10 @@ def operation(name, **how):
 
 
 def furnish(shm):
-    """What every section has: an array, a text and a root."""
+    """What every section has: an array, a text, a mutex and a root."""
     shm["kept"] = np.arange(20)
     shm["text"] = b"not to be lost"
+    shm.mutex(name="mutex")
     block = shm.allocate(200)
     memoryview(block)[:] = bytes(range(200))
     shm.root = block
@@ -529,14 +533,32 @@ for kind, other in (("exclusive", "exclusive"), ("exclusive", "shared"), ("share
 
     @operation(f"lock: {kind}, while another one holds it {other}", same=True, beside=_holding(locks[other]), small=False)
     def _(shm, lock_class=locks[kind]):
-        lock = lock_class(shm, 0.12)
+        lock = lock_class(shm, WAIT)
         yield
         _wait_in_vain(lock)
 
 
+for kind, other in (("exclusive", "exclusive"), ("exclusive", "shared"), ("shared", "exclusive")):
+
+    @operation(f"lock: {kind}, got when {other} ends", same=True, beside=_holding(locks[other]), let_go_after=2, small=False)
+    def _(shm, lock_class=locks[kind]):
+        lock = lock_class(shm, 60)
+        yield
+        with lock:
+            pass
+
+
+@operation("lock: upgrade, got when the other sharer leaves", same=True, beside=_holding(shmem.shared_lock), let_go_after=3, small=False)
+def _(shm):
+    shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm, 60)
+    yield
+    with shared, exclusive:
+        pass
+
+
 @operation("lock: upgrade, while another one shares it", same=True, beside=_holding(shmem.shared_lock), small=False)
 def _(shm):
-    shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm, 0.12)
+    shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm, WAIT)
     yield
     with shared:
         _wait_in_vain(exclusive)
@@ -663,6 +685,69 @@ def _(shm):
     yield
     with contextlib.suppress(shmem.QueueFull):
         queue.put(3, timeout=0.12)
+
+
+def _afterwards(action):
+    """Nothing, until the one beside it is told to go on: then `action` with what has the name `new`."""
+
+    @contextlib.contextmanager
+    def beside(shm):
+        yield
+        if "new" in shm:  # not yet, where a state after this is re-enacted
+            action(shm["new"])
+
+    return beside
+
+
+def _named(value):
+    """Of those that may be seen: what the one beside it made of it when nobody else did anything any more."""
+    return lambda before, after: [{**before, "names": {**before["names"], "new": value}}]
+
+
+@contextlib.contextmanager
+def _having_the_mutex(shm):
+    with shm["mutex"]:
+        yield
+
+
+@operation("mutex: got when another one releases it", same=True, beside=_having_the_mutex, let_go_after=2, small=False)
+def _(shm):
+    mutex = shm["mutex"]
+    yield
+    with mutex:
+        pass
+
+
+@operation("semaphore: got when another one signals", same=True, beside=_afterwards(lambda semaphore: semaphore.signal()),
+           between=_named(("semaphore", 1)), let_go_after=1, small=False)  # fmt: skip
+def _(shm):
+    semaphore = shm.semaphore(0, name="new")
+    yield
+    semaphore.wait(60)
+
+
+@operation("event: waited for until another one signals", beside=_afterwards(lambda event: event.signal()), let_go_after=1, small=False)
+def _(shm):
+    event = shm.event(name="new")
+    yield
+    event.wait(60)
+
+
+@operation("queue: get what another one puts", same=True, beside=_afterwards(lambda queue: queue.put(5)),
+           between=_named(("queue", "[5]", "0")), let_go_after=3, small=False)  # fmt: skip
+def _(shm):
+    queue = shm.queue(2, "int64", name="new")
+    yield
+    queue.get(timeout=60)
+
+
+@operation("queue: put when another one gets", beside=_afterwards(lambda queue: queue.get()),
+           between=_named(("queue", "[2]", "0")), let_go_after=3, small=False)  # fmt: skip
+def _(shm):
+    queue = shm.queue(2, "int64", name="new")
+    queue.put_many([1, 2])
+    yield
+    queue.put(3, timeout=60)
 
 
 @operation("queue: shutdown", same=True)

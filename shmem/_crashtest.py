@@ -21,6 +21,7 @@ import hashlib
 import mmap
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -46,6 +47,8 @@ class State:
     step: int
     address: int
     """Of the instruction that made it so."""
+    let_go: bool = False
+    """The one beside it had stopped by then."""
 
 
 @dataclasses.dataclass
@@ -127,19 +130,20 @@ def _on_one_processor(tracee):
         os.sched_setaffinity(0, allowed)
 
 
-def step_through(tracee, watch, result):
-    """Step to the next pause; the distinct states, the first one included."""
+def step_through(tracee, watch, result, let_go_after=0, let_go=None):
+    """Step to the next pause; the distinct states, the first one included.  `let_go()` is called after so many changes."""
     with _on_one_processor(tracee):
-        return _step_through(tracee, watch, result)
+        return _step_through(tracee, watch, result, let_go_after, let_go)
 
 
-def _step_through(tracee, watch, result):
+def _step_through(tracee, watch, result, let_go_after, let_go):
     ranges = _ptrace.Places(tracee.pid).interpreter()
     (low, high), (low2, high2) = [*ranges, (0, 0), (0, 0)][:2]
     seen = {hashlib.blake2b(watch.last).digest()}
     states = [State(watch.last, 0, 0)]
     step, position, changed = tracee.step, tracee.position, watch.changed
-    n, before, was_outside = 0, position(), True
+    n, before, was_outside, changes_left = 0, position(), True, let_go_after
+    has_let_go = False
     while step():
         n += 1
         address = position()
@@ -152,7 +156,11 @@ def _step_through(tracee, watch, result):
                 digest = hashlib.blake2b(content).digest()
                 if digest not in seen:
                     seen.add(digest)
-                    states.append(State(content, n, before))
+                    states.append(State(content, n, before, has_let_go))
+                changes_left -= 1
+                if changes_left == 0:
+                    let_go()
+                    has_let_go = True
         before, was_outside = address, outside
         if n > MOST_STEPS:
             raise Trouble(f"not done after {n:,} instructions")
@@ -166,6 +174,9 @@ def _victim(operation, path, scratch):
     for place, wait in ((scratch, lambda: None), (path, _ptrace.pause)):
         section = place if operation.opens else shmem.SharedMemory(place)
         it = operation.ready(section)
+        if place == scratch and operation.beside is not None:
+            with operation.beside(section):  # nobody is beside it there to end its wait
+                pass
         wait()
         operation.run(section, it)
         wait()
@@ -274,7 +285,7 @@ class Sweep:
         with self._prepared(operation) as tracee:
             watch = Watch(self.path, resizes)
             places = _ptrace.Places(tracee.pid)
-            states = step_through(tracee, watch, result)
+            states = step_through(tracee, watch, result, operation.let_go_after, lambda: self._ask_beside(mode="let go"))
             watch.close()
         if not operation.alone:
             self._ask_beside(mode="drop")
@@ -306,7 +317,7 @@ class Sweep:
             for mode in modes:
                 yield {
                     "mode": mode, "operation": operation.name, "number": number, "state": state.content,
-                    "base": self.base[operation.index], "index": operation.index, "of": state,
+                    "base": self.base[operation.index], "index": operation.index, "let_go": state.let_go, "of": state,
                 }  # fmt: skip
 
     def _check(self, operation, states, modes, allowed, result, places, where=""):
@@ -341,13 +352,16 @@ class Sweep:
     def _kill(self, operation, states, allowed, result):
         """Real kills, at instructions from the first to the last that changes something."""
         first, last = max(0, states[min(1, len(states) - 1)].step - 1), states[-1].step
+        let_go_at = next((state.step for state in states if state.let_go), None)
         every = self.options.every or max(1, (last - first) // max(1, self.options.kills))
         points = range(first, last + 1, every) if self.options.kills or self.options.every else ()
         for i, point in enumerate(points):
             self.tell(f"{operation.name}: SIGKILL {i + 1} of {len(points)}")
             with self._prepared(operation) as tracee:
                 with _on_one_processor(tracee):
-                    for _ in range(point):
+                    for n in range(point):
+                        if n == let_go_at:
+                            self._ask_beside(mode="let go")
                         if not tracee.step():
                             break
                 tracee.kill()
@@ -550,6 +564,7 @@ def command(options):
     if options.repairs is None:
         options.repairs = 0 if options.quick else 3
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes
     folder = tempfile.mkdtemp(prefix="shmem-crashtest-", dir=options.folder)
     try:
         total = _sweep_all(folder, options, _make_bar(len(chosen)))

@@ -21,6 +21,7 @@ import warnings
 
 _TRACEME, _PEEKUSER, _CONT, _KILL, _SINGLESTEP, _SETOPTIONS = 0, 3, 7, 8, 9, 0x4200
 _EXITKILL = 0x100000
+_PDEATHSIG = 1
 _RIP = 16 * 8  # its place in the kernel's `struct user`
 _STEPPED = 0x057F  # the status that waitpid gives after one instruction: stopped by SIGTRAP
 _PAUSED = 0x137F  # stopped by SIGSTOP
@@ -102,6 +103,8 @@ class Tracee:
     def _be(function, arguments):
         status = 1
         try:
+            _libc.prctl(_PDEATHSIG, signal.SIGKILL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.alarm(_LONGEST_SECONDS)
             try:
                 _request(_TRACEME, 0)
