@@ -356,10 +356,13 @@ def _serve(link, folder, partner):
         try:
             answer = MODES[task["mode"]](task, folder, partner), None
         except Exception as error:
-            place = "" if isinstance(error, Damage) else "".join(traceback.format_tb(error.__traceback__)[-1:]) + type(error).__name__ + ": "
-            answer = None, f"{place}{error}\n"
+            answer = None, f"{error}\n" if isinstance(error, Damage) else _last_lines(error)
             _held.clear()
         link.send(answer)
+
+
+def _last_lines(error):
+    return "".join(traceback.format_tb(error.__traceback__)[-1:]) + f"{type(error).__name__}: {error}\n"
 
 
 def _start(folder, partner, to_close):

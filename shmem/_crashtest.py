@@ -27,7 +27,7 @@ import tempfile
 import time
 
 import shmem
-from shmem import _ptrace
+from shmem import _crash_waiting, _ptrace  # noqa: F401 - puts its operations into the table
 from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE, Pool, occupy, pour
 from shmem._crash_operations import OPERATIONS, furnish
 
@@ -453,7 +453,7 @@ def command_arguments(parser):
     parser.add_argument("--every", type=int, metavar="K", help="kill at every K-th instruction (default: ten per operation)")
     parser.add_argument("--repairs", type=int, metavar="N", help="step through the repair of N states of each operation (default: 3)")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the states that fail there, as files that can be opened")
-    parser.add_argument("--checkers", type=int, default=8, help="processes that check states at the same time (default: %(default)s)")
+    parser.add_argument("--checkers", type=int, default=16, help="processes that check states at the same time (default: %(default)s)")
     parser.add_argument("--folder", default="/dev/shm", help="a folder on a memory file system (default: %(default)s)")
 
 
@@ -560,7 +560,7 @@ def command(options):
     if not chosen or (options.every is not None and options.every < 1) or options.checkers < 1:
         print("python -m shmem crashtest: no operation of that name (--list names them), or a number below 1", file=sys.stderr)
         return 2
-    options.kills = 2 if options.quick else 10
+    options.kills = 1 if options.quick else 10
     if options.repairs is None:
         options.repairs = 0 if options.quick else 3
     began = time.monotonic()

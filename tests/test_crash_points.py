@@ -37,7 +37,7 @@ def left_behind():
     [
         ["allocate: split a hole", "allocate: exact fit, next_fit", "free: both neighbours are holes"],
         ["free: the root object", "reallocate: grow in place", "reallocate: shrink", "reallocate: move the root"],
-        ["directory: the first name", "directory: delete", "object: the first of its type"],
+        ["directory: delete", "object: the first of its type"],
         ["lock: upgrade and downgrade", "mutex: two of them", "queue: put_many"],
     ],
     ids=["heap", "reallocate", "names", "locks"],
@@ -53,7 +53,7 @@ def test_every_instruction(names, tmp_path):
         assert stepped > 1000
         assert 2 <= states <= stores + 1
         assert checks >= 3 * states
-        assert kills >= 2
+        assert kills >= 1
         assert failed == 0
     assert "after 100.0 % of them alone" in output
     assert not (tmp_path / "kept").exists()
@@ -71,12 +71,13 @@ def test_the_cleaner_is_killed_too():
 
 
 TWO_STEPS = """
-from shmem._crash_operations import operation
-@operation("broken: two names")
+from shmem._crash_operations import operation, row
+@operation("broken: two steps")
 def _(shm):
+    first, second = row(shm, 10, 20)
     yield
-    shm["one"] = b"1"
-    shm["two"] = b"2"
+    shm.root = first
+    shm.root = second
 """
 
 WRITES_PAST = """
@@ -106,7 +107,7 @@ _ptrace._request = refuse
 @needs_ptrace
 @pytest.mark.parametrize(("code", "wrong"), [(TWO_STEPS, "neither before nor after"), (WRITES_PAST, "HeapCorruption")])
 def test_what_is_broken_is_found(code, wrong, tmp_path):
-    """An operation that two stores make visible, and one that breaks the chain for an instruction."""
+    """An operation that is visible half done, and one that breaks the chain for an instruction."""
     status, output = crashtest("--quick", "--operation", "broken", "--keep", tmp_path, code=code)
     assert status == 1
     assert wrong in output
