@@ -496,10 +496,10 @@ class _RichBar:
         self._bar = rp.Progress(*columns, console=console, auto_refresh=False, transient=True)
         self._task = self._bar.add_task("", total=total)
         self._shown = console.is_terminal
-        if self._shown:
-            self._bar.start()
 
     def tell(self, text):
+        if self._shown:
+            self._bar.start()  # stopped for each line of the table
         self._bar.update(self._task, description=text, refresh=self._shown)
 
     def advance(self):
