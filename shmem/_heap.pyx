@@ -41,7 +41,7 @@ from libc.string cimport memcpy, memset
 from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, fetch_add_seq_cst_u32,
                              fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
-from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
+from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
 from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT,
                             STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
                             TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, block_bytes_for, block_t,
@@ -50,7 +50,7 @@ from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_
 from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
 from shmem._os cimport file_give_back, file_reserve, futex_wait, futex_wake
 from shmem._participants cimport participant_is_alive, section_descriptor
-from shmem._recovery cimport (NOBODY, array_is_pinned, chain_has_block, dead_left_something, heap_recover)
+from shmem._recovery cimport (NOBODY, array_is_pinned, chain_has_block, dead_left_something, heap_recover, resize_finish)
 from shmem._section cimport block_at, section_t, word_at
 from shmem._status cimport (ALREADY_FREED, CORRUPTED, INVALID_BLOCK, NO_MEMORY, NOT_FOUND, OK, PINNED, WOULD_BLOCK)
 
@@ -483,15 +483,14 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block that was checked.  The gate is mine."""
     cdef uint64_t off = payload_to_block(payload_off)
     cdef uint64_t size_bytes = tag_size(block_at(section, off).tag)
-    if section.header.root_off == payload_off:
-        store_release_u64(&section.header.root_off, 0)            # before the place can be used again
+    cdef int status = OK
     section.header.used_blocks -= 1
     section.header.used_bytes -= size_bytes
-    if _cache_put(section, off, size_bytes):
-        return OK
-    if _become_hole(section, off, size_bytes) != OK and heap_recover(section, NOBODY) != OK:
-        return CORRUPTED
-    return OK
+    if not _cache_put(section, off, size_bytes) and _become_hole(section, off, size_bytes) != OK:
+        status = heap_recover(section, NOBODY)
+    if section.header.root_off == payload_off:
+        store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
+    return status
 
 
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
@@ -524,15 +523,30 @@ cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial
 
 # -- reallocate -----------------------------------------------------------------------------------------
 
+cdef void _begin_resize(section_t* section, uint64_t off, uint64_t new_tag, uint64_t new_serial, uint64_t request_bytes,
+                        bint zero) noexcept nogil:
+    """Say what is to be cleared once the tag is written, or what two words of the payload were if it is not."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = tag_size(new_tag)
+    cdef uint64_t old_request = payload_bytes(old_bytes) - (block.serial >> SLACK_SHIFT), clear_off = 0, clear_end_off = 0
+    if new_bytes < old_bytes:
+        intent_begin(my_intent(section), INTENT_SHRINK, off, new_tag, new_serial, word_at(section, off + new_bytes)[0], block.serial,
+                     word_at(section, off + new_bytes - BLOCK_REAR_BYTES)[0])
+        return
+    if zero and request_bytes > old_request:                     # old slack, old rear, and the hole's front tag
+        clear_off = block_to_payload(off) + old_request
+        clear_end_off = off + old_bytes + sizeof(uint64_t) if new_bytes > old_bytes else off + new_bytes - BLOCK_REAR_BYTES
+    intent_begin(my_intent(section), INTENT_RESIZE, off, new_tag, new_serial, clear_end_off, block.serial, clear_off)
+
+
 cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_bytes, bint zero) noexcept nogil:
     """Grow into the hole behind, or shrink: NOT_FOUND when the block must move.  The gate is mine.
 
-    The block's tag is the one store; the word with slack and serial follows, under an intent.
+    The block's tag is the one store; the word with slack and serial, and what is to be cleared, follow under an intent.
     """
     cdef block_t* block = block_at(section, off)
     cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = block_bytes_for(request_bytes), room = old_bytes
-    cdef uint64_t old_request = payload_bytes(old_bytes) - (block.serial >> SLACK_SHIFT), rest, new_tag, new_serial
-    cdef uint64_t clear_off = block_to_payload(off) + old_request, clear_end_off
+    cdef uint64_t rest, new_tag, new_serial
     cdef int status = OK
     if new_bytes > old_bytes and off + old_bytes < section.header.top:
         new_tag = block_at(section, off + old_bytes).tag
@@ -550,7 +564,7 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
         rest = 0
     new_tag = tag_make(new_bytes, STATE_USED, tag_type(block.tag))
     new_serial = _serial_word(block.serial & SERIAL_MASK, new_bytes, request_bytes)
-    intent_begin(my_intent(section), INTENT_RESIZE, off, new_tag, new_serial, 0, block.serial, 0)
+    _begin_resize(section, off, new_tag, new_serial, request_bytes, zero)
     if rest:
         _write_hole(section, off + new_bytes, rest)
     if new_bytes != old_bytes:
@@ -558,10 +572,7 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
             memset(section.base + off + old_bytes + sizeof(uint64_t), 0, new_bytes - old_bytes - sizeof(uint64_t))
         _write_rear(section, off, new_bytes)
         store_release_u64(&block.tag, new_tag)                                                      # commit
-    store_release_u64(&block.serial, new_serial)
-    if zero and request_bytes > old_request:                     # old slack, old rear, and the hole's front tag
-        clear_end_off = off + old_bytes + sizeof(uint64_t) if new_bytes > old_bytes else off + new_bytes - BLOCK_REAR_BYTES
-        memset(section.base + clear_off, 0, clear_end_off - clear_off)
+    resize_finish(section, my_intent(section))
     intent_end(my_intent(section))
     section.header.used_bytes += new_bytes - old_bytes
     return _become_hole(section, off + new_bytes, rest) if rest else OK
@@ -603,7 +614,7 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
         type_id = tag_type(old.tag)
         size_bytes = tag_size(old.tag)
         hole_tag = tag_make(size_bytes, STATE_HOLE, 0)
-        intent_begin(my_intent(section), INTENT_SWAP_SLOT | type_id << INTENT_FIRST_TYPE_SHIFT,
+        intent_begin(my_intent(section), INTENT_MOVE | type_id << INTENT_FIRST_TYPE_SHIFT,
                      payload_to_block(payload_off), hole_tag, new_payload_off, 0, 0, 0)
         store_release_u64(&old.tag, hole_tag)                                                       # commit
         heap_commit(section, new_payload_off, <uint32_t>type_id)

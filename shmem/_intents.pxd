@@ -7,8 +7,12 @@ between, whoever recovers the heap finishes the change or leaves it undone; each
 SWAP_SLOT   the one store that decides is `*slot = value`, some 8-byte word of the section.  If it was
             made: the PENDING blocks `make_off` become USED with the types in `operation`, the USED blocks
             `drop_off` become holes.  If not: nothing happened, and blocks that are PENDING become holes.
+MOVE        the same for a block that moves: `slot` is the old one's tag.  A root that was the old block becomes the new one.
 RESIZE      the store that decides is the block's tag in `slot`.  If it was made, the word beside it becomes
-            `make_off[0]`, else `drop_off[0]`: serial and slack, new and old.
+            `make_off[0]`, else `drop_off[0]`: serial and slack, new and old.  If it was made, what lies from `drop_off[1]` up to
+            `make_off[1]` is cleared.
+SHRINK      the same, but: if it was not made, the two words at the cut, new rear tag and front tag of the remainder, were
+            payload still, and become `drop_off[1]` and `make_off[1]`.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,6 +24,8 @@ cdef enum:
     INTENT_NONE = 0
     INTENT_SWAP_SLOT = 1
     INTENT_RESIZE = 2
+    INTENT_MOVE = 3
+    INTENT_SHRINK = 4
     INTENT_FIRST_TYPE_SHIFT = 16
     INTENT_SECOND_TYPE_SHIFT = 32
 

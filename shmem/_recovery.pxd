@@ -1,5 +1,6 @@
 # cython: language_level=3
 from libc.stdint cimport int64_t, uint64_t
+from shmem._layout cimport intent_t
 from shmem._section cimport section_t
 
 cdef enum:
@@ -11,6 +12,7 @@ cdef enum:
 # I have made nothing yet, or nothing any more.
 # 0, or CORRUPTED and `broken` set.
 cdef int heap_recover(section_t* section, int64_t former) noexcept nogil
+cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil
 cdef bint dead_left_something(section_t* section) noexcept nogil
 cdef uint64_t chain_first_fault(section_t* section) noexcept nogil
 cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil

@@ -22,8 +22,9 @@ from libc.string cimport memset
 from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, store_release_u32,
                              store_release_u64)
 from shmem._free_index cimport index_insert, index_reset
-from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_end
-from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY,
+from shmem._intents cimport (INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
+                             INTENT_SWAP_SLOT, intent_end)
+from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY,
                             STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_pins,
                             array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes,
                             payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
@@ -128,23 +129,45 @@ cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
     store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_HOLE, 0))
 
 
+cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
+    """What follows the store that resizes a block in place; or if that was not made, what undoes its preparations."""
+    cdef uint64_t off = intent.slot_off, size_bytes, cut_off
+    cdef block_t* block = _intent_block(section, block_to_payload(off))
+    if block == NULL or tag_state(block.tag) != STATE_USED:
+        return
+    size_bytes = tag_size(block.tag)
+    cut_off = off + tag_size(intent.value)
+    if block.tag == intent.value:
+        store_release_u64(&block.serial, intent.make_off[0])
+        if (intent.operation == INTENT_RESIZE and block_to_payload(off) <= intent.drop_off[1]
+                and intent.drop_off[1] < intent.make_off[1] and intent.make_off[1] <= off + size_bytes - BLOCK_REAR_BYTES):
+            memset(section.base + intent.drop_off[1], 0, intent.make_off[1] - intent.drop_off[1])
+        return
+    store_release_u64(&block.serial, intent.drop_off[0])
+    if intent.operation == INTENT_SHRINK and off + BLOCK_MIN_BYTES <= cut_off and cut_off < off + size_bytes:
+        word_at(section, cut_off - BLOCK_REAR_BYTES)[0] = intent.drop_off[1]
+        word_at(section, cut_off)[0] = intent.make_off[1]
+
+
 cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
     """Finish what a dead participant had decided, leave undone what it had not."""
     cdef intent_t* intent = &section.intents[index]
     cdef uint64_t operation = load_acquire_u64(&intent.operation)
-    cdef uint64_t slot_off = intent.slot_off
+    cdef uint64_t slot_off = intent.slot_off, kind = operation & 0xffff
     cdef bint was_decided
     if operation == 0:
         return
     if slot_off & 7 == 0 and slot_off <= section.size_bytes - 16:
         was_decided = load_acquire_u64(word_at(section, slot_off)) == intent.value
-        if operation & 0xffff == INTENT_SWAP_SLOT and was_decided:
+        if kind == INTENT_RESIZE or kind == INTENT_SHRINK:
+            resize_finish(section, intent)
+        elif was_decided and (kind == INTENT_SWAP_SLOT or kind == INTENT_MOVE):
             _make_block(section, intent.make_off[0], index, operation >> INTENT_FIRST_TYPE_SHIFT & 0xffff)
             _make_block(section, intent.make_off[1], index, operation >> INTENT_SECOND_TYPE_SHIFT & 0xffff)
             _drop_block(section, intent.drop_off[0])
             _drop_block(section, intent.drop_off[1])
-        elif operation & 0xffff == INTENT_RESIZE:
-            store_release_u64(word_at(section, slot_off + 8), intent.make_off[0] if was_decided else intent.drop_off[0])
+            if kind == INTENT_MOVE and section.header.root_off == block_to_payload(slot_off):
+                store_release_u64(&section.header.root_off, intent.make_off[0])
     intent_end(intent)
 
 
