@@ -208,12 +208,11 @@ cdef int _make_anew(int fd, open_request_t* request) noexcept nogil:
     return status
 
 
-cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t file_bytes) noexcept nogil:
-    """No participant lives: reset what is volatile, have backing for what is used."""
+cdef void section_quiet(section_t* section) noexcept nogil:
+    """Nobody is in it: open what was locked, free every entry.  Generations stay, so that no old signature comes to mean somebody."""
     cdef header_t* header = section.header
     cdef uint32_t i
     cdef uint32_t n_holders = header.gate & GATE_OWNER_MASK != 0
-    request.was_unclean = header.clean == 0
     header.gate = header.upgrade = header.heap_gate = 0
     header.gate_readers = header.gate_writers = header.drain = 0
     header.participants_high = 0
@@ -224,6 +223,13 @@ cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t fi
     if n_holders:                        # whoever held the lock was killed, the last one in: the next holder is told
         header.owner_deaths += 1
         header.death_notice = 1
+
+
+cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t file_bytes) noexcept nogil:
+    """No participant lives: reset what is volatile, have backing for what is used."""
+    cdef header_t* header = section.header
+    request.was_unclean = header.clean == 0
+    section_quiet(section)
     if header.reserved > file_bytes:
         header.reserved = file_bytes
     if header.reserved < header.top:

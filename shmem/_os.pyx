@@ -14,7 +14,7 @@ What Linux is asked for, and what it promises:
 * ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
 """
 
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, ELOOP, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ELOOP, ENOENT, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memset, strlen
@@ -62,7 +62,7 @@ cdef extern from "<fcntl.h>" nogil:
         int64_t l_start
         int64_t l_len
         int l_pid
-    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
+    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
     int AT_FDCWD, AT_SYMLINK_FOLLOW
     int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
     short F_WRLCK, F_UNLCK
@@ -290,6 +290,19 @@ cdef int file_sync(int fd) noexcept nogil:
         if errno != EINTR:
             return errno
     return 0
+
+
+cdef int folder_sync(const char* folder) noexcept nogil:
+    """Have the names in a folder on disk: a file's own sync need not reach the name that it is found by.
+
+    A folder that may not be read, or whose file system has no such call, is left to the kernel.
+    """
+    cdef int status = 0, fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    if fd < 0:
+        return 0 if errno == EACCES or errno == ENOENT else errno
+    status = file_sync(fd)
+    close(fd)
+    return 0 if status == EINVAL else status
 
 
 cdef int file_remove(const char* path) noexcept nogil:
