@@ -8,8 +8,8 @@ How a snapshot comes to be, and what a kill leaves at each step under the name t
     3  no lock: the copy is recovered, its header written, all of it synced
     4  it gets the name if that is free, or replaces who has it; the folder is synced
 
-The copy is recovered as an image to which nobody is attached, by the code that recovers a section whose processes were all killed.  So what a
-living process was just making or had only pinned is free in the copy, no gate is shut in it, and it is marked clean.
+The copy is recovered as an image to which nobody is attached, by the code that recovers a section whose processes were all killed.
+So what a living process was just making or had only pinned is free in the copy, no gate is shut in it, and it is marked clean.
 
 All bytes are written by this process: extents shared with the section's file, as the kernel's own copying would
 leave them, must be split by a later store to a mapping, which on a full disk is a SIGBUS.
@@ -252,12 +252,14 @@ def snapshot(Memory memory not None, path, timeout=None):
     """Write a consistent copy of the section to another file; return when it is on disk.
 
     It is taken under the shared lock, which is held while bytes are copied and not while the disk is waited for.
-    Meanwhile whoever allocates, frees or names something waits too.  The copy appears under `path` at once and whole, in place of what was there (a symbolic link itself is
-    replaced); if anything fails, or the process is killed, what was there stays.
+    Meanwhile whoever allocates, frees or names something waits too.  The copy appears under `path` at once and whole, in
+    place of what was there (a symbolic link itself is replaced); if anything fails, or the process is killed, what was
+    there stays.
 
     The copy is a section of its own: with another `uuid`, so that no handle of this section leads to it, with the
-    same label, desired address and permissions, cut to what is used.  Opening it needs no recovery.  What other processes were just making, and
-    temporary arrays, are not in it; a mutex that is held has, in the copy, an owner who died.
+    same label, desired address and permissions, cut to what is used.  Opening it needs no recovery.
+    What other processes were just making, and temporary arrays, are not in it; a mutex that is held has, in the copy, an
+    owner who died.
 
     Parameters
     ----------

@@ -80,6 +80,7 @@ def check(const unsigned char[::1] image, int fd, bint recover):
     cdef int status = image_begin(&section, <char*>&image[0], image.shape[0], fd)
     if status != OK:
         raise MemoryError
+    section.size_bytes = max(section.size_bytes, section.header.max_size)      # bounds are compared with it; nothing is read above `top`
     memset(&facts, 0, sizeof(heap_facts_t))
     with nogil:
         if recover:
