@@ -41,10 +41,11 @@ def make(path, **options):
         memoryview(block)[:] = DATA + DATA[:100]
         section["c"] = np.arange(12.0).reshape(3, 4)
         section.root = section.new(Node, small=1, name=b"root", next=section.new(Node, small=2, other=block))
+        hole = section.allocate(3000)
         section["last"] = DATA
-        section.free(section.zeros(300))
-        where = {"block": block.offset, "root": section.root.offset, "next": section.root.next.offset}
-    del block
+        where = {"hole": hole.offset, "block": block.offset, "root": section.root.offset, "next": section.root.next.offset}
+        section.free(hole)
+    del block, hole
     return where | {name: word(path, slot_of(path, name.encode())[1]) for name in ("a", "b", "c", "last")}
 
 
@@ -132,7 +133,7 @@ def test_front_tag_overwritten(made, capsys, name):
     offset = where[name] - 16
     poke(path, offset, b"\xff" * 16)
     report = repaired(capsys, path)
-    assert offset in [finding["offset"] for finding in report["findings"]]
+    assert [finding["offset"] for finding in report["findings"]] == [offset]  # what is behind it was found, holes too
     with shmem.SharedMemory(path) as section:
         assert bytes(section.block(where["b"]))[: len(DATA)] == DATA
         if name in ("a", "c"):
@@ -144,6 +145,19 @@ def test_front_tag_overwritten(made, capsys, name):
         else:
             section.block(where[name])  # of a type that nobody knows any more, but there
         section.free(section.allocate(1000))
+
+
+def test_front_tag_of_a_hole_overwritten(made, capsys):
+    """The lists of free blocks say what it was."""
+    path, where = made
+    blocks = check(capsys, path)[1]["blocks"]
+    poke(path, where["hole"] - 16, b"\xff" * 16)
+    assert repaired(capsys, path)["blocks"] == blocks
+    with shmem.SharedMemory(path) as section:
+        assert section.stats().largest_hole >= 3000
+        with pytest.raises(shmem.InvalidBlock):
+            section.block(where["hole"])
+    intact(path)
 
 
 def test_overrun(made, capsys):
