@@ -16,7 +16,6 @@ Exit status: 0 whole; 1 damaged (mended or not), leaks, or refused; 2 not a sect
 
 import contextlib
 import dataclasses
-import errno
 import fcntl
 import json
 import os
@@ -28,7 +27,7 @@ import tempfile
 import shmem
 from shmem import _durable, _image
 from shmem._leaks import Reach
-from shmem._wreck import AT, AT_32, NotASection, Wreck
+from shmem._wreck import AT, AT_32, NotASection, Wreck, extents
 
 OPENING_BYTE = 0x2000000000000000  # as in _participants.pxd
 ANONYMOUS = "/dev/shm/shmem."
@@ -112,22 +111,6 @@ def copy_aside(fd, path):
         os.close(to)
     sync_folder(path)
     return aside
-
-
-def extents(fd, size):
-    """The parts of a file that are no holes."""
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            yield at, size
-            return
-        end = os.lseek(fd, at, os.SEEK_HOLE)
-        yield at, end
-        at = end
 
 
 def write_all(fd, content, offset):

@@ -15,6 +15,7 @@ copy away, `check --repair` writes the noted words to the file.
 
 import collections
 import dataclasses
+import errno
 import mmap
 import os
 import struct
@@ -43,6 +44,10 @@ AT = {
 AT_32 = {"version": 8, "header_bytes": 12, "index_kind": 272, "max_participants": 276, "clean": 280, "broken": 284}
 ARRAY_HEADER = struct.Struct("<QQIHHI")
 ENTRY_HEADER = struct.Struct("<QQII")
+
+
+MAP_NORESERVE = 0x4000  # Python has it from 3.13
+STEP = 1 << 26
 
 
 class NotASection(Exception):
@@ -76,6 +81,22 @@ def round_up(value, to):
     return -(-value // to) * to
 
 
+def extents(fd, size):
+    """The parts of a file that are no holes."""
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            yield at, size
+            return
+        end = os.lseek(fd, at, os.SEEK_HOLE)
+        yield at, end
+        at = end
+
+
 def name_hash(name):
     """The hash by which a name is found in a table, as `name_make` has it."""
     value = 0xCBF29CE484222325
@@ -106,7 +127,13 @@ class Wreck:
         self.file_bytes = self.size = os.fstat(fd).st_size
         if self.size < PAGE:
             raise NotASection(f"it has {self.size:,} bytes, less than the header of a section")
-        self.raw = mmap.mmap(fd, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        if os.fstat(fd).st_blocks * 512 >= self.size:
+            self.raw = mmap.mmap(fd, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        else:  # on tmpfs a look at a hole takes memory, and there may be none
+            self.raw = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+            for start, end in extents(fd, self.size):
+                while start < end:
+                    start += os.preadv(fd, [memoryview(self.raw)[start : min(end, start + STEP)]], start) or end - start
         self.was_clean = self.short("clean") == 1
 
     def examine(self):
