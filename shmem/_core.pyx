@@ -558,7 +558,7 @@ cdef class Memory:
     @property
     def label(self):
         """The shared name that the section carries, or None."""
-        return self.opened().section.header.label.decode() or None
+        return self.opened().section.header.label.decode("ascii", "replace") or None
 
     @property
     def max_size(self):

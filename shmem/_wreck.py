@@ -489,7 +489,7 @@ class Wreck:
         try:
             dtype = _arrays._text_to_dtype(self.raw[at + text_at : at + text_at + n_text])
             np.ndarray(shape, dtype, memoryview(self.raw)[at + data_off : at + data_off + data_bytes], 0, strides)
-        except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
             return False
         return True
 
