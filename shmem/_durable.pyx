@@ -292,8 +292,8 @@ def snapshot(Memory memory not None, path, timeout=None):
     ...     shm["a"] = [1, 2, 3]
     ...     shm.snapshot(os.path.join(folder, "copy"))
     ...     with shmem.SharedMemory(os.path.join(folder, "copy")) as copy:
-    ...         print(list(copy["a"]))
-    [1, 2, 3]
+    ...         print(copy["a"])
+    [1 2 3]
     """
     cdef Mapping mapping = memory.opened()
     target = _arguments.path(path)

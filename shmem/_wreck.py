@@ -13,6 +13,7 @@ copy away, `check --repair` writes the noted words to the file.
 5. recovery and verification by the C core, as when a section is opened whose processes were all killed
 """
 
+import bisect
 import collections
 import dataclasses
 import errno
@@ -402,12 +403,13 @@ class Wreck:
 
     def _gap(self, start, end):
         """Between what can be found from both sides: blocks whose tags agree, the latest first, and the rest marked lost."""
-        taken = []
+        taken = [(start, 0), (end, 0)]
         for offset, size in self._sound_blocks(start, end):
-            if all(offset + size <= other or other + other_size <= offset for other, other_size in taken):
-                taken.append((offset, size))
+            i = bisect.bisect(taken, (offset, size))
+            if sum(taken[i - 1]) <= offset and offset + size <= taken[i][0]:
+                taken.insert(i, (offset, size))
         at = start
-        for offset, size in [*sorted(taken), (end, 0)]:
+        for offset, size in taken[1:]:
             rest, next_at = offset - at, offset + size
             if 0 < rest < LEAST and self.blocks:
                 self._absorb(next(reversed(self.blocks)), rest)
@@ -435,14 +437,13 @@ class Wreck:
 
     def _sound_blocks(self, start, end):
         """(offset, size) of used blocks inside, found by their seals; the latest first."""
-        first = start + LEAST
-        if end < first:
-            return []
-        ends = np.arange(first, end + 1, 16, dtype=np.uint64)
-        words = np.frombuffer(self.raw, dtype="<u8", offset=0, count=self.size // 8)[(ends // 8 - 1).astype(np.intp)]
-        sizes = words ^ np.uint64(self.salt) ^ (ends * np.uint64(GOLDEN))
-        good = (sizes % 16 == 0) & (sizes >= LEAST) & (sizes <= ends - np.uint64(start))
-        pairs = [(int(e - s), int(s)) for e, s in zip(ends[good], sizes[good], strict=True)]
+        words = np.frombuffer(self.raw, dtype="<u8", count=self.size // 8)
+        pairs = []
+        for first in range(start + LEAST, end + 1, STEP):
+            ends = np.arange(first, min(end + 1, first + STEP), 16, dtype=np.uint64)
+            sizes = words[(ends // 8 - 1).astype(np.intp)] ^ np.uint64(self.salt) ^ (ends * np.uint64(GOLDEN))
+            good = (sizes % 16 == 0) & (sizes >= LEAST) & (sizes <= ends - np.uint64(start))
+            pairs += [(int(e - s), int(s)) for e, s in zip(ends[good], sizes[good], strict=True)]
         sound = [(o, s) for o, s in pairs if self.tag(o)[:2] == (s, USED) and self.serial(o) < self.field("next_serial")]
         return sorted(sound, key=lambda pair: -self.serial(pair[0]))
 
