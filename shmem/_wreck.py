@@ -107,6 +107,14 @@ def name_hash(name):
     return value ^ value >> 33
 
 
+def is_text(name):
+    """Whether these bytes can be a name."""
+    try:
+        return len(name.decode()) > 0 and len(name) <= 65535
+    except UnicodeDecodeError:
+        return False
+
+
 class Wreck:
     """The section in the file behind a descriptor, as it would be after a repair.
 
@@ -500,6 +508,9 @@ class Wreck:
             if state == USED and type_id == ARRAY and not self.array_fits(offset):
                 self.say(offset, "an array's header does not fit its block", "it becomes a plain block", "shape and dtype of the array")
                 self.put(offset, size | USED)
+            if state == USED and type_id == ENTRY and self.entry(offset + HEAD) is None:
+                self.say(offset, "a name that is no text, or does not fit its block", "it becomes a plain block", "a name")
+                self.put(offset, size | USED)
             if state == USED and self.word(offset + 8) >> 56 > size - HEAD - REAR:
                 self.say(offset, "the block says that it is smaller than nothing", "it counts as full", "how many bytes were asked for")
                 self.put(offset + 8, self.serial(offset))
@@ -517,9 +528,9 @@ class Wreck:
             return None
         room = self.payload(payload_off - HEAD)
         value, serial, n_name, n_data = ENTRY_HEADER.unpack_from(self.raw, payload_off)
-        if room < 24 or n_name + n_data > room - 24:
-            return None
         at = payload_off + 24
+        if room < 24 or n_name + n_data > room - 24 or not is_text(self.raw[at : at + n_name]):
+            return None
         return Entry(payload_off, self.raw[at : at + n_name], self.raw[at + n_name : at + n_name + n_data], value, serial)
 
     def capacity(self, payload_off):
@@ -569,6 +580,8 @@ class Wreck:
         for offset, size in renewed.items():
             if offset + HEAD in shown:
                 self.put(offset, size | USED | ENTRY << 48)
+                if self.entry(offset + HEAD) is None:
+                    self.put(offset, size | USED)
         named = {entry.value: entry for entry in self.entries("directory")}
         free = self._listed_as_free() if renewed else set()
         for offset, size in renewed.items():

@@ -261,6 +261,16 @@ def test_slot_overwritten(made, capsys, damage):
     intact(path)
 
 
+@pytest.mark.parametrize("text", [b"\xff", b""])
+def test_name_that_is_no_text(made, capsys, text):
+    path, _ = made
+    _, entry = slot_of(path, b"last")
+    poke(path, entry + 24 if text else entry + 16, text or b"\0\0\0\0")
+    report = repaired(capsys, path)
+    assert "a name" in [finding["lost"] for finding in report["findings"]]
+    intact(path, "last")
+
+
 def test_name_that_leads_nowhere(made, capsys):
     path, _ = made
     _, entry = slot_of(path, b"last")
@@ -300,6 +310,8 @@ def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
     rng = random.Random(seed)
     make(section_file, index=["tlsf", "next_fit"][seed % 2])
     size = os.path.getsize(section_file)
+    if seed % 3 == 1:
+        poke(section_file, 280, b"\0\0\0\0")  # not closed
     for _ in range(rng.randrange(1, 6)):
         n = rng.choice([1, 8, 16, 40, 300])
         poke(section_file, rng.randrange(START - 13000 * (seed % 3 == 0), size - n), rng.randbytes(n))
