@@ -14,6 +14,7 @@ COMMANDS = {
     "tstshmem": ("shmem._tstshmem", "the original's test program: threads of many processes work on one search tree"),
     "fifo": ("shmem._fifo", "producers and consumers on one queue in a section: lock, semaphore, event and objects at work"),
     "semstat": ("shmem._semstat", "every semaphore and event of the machine, with its value"),
+    "check": ("shmem._check_command", "what is wrong with a section's file; --repair mends it, --leaks finds what nobody can reach"),
     "crashtest": ("shmem._crashtest", "a process killed at every instruction of every operation; do the others go on?"),
     "fuzz": ("shmem.testing", "random operations on a section's heap, each checked against a model (needs hypothesis)"),
 }

@@ -250,7 +250,7 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off):
     strides = tuple([array_strides(array)[i] for i in range(n_dims)])
     try:
         return _array_of(hold, shape, _text_to_dtype(array_dtype(array)[:n_text]), strides)
-    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
         raise _errors.HeapCorruption(f"the header of the array at offset {payload_off:#x} is damaged: {error}") from error
 
 

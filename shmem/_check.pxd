@@ -34,5 +34,7 @@ ctypedef struct heap_facts_t:
 
 # Clear up after the dead, then verify every invariant that `_heap.pyx` states; takes the heap gate.
 cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) noexcept nogil
+# The same for who has the gate, or a section for itself: what is there, nothing is cleared up.
+cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil
 # Count without verifying more than is needed to walk; takes the heap gate.
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil

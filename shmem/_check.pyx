@@ -182,7 +182,7 @@ cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* 
     return FINE if n_filled == table.filled else _say(facts, BAD_NAME, table_off, table.filled, n_filled)
 
 
-cdef Problem _check_all(section_t* section, heap_facts_t* facts) noexcept nogil:
+cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil:
     cdef uint64_t fault = chain_first_fault(section)
     cdef Problem problem
     if fault == 1:
@@ -214,7 +214,7 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
         return status
     if section.header.broken == 0 and dead_left_something(section):
         heap_recover(section, NOBODY)
-    problem[0] = _check_all(section, facts)
+    problem[0] = heap_check_as_it_is(section, facts)
     heap_leave(section)
     return OK if problem[0] == FINE else CORRUPTED
 

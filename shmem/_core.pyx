@@ -44,13 +44,13 @@ from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDE
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_users_block, heap_enter, heap_free,
                           heap_leave, heap_reallocate, heap_set_root, heap_trim)
-from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT, block_t, header_t,
-                            layout_fingerprint, payload_bytes, payload_to_block, round_up, tag_size, tag_type)
+from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, SERIAL_MASK, SLACK_SHIFT, block_t, header_t,
+                            layout_fingerprint, payload_bytes, payload_to_block, tag_size, tag_type)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
 from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave,
                              section_remove_abandoned, sections_depart)
-from shmem._os cimport file_sync, memory_sync, now_ns, pause_ns
-from shmem._participants cimport participant_entry_is_alive, participant_is_alive, section_descriptor
+from shmem._os cimport now_ns, pause_ns
+from shmem._participants cimport participant_entry_is_alive, participant_is_alive
 from shmem._section cimport block_at, busy_begin, busy_end, section_t
 from shmem._status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 
@@ -61,7 +61,7 @@ cdef object _PLACE = "/dev/shm/shmem."
 cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
 cdef object _mappings = weakref.WeakValueDictionary()     # id -> Mapping of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
-cdef dict _PROBLEMS = {
+PROBLEMS = {
     BAD_TOP: "BAD_TOP", BAD_TAG: "BAD_TAG", BAD_REAR: "BAD_REAR", HOLES_TOUCH: "HOLES_TOUCH", HOLE_AT_TOP: "HOLE_AT_TOP",
     BAD_INDEX: "BAD_INDEX", BAD_CACHE: "BAD_CACHE", BAD_COUNT: "BAD_COUNT", BAD_SERIAL: "BAD_SERIAL", BAD_BOUNDS: "BAD_BOUNDS",
     BAD_NAME: "BAD_NAME", BAD_ARRAY: "BAD_ARRAY", MARKED_BROKEN: "MARKED_BROKEN",
@@ -558,7 +558,7 @@ cdef class Memory:
     @property
     def label(self):
         """The shared name that the section carries, or None."""
-        return self.opened().section.header.label.decode() or None
+        return self.opened().section.header.label.decode("ascii", "replace") or None
 
     @property
     def max_size(self):
@@ -584,19 +584,6 @@ cdef class Memory:
     def owner_deaths(self):
         """How often, since the first opener, a holder of the lock ended without releasing it."""
         return load_relaxed_u64(&self.opened().section.header.owner_deaths)
-
-    def flush(self):
-        """Write the section to disk; return when it is there."""
-        cdef Mapping mapping = self.opened()
-        cdef section_t* section = mapping.section
-        cdef int status
-        busy_begin(section)
-        with nogil:
-            status = memory_sync(section.base, round_up(load_acquire_u64(&section.header.top), PAGE_BYTES))
-            if status == OK:
-                status = file_sync(section_descriptor(section))
-            busy_end(section)
-        check(status, mapping, "flush")
 
     def trim(self):
         """Give the memory or disk space behind the last block back to the file system."""
@@ -750,7 +737,7 @@ cdef class Memory:
             status = heap_check(section, &facts, &problem)
             busy_end(section)
         if problem:
-            raise explain_problem(_PROBLEMS[problem], _section_text(section), facts)
+            raise explain_problem(PROBLEMS[problem], _section_text(section), facts)
         check(status, mapping, "check_heap")
         return facts
 

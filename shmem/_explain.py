@@ -35,6 +35,10 @@ _PLAIN = {
     Status.too_many_threads: (_errors.LockError, "{what}: 4096 threads of this process use {section} at the same time; that is the limit"),
 }
 
+_LIMITS = {
+    errno.EFBIG: " for this process (RLIMIT_FSIZE, `ulimit -f`) or the file system",
+    errno.ENOMEM: ": no address space is left for it in this process (RLIMIT_AS, `ulimit -v`), or no memory in the machine",
+}
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -69,6 +73,11 @@ def _free_bytes(path):
     return f"{facts.f_bavail * facts.f_frsize:,}"
 
 
+def _limit_text(status):
+    """The system's words, and which limit of the process may be meant by them."""
+    return os.strerror(status) + _LIMITS.get(status, "")
+
+
 def explain(status, what, facts):
     """The exception for a status that came back from an open section.
 
@@ -91,7 +100,7 @@ def explain(status, what, facts):
     if status in _OUT_OF_SPACE:
         return _with_status(
             _errors.SectionFull(
-                f"{what}: {os.strerror(status)}; {describe_file_system(facts['path'])}, which holds {facts['section']}, "
+                f"{what}: {_limit_text(status)}; {describe_file_system(facts['path'])}, which holds {facts['section']}, "
                 f"has {_free_bytes(facts['path'])} bytes free"
             ),
             status,
@@ -158,7 +167,7 @@ def explain_opening(status, path, shared_name, request):
     if status in _OUT_OF_SPACE or status == errno.ENOMEM:
         return _with_status(
             _errors.SectionFull(
-                f"{what}: {os.strerror(status)}; {describe_file_system(path)} has {_free_bytes(path)} bytes free, "
+                f"{what}: {_limit_text(status)}; {describe_file_system(path)} has {_free_bytes(path)} bytes free, "
                 f"max_size is {request['max_size']:,}"
             ),
             status,

@@ -208,12 +208,11 @@ cdef int _make_anew(int fd, open_request_t* request) noexcept nogil:
     return status
 
 
-cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t file_bytes) noexcept nogil:
-    """No participant lives: reset what is volatile, have backing for what is used."""
+cdef void section_quiet(section_t* section) noexcept nogil:
+    """Nobody is in it: open what was locked, free every entry.  Generations stay, so that no old signature comes to mean somebody."""
     cdef header_t* header = section.header
     cdef uint32_t i
     cdef uint32_t n_holders = header.gate & GATE_OWNER_MASK != 0
-    request.was_unclean = header.clean == 0
     header.gate = header.upgrade = header.heap_gate = 0
     header.gate_readers = header.gate_writers = header.drain = 0
     header.participants_high = 0
@@ -224,16 +223,25 @@ cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t fi
     if n_holders:                        # whoever held the lock was killed, the last one in: the next holder is told
         header.owner_deaths += 1
         header.death_notice = 1
-    if header.reserved > file_bytes:
-        header.reserved = file_bytes
-    if header.reserved < header.top:
-        header.reserved = header.top
+
+
+cdef uint64_t _reserved(const header_t* header, uint64_t file_bytes) noexcept nogil:
+    """Up to where a first opener has backing: the file may have been copied by who leaves holes."""
+    cdef uint64_t reserved = header.reserved if header.reserved < file_bytes else file_bytes
+    return reserved if reserved > header.top else header.top
+
+
+cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t file_bytes) noexcept nogil:
+    """No participant lives: reset what is volatile.  What is used has backing."""
+    cdef header_t* header = section.header
+    request.was_unclean = header.clean == 0
+    section_quiet(section)
+    header.reserved = _reserved(header, file_bytes)
     if header.clean == 0 or header.high_water > file_bytes:
         header.high_water = file_bytes
     if header.high_water < header.top:
         header.high_water = header.top
-    boot_id(header.boot_id, sizeof(header.boot_id))
-    return file_reserve(section.fd, 0, header.reserved, section.size_bytes)
+    return boot_id(header.boot_id, sizeof(header.boot_id))
 
 
 cdef int _recover_first(section_t* section, bint was_unclean) noexcept nogil:
@@ -282,6 +290,15 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
     return False
 
 
+cdef bint _exchange_descriptor(section_t* section, int* opening_fd) noexcept nogil:
+    """No descriptor is left: give up the section's own for one that can be locked.  The process mutex is mine: no child has it."""
+    file_close(section.fd)
+    section.fd = -1
+    section.fd = section_descriptor(section)
+    opening_fd[0] = section.fd
+    return section.fd >= 0
+
+
 cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
     """Leave the section, and if nobody else lives leave it whole.  The process mutex is mine.
 
@@ -289,7 +306,7 @@ cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
     """
     cdef int opening_fd = -1
     cdef int fd = section_descriptor(section)
-    cdef bint is_serialised = fd >= 0 and file_reopen(fd, &opening_fd) == 0
+    cdef bint is_serialised = fd >= 0 and (file_reopen(fd, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
     cdef bint must_recover
     mutexes_release_all(section)
     if at_exit:
@@ -311,6 +328,8 @@ cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
             heap_leave(section)
         _last_out(section)
         memset(section.private, 0, sizeof(private_t))
+    if section.fd == opening_fd:
+        section.fd = -1
     file_close(opening_fd)
     section.departed = True
 
@@ -405,6 +424,8 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         if section.size_bytes < facts.size_bytes and file_bytes == facts.size_bytes:
             section.size_bytes = round_up(facts.size_bytes, PAGE_BYTES)     # a file larger than that keeps its size
         status = file_set_size(section.fd, section.size_bytes)
+        if status == OK:                     # before it is mapped: a look at a hole takes memory on tmpfs
+            status = file_reserve(section.fd, 0, _reserved(&header, file_bytes), section.size_bytes)
     elif file_bytes < section.size_bytes:
         request.found, request.wanted = file_bytes, section.size_bytes
         return NOT_A_SECTION
@@ -417,6 +438,8 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         status = _become_participant(section)
     if status == OK and is_first:
         status = _recover_first(section, request.was_unclean)
+    if status != OK and is_first and not request.was_made:
+        file_set_size(section.fd, facts.size_bytes)         # as it was found
     return status
 
 

@@ -34,6 +34,7 @@ cdef int file_set_size(int fd, uint64_t size_bytes) noexcept nogil
 cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t reserved_off) noexcept nogil
 cdef int file_give_back(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil
 cdef int file_sync(int fd) noexcept nogil
+cdef int folder_sync(const char* folder) noexcept nogil
 cdef int file_remove(const char* path) noexcept nogil
 cdef uint64_t file_system_kind(int fd) noexcept nogil
 cdef uint64_t file_system_free_bytes(int fd) noexcept nogil

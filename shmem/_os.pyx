@@ -14,10 +14,10 @@ What Linux is asked for, and what it promises:
 * ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
 """
 
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, ELOOP, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.string cimport memset, strlen
+from libc.string cimport memcpy, memmove, memset, strlen, strrchr
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -33,6 +33,7 @@ cdef extern from "<unistd.h>" nogil:
     int ftruncate(int fd, int64_t length)
     int fsync(int fd)
     int unlink(const char* path)
+    int64_t readlinkat(int folder_fd, const char* path, char* target, size_t size_bytes)
     int linkat(int from_fd, const char* from_path, int to_fd, const char* to_path, int flags)
     int64_t pread(int fd, void* buffer, size_t count, int64_t offset)
     int64_t pwrite(int fd, const void* buffer, size_t count, int64_t offset)
@@ -62,7 +63,7 @@ cdef extern from "<fcntl.h>" nogil:
         int64_t l_start
         int64_t l_len
         int l_pid
-    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
+    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_DIRECTORY, O_PATH, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
     int AT_FDCWD, AT_SYMLINK_FOLLOW
     int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
     short F_WRLCK, F_UNLCK
@@ -81,7 +82,6 @@ cdef extern from "<sys/stat.h>" nogil:
         int64_t st_size
     int fstat(int fd, stat_t* facts)
     int stat(const char* path, stat_t* facts)
-    int lstat(const char* path, stat_t* facts)
     bint S_ISREG(unsigned int mode)
     bint S_ISLNK(unsigned int mode)
 
@@ -116,6 +116,8 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     LIVENESS_PAGE_BYTES = 4096
     ZEROS_BYTES = 65536
+    PATH_BYTES = 4096
+    MAX_LINKS = 40
 
 
 # -- time and waiting ---------------------------------------------------------------------------------
@@ -150,18 +152,62 @@ cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
 
 # -- files --------------------------------------------------------------------------------------------
 
-cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil:
-    """Open for reading and writing.  A symbolic link is followed only if it belongs to this user."""
+cdef int _own_link_target(const char* path, char* target) noexcept nogil:
+    """Where a symbolic link of this user's leads: ELOOP when it is another user's.  Owner and target are of one and the same link."""
     cdef stat_t link
-    cdef int flags = O_RDWR | O_CLOEXEC | O_NONBLOCK
-    if create:
-        flags |= O_CREAT
-    fd[0] = open(path, flags | O_NOFOLLOW, permissions)
-    if fd[0] < 0 and errno == ELOOP:
-        if lstat(path, &link) == 0 and S_ISLNK(link.st_mode) and link.st_uid != geteuid():
-            return ELOOP
-        fd[0] = open(path, flags, permissions)
-    return 0 if fd[0] >= 0 else errno
+    cdef int64_t n = -1
+    cdef size_t n_folder = 0
+    cdef const char* slash = strrchr(path, b"/")
+    cdef int status = 0, fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+    if fd < 0:
+        return errno
+    if fstat(fd, &link) != 0 or (S_ISLNK(link.st_mode) and link.st_uid != geteuid()):
+        status = ELOOP
+    elif not S_ISLNK(link.st_mode):
+        status = EAGAIN                  # something else by now
+    else:
+        n = readlinkat(fd, b"", target, PATH_BYTES)
+        if n < 0 or n >= PATH_BYTES:
+            status = ENAMETOOLONG
+    close(fd)
+    if status != 0:
+        return status
+    target[n] = 0
+    if target[0] != b"/" and slash != NULL:
+        n_folder = slash - path + 1
+        if n_folder + n >= PATH_BYTES:
+            return ENAMETOOLONG
+        memmove(target + n_folder, target, n + 1)
+        memcpy(target, path, n_folder)
+    return 0
+
+
+cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil:
+    """Open for reading and writing.  A symbolic link is followed only if it belongs to this user, and so for one that it leads to.
+
+    In a folder that everybody may write to the system may refuse to open another user's file with O_CREAT: without it, the caller
+    can say whose it is.
+    """
+    cdef char places[2][PATH_BYTES]
+    cdef const char* place = path
+    cdef int n_links, status, flags = O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW
+    for n_links in range(MAX_LINKS):
+        fd[0] = open(place, flags | O_CREAT if create else flags, permissions)
+        if fd[0] < 0 and errno == EACCES and create:
+            fd[0] = open(place, flags)
+            if fd[0] < 0 and errno == ENOENT:
+                return EACCES
+        if fd[0] >= 0:
+            return 0
+        if errno != ELOOP:
+            return errno
+        status = _own_link_target(place, places[n_links & 1])
+        if status == EAGAIN:
+            continue
+        if status != 0:
+            return status
+        place = places[n_links & 1]
+    return ELOOP
 
 
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil:
@@ -291,6 +337,19 @@ cdef int file_sync(int fd) noexcept nogil:
         if errno != EINTR:
             return errno
     return 0
+
+
+cdef int folder_sync(const char* folder) noexcept nogil:
+    """Have the names in a folder on disk: a file's own sync need not reach the name that it is found by.
+
+    A folder that may not be read, or whose file system has no such call, is left to the kernel.
+    """
+    cdef int status = 0, fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    if fd < 0:
+        return 0 if errno == EACCES or errno == ENOENT else errno
+    status = file_sync(fd)
+    close(fd)
+    return 0 if status == EINVAL else status
 
 
 cdef int file_remove(const char* path) noexcept nogil:

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from shmem import _arrays, _core, _locking, _names, _primitives, _queue, _struct
+from shmem import _arrays, _core, _durable, _locking, _names, _primitives, _queue, _struct
 from shmem._core import Block
 
 
@@ -311,6 +311,11 @@ class SharedMemory(_core.Memory):
             It holds nothing, or was locked by another thread or on another section.
         """
         _locking.unlock(self, descriptor)
+
+    # -- on disk for good
+
+    flush = _durable.flush
+    snapshot = _durable.snapshot
 
     # -- looking
 

@@ -291,8 +291,11 @@ cdef object generic_class(str type_name, bytes description):
                     break
     own = {name: type_ for name, type_ in types.items() if name not in base._shmem_layout_.fields}
     module, _, short_name = type_name.rpartition(".")
-    cls = StructMeta.__new__(StructMeta, short_name, (base,), {"__module__": module or "shmem"}, type_name=type_name,
-                             _generic=(own, description, names))
+    try:
+        cls = StructMeta.__new__(StructMeta, short_name, (base,), {"__module__": module or "shmem"}, type_name=type_name,
+                                 _generic=(own, description, names))
+    except (TypeError, ValueError) as error:
+        raise LayoutMismatch(f"the section describes its type {type_name!r} as no class can be: {error}") from error
     generic_classes[type_name, description] = cls
     return cls
 

@@ -1,0 +1,326 @@
+"""On disk for good: `flush`, `snapshot`.  A full disk is in test_limits."""
+
+import errno
+import os
+import re
+import shutil
+import stat
+import threading
+
+import numpy as np
+import pytest
+
+import shmem
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+# -- flush ------------------------------------------------------------------------------------------------
+
+FLUSH = """
+section = shmem.SharedMemory(args[0], max_size=1 << 22)
+section["a"] = bytes(300_000)
+end = section["a"].offset + 300_000
+say(section.address, end)
+os.write(2, b"-- begin")
+try:
+    section.flush(); say("flushed")
+except OSError as error:
+    say(type(error).__name__, error.errno, str(error))
+os.write(2, b"-- end")
+"""
+
+
+def traced(child, tmp_path, *options):
+    """Run FLUSH under strace; what it said, and the calls that it made in `flush`."""
+    log = tmp_path / "log"
+    other = child(FLUSH, tmp_path / "s", before=("strace", "-f", "-y", "-o", log, "-e", "trace=msync,fsync,write", *options))
+    out, err = other.process.communicate(timeout=60)
+    assert other.process.returncode == 0, err
+    calls = log.read_text().partition("-- begin")[2].partition("-- end")[0]
+    first, second = out.splitlines()
+    return *map(int, first.split()), second, re.findall(r"(msync|fsync)\((.*)\) += (\S+)", calls)
+
+
+@needs_strace
+def test_flush_syncs_all_that_is_used_and_the_name(child, tmp_path):
+    address, end, said, calls = traced(child, tmp_path)
+    assert said == "flushed"
+    (sync, sync_arguments, _), *files = calls
+    start, length, flag = sync_arguments.split(", ")
+    assert (sync, int(start, 16), flag) == ("msync", address, "MS_SYNC")
+    assert int(length) >= end
+    assert [re.sub(r"^\d+", "", what) for _, what, _ in files] == [f"<{tmp_path}/s>", f"<{tmp_path}>"]
+    assert {result for _, _, result in calls} == {"0"}
+
+
+@needs_strace
+@pytest.mark.parametrize("call", ["msync:when=1", "fsync:when=1", "fsync:when=2"])
+def test_flush_reports_what_the_disk_refuses(child, tmp_path, call):
+    # the first opener has synced the header once by then
+    name, _, when = call.partition(":when=")
+    when = int(when) + (name == "msync")
+    _, _, said, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
+    assert said.startswith("OperatingSystemError 5 flush: Input/output error")
+    assert calls[-1][0] == name
+
+
+def poke(section, offset, change):
+    """Change a word of the section by hand; what it was."""
+    with open(section.path, "r+b") as file:
+        old = int.from_bytes(os.pread(file.fileno(), 8, offset), "little")
+        os.pwrite(file.fileno(), change(old).to_bytes(8, "little"), offset)
+    return old
+
+
+# -- snapshot ---------------------------------------------------------------------------------------------
+
+
+def content(section):
+    return {name: bytes(value) if isinstance(value, shmem.Block) else value.tolist() for name, value in section.items()}
+
+
+@pytest.mark.parametrize("index", ["tlsf", "next_fit"])
+def test_copy_is_whole_and_a_section_of_its_own(place, tmp_path, index):
+    with shmem.SharedMemory(**place, max_size=1 << 24, index=index) as section:
+        section["a"] = np.arange(1000)
+        section["b"] = b"bytes"
+        section.root = section["a"]
+        big = section.allocate(5_000_000)
+        section["c"] = [1.5]
+        section.free(big)
+        before = content(section)
+        assert section.snapshot(tmp_path / "copy") is None
+        raw = (tmp_path / "copy").read_bytes()
+        assert (raw[:8], raw[280:288]) == (b"SHMEM1\x1a\n", b"\1\0\0\0\0\0\0\0")  # magic; clean, not broken
+        assert len(raw) == -(-int.from_bytes(raw[448:456], "little") // 4096) * 4096
+        section["a"][0] = 77
+        with shmem.SharedMemory(tmp_path / "copy") as copy:  # beside the original, in one process
+            assert content(copy) == before
+            assert copy.root.tolist() == before["a"]
+            assert (copy.stats().recoveries, copy.owner_deaths) == (0, 0)
+            assert copy.uuid != section.uuid
+            assert (copy.max_size, copy.index, copy.label) == (section.max_size, index, section.label)
+            copy.check_heap()
+            copy["d"] = [1]
+            assert "d" not in section
+            handle = shmem.handle(section["a"])
+            assert handle.open()[0] == 77
+        section.check_heap()
+    assert set(os.listdir(tmp_path)) - {"section.shm"} == {"copy"}
+
+
+def test_no_recovery_when_the_copy_is_opened(section_file, tmp_path, child):
+    """A live process is just making a block, pins an array, holds a temporary one: free in the copy, and kept in the section."""
+    with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
+        section["kept"] = [1, 2]
+        other = child(
+            """
+            section = shmem.SharedMemory(args[0])
+            mine = section.zeros(50_000, temporary=True); named = section["kept"]
+            say("go")
+            while not os.path.exists(args[1]):
+                section.free(section.allocate(3_000_000))
+            """,
+            section_file,
+            tmp_path / "stop",
+        )
+        other.hear()
+        for i in range(20):
+            section.snapshot(tmp_path / f"copy{i}")
+        (tmp_path / "stop").touch()
+        other.end()
+    for i in range(20):
+        with shmem.SharedMemory(tmp_path / f"copy{i}") as copy:
+            assert copy.stats().recoveries == 0
+            report = copy.check_heap()
+            assert report.pending_blocks == 0
+            assert report.used_bytes < 3_100_000  # no temporary array; the large block if it was complete
+            assert report.blocks <= 2
+            del copy["kept"]
+            assert copy.check_heap().blocks == report.blocks - 1  # nobody pins it
+
+
+def test_pending_block_is_free_in_the_copy(shm, tmp_path):
+    """A tag of state 2, put there by hand, of a participant that lives."""
+    shm["x"] = [1]
+    block = shm.allocate(5000)
+    tag = poke(shm, block.offset - 16, lambda tag: tag & ~15 | 2)
+    shm.snapshot(tmp_path / "copy")
+    poke(shm, block.offset - 16, lambda _: tag)
+    shm.free(block)
+    with shmem.SharedMemory(tmp_path / "copy") as copy:
+        report = copy.check_heap()
+        assert (report.pending_blocks, report.blocks, copy.stats().recoveries) == (0, 1, 0)
+
+
+def test_taken_under_the_shared_lock(shm, tmp_path, child):
+    other = child(
+        "section = shmem.SharedMemory(shared_name=args[0])\nwith shmem.exclusive_lock(section):\n    say('go'); sys.stdin.readline()",
+        shm.name,
+    )
+    other.hear()
+    with pytest.raises(shmem.LockTimeout):
+        shm.snapshot(tmp_path / "copy", timeout=0.1)
+    assert os.listdir(tmp_path) == []
+    other.tell()
+    shm.snapshot(tmp_path / "copy", timeout=20)
+    other.end()
+
+
+def test_consistent_under_writers(shm, tmp_path, child):
+    """Two arrays that writers change together, under the lock, while others allocate: equal in every copy."""
+    shm["a"], shm["b"] = np.zeros(20_000), np.zeros(20_000)
+    other = child(
+        """
+        section = shmem.SharedMemory(shared_name=args[0]); a, b = section["a"], section["b"]; say("go")
+        while not os.path.exists(args[1]):
+            with shmem.exclusive_lock(section):
+                a += 1; b += 1
+            section["n"] = b"x" * 3000
+            del section["n"]
+        """,
+        shm.name,
+        tmp_path / "stop",
+    )
+    other.hear()
+    seen = set()
+    while len(seen) < 5:
+        shm.snapshot(tmp_path / "copy")
+        with shmem.SharedMemory(tmp_path / "copy") as copy:
+            assert np.array_equal(copy["a"], copy["b"])
+            assert (copy["a"] == copy["a"][0]).all()
+            assert set(copy) <= {"a", "b", "n"}
+            copy.check_heap()
+            seen.add(float(copy["a"][0]))
+    (tmp_path / "stop").touch()
+    other.end()
+
+
+def test_lock_that_is_held_is_free_in_the_copy(shm, tmp_path):
+    mutex = shm.mutex(name="mutex")
+    with shmem.exclusive_lock(shm), mutex:
+        shm.snapshot(tmp_path / "copy")
+    with shmem.SharedMemory(tmp_path / "copy") as copy:
+        with shmem.exclusive_lock(copy, 0):  # no warning: nobody died
+            pass
+        assert copy.owner_deaths == 0
+        with pytest.warns(shmem.OwnerDiedWarning), copy["mutex"]:
+            pass
+
+
+def test_read_only_handle(section_file, tmp_path):
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        section["a"] = [1]
+    with shmem.SharedMemory(section_file, mode="read_only") as reader:
+        reader.snapshot(tmp_path / "copy")
+    with shmem.SharedMemory(tmp_path / "copy") as copy:
+        assert copy["a"].tolist() == [1]
+
+
+def test_file_is_replaced_whole_with_the_sections_permissions(section_file, tmp_path):
+    target = tmp_path / "copy"
+    target.write_bytes(b"old")
+    with open(target, "rb") as old:
+        with shmem.SharedMemory(section_file, max_size=1 << 20, permissions=0o640) as section:
+            section.snapshot(target)
+        assert old.read() == b"old"
+    assert stat.S_IMODE(os.stat(target).st_mode) == 0o640
+    os.symlink(tmp_path / "nowhere", tmp_path / "link")
+    with shmem.SharedMemory(section_file) as section:
+        section.snapshot(tmp_path / "link")
+    assert not os.path.islink(tmp_path / "link")
+    assert sorted(os.listdir(tmp_path)) == ["copy", "link", "section.shm"]
+
+
+def test_what_must_not_be_replaced(section_file, tmp_path):
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section, shmem.SharedMemory(tmp_path / "b", max_size=1 << 20) as other:
+        os.link(section_file, tmp_path / "same")
+        for target in (section_file, tmp_path / "same"):
+            with pytest.raises(ValueError, match="section itself"):
+                section.snapshot(target)
+        with pytest.raises(shmem.OperatingSystemError, match="are attached") as caught:
+            section.snapshot(other.path)
+        assert caught.value.errno == errno.EBUSY
+        with pytest.raises(shmem.OperatingSystemError) as caught:
+            section.snapshot(tmp_path / "missing" / "copy")
+        assert caught.value.errno == errno.ENOENT
+        (tmp_path / "folder").mkdir()
+        with pytest.raises(shmem.OperatingSystemError):
+            section.snapshot(tmp_path / "folder")
+    with pytest.raises(shmem.ClosedError):
+        section.snapshot(tmp_path / "copy")
+    assert sorted(os.listdir(tmp_path)) == ["b", "folder", "same", "section.shm"]
+
+
+def test_damaged_heap_is_not_copied(shm, tmp_path):
+    first, second = shm.allocate(100), shm.allocate(100)
+    tag = poke(shm, second.offset - 16, lambda _: (1 << 64) - 1)
+    with pytest.raises(shmem.HeapCorruption, match="check_heap"):
+        shm.snapshot(tmp_path / "copy")
+    poke(shm, second.offset - 16, lambda _: tag)
+    assert os.listdir(tmp_path) == []
+    shm.free(first)
+    assert shm.check_heap().blocks == 1
+
+
+def test_killed_anywhere(section_file, tmp_path, child):
+    """Under the name there is always a whole copy, the old one or the new one."""
+    with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
+        section["a"] = np.zeros(200_000)
+        section.snapshot(tmp_path / "copy")
+        for i in range(12):
+            other = child(
+                "section = shmem.SharedMemory(args[0]); say('go')\nwhile True: section.snapshot(args[1])", section_file, tmp_path / "copy"
+            )
+            other.hear()
+            threading.Event().wait(0.003 * i)
+            other.kill()
+            with shmem.SharedMemory(tmp_path / "copy") as copy:
+                assert copy.stats().recoveries == 0
+                copy.check_heap()
+                assert copy["a"].shape == (200_000,)
+            section.free(section.allocate(10_000))  # the gate that it was killed with is taken over
+        section.check_heap()
+    # killed between the two: a whole copy under a name of its own
+    assert all(name in ("copy", "section.shm") or re.fullmatch(r"\.copy\.[0-9a-f]{16}", name) for name in os.listdir(tmp_path))
+
+
+@needs_strace
+def test_order_of_syncs(tmp_path, child):
+    """All of the copy is on disk before it has the name; the name is before `snapshot` returns."""
+    log = tmp_path / "log"
+    code = """
+    section = shmem.SharedMemory(max_size=1 << 20); section["a"] = [1]; open(args[0], "w").close()
+    os.write(2, b"-- begin"); section.snapshot(args[0]); os.write(2, b"-- end")
+    """
+    (tmp_path / "f").mkdir()
+    options = ("-f", "-y", "-o", log, "-e", "trace=msync,fsync,ftruncate,linkat,rename,renameat,renameat2,write")
+    _, err = child(code, tmp_path / "f" / "copy", before=("strace", *options)).process.communicate(timeout=60)
+    assert err == "-- begin-- end"
+    calls = re.findall(r"\d+ +(\w+)\((.*)\) += (\S+)", log.read_text().partition("-- begin")[2].partition("-- end")[0])
+    names = [name for name, _, result in calls if result == "0"]
+    assert names[-4:] == ["fsync", "linkat", "rename", "fsync"]
+    assert "msync" in names[:-4]
+    assert f"<{tmp_path}/f>" in calls[-1][1]
+
+
+def test_where_files_need_a_name(section_file, tmp_path, monkeypatch):
+    """A file system without O_TMPFILE: nothing is left, whether it works or not."""
+    real = os.open
+
+    def refuse(path, flags, *args, **kwargs):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, "no such files")
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        section["a"] = [5]
+        section.snapshot(tmp_path / "copy")
+        monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(shmem.OperatingSystemError):
+            section.snapshot(tmp_path / "copy")
+    assert sorted(os.listdir(tmp_path)) == ["copy", "section.shm"]
+    with shmem.SharedMemory(tmp_path / "copy") as copy:
+        assert copy["a"].tolist() == [5]

@@ -1,0 +1,399 @@
+"""Full disks, file systems of several kinds, limits of the process: a named error, and nothing lost."""
+
+import contextlib
+import errno
+import gc
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+import shmem
+
+PIECE = 60_000
+may_mount = os.geteuid() == 0 and subprocess.run(["mount", "--version"], capture_output=True, check=False).returncode == 0
+
+
+class Mounted:
+    """File systems mounted below a folder; unmounted, the last one first."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.points = []
+
+    def mount(self, name, *arguments):
+        """Mount something; skips, with the system's words, where that is not permitted."""
+        if not may_mount:
+            pytest.skip("only root may mount")
+        point = self.folder / name
+        point.mkdir()
+        done = subprocess.run(["mount", *map(str, arguments), str(point)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+        self.points.append(point)
+        return point
+
+    def tmpfs(self, size="2m"):
+        return self.mount("tmpfs", "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+
+    def ext4(self):
+        if shutil.which("mkfs.ext4") is None:
+            pytest.skip("mkfs.ext4 (e2fsprogs) is not installed")
+        image = self.folder / "image"
+        with open(image, "wb") as file:
+            file.truncate(4 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True, capture_output=True)
+        return self.mount("ext4", "-o", "loop", image)
+
+    def overlay(self):
+        below = self.tmpfs()
+        for name in ("lower", "upper", "work"):
+            (below / name).mkdir()
+        options = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
+        return self.mount("overlay", "-t", "overlay", "-o", options, "overlay")
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    one = Mounted(tmp_path)
+    yield one
+    gc.collect()
+    for point in reversed(one.points):
+        subprocess.run(["umount", str(point)], check=True)
+
+
+@pytest.fixture(params=["tmpfs", "ext4", "overlay"])
+def small(request, mounted):
+    """A folder on a small file system of that kind."""
+    folder = getattr(mounted, request.param)()
+    return folder, request.param
+
+
+def fill(section):
+    """Allocate until the file system is full; the blocks, each with its number in it, and what the error says."""
+    blocks = []
+    while True:
+        try:
+            block = section.allocate(PIECE)
+        except shmem.SectionFull as error:
+            return blocks, error.status, str(error)
+        memoryview(block)[:] = len(blocks).to_bytes(2, "little") * (PIECE // 2)
+        blocks.append(block)
+
+
+def fill_up(path):
+    """A file that takes what is left of its file system."""
+    with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    with open(path, "ab") as file:
+        os.fsync(file.fileno())
+
+
+def are_whole(blocks):
+    return all(bytes(block) == i.to_bytes(2, "little") * (PIECE // 2) for i, block in enumerate(blocks) if block is not None)
+
+
+# -- full ---------------------------------------------------------------------------------------------------
+
+
+def test_full_file_system(small):
+    """The error names the file system and what is free; everything goes on working, and goes on after freeing."""
+    folder, kind = small
+    with shmem.SharedMemory(folder / "s", max_size=1 << 26) as section:
+        blocks, status, text = fill(section)
+        assert len(blocks) > 15
+        assert status == errno.ENOSPC
+        assert f"{kind} at {folder}" in text
+        assert re.search(r"has [\d,]+ bytes free", text)
+        assert are_whole(blocks)
+        for i, block in enumerate(blocks):
+            memoryview(block)[:] = i.to_bytes(2, "little") * (PIECE // 2)  # no SIGBUS
+        with pytest.raises(shmem.SectionFull):
+            section["name"] = bytes(PIECE)
+        assert "name" not in section
+        section.check_heap()
+        section.free(blocks[5])
+        blocks[5] = section.allocate(PIECE)
+        memoryview(blocks[5])[:] = (5).to_bytes(2, "little") * (PIECE // 2)
+        last = blocks.pop()
+        section.free(last)
+        section.trim()
+        fill_up(folder / "other")
+        with pytest.raises(shmem.SectionFull):
+            section.allocate(PIECE)
+        os.unlink(folder / "other")
+        blocks.append(section.allocate(PIECE, zero=False))
+        memoryview(blocks[-1])[:] = (len(blocks) - 1).to_bytes(2, "little") * (PIECE // 2)
+        offsets = [block.offset for block in blocks]
+        assert section.check_heap().blocks == len(blocks)
+        section.flush()
+    del blocks, block, last
+    with shmem.SharedMemory(folder / "s") as section:
+        assert section.stats().recoveries == 0
+        assert are_whole([section.block(offset) for offset in offsets])
+        section.check_heap()
+
+
+def test_full_when_it_is_made(small):
+    folder, kind = small
+    fill_up(folder / "filler")
+    with pytest.raises(shmem.SectionFull, match=f"{kind} at"):
+        shmem.SharedMemory(folder / "s", max_size=1 << 26)
+    os.unlink(folder / "filler")
+    with shmem.SharedMemory(folder / "s", max_size=1 << 26) as section:
+        section.check_heap()
+
+
+def test_snapshot_to_a_full_file_system(small, section_file):
+    folder, kind = small
+    with shmem.SharedMemory(section_file, max_size=1 << 26) as section:
+        section["small"] = [1, 2]
+        section.snapshot(folder / "copy")
+        before = (folder / "copy").read_bytes()
+        section["large"] = np.ones(5_000_000, "uint8")
+        for name in ("copy", "new"):
+            with pytest.raises(shmem.SectionFull, match=f"{kind} at {folder}") as caught:
+                section.snapshot(folder / name)
+            assert caught.value.status == errno.ENOSPC
+        assert set(os.listdir(folder)) - {"lost+found"} == {"copy"}
+        assert (folder / "copy").read_bytes() == before
+        with open(folder / "filler", "wb") as file:
+            file.write(bytes(1_000_000))  # what it had taken is free again
+        del section["large"]
+        section.snapshot(folder / "new")
+        section.check_heap()
+    with shmem.SharedMemory(folder / "new") as copy:
+        assert list(copy) == ["small"]
+
+
+def test_sparse_copy_on_a_full_file_system(small, section_file):
+    """The copy's holes need backing: refused until there is some, and left as it was."""
+    folder, kind = small
+    with shmem.SharedMemory(section_file, max_size=1 << 26) as section:
+        section.zeros(600_000, "uint8", name="zeros")
+        section["ones"] = np.ones(1000)
+    subprocess.run(["cp", "--sparse=always", section_file, str(folder / "s")], check=True)
+    fill_up(folder / "filler")
+    before = digest(folder / "s"), os.path.getsize(folder / "s")
+    with pytest.raises(shmem.SectionFull, match=f"{kind} at {folder}"):
+        shmem.SharedMemory(folder / "s")
+    assert os.path.getsize(folder / "s") == before[1]
+    os.unlink(folder / "filler")
+    with shmem.SharedMemory(folder / "s") as section:
+        assert section.stats().recoveries == 0
+        section["zeros"][:] = 7
+        assert section["ones"].sum() == 1000
+        section.check_heap()
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).digest()
+
+
+# -- who is alive ---------------------------------------------------------------------------------------------
+
+HOLD = """
+section = shmem.SharedMemory(args[0], max_size=1 << 22)
+with shmem.exclusive_lock(section):
+    say(os.getpid()); sys.stdin.readline()
+say("released"); sys.stdin.readline()
+"""
+
+
+def test_liveness(small, child):
+    """Alive while it lives, stopped or not, and after another one was killed; dead when it was killed."""
+    path = small[0] / "s"
+    with shmem.SharedMemory(path, max_size=1 << 22) as section:
+        holder = child(HOLD, path)
+        pid = int(holder.hear())
+        assert set(section.stats().participants) == {os.getpid(), pid}
+        assert section.stats().lock_holder == pid
+        holder.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
+            pass
+        other = child("section = shmem.SharedMemory(args[0]); say(len(section.stats().participants)); sys.stdin.readline()", path)
+        assert other.hear() == "3"
+        other.kill()
+        assert set(section.stats().participants) == {os.getpid(), pid}
+        holder.kill()
+        with pytest.warns(shmem.OwnerDiedWarning), shmem.exclusive_lock(section, 20):
+            pass
+        assert section.stats().participants == (os.getpid(),)
+        section.check_heap()
+
+
+def test_liveness_through_fork(small, child):
+    """The parent is killed, the child that it forked lives on, and the other way round."""
+    path = small[0] / "s"
+    code = """
+    section = shmem.SharedMemory(args[0], max_size=1 << 22)
+    pid = os.fork()
+    if pid == 0:
+        section.allocate(100); os.write(1, b"%d\\n" % os.getpid()); sys.stdin.readline(); os._exit(0)
+    os.write(1, b"%d\\n" % os.getpid()); os.wait(); say("child gone"); time.sleep(60)
+    """
+    with shmem.SharedMemory(path, max_size=1 << 22) as section:
+        for first in ("parent", "child"):
+            parent = child(code, path)
+            pids = {int(parent.hear()), int(parent.hear())}
+            assert set(section.stats().participants) == {os.getpid(), *pids}
+            (forked,) = pids - {parent.process.pid}
+            os.kill(parent.process.pid if first == "parent" else forked, signal.SIGKILL)
+            if first == "parent":
+                parent.process.wait(20)
+                assert set(section.stats().participants) == {os.getpid(), forked}
+                os.kill(forked, signal.SIGKILL)
+            else:
+                assert parent.hear() == "child gone"
+                assert set(section.stats().participants) == {os.getpid(), parent.process.pid}
+                parent.kill()
+            section.free(section.allocate(100))
+            assert wait_until(lambda: section.stats().participants == (os.getpid(),))
+
+
+# -- limits of the process --------------------------------------------------------------------------------------
+
+LIMIT = """
+import contextlib, resource, signal
+def limit(what, soft):
+    resource.setrlimit(what, (soft, resource.getrlimit(what)[1]))
+def unlimit(what):
+    resource.setrlimit(what, (resource.getrlimit(what)[1],) * 2)
+def fails(call, *errors):
+    try:
+        call()
+    except errors as error:
+        say(type(error).__name__, error.status, str(error))
+    else:
+        say("no error")
+"""
+
+
+def said(child, code, *args):
+    return child(LIMIT + code, *args).end().splitlines()
+
+
+def test_file_size_limit(section_file, tmp_path, child):
+    code = """
+path, copy = args
+with shmem.SharedMemory(path, max_size=1 << 22) as section:
+    section["a"] = bytes(500_000)
+limit(resource.RLIMIT_FSIZE, 1 << 20)
+fails(lambda: shmem.SharedMemory(path), shmem.SectionFull)             # it would have to grow to its max_size
+fails(lambda: shmem.SharedMemory(path + "2", max_size=1 << 22), shmem.SectionFull)
+fails(lambda: shmem.SharedMemory(max_size=1 << 22), shmem.SectionFull)
+unlimit(resource.RLIMIT_FSIZE)
+with shmem.SharedMemory(path) as section:
+    limit(resource.RLIMIT_FSIZE, 1 << 18)
+    say(len(section["a"]))
+    fails(lambda: section.snapshot(copy), shmem.SectionFull)
+    say(section.free(section.allocate(2_000_000)))                      # inside the file as it is
+    section.flush()
+with shmem.SharedMemory(max_size=1 << 17) as section:
+    section.check_heap()
+"""
+    lines = said(child, code, section_file, tmp_path / "copy")
+    for line in [*lines[:3], lines[4]]:
+        assert line.startswith(f"SectionFull {errno.EFBIG} ")
+        assert "RLIMIT_FSIZE" in line
+    assert lines[3] == "500000"
+    assert not os.path.exists(tmp_path / "copy")
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().recoveries == 0
+        assert bytes(section["a"]) == bytes(500_000)
+
+
+@pytest.mark.parametrize("free", range(4))
+def test_no_descriptors_left(section_file, tmp_path, child, free):
+    """Opening fails by name with too few; a section that is open goes on, a child born then too, closing leaves it whole."""
+    code = """
+path, free = args[0], int(args[1])
+section = shmem.SharedMemory(path, max_size=1 << 22); section["a"] = [1, 2, 3]
+anonymous = shmem.SharedMemory(max_size=1 << 20); say(anonymous.path)
+highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+limit(resource.RLIMIT_NOFILE, fillers[-1] + 1)
+for filler in fillers[:free]:
+    os.close(filler)
+say(section["a"].sum())
+try:
+    shmem.SharedMemory(path + "2", max_size=1 << 20).close(); say("opened")
+except OSError as error:
+    say(type(error).__name__, error.status, str(error))
+section.free(section.allocate(2_000_000))
+pid = os.fork()
+if pid == 0:
+    try:
+        with shmem.exclusive_lock(section, 5):
+            section["a"][0] = 5
+        section.free(section.allocate(100)); code = 0
+    except shmem.OperatingSystemError as error:
+        code = 1 if error.errno == 24 else 2
+        unlimit(resource.RLIMIT_NOFILE)
+        with shmem.exclusive_lock(section, 5):
+            section["a"][0] = 5
+    os._exit(code)
+say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), section["a"][0])
+section.close(); anonymous.close()
+del section, anonymous
+say("closed")
+"""
+    place, *lines = said(child, code, section_file, free)
+    assert lines[0] == "6"
+    assert lines[1] == "opened" if free == 3 else lines[1].startswith(f"OperatingSystemError {errno.EMFILE} "), lines[1]
+    assert lines[2] in ("0 5", "1 5")
+    assert lines[3] == "closed"
+    assert not os.path.exists(place)
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().recoveries == 0  # closed cleanly, without a descriptor to spare
+        assert section["a"].tolist() == [5, 2, 3]
+        section.check_heap()
+    with shmem.SharedMemory(section_file + "2", max_size=1 << 20) as section:
+        section.check_heap()
+
+
+def test_no_address_space_left(section_file, tmp_path, child):
+    code = """
+path = args[0]
+with shmem.SharedMemory(path, max_size=1 << 30) as section:
+    section["a"] = [1, 2, 3]
+before = os.path.getsize(path)
+with open("/proc/self/statm") as file:
+    limit(resource.RLIMIT_AS, int(file.read().split()[0]) * 4096 + (1 << 28))
+fails(lambda: shmem.SharedMemory(path), shmem.SectionFull)
+say(os.path.getsize(path) == before)
+fails(lambda: shmem.SharedMemory(path, mode="read_only"), shmem.SectionFull)
+fails(lambda: shmem.SharedMemory(max_size=1 << 30), shmem.SectionFull)
+with shmem.SharedMemory(path + "2", max_size=1 << 26) as section:
+    section["b"] = bytes(30_000_000)
+    try:
+        section.snapshot(args[1]); say("copied")
+        bytearray(1 << 28)
+    except MemoryError as error:
+        say(type(error).__name__)
+    section.check_heap()
+unlimit(resource.RLIMIT_AS)
+with shmem.SharedMemory(path) as section:
+    say(section["a"].sum(), section.stats().recoveries)
+"""
+    lines = said(child, code, section_file, tmp_path / "copy")
+    for line in (lines[0], lines[2], lines[3]):
+        assert line.startswith(f"SectionFull {errno.ENOMEM} ")
+        assert "RLIMIT_AS" in line
+    assert lines[1] == "True"
+    assert lines[4:] == ["copied", "MemoryError", "6 0"]
