@@ -51,7 +51,8 @@ A thread's depths are its own, in a page that a fork wipes; only the outermost l
 `counted` says whether my participant's `readers` has one of mine: not while shared lies inside exclusive.
 
 The lock order of the whole library stands at the head of `_core.pyx`.  The source of the scheme is section 5
-of the design; what is claimed here is model-checked, in `tests/models`.
+of the design; what is claimed here is model-checked, in `tests/models`, but for this: that a writer among several others has its turn is
+measured (`bench`, question fairness), and the README there says what the model finds.
 """
 
 from libc.errno cimport EINTR, ETIMEDOUT
