@@ -15,8 +15,8 @@ What holds whenever the heap gate is free (the name in brackets is the `Problem`
 6. A serial is below `next_serial` [BAD_SERIAL].
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
 
-The heap gate is a mutex whose word names its owner, index and generation.  Who finds the owner dead swaps
-the word for its own, then recovers.  Under it no Python code runs, nothing waits for another lock.
+The heap gate is one of `_gate.pxd`.  Who takes it over from a dead owner recovers.  Under it no Python code runs,
+nothing waits for another lock.
 
 States of a block, and by which one store it leaves them::
 
@@ -34,29 +34,27 @@ blocks, and given out again first.  The lists are emptied before a section is ca
 by the last one out.
 """
 
-from libc.errno cimport EBADF, EDQUOT, ENOSPC, ETIMEDOUT
+from libc.errno cimport EBADF, EDQUOT, ENOSPC
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, fetch_add_seq_cst_u32,
-                             fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, store_release_u32, store_release_u64
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
+from shmem._gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
 from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT,
                             STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
                             TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, block_bytes_for, block_t,
                             block_to_payload, header_t, payload_bytes, payload_to_block, round_up, seal, tag_make, tag_size,
                             tag_state, tag_type)
-from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
-from shmem._os cimport file_give_back, file_reserve, futex_wait, futex_wake
-from shmem._participants cimport participant_is_alive, section_descriptor
+from shmem._lock cimport FOREVER, GATE_OWNER_MASK
+from shmem._os cimport file_give_back, file_reserve
+from shmem._participants cimport section_descriptor
 from shmem._recovery cimport (NOBODY, array_is_pinned, chain_has_block, dead_left_something, heap_recover, resize_finish)
 from shmem._section cimport block_at, section_t, word_at
-from shmem._status cimport (ALREADY_FREED, CORRUPTED, INVALID_BLOCK, NO_MEMORY, NOT_FOUND, OK, PINNED, WOULD_BLOCK)
+from shmem._status cimport (ALREADY_FREED, CORRUPTED, INVALID_BLOCK, NO_MEMORY, NOT_FOUND, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
 
 cdef enum:
-    SLICE_NS = 50000000
-    N_SPINS = 100
     BIN_LIMIT = 64                       # blocks kept per size
     ZERO_INSIDE_BYTES = 1024             # up to here a block is cleared under the gate
     RESERVE_BYTES = 1 << 20              # backing is asked for in steps of at least this
@@ -73,56 +71,29 @@ ctypedef struct request_t:
 
 # -- the gate -------------------------------------------------------------------------------------------
 
-cdef bint _gate_take_over(section_t* section, uint64_t word) noexcept nogil:
-    """If the heap gate's owner as of `word` is dead, make the gate mine and the heap whole."""
-    if word & GATE_OWNER_MASK == 0 or participant_is_alive(section, <uint32_t>(word & GATE_OWNER_MASK) - 1, <uint32_t>(word >> 32)):
-        return False
-    if not compare_exchange_acquire_u64(&section.header.heap_gate, word, section.private.gate_word | GATE_WAITERS):
-        return False
-    # the entry may have a new owner by now, but one that has never had the gate: what is there, the dead one left.
-    # If it cannot be recovered, `broken` says so to whoever comes
-    heap_recover(section, <int64_t>(word & GATE_OWNER_MASK) - 1)
-    return True
-
-
-cdef int _heap_enter_slowly(section_t* section) noexcept nogil:
+cdef int _heap_enter_slowly(section_t* section, bint wait) noexcept nogil:
     cdef uint64_t* gate = &section.header.heap_gate
-    cdef uint64_t word, waiters = 0
-    cdef int spins_left = N_SPINS
+    cdef gate_wait_t state
+    cdef int status = gate_wait_begin(section, &state, FOREVER, GATE_SPINS)
+    if status != OK or not wait:
+        return status if status != OK else (OK if gate_try(section, gate) else WOULD_BLOCK)
     while True:
-        word = load_relaxed_u64(gate)
-        if word & GATE_OWNER_MASK == 0:
-            if compare_exchange_acquire_u64(gate, word, section.private.gate_word | waiters):
-                return OK
-            continue
-        if spins_left:
-            spins_left -= 1
-            cpu_relax()
-            continue
-        if word & GATE_WAITERS == 0:
-            if not compare_exchange_acquire_u64(gate, word, word | GATE_WAITERS):
-                continue
-            word |= GATE_WAITERS
-        waiters = GATE_WAITERS           # others may sleep too: who wakes first keeps the flag up for them
-        if futex_wait(<uint32_t*>gate, <uint32_t>word, SLICE_NS) == ETIMEDOUT and _gate_take_over(section, word):
+        status = gate_step(section, gate, &state)
+        if status == OK:
+            return OK
+        if status == OWNER_DIED:
+            # what is there, the dead one left.  If it cannot be recovered, `broken` says so to whoever comes
+            heap_recover(section, <int64_t>(state.word & GATE_OWNER_MASK) - 1)
             return OK
 
 
 cdef int heap_enter(section_t* section, bint wait) noexcept nogil:
-    """Take the heap gate.  Acquire; partner: the release in `heap_leave`."""
-    cdef int status
-    if section.private.index_plus_1 == 0:
-        status = section.attach(section)
-        if status != OK:
-            return status
-    if compare_exchange_acquire_u64(&section.header.heap_gate, 0, section.private.gate_word):
-        return OK
-    return _heap_enter_slowly(section) if wait else WOULD_BLOCK
+    """Take the heap gate.  OK, or WOULD_BLOCK, or why this process cannot be attached."""
+    return OK if gate_try(section, &section.header.heap_gate) else _heap_enter_slowly(section, wait)
 
 
 cdef void heap_leave(section_t* section) noexcept nogil:
-    if exchange_release_u64(&section.header.heap_gate, 0) & GATE_WAITERS:
-        futex_wake(<uint32_t*>&section.header.heap_gate, 1)
+    gate_leave(&section.header.heap_gate)
 
 
 # -- writing blocks -------------------------------------------------------------------------------------

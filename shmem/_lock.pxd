@@ -25,7 +25,6 @@ cdef enum:
     GATE_TURN_WRITERS = 0x08000000      # no owner; for writers that were woken, one that comes now leaves it to them
     GATE_STARVING_READERS = 0x10000000  # beside an owner: the release is to leave TURN_READERS
     GATE_STARVING_WRITERS = 0x20000000  # beside an owner or a turn: TURN_WRITERS is to come
-    GATE_WAITERS = 0x80000000           # of the heap gate alone: somebody sleeps on it
 
 # Take the lock, waiting.  INTERRUPTED comes back only with `stop_for_signals`, with nothing claimed.
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil

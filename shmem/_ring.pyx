@@ -13,14 +13,7 @@
 before that store, nothing was put, or nothing taken; after it, all was, and what a killed consumer had taken was in its hands.
 So there is nothing to be repaired, and whoever takes a gate over from a dead owner goes on where `tail` and `head` are.
 
-Gates.  Two words, one for producers, one for consumers, each as the heap's gate::
-
-    owner = 0                  free
-    owner = index, generation  inside is a thread of that participant
-    the same, that one dead    free for whoever swaps that very word for its own
-    GATE_WAITERS               beside an owner: somebody sleeps on the word; the owner wakes one when it leaves
-
-Inside a gate nothing waits and no Python runs; threads that ask with the GIL held do not wait for it.  Producers and consumers never
+Gates, see `_gate.pxd`: one for producers, one for consumers.  Producers and consumers never
 meet in a gate.  Each side keeps what it saw last of the other's number (`head_seen`, `tail_seen`) beside its gate, and looks again
 only when by that there is no room, or nothing: so the lines of `head` and `tail` do not travel with every message.  What was
 seen is never ahead of the truth, so acting on it is safe, also after its writer was killed.
@@ -44,23 +37,21 @@ Nothing that leads anywhere is read from the section but `head`, `tail` and leng
 size and place are this process's own copies, checked when the queue was opened.
 """
 
-from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, exchange_seq_cst_u32, load_relaxed_u32,
-                             load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
-from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw)
+from shmem._atomics cimport (cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64,
+                             store_seq_cst_u64)
+from shmem._channel cimport (ETIMEDOUT, EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw)
+from shmem._gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 from shmem._layout cimport (BLOCK_HEAD_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
-from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, GATE_WAITERS
-from shmem._os cimport futex_wait, futex_wake, now_ns, processor_count
-from shmem._participants cimport participant_is_alive
+from shmem._lock cimport AT_ONCE, FOREVER
+from shmem._os cimport now_ns, processor_count
 from shmem._section cimport section_t
-from shmem._status cimport (CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED,
-                            WOULD_BLOCK)
+from shmem._status cimport (CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL,
+                            TIMEOUT_EXPIRED, WOULD_BLOCK)
 
 cdef enum:
-    N_GATE_SPINS = 100
     MIN_SPINS = 8
     MAX_SPINS = 400
 
@@ -102,66 +93,22 @@ cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t se
     return OK
 
 
-# -- gates ----------------------------------------------------------------------------------------------
-
-cdef inline bint _enter_at_once(ring_t* ring, uint64_t* gate) noexcept nogil:
-    """Acquire; partner: the release in `_leave`."""
-    return ring.section.private.index_plus_1 != 0 and compare_exchange_acquire_u64(gate, 0, ring.section.private.gate_word)
-
-
-cdef inline void _leave(uint64_t* gate) noexcept nogil:
-    if exchange_release_u64(gate, 0) & GATE_WAITERS:
-        futex_wake(<uint32_t*>gate, 1)
-
-
-cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogil:
-    return (word & GATE_OWNER_MASK != 0
-            and not participant_is_alive(section, <uint32_t>(word & GATE_OWNER_MASK) - 1, <uint32_t>(word >> 32)))
-
-
-cdef int64_t _slice(int64_t deadline_ns) noexcept nogil:
-    """How long to sleep on a gate: to the deadline or for a slice.  Also who does not want to wait for messages waits for a gate."""
-    cdef int64_t left_ns
-    if deadline_ns == FOREVER or deadline_ns == AT_ONCE:
-        return SLICE_NS
-    left_ns = deadline_ns - now_ns()
-    return SLICE_NS if left_ns > SLICE_NS else (left_ns if left_ns > 1000000 else 1000000)
-
-
 cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Take a gate: 0, TIMEOUT_EXPIRED or INTERRUPTED, or why this process cannot be attached."""
-    cdef section_t* section = ring.section
-    cdef uint64_t word, waiters = 0
-    cdef int status, spins_left = N_GATE_SPINS if _may_spin else 0
-    if section.private.index_plus_1 == 0:
-        status = section.attach(section)
-        if status != OK:
-            return status
+    """Take a gate: 0, TIMEOUT_EXPIRED or INTERRUPTED, INVALID_BLOCK, or why this process cannot be attached."""
+    cdef gate_wait_t wait
+    cdef int status = gate_wait_begin(ring.section, &wait, deadline_ns, GATE_SPINS if _may_spin else 0)
+    if status != OK:
+        return status
     while True:
         if _is_stale(ring):
             return INVALID_BLOCK
-        word = load_relaxed_u64(gate)
-        if word & GATE_OWNER_MASK == 0:
-            if compare_exchange_acquire_u64(gate, word, section.private.gate_word | waiters):
-                return OK
+        status = gate_step(ring.section, gate, &wait)
+        if status == OK or status == OWNER_DIED:         # nothing to be repaired
+            return OK
+        if status == WOULD_BLOCK:
             continue
-        if spins_left:
-            spins_left -= 1
-            cpu_relax()
-            continue
-        if word & GATE_WAITERS == 0:
-            if not compare_exchange_acquire_u64(gate, word, word | GATE_WAITERS):
-                continue
-            word |= GATE_WAITERS
-        waiters = GATE_WAITERS           # others may sleep too: who wakes first keeps the flag up for them
-        status = futex_wait(<uint32_t*>gate, <uint32_t>word, _slice(deadline_ns))
-        if status == OK:
-            continue
-        if status == ETIMEDOUT:
-            if _owner_is_dead(section, word) and compare_exchange_acquire_u64(gate, word, section.private.gate_word | GATE_WAITERS):
-                return OK
-            if _is_past(deadline_ns):
-                return TIMEOUT_EXPIRED
+        if status == ETIMEDOUT and _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
         if stop_for_signals:
             return INTERRUPTED
 
@@ -248,7 +195,7 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
         elif used == ring.capacity:
             status = QUEUE_FULL
     if status != OK:
-        _leave(&queue.producers_gate)
+        gate_leave(&queue.producers_gate)
         return status
     if n > ring.capacity - used:
         n = ring.capacity - used
@@ -256,7 +203,7 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     # The commit.  Sequentially consistent: the look at the channel comes after it, as in consumers the look at
     # `tail` comes after the registration
     store_seq_cst_u64(&queue.tail, tail + n)
-    _leave(&queue.producers_gate)
+    gate_leave(&queue.producers_gate)
     channel_notify(&queue.not_empty, <uint32_t>n if n < EVERYBODY else EVERYBODY)
     batch.n_items -= n
     batch.n_done += n
@@ -284,10 +231,10 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
             n = batch.n_items
         status = _copy_bytes_out(ring, head, batch, &n) if ring.is_bytes else _copy_records_out(ring, head, batch, n)
     if status != OK:
-        _leave(&queue.consumers_gate)
+        gate_leave(&queue.consumers_gate)
         return status
     store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the look at the channel, as in _put_inside
-    _leave(&queue.consumers_gate)
+    gate_leave(&queue.consumers_gate)
     channel_notify(&queue.not_full, <uint32_t>n if n < EVERYBODY else EVERYBODY)
     batch.n_done = n
     return OK
@@ -296,7 +243,7 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
 cdef int ring_put_try(ring_t* ring, batch_t* batch) noexcept nogil:
     if _is_stale(ring):
         return INVALID_BLOCK
-    if not _enter_at_once(ring, &ring.at.producers_gate):
+    if not gate_try(ring.section, &ring.at.producers_gate):
         return WOULD_BLOCK
     return _put_inside(ring, batch)
 
@@ -304,7 +251,7 @@ cdef int ring_put_try(ring_t* ring, batch_t* batch) noexcept nogil:
 cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil:
     if _is_stale(ring):
         return INVALID_BLOCK
-    if not _enter_at_once(ring, &ring.at.consumers_gate):
+    if not gate_try(ring.section, &ring.at.consumers_gate):
         return WOULD_BLOCK
     return _get_inside(ring, batch)
 
@@ -385,15 +332,15 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
     if status != OK:
         return status
     if _is_stale(ring):
-        _leave(&queue.producers_gate)
+        gate_leave(&queue.producers_gate)
         return INVALID_BLOCK
     exchange_seq_cst_u32(&queue.closed, 1)                       # before the looks at the channels
-    _leave(&queue.producers_gate)
+    gate_leave(&queue.producers_gate)
     if immediate:
         status = _enter(ring, &queue.consumers_gate, deadline_ns, stop_for_signals)
         if status == OK:
             store_seq_cst_u64(&queue.head, load_seq_cst_u64(&queue.tail))
-            _leave(&queue.consumers_gate)
+            gate_leave(&queue.consumers_gate)
     channel_notify(&queue.not_empty, EVERYBODY)
     channel_notify(&queue.not_full, EVERYBODY)
     return status

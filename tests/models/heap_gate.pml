@@ -1,5 +1,5 @@
-/* The heap gate of shmem/_heap.pyx: thread 0 of the participant in entry 0, thread 1 of the one in entry 1, thread 2 of a process
-   that takes the entry of thread 0 when that one is killed, and clears up what it left.  The owner changes the heap in steps, between
+/* A gate, shmem/_gate.pxd, as the heap uses it (shmem/_heap.pyx): thread 0 of the participant in entry 0, thread 1 of the one in
+   entry 1, thread 2 of a process that takes the entry of thread 0 when that one is killed, and clears up what it left.  The owner changes the heap in steps, between
    which it is not whole; so does recovery.  Thread 0 is killed before any of its steps, and after it one of the others too, so also
    in recovery and clearing up; or fewer are.
    With NOBODY_KILLED there are three participants and no kills.
@@ -100,7 +100,7 @@ inline futex_wait() {            /* on `word`, `flag`; out: `timed_out` */
     fi
 }
 
-inline heap_enter() {            /* with _heap_enter_slowly; the spins are one look */
+inline heap_enter() {            /* gate_try, gate_step of shmem/_gate.pxd; the spins are one look */
     mine = false;                /* its variable `waiters` */
     d_step { yes = gate == 0 && !waiters; if :: yes -> gate = gate_word :: else fi };
     do
@@ -134,7 +134,7 @@ inline heap_enter() {            /* with _heap_enter_slowly; the spins are one l
     word = 0; flag = false; timed_out = false; yes = false
 }
 
-inline heap_leave() {
+inline heap_leave() {            /* gate_leave */
     d_step { flag = waiters; gate = 0; waiters = false };
     if
     :: flag ->

@@ -4,7 +4,7 @@
    leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
    the producer has one more.
 
-   The two gates are modelled in heap_gate.pml (the code is the same): here one is entered in one step, when it is open or its
+   The two gates are modelled in heap_gate.pml (shmem/_gate.pxd): here one is entered in one step, when it is open or its
    owner is dead.  Producers find the queue full without sleeping: their waiting is the mirror image of the consumers'.
 
    Claims: every message committed is taken once, whole, in its producer's order; no lost wake (no deadlock).
