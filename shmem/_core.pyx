@@ -22,6 +22,7 @@ Lock order, outermost first; nobody takes an earlier one while holding a later o
 3. the process mutex
 4. the opening byte of a section's file
 5. the heap gate of a section
+6. the gates of its queues, by offset, the producers' first (who has several: a snapshot)
 """
 
 import glob

@@ -4,12 +4,21 @@
 How a snapshot comes to be, and what a kill leaves at each step under the name that was asked for, which is the old file or none::
 
     1  a file without a name in the same folder              gone with the process
-    2  lock and heap gate: control pages and blocks copied    the same; the section is as after any kill with a gate taken
+    2  lock and heap gate; the gates of all queues at once,   the same; the section is as after any kill with a gate taken
+       while the queues are copied; then the rest
     3  no lock: the copy is recovered, its header written, all of it synced
     4  it gets the name if that is free, or replaces who has it; the folder is synced
 
 The copy is recovered as an image to which nobody is attached, by the code that recovers a section whose processes were all killed.
 So what a living process was just making or had only pinned is free in the copy, no gate is shut in it, and it is marked clean.
+
+Blocks come to be USED without the gate, when their maker has filled them.  One that was PENDING when the copying
+came to it is PENDING in the copy, whatever its tag says by then, since its content may have been copied before it was there.
+
+All queues are copied as they were at one moment: a message that goes from one to another is in one of them, or in the hands of
+who carries it, never in both.  The heap gate keeps queues from coming and going meanwhile.  Who is inside a queue's gate waits for
+nothing, so nobody waits for ever; but a process may be stopped in there.  Then all gates are given back after a slice, and taken
+again later.
 
 All bytes are written by this process: extents shared with the section's file, as the kernel's own copying would
 leave them, must be split by a later store to a mapping, which on a full disk is a SIGBUS.
@@ -20,25 +29,32 @@ import os
 import secrets
 import stat
 
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
 from shmem import _arguments, _errors
 from shmem._explain import explain
 from shmem._image import is_in_use
 from shmem._locking import shared_lock
 
-from libc.stdint cimport uint64_t
-
-from shmem._atomics cimport load_acquire_u64
-from shmem._core cimport Mapping, Memory, check
+from shmem._atomics cimport load_acquire_u64, load_relaxed_u64
+from shmem._channel cimport SLICE_NS
+from shmem._core cimport Mapping, Memory, check, deadline_argument
+from shmem._gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over, gate_try, gate_wait_begin, gate_wait_t
 from shmem._heap cimport heap_enter, heap_leave
 from shmem._image cimport image_begin, image_end
-from shmem._layout cimport (BLOCK_HEAD_BYTES, MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_USED, header_t, round_up, tag_size,
-                            tag_state)
+from shmem._layout cimport (MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_PENDING, STATE_USED, TYPE_QUEUE, block_to_payload, header_t,
+                            payload_bytes, queue_t, round_up, tag_make, tag_size, tag_state, tag_type)
+from shmem._lock cimport FOREVER
 from shmem._os cimport (boot_id, file_give_name, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map,
-                        memory_sync, memory_unmap, random_bytes)
+                        memory_sync, memory_unmap, now_ns, pause_ns, random_bytes)
 from shmem._participants cimport section_descriptor
 from shmem._recovery cimport EVERYBODY, chain_first_fault, heap_recover
 from shmem._section cimport block_at, block_step, busy_begin, busy_end, section_t
-from shmem._status cimport CORRUPTED, OK
+from shmem._status cimport CORRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
 
 
 def flush(Memory memory not None):
@@ -65,8 +81,6 @@ def flush(Memory memory not None):
     check(status, mapping, "flush")
 
 
-# -- the copy ---------------------------------------------------------------------------------------------
-
 cdef int _make_room(section_t* section, int fd, uint64_t* room) noexcept nogil:
     """Have backing for as much as is used now."""
     cdef uint64_t wanted = round_up(load_acquire_u64(&section.header.top), PAGE_BYTES)
@@ -81,42 +95,151 @@ cdef int _make_room(section_t* section, int fd, uint64_t* room) noexcept nogil:
     return status
 
 
-cdef int _copy_blocks(section_t* section, int fd) noexcept nogil:
-    """Blocks in use, and of what is free the head: recovery needs no more.  The gate is mine."""
-    cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag
-    cdef int status = OK
-    while off < top and status == OK:
-        tag = block_at(section, off).tag
-        size_bytes = tag_size(tag)
-        if tag_state(tag) != STATE_USED and size_bytes >= PAGE_BYTES:
-            status = file_write(fd, section.base + run_off, off + BLOCK_HEAD_BYTES - run_off, run_off)
-            run_off = off + size_bytes
-        off = block_step(section, off, size_bytes)
-    if status == OK and run_off < top:
-        status = file_write(fd, section.base + run_off, top - run_off, run_off)
+# -- queues -----------------------------------------------------------------------------------------------
+
+ctypedef struct queues_t:                # all that there are, while the heap gate is mine
+    uint64_t* block_off                  # ascending
+    uint64_t n_queues
+    uint64_t room
+    uint64_t n_taken                     # gates: two of each queue
+
+
+cdef inline bint _is_queue(section_t* section, uint64_t off) noexcept nogil:
+    cdef uint64_t tag = load_acquire_u64(&block_at(section, off).tag)
+    return tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_QUEUE and payload_bytes(tag_size(tag)) >= sizeof(queue_t)
+
+
+cdef inline queue_t* _queue_in(section_t* section, uint64_t block_off) noexcept nogil:
+    return <queue_t*>(section.base + block_to_payload(block_off))
+
+
+cdef inline uint64_t* _gate(section_t* section, queues_t* queues, uint64_t i) noexcept nogil:
+    cdef queue_t* queue = _queue_in(section, queues.block_off[i >> 1])
+    return &queue.consumers_gate if i & 1 else &queue.producers_gate
+
+
+cdef int _find_queues(section_t* section, queues_t* queues) noexcept nogil:
+    cdef uint64_t off = section.heap_start
+    cdef void* larger
+    while off < section.header.top:
+        if _is_queue(section, off):
+            if queues.n_queues == queues.room:
+                larger = realloc(queues.block_off, 2 * (queues.room + 8) * sizeof(uint64_t))
+                if larger == NULL:
+                    return ENOMEM
+                queues.block_off = <uint64_t*>larger
+                queues.room = 2 * (queues.room + 8)
+            queues.block_off[queues.n_queues] = off
+            queues.n_queues += 1
+        off = block_step(section, off, tag_size(block_at(section, off).tag))
+    return OK
+
+
+cdef bint _take_gate(section_t* section, uint64_t* gate, int64_t deadline_ns) noexcept nogil:
+    cdef gate_wait_t wait
+    cdef int status
+    if gate_try(section, gate) or gate_take_over(section, gate, load_relaxed_u64(gate)):
+        return True
+    gate_wait_begin(section, &wait, deadline_ns, GATE_SPINS)     # attached already: the heap gate is mine
+    while now_ns() < deadline_ns:
+        status = gate_step(section, gate, &wait)
+        if status == OK or status == OWNER_DIED:
+            return True
+    return False
+
+
+cdef void _leave_gates(section_t* section, queues_t* queues) noexcept nogil:
+    while queues.n_taken:
+        queues.n_taken -= 1
+        gate_leave(_gate(section, queues, queues.n_taken))
+
+
+cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nogil:
+    """The blocks of all queues, while nobody puts or gets; WOULD_BLOCK when that cannot be had now."""
+    cdef int64_t deadline_ns = now_ns() + SLICE_NS
+    cdef uint64_t i, off
+    cdef int status = _find_queues(section, queues)
+    while status == OK and queues.n_taken < 2 * queues.n_queues:
+        if _take_gate(section, _gate(section, queues, queues.n_taken), deadline_ns):
+            queues.n_taken += 1
+        else:
+            status = WOULD_BLOCK
+    for i in range(queues.n_queues):
+        if status == OK:
+            off = queues.block_off[i]
+            status = file_write(fd, section.base + off, tag_size(block_at(section, off).tag), off)
+    _leave_gates(section, queues)
     return status
 
 
-cdef int _copy(section_t* section, int fd, uint64_t* room) noexcept nogil:
-    """Control pages and blocks as they are at one moment of the heap.  Who allocates, frees or names something waits meanwhile."""
+cdef void _open_queues(section_t* image) noexcept nogil:
+    """In a copy: nobody is inside a gate, nobody sleeps."""
+    cdef uint64_t off = image.heap_start
+    cdef queue_t* queue
+    while off < image.header.top:
+        if _is_queue(image, off):
+            queue = _queue_in(image, off)
+            queue.producers_gate = queue.consumers_gate = queue.not_empty = queue.not_full = 0
+        off = block_step(image, off, tag_size(block_at(image, off).tag))
+
+
+# -- the copy ---------------------------------------------------------------------------------------------
+
+cdef int _copy_run(section_t* section, int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
+    return file_write(fd, section.base + start_off, end_off - start_off, start_off) if start_off < end_off else OK
+
+
+cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nogil:
+    """Blocks in use but for the queues, and of what is free the tag: recovery needs no more.  The gate is mine."""
+    cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag, i = 0
+    cdef int status = OK
+    cdef bint is_copied
+    while off < top and status == OK:
+        tag = load_acquire_u64(&block_at(section, off).tag)
+        size_bytes = tag_size(tag)
+        is_copied = i < queues.n_queues and queues.block_off[i] == off
+        if is_copied:
+            i += 1
+        elif tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_QUEUE:
+            tag = tag_make(size_bytes, STATE_PENDING, 0)         # it was when the queues were copied
+        if is_copied or tag_state(tag) == STATE_PENDING or (tag_state(tag) != STATE_USED and size_bytes >= PAGE_BYTES):
+            status = _copy_run(section, fd, run_off, off)
+            if status == OK and not is_copied:
+                status = file_write(fd, &tag, sizeof(tag), off)
+            run_off = off + size_bytes
+        off = block_step(section, off, size_bytes)
+    return status if status != OK else _copy_run(section, fd, run_off, top)
+
+
+cdef int _copy_inside(section_t* section, int fd, uint64_t* room, queues_t* queues) noexcept nogil:
+    """The heap gate is mine."""
     cdef uint64_t mark = MAGIC_BEING_MADE
-    cdef int status = _make_room(section, fd, room)      # mostly all, and before anybody has to wait
-    if status != OK:
-        return status
-    status = heap_enter(section, True)
-    if status != OK:
-        return status
+    cdef int status = OK
     if section.header.broken or chain_first_fault(section) != 0:
-        status = CORRUPTED
-    if status == OK:
-        status = _make_room(section, fd, room)
+        return CORRUPTED
+    status = _make_room(section, fd, room)
     if status == OK:
         status = file_write(fd, &mark, sizeof(mark), 0)
     if status == OK:
-        status = file_write(fd, section.base + sizeof(mark), section.heap_start - sizeof(mark), sizeof(mark))
+        status = _copy_queues(section, fd, queues)
     if status == OK:
-        status = _copy_blocks(section, fd)
+        status = _copy_run(section, fd, sizeof(mark), section.heap_start)
+    return status if status != OK else _copy_blocks(section, fd, queues)
+
+
+cdef int _copy(section_t* section, int fd, uint64_t* room) noexcept nogil:
+    """Control pages and blocks as they are at one moment of the heap.  Who allocates, frees or names something waits meanwhile.
+    WOULD_BLOCK: a queue's gate was not let go of; nothing is held then."""
+    cdef queues_t queues
+    cdef int status = _make_room(section, fd, room)      # mostly all, and before anybody has to wait
+    if status == OK:
+        status = heap_enter(section, True)
+    if status != OK:
+        return status
+    memset(&queues, 0, sizeof(queues))
+    status = _copy_inside(section, fd, room, &queues)
     heap_leave(section)
+    free(queues.block_off)
     return status
 
 
@@ -129,6 +252,8 @@ cdef int _finish_mapped(char* base, uint64_t size_bytes, int fd, uint64_t* keep)
     if status != OK:
         return status
     status = heap_recover(&image, EVERYBODY)
+    if status == OK:
+        _open_queues(&image)
     image_end(&image)
     if status == OK:
         status = random_bytes(header.uuid, sizeof(header.uuid))
@@ -169,17 +294,26 @@ def write_copy(Memory memory not None, int fd, timeout=None):
     fd : int
         Open for reading and writing.
     timeout : float, optional
-        How long to wait for the shared lock.
+        How long to wait for the shared lock and the queues.
     """
     cdef Mapping mapping = memory.opened()
     cdef section_t* section = mapping.section
     cdef uint64_t size_bytes = 0
-    cdef int status = OK
+    cdef int64_t deadline_ns = deadline_argument(timeout)
+    cdef int status = WOULD_BLOCK
     with shared_lock(memory, timeout):
-        busy_begin(section)
-        with nogil:
-            status = _copy(section, fd, &size_bytes)
-            busy_end(section)
+        while status == WOULD_BLOCK:
+            busy_begin(section)
+            with nogil:
+                status = _copy(section, fd, &size_bytes)
+                if status == WOULD_BLOCK:
+                    pause_ns(SLICE_NS)           # others get on meanwhile
+                busy_end(section)
+            if status == WOULD_BLOCK:
+                PyErr_CheckSignals()
+                memory.opened()
+                if deadline_ns != FOREVER and now_ns() >= deadline_ns:
+                    return TIMEOUT_EXPIRED
     if status == OK:
         with nogil:
             status = _finish(fd, size_bytes)
@@ -248,63 +382,17 @@ def _refuse_in_use(Memory memory, target):
         os.close(fd)
 
 
-def snapshot(Memory memory not None, path, timeout=None):
-    """Write a consistent copy of the section to another file; return when it is on disk.
-
-    It is taken under the shared lock, which is held while bytes are copied and not while the disk is waited for.
-    Meanwhile whoever allocates, frees or names something waits too.  The copy appears under `path` at once and whole, in
-    place of what was there (a symbolic link itself is replaced); if anything fails, or the process is killed, what was
-    there stays.
-
-    The copy is a section of its own: with another `uuid`, so that no handle of this section leads to it, with the
-    same label, desired address and permissions, cut to what is used.  Opening it needs no recovery.
-    What other processes were just making, and temporary arrays, are not in it; a mutex that is held has, in the copy, an
-    owner who died.
-
-    Parameters
-    ----------
-    path : path
-        On a local file system, not necessarily that of the section.
-    timeout : float, optional
-        How many seconds to wait for the shared lock; None waits for ever.
-
-    Raises
-    ------
-    SectionFull
-        No room on the file system behind `path`.
-    HeapCorruption
-        The heap is damaged; ``python -m shmem check --repair`` makes a copy first.
-    LockTimeout
-        The lock was not obtained in time.
-    OperatingSystemError
-        Processes are attached to a section at `path`, or what the system refused.
-
-    Notes
-    -----
-    Guarded by the lock is what its users guard by it.  Queues, semaphores and arrays that somebody changes without the lock
-    are copied as they are found, perhaps in the middle of a change.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import shmem
-    >>> with tempfile.TemporaryDirectory() as folder, shmem.SharedMemory(max_size=1 << 20) as shm:
-    ...     shm["a"] = [1, 2, 3]
-    ...     shm.snapshot(os.path.join(folder, "copy"))
-    ...     with shmem.SharedMemory(os.path.join(folder, "copy")) as copy:
-    ...         print(copy["a"])
-    [1 2 3]
-    """
+def _copy_to(Memory memory, target, timeout, what):
+    """Make the file, write it, name it; what fails leaves nothing."""
     cdef Mapping mapping = memory.opened()
-    target = _arguments.path(path)
-    what = f"snapshot of {memory.path!r} to {target!r}"
-    _refuse_in_use(memory, target)
-    own_fd = section_descriptor(mapping.section)
+    cdef int own_fd = section_descriptor(mapping.section), status
     fd = -1
     beside = None
     try:
         fd, beside = _make_file(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
         status = write_copy(memory, fd, timeout)
+        if status == TIMEOUT_EXPIRED:
+            raise explain(status, f"{what}, the queues", {"holder": "a process stands still inside one; it can go on or be killed"})
         if status < 0:
             check(status, mapping, what)
         if status > 0:
@@ -320,3 +408,55 @@ def snapshot(Memory memory not None, path, timeout=None):
             os.close(fd)
         if beside is not None:
             os.unlink(beside)
+
+
+def snapshot(Memory memory not None, path, timeout=None):
+    """Write a consistent copy of the section to another file; return when it is on disk.
+
+    It is taken under the shared lock, which is held while bytes are copied and not while the disk is waited for.
+    Meanwhile whoever allocates, frees or names something waits too; who puts into a queue or gets, only while the queues are
+    copied.  The copy appears under `path` at once and whole, in place of what was there (a symbolic link itself is replaced); if
+    anything fails, or the process is killed, what was there stays.
+
+    The copy is a section of its own: with another `uuid`, so that no handle of this section leads to it, with the
+    same label, desired address and permissions, cut to what is used.  Opening it needs no recovery.
+    What other processes were just making, and temporary arrays, are not in it.  All queues are as they were at one moment.  Semaphores
+    and events keep their values.  A mutex that was held has, in the copy, an owner who died.
+
+    Parameters
+    ----------
+    path : path
+        On a local file system, not necessarily that of the section.
+    timeout : float, optional
+        How many seconds to wait for the shared lock, and for who is stopped in the middle of an operation on a queue; None waits for ever.
+
+    Raises
+    ------
+    SectionFull
+        No room on the file system behind `path`.
+    HeapCorruption
+        The heap is damaged; ``python -m shmem check --repair`` makes a copy first.
+    LockTimeout
+        The lock was not obtained in time, or a queue was not let go of.
+    OperatingSystemError
+        Processes are attached to a section at `path`, or what the system refused.
+
+    Notes
+    -----
+    Guarded by the lock is what its users guard by it.  What somebody changes without it, also under a mutex, is copied as it is found,
+    perhaps in the middle of a change.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import shmem
+    >>> with tempfile.TemporaryDirectory() as folder, shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     shm["a"] = [1, 2, 3]
+    ...     shm.snapshot(os.path.join(folder, "copy"))
+    ...     with shmem.SharedMemory(os.path.join(folder, "copy")) as copy:
+    ...         print(copy["a"])
+    [1 2 3]
+    """
+    target = _arguments.path(path)
+    _refuse_in_use(memory, target)
+    _copy_to(memory, target, timeout, f"snapshot of {memory.path!r} to {target!r}")

@@ -15,8 +15,9 @@ woke, or after it was woken and before it entered.
 Who takes a gate over from a dead owner may have its entry beside it, given out again: that one has never been inside.  What the
 dead owner left half done is the business of whoever enters, who is told by OWNER_DIED.
 
-No thread waits for anything while it is inside, and none runs Python; threads that ask with the GIL held do not wait.  The
-heap's is the innermost one: who has it takes no other (see `_core.pyx` for the order).  Modelled in `tests/models/heap_gate.pml`.
+No thread waits for anything else while it is inside, and none runs Python; threads that ask with the GIL held do not wait.  Who has the
+heap's takes no other, but for a snapshot: those of the queues (see `_core.pyx` for the order).  Modelled in
+`tests/models/heap_gate.pml`.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -16,7 +16,7 @@ What holds whenever the heap gate is free (the name in brackets is the `Problem`
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
 
 The heap gate is one of `_gate.pxd`.  Who takes it over from a dead owner recovers.  Under it no Python code runs,
-nothing waits for another lock.
+and nothing waits for another lock, but a snapshot for the gates of queues.
 
 States of a block, and by which one store it leaves them::
 

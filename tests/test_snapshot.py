@@ -1,0 +1,186 @@
+"""Snapshots while other processes put, get, signal, lock, make blocks: each copy is whole, and needs no recovery."""
+
+import os
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from queues import CONSUMERS_GATE, PRODUCERS_GATE, words_of
+
+import shmem
+from shmem.__main__ import main
+
+N_SNAPSHOTS = 15
+PARTICIPANTS_OFF = 328  # in the header
+
+
+@pytest.fixture
+def large():
+    """A section that takes some time to copy."""
+    with shmem.SharedMemory(max_size=1 << 27) as section:
+        yield section
+
+
+@pytest.fixture
+def stop(tmp_path):
+    """A file that ends the children's loops."""
+    path = tmp_path / "stop"
+    yield path
+    path.touch()
+
+
+def copies(section, path, n=N_SNAPSHOTS):
+    """Take snapshots; each one, checked as a file and opened both ways."""
+    for _ in range(n):
+        section.snapshot(path)
+        assert main(["check", str(path)]) == 0
+        for mode in ("read_only", "read_write"):
+            with shmem.SharedMemory(path, mode=mode) as copy:
+                assert (copy.stats().recoveries, copy.owner_deaths) == (0, 0)
+                copy.check_heap()
+                yield mode, copy
+
+
+def drain(queue):
+    """All messages; the queue works afterwards, without waiting for anybody."""
+    messages = [queue.get_nowait() for _ in range(queue.qsize())]
+    assert queue.empty()
+    queue.put_nowait(b"new")
+    assert queue.get_nowait() == b"new"
+    return messages
+
+
+def test_messages_are_whole_and_in_order(large, tmp_path, child, stop):
+    """Messages, each of one number, go through a queue that is full now and then and takes longer to copy than they do to pass."""
+    large.queue(1000, bytes, max_bytes=20_000, name="queue")
+    code = """
+    queue = shmem.SharedMemory(shared_name=args[0])["queue"]; say("go"); i = 0
+    while not os.path.exists(args[1]):
+        try:
+            {}
+        except (shmem.QueueFull, shmem.QueueEmpty):
+            pass
+    """
+    for step in ("queue.put(i.to_bytes(4, 'little') * 5000, timeout=0.1); i += 1", "queue.get(timeout=0.1)"):
+        child(code.format(step), large.name, stop).hear()
+    n_messages = 0
+    for mode, copy in copies(large, tmp_path / "copy", 8):
+        if mode == "read_only":
+            assert 0 <= copy["queue"].qsize() <= 1000
+            continue
+        messages = drain(copy["queue"])
+        assert all(message == message[:4] * 5000 for message in messages)
+        numbers = [int.from_bytes(message[:4], "little") for message in messages]
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+        n_messages += len(numbers)
+    assert n_messages
+
+
+def test_queues_are_of_one_moment(large, tmp_path, child, stop):
+    """Marks go round through three queues: one at most is in the carrier's hands, and none is in two queues."""
+    queues = [large.queue(100, bytes, max_bytes=50_000, name=f"q{i}") for i in range(3)]
+    for i, mark in enumerate((b"a", b"b", b"c")):
+        queues[i].put(mark * 50_000)
+    code = """
+    section = shmem.SharedMemory(shared_name=args[0]); queues = [section[f"q{i}"] for i in range(3)]; say("go"); i = 0
+    while not os.path.exists(args[1]):
+        queues[(i + 1) % 3].put(queues[i % 3].get()); i += 1
+    """
+    child(code, large.name, stop).hear()
+    seen = set()
+    for mode, copy in copies(large, tmp_path / "copy", 8):
+        if mode == "read_write":
+            messages = [message for i in range(3) for message in drain(copy[f"q{i}"])]
+            assert all(message == message[:1] * 50_000 for message in messages)
+            assert len(set(messages)) == len(messages) >= 2
+            seen.add(len(messages))
+    assert seen <= {2, 3}
+
+
+def test_blocks_that_are_just_made(large, tmp_path, child, stop):
+    """Behind a block that takes long to copy another process fills arrays; what was begun before may be complete by then."""
+    large["first"] = np.ones(60_000_000, "uint8")
+    code = """
+    import numpy as np
+    section = shmem.SharedMemory(shared_name=args[0]); values = np.ones(2_000_000, "uint8"); say("go")
+    while not os.path.exists(args[1]):
+        section.free(section.array(values))
+    """
+    child(code, large.name, stop).hear()
+    for _, copy in copies(large, tmp_path / "copy", 8):
+        assert set(copy) == {"first"}
+
+
+class Guarded(shmem.Struct, type_name="snapshot.Guarded"):
+    guard: shmem.Mutex
+    count: shmem.int64
+
+
+def test_semaphores_events_mutexes(shm, tmp_path, child, stop):
+    """Counts stay; a mutex is free, and says that its owner died if it was held."""
+    shm["guarded"] = shm.new(Guarded)
+    shm.mutex(name="held"), shm.semaphore(7, name="seven"), shm.semaphore(0, name="none"), shm.event(name="event").signal()
+    code = """
+    class Guarded(shmem.Struct, type_name="snapshot.Guarded"):
+        guard: shmem.Mutex
+        count: shmem.int64
+    section = shmem.SharedMemory(shared_name=args[0]); guarded = section["guarded"]; held = section["held"]; held.acquire(); say("go")
+    while not os.path.exists(args[1]):
+        with guarded.guard:
+            guarded.count += 1
+        section["seven"].wait(0); section["seven"].signal()
+        section["none"].wait(timeout=0.001)
+    """
+    child(code, shm.name, stop).hear()
+    for mode, copy in copies(shm, tmp_path / "copy"):
+        assert copy["seven"].value in (6, 7)
+        assert copy["none"].value == 0
+        assert copy["event"].is_set()
+        if mode == "read_write":
+            with pytest.warns(shmem.OwnerDiedWarning):
+                assert copy["held"].acquire(timeout=0)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                assert copy["guarded"].guard.acquire(timeout=0)
+            assert [one.category for one in told] in ([], [shmem.OwnerDiedWarning])
+            copy["none"].signal()
+            assert copy["none"].wait(0)
+
+
+def signature(section, pid):
+    """How a participant signs a gate."""
+    with open(section.path, "rb") as file:
+        words = np.frombuffer(file.read(1 << 16), "<u8")
+    start = int(words[PARTICIPANTS_OFF // 8]) // 8
+    (index,) = [i for i in range(8) if words[start + 8 * i + 3] == pid]
+    return int(words[start + 8 * index]) >> 32 << 32 | index + 1
+
+
+def test_owner_of_a_gate_is_dead_or_stands_still(shm, tmp_path, child):
+    """By hand: gates signed by a process that lives, then by the same one, killed."""
+    queue = shm.queue(4, "int64", name="queue")
+    shm.queue(4, "int64", name="other").put(2)
+    queue.put(1)
+    other = child("section = shmem.SharedMemory(shared_name=args[0]); section.allocate(10); say('go'); sys.stdin.readline()", shm.name)
+    other.hear()
+    words, gate = words_of(shm, queue), signature(shm, other.process.pid)
+    os.kill(other.process.pid, signal.SIGSTOP)
+    for place in (PRODUCERS_GATE, CONSUMERS_GATE):
+        words[place // 8] = gate
+        with pytest.raises(shmem.LockTimeout, match="a process stands still"):
+            shm.snapshot(tmp_path / "copy", timeout=0.3)
+        shm.free(shm.allocate(100_000))  # nothing else is shut
+        assert shm["other"].get_nowait() == 2
+        shm["other"].put_nowait(2)
+        words[place // 8] = 0
+    words[PRODUCERS_GATE // 8] = words[CONSUMERS_GATE // 8] = gate
+    other.kill()
+    shm.snapshot(tmp_path / "copy", timeout=20)
+    assert (words[PRODUCERS_GATE // 8], words[CONSUMERS_GATE // 8]) == (0, 0)
+    assert queue.get_nowait() == 1
+    assert sorted(os.listdir(tmp_path)) == ["copy"]
+    with shmem.SharedMemory(tmp_path / "copy") as copy:
+        copied = copy["queue"]
+        assert list(words_of(copy, copied)[PRODUCERS_GATE // 8 :: 8][:6]) == [0, 1, 0, 0, 0, 0]  # gates and channels; one was put
+        assert copied.get_nowait() == 1
