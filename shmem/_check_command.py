@@ -11,7 +11,8 @@ a block no more becomes a plain block, and is not given to anybody else until so
 queues hold is known to their users alone: blocks that a word of them may refer to are marked "perhaps", and do not count.  In a
 section that is in use, what only the variables of a process lead to is listed too.
 
-Exit status: 0 whole; 1 damaged (mended or not), leaks, or refused; 2 not a section, or it cannot be read.
+Exit status, as fsck's: 0 whole.  Else the sum of: 1 it was damaged, and is repaired; 4 damaged, or leaks were found, and left so;
+8 it was not checked, or --repair refused: no section, it cannot be read, processes are attached.  2: wrong arguments.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from shmem._wreck import AT, AT_32, NotASection, Wreck, extents
 OPENING_BYTE = 0x2000000000000000  # as in _participants.pxd
 ANONYMOUS = "/dev/shm/shmem."
 COPY_BYTES = 1 << 16
+REPAIRED, LEFT, NOT_DONE = 1, 4, 8  # exit status; the bits mean the same in fsck's
 
 
 class Refused(Exception):
@@ -44,7 +46,7 @@ class Report:
 
     file: str
     state: str = "whole"
-    """whole, damaged, repaired, not a section, unreadable"""
+    """whole, damaged, repaired, not a section, unreadable, refused"""
     in_use: bool = False
     findings: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
@@ -56,9 +58,8 @@ class Report:
     @property
     def status(self):
         """The exit status."""
-        if self.state in ("not a section", "unreadable"):
-            return 2
-        return int(self.state != "whole" or any(leak.perhaps is None for leak in self.leaks or ()))
+        status = {"whole": 0, "repaired": REPAIRED, "damaged": LEFT}.get(self.state, NOT_DONE)
+        return status | LEFT if any(leak.perhaps is None for leak in self.leaks or ()) else status
 
 
 # -- the file -----------------------------------------------------------------------------------------------

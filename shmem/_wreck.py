@@ -9,6 +9,7 @@ copy away, `check --repair` writes the noted words to the file.
             a block's end is the seal that was written last, whatever older tags lie inside.  What lies between the two walks
             is searched for blocks whose tags agree, the latest first; the rest becomes blocks that are marked lost
 3. blocks   arrays whose header does not fit become plain blocks
+   then the participants' table and their intents, see `_wreck_participants`
 4. names    tables are filled anew if a slot is wrong, with names that no slot showed; names of what is no more go
 5. recovery and verification by the C core, as when a section is opened whose processes were all killed
 """
@@ -23,7 +24,7 @@ import struct
 
 import numpy as np
 
-from shmem import _arrays, _image
+from shmem import _arrays, _image, _wreck_participants
 
 PAGE = 4096
 MAGIC = b"SHMEM1\x1a\n"
@@ -160,6 +161,7 @@ class Wreck:
         self._chain()
         self._blocks()
         self._recognise()
+        _wreck_participants.examine(self)
 
     # -- bytes
 

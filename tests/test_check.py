@@ -75,7 +75,7 @@ def repaired(capsys, path):
     """Check, which must change nothing, then repair; the report.  Afterwards the file is whole, and the copy is what it was."""
     before = digest(path)
     status, found = check(capsys, path)
-    assert (status, found["state"]) == (1, "damaged")
+    assert (status, found["state"]) == (4, "damaged")
     assert found["findings"]
     assert digest(path) == before
     status, report = check(capsys, path, "--repair")
@@ -119,10 +119,14 @@ def test_not_a_section(tmp_path, capsys, content):
     (tmp_path / "f").write_bytes(content)
     for options in ((), ("--repair",), ("--leaks",)):
         status, report = check(capsys, tmp_path / "f", *options)
-        assert (status, report["state"]) == (2, "not a section")
+        assert (status, report["state"]) == (8, "not a section")
     assert (tmp_path / "f").read_bytes() == content
-    assert check(capsys, tmp_path)[0] == 2
-    assert check(capsys, tmp_path / "missing")[0] == 2
+    assert check(capsys, tmp_path)[0] == 8
+    assert check(capsys, tmp_path / "missing")[0] == 8
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(tmp_path / "f"), "--mend"])
+    assert caught.value.code == 2
+    capsys.readouterr()
     assert os.listdir(tmp_path) == ["f"]
 
 
@@ -361,7 +365,7 @@ def test_in_use(place, capsys):
         section["a"] = [1]
         leak = section.allocate(500)
         code = "import sys, shmem.__main__; sys.exit(shmem.__main__.main(['check', sys.argv[1], '--json', *sys.argv[2:]]))"
-        for options, status in ((), 0), (("--leaks",), 1), (("--repair",), 1):
+        for options, status in ((), 0), (("--leaks",), 4), (("--repair",), 8):
             done = subprocess.run([sys.executable, "-P", "-c", code, section.path, *options], capture_output=True, text=True, check=False)
             report = json.loads(done.stdout)
             assert (done.returncode, done.stderr, report["in_use"]) == (status, "", True)
@@ -376,9 +380,76 @@ def test_in_use(place, capsys):
         poke(section.path, second.offset - 16, b"\xff" * 8)
         done = subprocess.run([sys.executable, "-P", "-c", code, section.path], capture_output=True, text=True, check=False)
         report = json.loads(done.stdout)
-        assert (done.returncode, report["state"], report["findings"][0]["offset"]) == (1, "damaged", second.offset - 16)
+        assert (done.returncode, report["state"], report["findings"][0]["offset"]) == (4, "damaged", second.offset - 16)
         poke(section.path, second.offset - 16, struct.pack("<Q", tag))
         assert section.stats().participants == (os.getpid(),)
+
+
+def test_leaks_beside_damage(made, capsys):
+    path, where = made
+    with shmem.SharedMemory(path) as section:
+        section.allocate(100)
+    poke(path, where["b"] - 16, b"\xff" * 16)
+    assert check(capsys, path, "--leaks")[0] == 4
+    assert check(capsys, path, "--leaks", "--repair")[0] == 1 | 4
+    assert check(capsys, path, "--leaks")[0] == 4
+
+
+# -- participants and intents ---------------------------------------------------------------------------------
+
+PARTICIPANTS, INTENTS, HIGH = 4096, 8192, 832  # with so few participants
+SWAP_SLOT, RESIZE, MOVE = 1, 2, 3
+
+
+def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
+    return struct.pack("<8Q", operation, slot, value, *make, *drop, 0)
+
+
+@pytest.mark.parametrize(("offset", "content", "problem"), [
+    (HIGH, struct.pack("<I", 8), "8 of them were in use"),
+    (PARTICIPANTS + 64, b"\xff" * 64, "entry 1 of the participants: it was overwritten"),
+    (PARTICIPANTS + 2 * 64, struct.pack("<Q", 5 << 32 | 4097), "entry 2 of the participants: it says 4,097 threads"),
+    (PARTICIPANTS + 12, struct.pack("<i", -1), "blocks that it is making"),
+    (PARTICIPANTS + 16, struct.pack("<i", -1), "arrays that it looks at"),
+    (INTENTS, b"\xff" * 64, "participant 0 makes no sense: its operation"),
+    (INTENTS + 64, intent(9, START), "participant 1 makes no sense: its operation"),
+    (INTENTS, intent(SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
+    (INTENTS, intent(RESIZE, START + 16), "it resizes a block"),
+    (INTENTS, intent(MOVE, START, drop=(START + 17, 0)), "it names a block"),
+])  # fmt: skip
+@pytest.mark.parametrize("was_closed", [True, False])
+def test_what_no_process_writes(made, capsys, offset, content, problem, was_closed):
+    path, _ = made
+    poke(path, offset, content)
+    poke(path, 280, struct.pack("<I", was_closed))
+    (finding,) = repaired(capsys, path)["findings"]
+    assert problem in finding["problem"]
+    assert finding["lost"] == ""
+    intact(path)
+
+
+def test_intent_in_a_section_that_was_closed(made, capsys):
+    """It makes sense, and recovery would free a named block for it."""
+    path, where = made
+    poke(path, INTENTS, intent(SWAP_SLOT, 368, word(path, 368), drop=(where["b"], 0)))
+    (finding,) = repaired(capsys, path)["findings"]
+    assert "in a section that was closed" in finding["problem"]
+    intact(path)
+
+
+def test_intent_of_the_killed_is_no_damage(made, capsys):
+    """The slot does not have its value: it was not decided."""
+    path, where = made
+    poke(path, INTENTS + 3 * 64, intent(SWAP_SLOT, 368, 1, drop=(where["b"], 0)))
+    poke(path, PARTICIPANTS + 3 * 64, struct.pack("<QIIIIQ", 3 << 32 | 1, 1, 1, 2, 0, 4321))
+    poke(path, 280, struct.pack("<I", 0))
+    status, report = check(capsys, path)
+    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert any("participant 3 was killed while naming" in note for note in report["notes"])
+    assert any("entry 3 of the participants: process 4321 was killed" in note for note in report["notes"])
+    with shmem.SharedMemory(path) as section:
+        assert section.stats().recoveries == 1
+    intact(path)
 
 
 def test_opening_waits_for_a_check(made, child):
@@ -414,7 +485,7 @@ def test_leaks(section_file, capsys):
         }
         del lost, far, held, nobody, behind
     status, report = check(capsys, section_file, "--leaks")
-    assert (status, report["state"]) == (1, "whole")
+    assert (status, report["state"]) == (4, "whole")
     found = {one["offset"]: (one["type"], one["perhaps"] and True) for one in report["leaks"]}
     assert {offset: found.get(offset) for offset in expected} == expected
     assert len(found) == 4
@@ -449,7 +520,7 @@ def test_no_room_for_the_copy(made, capsys, monkeypatch):
     before = digest(path)
     monkeypatch.setattr(_check_command, "write_all", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     status, report = check(capsys, path, "--repair")
-    assert (status, report["state"], report["copy"]) == (1, "damaged", None)
+    assert (status, report["state"], report["copy"]) == (4, "damaged", None)
     assert "No space left" in report["notes"][-1]
     assert digest(path) == before
     assert os.listdir(os.path.dirname(path)) == ["section.shm"]
