@@ -38,6 +38,7 @@ _PLAIN = {
 _LIMITS = {
     errno.EFBIG: " for this process (RLIMIT_FSIZE, `ulimit -f`) or the file system",
     errno.ENOMEM: ": no address space is left for it in this process (RLIMIT_AS, `ulimit -v`), or no memory in the machine",
+    errno.ENOSYS: ": /proc is not mounted here, and the system offers no other way",
 }
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -108,7 +109,7 @@ def explain(status, what, facts):
     if status in _PLAIN:
         cls, text = _PLAIN[status]
         return _with_status(cls(text.format(what=what, **facts)), status)
-    error = _errors.OperatingSystemError(f"{what}: {_errors.get_error_text(status)} ({facts['section']})")
+    error = _errors.OperatingSystemError(f"{what}: {_errors.get_error_text(status)}{_LIMITS.get(status, '')} ({facts['section']})")
     error.errno = status
     return _with_status(error, status)
 
@@ -173,7 +174,7 @@ def explain_opening(status, path, shared_name, request):
             status,
         )
     cls = _errors.ReadOnlyError if status in (errno.EACCES, errno.EPERM, errno.EROFS) else _errors.OperatingSystemError
-    return _with_status(cls(f"{what}: {_errors.get_error_text(status)}"), status, errno=status, filename=path)
+    return _with_status(cls(f"{what}: {_errors.get_error_text(status)}{_LIMITS.get(status, '')}"), status, errno=status, filename=path)
 
 
 def explain_named(status, kind, path, user):

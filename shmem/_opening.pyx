@@ -150,7 +150,7 @@ cdef int _attach(section_t* section) noexcept nogil:
     process_mutex_lock()
     if section.private.index_plus_1 == 0:
         fd = section_descriptor(section)
-        status = CLOSED if fd < 0 or section.departed else file_reopen(fd, &opening_fd)
+        status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
         if status == OK:
             status = byte_lock(opening_fd, OPENING_BYTE, True)
         if status == OK and not participants_any_alive(section):
@@ -306,7 +306,7 @@ cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
     """
     cdef int opening_fd = -1
     cdef int fd = section_descriptor(section)
-    cdef bint is_serialised = fd >= 0 and (file_reopen(fd, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
+    cdef bint is_serialised = fd >= 0 and (file_reopen(fd, section.path, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
     cdef bint must_recover
     mutexes_release_all(section)
     if at_exit:
@@ -507,7 +507,7 @@ cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil
             file_close(fd)
             section[0] = made
             return _join_again(made, request)
-        status = file_reopen(fd, &opening_fd)
+        status = file_reopen(fd, request.path, &opening_fd)
     if status == OK:
         status = byte_lock(opening_fd, OPENING_BYTE, True)
         if status == EINTR:
@@ -558,7 +558,8 @@ cdef void section_remove_abandoned(const char* path) noexcept nogil:
     cdef file_facts_t facts
     process_mutex_lock()
     if file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK and facts.user == user_id():
-        if _find_section(&facts) == NULL and file_reopen(fd, &opening_fd) == OK and byte_lock(opening_fd, OPENING_BYTE, False) == OK:
+        if (_find_section(&facts) == NULL and file_reopen(fd, path, &opening_fd) == OK
+                and byte_lock(opening_fd, OPENING_BYTE, False) == OK):
             if (byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) == OK and not is_locked
                     and _path_means(path, &facts)):
                 file_remove(path)

@@ -24,7 +24,7 @@ cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil
 cdef int file_give_name(int fd, const char* path) noexcept nogil
-cdef int file_reopen(int fd, int* new_fd) noexcept nogil
+cdef int file_reopen(int fd, const char* path, int* new_fd) noexcept nogil
 cdef void file_close(int fd) noexcept nogil
 cdef int file_facts(int fd, file_facts_t* facts) noexcept nogil
 cdef int path_facts(const char* path, file_facts_t* facts) noexcept nogil
@@ -43,7 +43,7 @@ cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil
 # byte locks that a killed process drops
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil
-cdef int liveness_take(int fd, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil
 cdef void liveness_do_not_inherit(void* page) noexcept nogil
 

@@ -14,7 +14,7 @@ What Linux is asked for, and what it promises:
 * ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
 """
 
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EFBIG, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, memset, strlen, strrchr
@@ -64,7 +64,7 @@ cdef extern from "<fcntl.h>" nogil:
         int64_t l_len
         int l_pid
     int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_DIRECTORY, O_PATH, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
-    int AT_FDCWD, AT_SYMLINK_FOLLOW
+    int AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH
     int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
     short F_WRLCK, F_UNLCK
     int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
@@ -84,6 +84,13 @@ cdef extern from "<sys/stat.h>" nogil:
     int stat(const char* path, stat_t* facts)
     bint S_ISREG(unsigned int mode)
     bint S_ISLNK(unsigned int mode)
+
+cdef extern from "<sys/resource.h>" nogil:
+    struct rlimit:
+        uint64_t rlim_cur
+    int RLIMIT_FSIZE
+    uint64_t RLIM_INFINITY
+    int getrlimit(int resource, rlimit* limit)
 
 cdef extern from "<sys/vfs.h>" nogil:
     struct statfs_t "statfs":
@@ -217,18 +224,36 @@ cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcep
 
 
 cdef int file_give_name(int fd, const char* path) noexcept nogil:
-    """Name a file that has no name, as it stands: EEXIST when the name is taken."""
+    """Name a file that has no name, as it stands: EEXIST when the name is taken; ENOSYS: without /proc older kernels do it for root alone."""
     cdef char found[40]
     snprintf(found, sizeof(found), b"/proc/self/fd/%d", fd)
-    return 0 if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0 else errno
+    if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0:
+        return 0
+    if errno != ENOENT:
+        return errno
+    if linkat(fd, b"", AT_FDCWD, path, AT_EMPTY_PATH) == 0:
+        return 0
+    return ENOSYS if errno == ENOENT else errno
 
 
-cdef int file_reopen(int fd, int* new_fd) noexcept nogil:
-    """A description of its own of the same file."""
-    cdef char path[40]
-    snprintf(path, sizeof(path), b"/proc/self/fd/%d", fd)
-    new_fd[0] = open(path, O_RDWR | O_CLOEXEC)
-    return 0 if new_fd[0] >= 0 else errno
+cdef int file_reopen(int fd, const char* path, int* new_fd) noexcept nogil:
+    """A description of its own of the same file; where there is no /proc, by the path that it had: ENOSYS when that is another one's by now."""
+    cdef char link[40]
+    cdef file_facts_t old, new
+    cdef int status
+    snprintf(link, sizeof(link), b"/proc/self/fd/%d", fd)
+    new_fd[0] = open(link, O_RDWR | O_CLOEXEC)
+    if new_fd[0] >= 0 or errno != ENOENT:
+        return 0 if new_fd[0] >= 0 else errno
+    status = file_open(path, False, 0, new_fd)
+    if status != 0:
+        new_fd[0] = -1
+        return ENOSYS if status == ENOENT else status
+    if file_facts(fd, &old) == 0 and file_facts(new_fd[0], &new) == 0 and old.device == new.device and old.inode == new.inode:
+        return 0
+    file_close(new_fd[0])
+    new_fd[0] = -1
+    return ENOSYS
 
 
 cdef void file_close(int fd) noexcept nogil:
@@ -276,9 +301,23 @@ cdef int file_read(int fd, void* buffer, size_t size_bytes, uint64_t off, size_t
     return 0
 
 
+cdef bint _is_past_limit(uint64_t end_off) noexcept nogil:
+    """Whether this process may not write so far into a file.  The kernel refuses it too, but with a SIGXFSZ, which kills whoever does not
+    ignore it.  Python ignores it, and programs may have restored the default."""
+    cdef rlimit limit
+    return getrlimit(RLIMIT_FSIZE, &limit) == 0 and limit.rlim_cur != RLIM_INFINITY and end_off > limit.rlim_cur
+
+
+cdef bint _grows_past_limit(int fd, uint64_t end_off) noexcept nogil:
+    cdef stat_t found
+    return _is_past_limit(end_off) and (fstat(fd, &found) != 0 or end_off > <uint64_t>found.st_size)
+
+
 cdef int file_write(int fd, const void* buffer, size_t size_bytes, uint64_t off) noexcept nogil:
     cdef int64_t n
     cdef size_t done = 0
+    if _is_past_limit(off + size_bytes):
+        return EFBIG
     while done < size_bytes:
         n = pwrite(fd, <const char*>buffer + done, size_bytes - done, <int64_t>(off + done))
         if n < 0:
@@ -290,6 +329,8 @@ cdef int file_write(int fd, const void* buffer, size_t size_bytes, uint64_t off)
 
 
 cdef int file_set_size(int fd, uint64_t size_bytes) noexcept nogil:
+    if _grows_past_limit(fd, size_bytes):
+        return EFBIG
     while ftruncate(fd, <int64_t>size_bytes) != 0:
         if errno != EINTR:
             return errno
@@ -305,6 +346,8 @@ cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t res
     cdef int status
     if end_off <= start_off:
         return 0
+    if _grows_past_limit(fd, end_off):
+        return EFBIG
     while fallocate(fd, 0, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
         if errno == EINTR:
             continue
@@ -408,7 +451,7 @@ cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_l
     return 0
 
 
-cdef int liveness_take(int fd, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
     """Lock a byte for as long as this address space lives: EAGAIN when somebody has it.
 
     The lock is taken through a new description, one page is mapped through it and the descriptor closed.
@@ -420,7 +463,7 @@ cdef int liveness_take(int fd, uint64_t off, bint inherit, bint* keeps_fd, void*
     cdef void* mapped
     page[0] = NULL
     kept_fd[0] = -1
-    status = file_reopen(fd, &own_fd)
+    status = file_reopen(fd, path, &own_fd)
     if status != 0:
         return status
     status = byte_lock(own_fd, off, False)
@@ -446,7 +489,7 @@ cdef int liveness_take(int fd, uint64_t off, bint inherit, bint* keeps_fd, void*
     if status != 0:
         return status
     keeps_fd[0] = True
-    return liveness_take(fd, off, inherit, keeps_fd, page, kept_fd)
+    return liveness_take(fd, path, off, inherit, keeps_fd, page, kept_fd)
 
 
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil:
@@ -523,12 +566,12 @@ cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil:
 
 
 cdef int boot_id(char* text, size_t size_bytes) noexcept nogil:
-    """The kernel's name for this boot, NUL-terminated without the newline."""
+    """The kernel's name for this boot, NUL-terminated without the newline; for people, and empty where there is no /proc."""
     cdef size_t got = 0
     cdef int fd = open(b"/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC)
     memset(text, 0, size_bytes)
     if fd < 0:
-        return errno
+        return 0 if errno == ENOENT else errno
     cdef int status = file_read(fd, text, size_bytes - 1, 0, &got)
     close(fd)
     got = strlen(text)

@@ -106,7 +106,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                 continue
             if participant_entry_is_alive(section, i):
                 continue
-            status = liveness_take(section.fd, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
+            status = liveness_take(section.fd, section.path, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
             if status == EAGAIN:
                 continue
             if status != 0:

@@ -288,15 +288,20 @@ def said(child, code, *args):
     return child(LIMIT + code, *args).end().splitlines()
 
 
-def test_file_size_limit(section_file, tmp_path, child):
+@pytest.mark.parametrize("action", ["SIG_IGN", "SIG_DFL"])
+def test_file_size_limit(section_file, tmp_path, child, action):
+    """Named, also where the kernel would kill: Python ignores SIGXFSZ, but a program may have restored its default."""
     code = """
-path, copy = args
+path, copy, action = args
+signal.signal(signal.SIGXFSZ, getattr(signal, action))
 with shmem.SharedMemory(path, max_size=1 << 22) as section:
     section["a"] = bytes(500_000)
 limit(resource.RLIMIT_FSIZE, 1 << 20)
 fails(lambda: shmem.SharedMemory(path), shmem.SectionFull)             # it would have to grow to its max_size
 fails(lambda: shmem.SharedMemory(path + "2", max_size=1 << 22), shmem.SectionFull)
 fails(lambda: shmem.SharedMemory(max_size=1 << 22), shmem.SectionFull)
+limit(resource.RLIMIT_FSIZE, 4095)
+fails(lambda: shmem.Semaphore("never-made"), shmem.SectionFull)
 unlimit(resource.RLIMIT_FSIZE)
 with shmem.SharedMemory(path) as section:
     limit(resource.RLIMIT_FSIZE, 1 << 18)
@@ -307,11 +312,11 @@ with shmem.SharedMemory(path) as section:
 with shmem.SharedMemory(max_size=1 << 17) as section:
     section.check_heap()
 """
-    lines = said(child, code, section_file, tmp_path / "copy")
-    for line in [*lines[:3], lines[4]]:
+    lines = said(child, code, section_file, tmp_path / "copy", action)
+    for line in [*lines[:4], lines[5]]:
         assert line.startswith(f"SectionFull {errno.EFBIG} ")
         assert "RLIMIT_FSIZE" in line
-    assert lines[3] == "500000"
+    assert lines[4] == "500000"
     assert not os.path.exists(tmp_path / "copy")
     with shmem.SharedMemory(section_file) as section:
         assert section.stats().recoveries == 0
@@ -397,3 +402,117 @@ with shmem.SharedMemory(path) as section:
         assert "RLIMIT_AS" in line
     assert lines[1] == "True"
     assert lines[4:] == ["copied", "MemoryError", "6 0"]
+
+
+# -- /dev/shm itself, and no /proc ----------------------------------------------------------------------------
+
+
+def in_namespace(mount):
+    """What runs a program where something was mounted that nobody else sees; skips where that is not permitted."""
+    before = ("unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh")
+    try:
+        done = subprocess.run([*before, "true"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("unshare (util-linux) is not installed")
+    if done.returncode:
+        pytest.skip(f"mounting is not permitted here: {done.stderr.strip()}")
+    return before
+
+
+def test_full_dev_shm(child):
+    """Sections, their queues and locks, and named semaphores and events, when there is no page left."""
+    code = """
+def full(call):
+    try:
+        call()
+    except shmem.SectionFull as error:
+        say(error.status, "tmpfs at /dev/shm" in str(error) and "bytes free" in str(error))
+    else:
+        say("not full")
+section = shmem.SharedMemory(max_size=1 << 26)
+queue = section.queue(10, "int64", name="queue"); queue.put(5); section.mutex(name="mutex"); section.semaphore(3, name="semaphore")
+old = shmem.Semaphore("old", 2)
+blocks = []
+try:
+    while True:
+        blocks.append(section.allocate(60_000)); memoryview(blocks[-1])[:] = bytes([len(blocks)]) * 60_000
+except shmem.SectionFull:
+    say(len(blocks) > 15)
+with open("/dev/shm/filler", "wb", buffering=0) as filler:
+    try:
+        while filler.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+full(lambda: section.allocate(1_000_000))
+full(lambda: section.queue(100_000, "int64"))
+full(lambda: section.zeros(1_000_000, name="array"))
+full(lambda: shmem.SharedMemory(max_size=1 << 20))
+full(lambda: shmem.Semaphore("new"))
+full(lambda: shmem.Event("new"))
+say("array" in section, sorted(name for name in os.listdir("/dev/shm") if not name.startswith("shmem.anonymous")))
+for i, block in enumerate(blocks):
+    assert bytes(block) == bytes([i + 1]) * 60_000
+    memoryview(block)[:] = bytes(60_000)
+queue.put(6); say(queue.get(), queue.get(), old.wait(0), section["semaphore"].wait(0))
+with shmem.exclusive_lock(section), section["mutex"]:
+    section.check_heap()
+for block in blocks[5:]:
+    section.free(block)
+block = section.allocate(200_000); memoryview(block)[:] = b"x" * 200_000
+section.free(block); section.trim()
+os.unlink("/dev/shm/filler")
+shmem.Semaphore("new", 1).unlink(); shmem.Event("new").unlink(); old.unlink()
+with shmem.SharedMemory(max_size=1 << 20) as other:
+    other.allocate(1000)
+say(section.check_heap().blocks > 5)
+section.close()
+del section, queue, block, blocks
+import gc; gc.collect()
+say(os.listdir("/dev/shm"))
+"""
+    lines = child(code, before=in_namespace("mount -t tmpfs -o size=2m tmpfs /dev/shm")).end().splitlines()
+    assert lines[0] == "True"
+    assert lines[1:7] == [f"{errno.ENOSPC} True"] * 6
+    assert lines[7] == "False ['filler', 'shmem-semaphore.old']"
+    assert lines[8:] == ["5 6 True True", "True", "[]"]
+
+
+@pytest.mark.parametrize("hidden", ["tmpfs", "nothing"])
+def test_without_proc(section_file, tmp_path, child, hidden):
+    """Everything works; who is alive is told all the same."""
+    code = """
+path, copy, name = args
+section = shmem.SharedMemory(path, max_size=1 << 20); section["a"] = [1]
+anonymous = shmem.SharedMemory(max_size=1 << 20); anonymous.zeros(10, name="b")
+with shmem.SharedMemory(path) as again:
+    say(again["a"][0], os.path.exists("/proc/self/fd"))
+pid = os.fork()
+if pid == 0:
+    with shmem.exclusive_lock(section, 5):
+        section["a"][0] = 2
+        os.kill(os.getpid(), 9)
+os.waitpid(pid, 0)
+try:
+    import warnings; warnings.simplefilter("error")
+    with shmem.exclusive_lock(section, 20):
+        say("nobody died")
+except shmem.OwnerDiedWarning:
+    say(section["a"][0], len(section.stats().participants))
+section.snapshot(copy)
+one = shmem.Semaphore(name, 1); say(one.wait(0)); one.unlink()
+try:
+    shmem.SharedMemory(path + "2")
+except shmem.SectionNotFound:
+    say("not found")
+section.close(); anonymous.close()
+"""
+    before = in_namespace("mount -t tmpfs tmpfs /proc") if hidden == "tmpfs" else ()
+    there = str(hidden == "nothing")
+    lines = child(code, section_file, tmp_path / "copy", f"test-{os.getpid()}-proc", before=before).end().splitlines()
+    assert lines == [f"1 {there}", "2 1", "True", "not found"]
+    for path in (section_file, tmp_path / "copy"):
+        with shmem.SharedMemory(path) as section:
+            assert section.stats().recoveries == 0
+            assert section["a"].tolist() == [2]
+            section.check_heap()
