@@ -1,7 +1,7 @@
 # Everything happens in this folder: no root, nothing installed elsewhere.  `make` alone says what there is.
 #
 #   make test PYTHON=python3.12 VENV=.venv-3.12      another Python
-#   make test ARGS="-k lock"                         arguments for pytest; likewise for demo and bench
+#   make test ARGS="-k lock"                         arguments for pytest; likewise for demo, bench and sanitize
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,11 +17,12 @@ export PIP_CACHE_DIR := $(abspath $(VENV))/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 .NOTPARALLEL:
-.PHONY: help demo test bench lint wheel build clean
+.PHONY: help demo test sanitize bench lint wheel build clean
 
 help:
 	@echo "make demo    set up, build, run the demo: writes demo-output/hillshade.png"
 	@echo "make test    set up, build, run the tests against the installed wheel"
+	@echo "make sanitize  the tests against a build with address and undefined-behaviour sanitizers, and SHMEM_DEBUG=1"
 	@echo "make build   set up and build only; then $(RUN) is a Python with shmem"
 	@echo "make bench   measure, beside peers"
 	@echo "make lint    ruff, cython-lint, cython -Wextra"
@@ -36,6 +37,33 @@ test: $(VENV)/.test
 	PYTHONSAFEPATH=1 $(RUN) -m pytest --basetemp="$(VENV)/tmp/pytest" $(ARGS)
 
 build: $(VENV)/.installed
+
+# -- sanitizers: an environment of its own, whose extension is built with gcc's -fsanitize=address,undefined
+#
+# Python itself is not: so the sanitizers' libraries are preloaded, here and in all processes that the tests start.  UBSan's comes first: behind
+# ASan's it writes to standard error whatever log_path says, and what a killed or ignored child says there is lost.  Whatever
+# either finds, in whichever process, is a file in reports/, and one file there fails the run.
+#
+# detect_leaks=0: CPython and numpy keep thousands of allocations until the end; what the core allocates (a section_t, a path) goes with the section.
+# handle_*=2: nobody else may take the signal, as pytest's faulthandler would.  strict_string_checks, detect_stack_use_after_return: all there is.
+# Of what lies in a section ASan knows nothing: it is one mapping, and free blocks are not poisoned, for what another process
+# allocates would stay poisoned here.  SHMEM_DEBUG=1 watches that.
+SANITIZED := $(VENV)-sanitized
+SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+REPORTS := $(abspath $(SANITIZED))/reports
+ASAN := log_path=$(REPORTS)/asan:verify_asan_link_order=0:detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1
+ASAN := $(ASAN):allocator_may_return_null=1:handle_segv=2:handle_sigbus=2:handle_sigill=2:handle_sigfpe=2
+UBSAN := log_path=$(REPORTS)/ubsan:print_stacktrace=1
+
+sanitize:
+	@$(MAKE) --no-print-directory VENV="$(SANITIZED)" COPIES=no CC=gcc SHMEM_CFLAGS="$(SANITIZE)" "$(SANITIZED)/.test"
+	@rm -rf "$(REPORTS)" && mkdir -p "$(REPORTS)"
+	@status=0; PYTHONSAFEPATH=1 SHMEM_DEBUG=1 ASAN_OPTIONS="$(ASAN)" UBSAN_OPTIONS="$(UBSAN)" \
+	  LD_PRELOAD="$$(gcc -print-file-name=libubsan.so) $$(gcc -print-file-name=libasan.so)" \
+	  "$(SANITIZED)/bin/python" -m pytest --basetemp="$(SANITIZED)/tmp/pytest" $(ARGS) || status=$$?; \
+	for report in "$(REPORTS)"/*; do \
+	  if [ -e "$$report" ]; then echo "== $$report"; cat "$$report"; echo "a sanitizer found something: see above"; status=1; fi; \
+	done; exit $$status
 
 bench:
 	$(PYTHON) bench/make_bench.py $(ARGS)
@@ -79,12 +107,12 @@ $(VENV)/.wheel: $(VENV)/.made $(SOURCES)
 	@touch $@
 
 # The copies are for a Python that is started in this folder: it finds the source before what is installed.
+COPIES := yes
 $(VENV)/.installed: $(VENV)/.wheel
 	@echo "installing the wheel in $(VENV)"
 	@$(PIP) install $(WHEEL)
 	@$(PIP) install --force-reinstall --no-deps $(WHEEL)
-	@rm -f shmem/*.so
-	@cp $(VENV)/lib/python*/site-packages/shmem/*.so shmem/
+	@[ $(COPIES) = no ] || { rm -f shmem/*.so; cp $(VENV)/lib/python*/site-packages/shmem/*.so shmem/; }
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed

@@ -36,5 +36,7 @@ ctypedef struct heap_facts_t:
 cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) noexcept nogil
 # The same for who has the gate, or a section for itself: what is there, nothing is cleared up.
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil
+# SHMEM_DEBUG: the heap gate, which is mine, is about to be given back.  Aborts if something does not hold that must hold then.
+cdef void heap_verify(section_t* section) noexcept nogil
 # Count without verifying more than is needed to walk; takes the heap gate.
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil

@@ -8,16 +8,26 @@ walked block by block, and the free index and the cached lists are asked for wha
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from shmem._atomics cimport load_relaxed_u64
+from shmem._debug cimport HEAP_GATE, debug_dropped, debug_fail, debug_level
 from shmem._heap cimport heap_enter, heap_leave
 from shmem._layout cimport (BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED,
                             STATE_CACHED, STATE_HOLE, STATE_PENDING, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY,
-                            TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, name_slot_t, name_table_t,
+                            TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, header_t, name_slot_t, name_table_t,
                             payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._free_index cimport hole_is_plausible, tlsf_class
+from shmem._lock cimport GATE_WAITERS
 from shmem._name_lookup cimport table_capacity, table_entry, table_slot_off
 from shmem._recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover
 from shmem._section cimport block_at, block_step, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
+
+cdef enum:
+    VERIFY_BLOCKS = 32
+
+cdef const char** _NAMES = [
+    b"FINE", b"BAD_TOP", b"BAD_TAG", b"BAD_REAR", b"HOLES_TOUCH", b"HOLE_AT_TOP", b"BAD_INDEX", b"BAD_CACHE", b"BAD_COUNT", b"BAD_SERIAL",
+    b"BAD_BOUNDS", b"BAD_NAME", b"BAD_ARRAY", b"MARKED_BROKEN"]
 
 
 cdef Problem _say(heap_facts_t* facts, Problem problem, uint64_t off, uint64_t expected, uint64_t found) noexcept nogil:
@@ -217,6 +227,31 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
     problem[0] = heap_check_as_it_is(section, facts)
     heap_leave(section)
     return OK if problem[0] == FINE else CORRUPTED
+
+
+cdef void heap_verify(section_t* section) noexcept nogil:
+    """The gate's owner, the sums, and the whole heap: at each call with SHMEM_DEBUG=2, else so often that it makes 32 blocks a call."""
+    cdef header_t* header = section.header
+    cdef uint64_t word = load_relaxed_u64(&header.heap_gate), n_blocks = header.used_blocks + header.hole_blocks + header.cached_blocks
+    cdef heap_facts_t facts
+    cdef Problem problem
+    if word & ~<uint64_t>GATE_WAITERS != section.private.gate_word:
+        debug_fail(b"the heap gate is given back, and is not ours", section.path, <char*>&header.heap_gate - section.base,
+                   section.private.gate_word, word)
+    debug_dropped(HEAP_GATE)
+    if header.broken:
+        return
+    if header.used_bytes + header.hole_bytes + header.cached_bytes != header.top - section.heap_start:
+        debug_fail(b"BAD_COUNT: used, free and cached bytes are not all there are", section.path, <char*>&header.used_bytes - section.base,
+                   header.top - section.heap_start, header.used_bytes + header.hole_bytes + header.cached_bytes)
+    section.n_to_verify += VERIFY_BLOCKS
+    if section.n_to_verify < n_blocks and debug_level < 2:
+        return
+    section.n_to_verify = 0
+    memset(&facts, 0, sizeof(heap_facts_t))
+    problem = heap_check_as_it_is(section, &facts)
+    if problem != FINE:
+        debug_fail(_NAMES[<int>problem], section.path, facts.bad_off, facts.expected, facts.found)
 
 
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:

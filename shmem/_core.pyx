@@ -43,6 +43,7 @@ from shmem._explain import explain, explain_opening, explain_problem
 from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
+from shmem._debug cimport debug_python
 from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_users_block, heap_enter, heap_free,
                           heap_leave, heap_reallocate, heap_set_root, heap_trim)
 from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, SERIAL_MASK, SLACK_SHIFT, block_t, header_t,
@@ -127,6 +128,8 @@ cdef str _section_text(section_t* section):
 
 cdef int _fail(int status, Mapping mapping, str what) except -1:
     cdef section_t* section = mapping.section
+    if section.verify != NULL:
+        debug_python()
     if status == CLOSED and section.departed and threading.current_thread() is not threading.main_thread():
         _park()
     raise explain(status, what, {
@@ -504,6 +507,8 @@ cdef class Memory:
     cdef Mapping opened(self):
         if self.mapping is None:
             raise _errors.ClosedError(f"this SharedMemory ({self._path}) was closed")
+        if self.mapping.section.verify != NULL:
+            debug_python()
         return self.mapping
 
     cdef Mapping writable_mapping(self, str what):

@@ -39,6 +39,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, store_release_u32, store_release_u64
+from shmem._debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
 from shmem._gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
@@ -58,6 +59,8 @@ cdef enum:
     BIN_LIMIT = 64                       # blocks kept per size
     ZERO_INSIDE_BYTES = 1024             # up to here a block is cleared under the gate
     RESERVE_BYTES = 1 << 20              # backing is asked for in steps of at least this
+    FREED = 0xdd                         # SHMEM_DEBUG: what is freed is filled with it, as far as
+    FREED_BYTES = 4096
 
 ctypedef struct request_t:
     uint64_t request_bytes
@@ -89,10 +92,19 @@ cdef int _heap_enter_slowly(section_t* section, bint wait) noexcept nogil:
 
 cdef int heap_enter(section_t* section, bint wait) noexcept nogil:
     """Take the heap gate.  OK, or WOULD_BLOCK, or why this process cannot be attached."""
-    return OK if gate_try(section, &section.header.heap_gate) else _heap_enter_slowly(section, wait)
+    cdef int status = OK
+    if section.verify != NULL:
+        debug_may_take(HEAP_GATE)
+    if not gate_try(section, &section.header.heap_gate):
+        status = _heap_enter_slowly(section, wait)
+    if section.verify != NULL and status == OK:
+        debug_taken(HEAP_GATE)
+    return status
 
 
 cdef void heap_leave(section_t* section) noexcept nogil:
+    if section.verify != NULL:
+        section.verify(section)
     gate_leave(&section.header.heap_gate)
 
 
@@ -347,6 +359,13 @@ cdef inline uint32_t* _my_pending(section_t* section) noexcept nogil:
     return &section.participants[section.private.index_plus_1 - 1].pending
 
 
+cdef inline void _pending_over(section_t* section) noexcept nogil:
+    """One of my blocks is no more PENDING."""
+    if fetch_sub_seq_cst_u32(_my_pending(section), 1) == 0 and section.verify != NULL:
+        debug_fail(b"a block was PENDING that its maker had not counted", section.path,
+                   <char*>_my_pending(section) - section.base, 1, 0)
+
+
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
                        uint64_t* payload_off) noexcept nogil:
     """Allocate: 0, NO_MEMORY, CORRUPTED, WOULD_BLOCK, or an errno from reserving backing."""
@@ -380,7 +399,7 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
         size_bytes = tag_size(block_at(section, off).tag)
         section.header.used_bytes += size_bytes
     elif is_pending:
-        fetch_sub_seq_cst_u32(_my_pending(section), 1)
+        _pending_over(section)
     heap_leave(section)
     if status != OK:
         return status
@@ -396,7 +415,7 @@ cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id
     """PENDING becomes USED by one store; the payload is complete before it."""
     cdef block_t* block = block_at(section, payload_to_block(payload_off))
     store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id))
-    fetch_sub_seq_cst_u32(_my_pending(section), 1)
+    _pending_over(section)
 
 
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -404,7 +423,7 @@ cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
     if heap_enter(section, True) == OK:
         heap_release(section, payload_off)
         heap_leave(section)
-    fetch_sub_seq_cst_u32(_my_pending(section), 1)
+    _pending_over(section)
 
 
 # -- free -----------------------------------------------------------------------------------------------
@@ -450,17 +469,40 @@ cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64
     return status
 
 
+cdef void _debug_neighbours(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil:
+    """SHMEM_DEBUG: a block is about to be freed.  Whoever wrote past the end of the one before, or of this one, is told here."""
+    cdef uint64_t before = seal(section.salt, word_at(section, off - BLOCK_REAR_BYTES)[0], off), tag
+    if off > section.heap_start and (before < BLOCK_MIN_BYTES or before > off - section.heap_start or before & 15
+                                     or tag_size(block_at(section, off - before).tag) != before):
+        debug_fail(b"the end of the block before one that is freed was overwritten", section.path, off - BLOCK_REAR_BYTES, 0, before)
+    if off + size_bytes < section.header.top:
+        tag = block_at(section, off + size_bytes).tag
+        if (tag_size(tag) < BLOCK_MIN_BYTES or tag_size(tag) > section.header.top - off - size_bytes
+                or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_CACHED):
+            debug_fail(b"the tag behind a block that is freed was overwritten", section.path, off + size_bytes, 0, tag)
+
+
+cdef void _debug_fill(section_t* section, uint64_t payload_off, uint64_t block_bytes) noexcept nogil:
+    """SHMEM_DEBUG: what is read after it was freed is not to look like anything.  The links of free blocks stay."""
+    cdef uint64_t n_bytes = payload_bytes(block_bytes) - 2 * sizeof(uint64_t)
+    memset(section.base + payload_off + 2 * sizeof(uint64_t), FREED, n_bytes if n_bytes < FREED_BYTES else FREED_BYTES)
+
+
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block that was checked.  The gate is mine."""
     cdef uint64_t off = payload_to_block(payload_off)
     cdef uint64_t size_bytes = tag_size(block_at(section, off).tag)
     cdef int status = OK
+    if section.verify != NULL:
+        _debug_neighbours(section, off, size_bytes)
     section.header.used_blocks -= 1
     section.header.used_bytes -= size_bytes
     if not _cache_put(section, off, size_bytes) and _become_hole(section, off, size_bytes) != OK:
         status = heap_recover(section, NOBODY)
     if section.header.root_off == payload_off:
         store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
+    if section.verify != NULL:
+        _debug_fill(section, payload_off, size_bytes)
     return status
 
 

@@ -39,6 +39,9 @@ cdef void lock_release_all(section_t* section) noexcept nogil
 cdef void lock_thread_ended(section_t* section) noexcept nogil
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil
 cdef int thread_register(section_t* section, thread_t** me) noexcept nogil
+# SHMEM_DEBUG: my participant's `readers` before a share was given back; the gate before it opens.  Each aborts if that cannot be
+cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil
+cdef void lock_verify_gate(section_t* section) noexcept nogil
 
 
 cdef inline int lock_shared_try(section_t* section) noexcept nogil:
@@ -86,13 +89,16 @@ cdef inline int lock_exclusive_try(section_t* section) noexcept nogil:
 cdef inline int unlock_shared(section_t* section) noexcept nogil:
     """Undo one shared lock of this thread: NOT_OWNER when it has none."""
     cdef thread_t* me = thread_find(section)
+    cdef uint64_t readers
     if me == NULL or me.shared == 0:
         return NOT_OWNER
     me.shared -= 1
     if me.shared == 0 and me.counted:
         me.counted = 0
         # before the look at the channel; partner: a draining writer, which registers there and then looks at the readers
-        fetch_sub_seq_cst_u64(&section.participants[section.private.index_plus_1 - 1].readers, 1)
+        readers = fetch_sub_seq_cst_u64(&section.participants[section.private.index_plus_1 - 1].readers, 1)
+        if section.verify != NULL:
+            lock_verify_share(section, readers)
         channel_notify(&section.header.drain, EVERYBODY)
     return OK
 
@@ -105,6 +111,8 @@ cdef inline int unlock_exclusive(section_t* section) noexcept nogil:
     me.exclusive -= 1
     if me.exclusive:
         return OK
+    if section.verify != NULL:
+        lock_verify_gate(section)
     if me.shared and not me.counted:
         me.counted = 1
         fetch_add_seq_cst_u64(&section.participants[section.private.index_plus_1 - 1].readers, 1)

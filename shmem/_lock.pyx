@@ -62,6 +62,7 @@ from shmem._atomics cimport (compare_exchange_seq_cst_u64, cpu_relax, fetch_add_
                              fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64,
                              store_release_u32, store_release_u64, store_seq_cst_u64)
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half)
+from shmem._debug cimport debug_fail, debug_storage_lock
 from shmem._layout cimport header_t
 from shmem._os cimport futex_wait, futex_wake, now_ns, watch_thread
 from shmem._participants cimport participant_entry_is_alive, participant_generation, participant_is_alive
@@ -432,7 +433,10 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
     """Take the lock shared, waiting if need be."""
     cdef thread_t* me = NULL
-    cdef int status = thread_register(section, &me)
+    cdef int status
+    if section.verify != NULL:
+        debug_storage_lock()
+    status = thread_register(section, &me)
     if status != OK:
         return status
     if me.exclusive == 0 and me.shared == 0:
@@ -555,7 +559,10 @@ cdef int _enter_upgrade(section_t* section, int64_t deadline_ns, bint stop_for_s
 cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
     """Take the lock exclusive, waiting if need be; inside shared this is an upgrade."""
     cdef thread_t* me = NULL
-    cdef int status = thread_register(section, &me)
+    cdef int status
+    if section.verify != NULL:
+        debug_storage_lock()
+    status = thread_register(section, &me)
     if status != OK:
         return status
     if me.exclusive == 0:
@@ -586,3 +593,20 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
     if is_mine:
         gate_open(section)
     channel_notify(&section.header.drain, EVERYBODY)
+
+
+# -- SHMEM_DEBUG ----------------------------------------------------------------------------------------
+
+cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil:
+    """I gave back a share that my entry, of my generation, must have counted."""
+    if <uint32_t>readers == 0 or readers >> 32 != section.private.generation:
+        debug_fail(b"a share of the lock is given back that its participant has not counted", section.path,
+                   <char*>_my_readers(section) - section.base, <uint64_t>section.private.generation << 32 | 1, readers)
+
+
+cdef void lock_verify_gate(section_t* section) noexcept nogil:
+    """I hold the lock exclusive: the gate must say so."""
+    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
+    if word & ~STARVING != section.private.gate_word:
+        debug_fail(b"the lock is given back, and its gate is not ours", section.path, <char*>&section.header.gate - section.base,
+                   section.private.gate_word, word)

@@ -241,7 +241,8 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     entry.name_bytes = name.n_bytes
     entry.data_bytes = data_bytes
     memcpy(entry_name(entry), name.text, name.n_bytes)
-    memcpy(entry_data(entry), data, data_bytes)
+    if data_bytes:                       # else it may be NULL, which memcpy may not be given even for no bytes
+        memcpy(entry_data(entry), data, data_bytes)
     while True:
         status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type)
         if status != NOT_FOUND:

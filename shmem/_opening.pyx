@@ -29,6 +29,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
 
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32, store_release_u64
+from shmem._check cimport heap_verify
+from shmem._debug cimport debug_forked, debug_level
 from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
 from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
                             PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
@@ -356,6 +358,8 @@ cdef section_t* _create(int fd, open_request_t* request, const file_facts_t* fac
     section.inode = facts.inode
     section.anonymous = request.anonymous
     section.attach = _attach
+    if debug_level:
+        section.verify = heap_verify
     section.n_holds = 1
     section.path = strdup(request.path)
     section.private = <private_t*>memory_wiped_by_fork(sizeof(private_t))
@@ -668,6 +672,8 @@ cdef void _after_fork_in_parent() noexcept nogil:
 
 cdef void _after_fork_in_child() noexcept nogil:
     cdef section_t* section = _sections
+    if debug_level:
+        debug_forked()
     while section != NULL:
         file_close(section.liveness_fd)              # the parent's: only a descriptor is closed, no lock undone
         section.liveness_page = section.child_page

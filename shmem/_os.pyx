@@ -19,6 +19,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, memset, strlen, strrchr
 
+from shmem._debug cimport PROCESS_MUTEX, debug_dropped, debug_level, debug_may_take, debug_opening_byte, debug_sleep, debug_taken
+
 cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
@@ -145,6 +147,8 @@ cdef void pause_ns(int64_t duration_ns) noexcept nogil:
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil:
     """Sleep while `word` holds `expected`: 0 when woken or changed, ETIMEDOUT, or EINTR after a signal."""
     cdef timespec timeout
+    if debug_level:
+        debug_sleep()
     timeout.tv_sec = timeout_ns // 1000000000
     timeout.tv_nsec = timeout_ns % 1000000000
     if syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0) == 0 or errno == EAGAIN:
@@ -435,6 +439,8 @@ cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_b
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
     """Lock one byte through this description: EAGAIN when another holds it and `wait` is false; EINTR."""
     cdef flock request
+    if debug_level and wait:
+        debug_opening_byte()
     _describe_range(&request, F_WRLCK, off, 1)
     if fcntl(fd, F_OFD_SETLKW if wait else F_OFD_SETLK, &request) == 0:
         return 0
@@ -587,10 +593,16 @@ pthread_mutex_init(&_process_mutex, NULL)
 
 cdef void process_mutex_lock() noexcept nogil:
     """The mutex around opening, closing and the list of sections.  Nobody needs the GIL while holding it."""
+    if debug_level:
+        debug_may_take(PROCESS_MUTEX)
     pthread_mutex_lock(&_process_mutex)
+    if debug_level:
+        debug_taken(PROCESS_MUTEX)
 
 
 cdef void process_mutex_unlock() noexcept nogil:
+    if debug_level:
+        debug_dropped(PROCESS_MUTEX)
     pthread_mutex_unlock(&_process_mutex)
 
 

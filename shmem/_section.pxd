@@ -97,6 +97,9 @@ ctypedef struct section_t:
     uint32_t child_generation
     void* child_page
     int child_fd
+    # SHMEM_DEBUG, else NULL: look at everything before the heap gate is given back; and how many blocks it may look at
+    void (*verify)(section_t*) noexcept nogil
+    uint64_t n_to_verify
 
 
 cdef inline thread_t* thread_find(section_t* section) noexcept nogil:

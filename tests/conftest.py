@@ -13,9 +13,32 @@ from pathlib import Path
 import pytest
 
 import shmem
+from shmem import _debug
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
+SANITIZED = "/libasan" in Path("/proc/self/maps").read_text()
+
+
+def pytest_collection_modifyitems(items):
+    """Under a sanitizer, skip what cannot run there; the reason is the marker's."""
+    for item in items if SANITIZED else ():
+        for marker in item.iter_markers("no_sanitizer"):
+            item.add_marker(pytest.mark.skip(reason=f"sanitizer: {marker.args[0]}"))
+
+
+@pytest.fixture(autouse=True)
+def checks_or_not(request):
+    """SHMEM_DEBUG is off in a test that damages a section on purpose, and in the processes that it starts."""
+    level = os.environ.get("SHMEM_DEBUG")
+    if level is None or request.node.get_closest_marker("damages") is None:
+        yield
+        return
+    del os.environ["SHMEM_DEBUG"]
+    _debug.set_level("")
+    yield
+    os.environ["SHMEM_DEBUG"] = level
+    _debug.set_level(level)
 
 
 def _leftovers(before):

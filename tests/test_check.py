@@ -309,6 +309,7 @@ def test_cut_off(made, capsys):
 
 
 @pytest.mark.parametrize("seed", range(40))
+@pytest.mark.damages
 def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
     """Whatever is done to the bytes of the heap: a repair ends, the heap is whole after it, and says what it did."""
     rng = random.Random(seed)
@@ -360,6 +361,7 @@ def test_damage_in_a_file_that_was_not_closed(section_file, capsys, child):
         assert bytes(section["b"])[:5] == b"bytes"
 
 
+@pytest.mark.damages
 def test_in_use(place, capsys):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section["a"] = [1]

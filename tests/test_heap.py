@@ -159,6 +159,7 @@ def test_inner_offset_that_looks_like_a_block(shm):
     shm.free(block)
 
 
+@pytest.mark.damages
 def test_write_past_the_end_is_named(shm):
     first, second = shm.allocate(24), shm.allocate(24)
     assert second.offset == first.offset + 48

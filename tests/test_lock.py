@@ -384,16 +384,20 @@ def test_killed_reader_while_other_readers_wait(shm, child):
     """Readers that wait behind a writer retry and turn back; that does not keep the writer from noticing a dead reader."""
     holder = child(HOLD, shm.name, "shared")
     holder.hear()
-    code = "section = shmem.SharedMemory(shared_name=args[0]); say('here')\nwith getattr(shmem, args[1])(section): say('in')"
-    writer = child("import warnings; warnings.simplefilter('ignore')\n" + code, shm.name, "exclusive_lock")
-    writer.hear()
-    while shm.stats().lock_waiters == 0:
-        time.sleep(0.001)
-    readers = [child("import warnings; warnings.simplefilter('ignore')\n" + code, shm.name, "shared_lock") for _ in range(6)]
-    for reader in readers:
-        reader.hear()
-    while shm.stats().lock_waiters < 7:
-        time.sleep(0.001)
+    code = """
+    import warnings; warnings.simplefilter('ignore')
+    section = shmem.SharedMemory(shared_name=args[0]); say('here'); sys.stdin.readline()
+    with getattr(shmem, args[1])(section): say('in')
+    """
+    writer = child(code, shm.name, "exclusive_lock")
+    readers = [child(code, shm.name, "shared_lock") for _ in range(6)]
+    for other in (writer, *readers):
+        other.hear()
+    writer.tell()
+    wait_for_waiter(shm)
+    for reader in readers:  # all are there by now: once a second the writer gives the gate back, and they would come in
+        reader.tell()
+    wait_for(lambda: shm.stats().lock_waiters == 7)
     holder.kill()
     begin = time.monotonic()
     while writer.process.poll() is None and time.monotonic() - begin < 5:
