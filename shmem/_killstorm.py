@@ -1,8 +1,9 @@
 """Many processes use one section in every way there is, while a random one is killed again and again; afterwards nothing is wrong.
 
 Members allocate, free, reallocate, link and unlink objects, name and delete, lock in every mode, wait, signal, put and get, check, copy,
-open, close, fork, in several threads.  One is killed at a random moment; now and then it is stopped before, or two are killed at once,
-or all.  New ones take their places.  From time to time the storm is stopped, or all are killed, and the section examined:
+open, close, fork, in several threads.  One is killed at a random moment; now and then it is stopped before, or stopped again and again
+until it is caught in the middle of something, or two are killed at once, or all.  New ones take their places.  From time to time
+the storm is stopped, or all are killed, and the section examined:
 
 * every actor (thread, or forked child) that was not killed got on with its work: none waited longer than --patience
 * heap whole, by check_heap; the closed file without a fault, by `check`; every block, array, list and message has the content it should
@@ -42,7 +43,10 @@ from shmem._wreck import AT, AT_32
 
 ROUND_SECONDS = 20
 LOG_LINES = 60
-WAYS = {"one": 70, "one, stopped before": 8, "stopped and continued": 8, "two": 10, "all": 4}
+WAYS = {"one": 45, "one, caught": 25, "one, stopped before": 8, "stopped and continued": 8, "two": 10, "all": 4}
+CATCH_SECONDS = 0.1
+LOCK_GATE, HEAP_GATE = 512, 704  # where in a section these words are, as in _layout.pxd
+OWNER_MASK = 0xFFFF
 
 
 @dataclasses.dataclass
@@ -55,6 +59,8 @@ class Totals:
     seconds: float = 0.0
     members: int = 0
     kills: int = 0
+    caught: int = 0
+    """Kills of somebody who was making a block, had something in hand, or was in a gate."""
     stops: int = 0
     killed_actors: int = 0
     """Threads and children among the killed."""
@@ -67,7 +73,7 @@ class Totals:
     blamed: int = 0
     """How often a killed actor was the last one in the lock or the mutex."""
     owner_deaths: int = 0
-    operations: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    operations: dict = dataclasses.field(default_factory=dict)
     problems: list = dataclasses.field(default_factory=list)
 
 
@@ -78,6 +84,8 @@ class Member:
     process: multiprocessing.Process
     was_killed: bool = False
     stopped_until: float | None = None
+    will_be_killed: bool = False
+    """When it was stopped for long enough."""
 
 
 def describe_process(pid):
@@ -91,6 +99,16 @@ def describe_process(pid):
                     facts.append(f"{what}: {' '.join(file.read().split())}")
             lines.append(f"    thread {task}: {'; '.join(facts)}")
     return "\n".join(lines)
+
+
+def has_stopped(pid):
+    """Whether a process that was told to stop has done so; it is, in a moment, or has ended."""
+    for _ in range(1000):
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            state = file.read().rpartition(")")[2].split()[0]
+        if state in "TZX":
+            return state == "T"
+    return False
 
 
 class Storm:
@@ -180,24 +198,63 @@ class Storm:
 
     def _strike(self):
         """Kill, in one of the ways."""
-        ready = [
-            member for member in self.members.values() if not member.was_killed and member.stopped_until is None and member.process.is_alive()
-        ]
+        ready = [number for number, member in self.members.items() if not member.was_killed and member.stopped_until is None]
+        ready = [number for number in ready if self.members[number].process.is_alive()]
         if not ready:
             return
         way = self.rng.choices(list(WAYS), WAYS.values())[0]
-        if way.startswith(("one,", "stopped")):
-            victim = self.rng.choice(ready)
-            os.kill(victim.process.pid, signal.SIGSTOP)
+        if way == "one, caught":
+            self._catch(ready)
+        elif way.startswith(("one,", "stopped")):
+            victim = self.members[self.rng.choice(ready)]
+            self._stop(victim)
             victim.stopped_until = time.monotonic() + self.rng.random() * 0.3
-            victim.was_killed = way.startswith("one")
-            self.totals.stops += 1
-            return
-        n_victims = {"one": 1, "two": 2}.get(way, len(ready))
-        for victim in self.rng.sample(ready, min(n_victims, len(ready))):
-            self._kill(victim)
+            victim.will_be_killed = way.startswith("one")
+        else:
+            n_victims = {"one": 1, "two": 2}.get(way, len(ready))
+            for number in self.rng.sample(ready, min(n_victims, len(ready))):
+                self._kill(self.members[number])
+
+    def _stop(self, victim):
+        os.kill(victim.process.pid, signal.SIGSTOP)
+        self.totals.stops += 1
+
+    def _catch(self, ready):
+        """Stop one after the other until one seems to be in the middle of something, and kill it there."""
+        is_inside = self.rng.choice([self._is_making, self._has_something, self._is_in_a_gate])
+        deadline = time.monotonic() + CATCH_SECONDS
+        while time.monotonic() < deadline:
+            number = self.rng.choice(ready)
+            victim = self.members[number]
+            self._stop(victim)
+            if has_stopped(victim.process.pid) and is_inside(number):
+                self.totals.caught += 1
+                self._kill(victim)
+                return
+            os.kill(victim.process.pid, signal.SIGCONT)
+        self._kill(victim)
+
+    def _columns(self, number, *columns):
+        return self.ledger.rows[self._actors_of(number)][:, columns]
+
+    def _is_making(self, number):
+        return self._columns(number, work.MAKING).any()
+
+    def _has_something(self, number):
+        return self._columns(number, work.HAND).any() or (self._columns(number, work.TOKEN) == work.HAS_TOKEN).any()
+
+    def _is_in_a_gate(self, number):
+        """Somebody is: perhaps it."""
+        words = []
+        with open(self.keeper.path if self.keeper is not None else self.place["file_name"], "rb") as file:
+            for offset in (HEAP_GATE, LOCK_GATE):
+                file.seek(offset)
+                words.append(int.from_bytes(file.read(8), "little") & OWNER_MASK)
+        return self.rng.choice(words) != 0
 
     def _kill(self, victim):
+        if victim.was_killed:
+            return
         os.kill(victim.process.pid, signal.SIGKILL)  # a child of mine that was not waited for: the number is nobody else's
         victim.was_killed = True
         victim.stopped_until = None
@@ -208,7 +265,7 @@ class Storm:
         now = time.monotonic()
         for number, member in list(self.members.items()):
             if member.stopped_until is not None and now > member.stopped_until:
-                if member.was_killed:
+                if member.will_be_killed:
                     self._kill(member)
                 else:
                     member.stopped_until = None
@@ -365,9 +422,9 @@ class Storm:
                     )
 
     def _settle_tokens(self, tokens):
-        states = [row[work.TOKEN] for _, row in self._dead()]
-        most = work.N_TOKENS - self.totals_of(states, work.HAS_TOKEN)
-        least = most - self.totals_of(states, work.PERHAPS)
+        states = [int(row[work.TOKEN]) for _, row in self._dead()]
+        most = work.N_TOKENS - states.count(work.HAS_TOKEN)
+        least = most - states.count(work.PERHAPS)
         value = tokens.value
         if not least <= value <= most:
             self.problem(f"the semaphore's value is {value}; killed processes leave {least} to {most}")
@@ -375,15 +432,11 @@ class Storm:
         if value < work.N_TOKENS:
             tokens.signal(work.N_TOKENS - value)
 
-    @staticmethod
-    def totals_of(states, state):
-        """How many are so."""
-        return sum(one == state for one in states)
-
     def _settle_queue(self, which, queue):
         """Take what is left; then every message that was put came to somebody, but for what the killed had just taken."""
         reader = work.Actor.__new__(work.Actor)
         reader.storm, reader.number, reader.last = self, work.MAX_ACTORS - 1, {}
+        queue.shutdown()  # perhaps nobody was left to be told by it
         with contextlib.suppress(shmem.QueueShutDown):
             while True:
                 reader.note_message(which, reader.read(queue.get(timeout=20)))
@@ -467,7 +520,8 @@ class Storm:
 
     def _count(self):
         counts = self.ledger.rows[:, work.FIRST_COUNT : work.FIRST_COUNT + len(work.OPERATIONS)].sum(axis=0).tolist()
-        self.totals.operations.update({name: n for (name, *_), n in zip(work.OPERATIONS, counts, strict=True)})
+        before = self.totals.operations
+        self.totals.operations = {name: before.get(name, 0) + n for (name, *_), n in zip(work.OPERATIONS, counts, strict=True)}
 
     def log_tail(self):
         """The last lines that members wrote."""
@@ -556,8 +610,9 @@ def _advancing(bar, seconds):
 def print_totals(totals, log, file):
     """The end of the report, for people."""
     said = [
-        f"{totals.section}, {totals.seconds:.0f} s, {totals.rounds} rounds: {totals.members:,} members, {totals.kills:,} SIGKILLs, "
-        f"{totals.stops:,} SIGSTOPs, {totals.killed_actors:,} threads and children killed, {sum(totals.operations.values()):,} operations:",
+        f"{totals.section}, {totals.seconds:.0f} s, {totals.rounds} rounds: {totals.members:,} members, "
+        f"{totals.kills:,} SIGKILLs ({totals.caught:,} aimed), {totals.stops:,} SIGSTOPs, "
+        f"{totals.killed_actors:,} threads and children killed, {sum(totals.operations.values()):,} operations:",
         "  " + ", ".join(f"{name} {n:,}" for name, n in totals.operations.items()),
         f"  in hand when killed: {totals.returned:,} blocks, {totals.lost_messages:,} messages, {totals.lost_tokens:,} units of the "
         f"semaphore; made and not yet noted: {totals.lost:,} blocks; {totals.owner_deaths:,} owners of the lock died",
