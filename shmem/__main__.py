@@ -16,6 +16,7 @@ COMMANDS = {
     "semstat": ("shmem._semstat", "every semaphore and event of the machine, with its value"),
     "check": ("shmem._check_command", "what is wrong with a section's file; --repair mends it, --leaks finds what nobody can reach"),
     "crashtest": ("shmem._crashtest", "a process killed at every instruction of every operation; do the others go on?"),
+    "killstorm": ("shmem._killstorm", "many processes use a section while a random one is killed again and again; is anything lost?"),
     "fuzz": ("shmem.testing", "random operations on a section's heap, each checked against a model (needs hypothesis)"),
 }
 

@@ -28,6 +28,7 @@ import time
 
 import shmem
 from shmem import _crash_waiting, _ptrace  # noqa: F401 - puts its operations into the table
+from shmem._bar import make_bar
 from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE, Pool, occupy, pour
 from shmem._crash_operations import OPERATIONS, furnish
 
@@ -463,60 +464,6 @@ def _chosen(options):
     return [OPERATIONS[name] for name in names if not options.quick or OPERATIONS[name].small]
 
 
-class _PlainBar:
-    """How far it is, on one line of a terminal, or a line per operation in a file."""
-
-    def __init__(self, total):
-        self._total, self._done = total, 0
-
-    def tell(self, text):
-        if sys.stderr.isatty():
-            filled = 30 * self._done // max(1, self._total)
-            sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (30 - filled)}] {self._done}/{self._total} {text}")
-            sys.stderr.flush()
-
-    def advance(self):
-        self._done += 1
-
-    def stop(self):
-        if sys.stderr.isatty():
-            sys.stderr.write("\r\x1b[K")
-
-
-class _RichBar:
-    """The same, by rich."""
-
-    def __init__(self, total):
-        import rich.console
-        import rich.progress as rp
-
-        console = rich.console.Console(stderr=True)
-        columns = rp.BarColumn(), rp.MofNCompleteColumn(), rp.TimeElapsedColumn(), rp.TextColumn("{task.description}")
-        # no thread of its own: this process forks
-        self._bar = rp.Progress(*columns, console=console, auto_refresh=False, transient=True)
-        self._task = self._bar.add_task("", total=total)
-        self._shown = console.is_terminal
-
-    def tell(self, text):
-        if self._shown:
-            self._bar.start()  # stopped for each line of the table
-        self._bar.update(self._task, description=text, refresh=self._shown)
-
-    def advance(self):
-        self._bar.advance(self._task)
-
-    def stop(self):
-        if self._shown:
-            self._bar.stop()
-
-
-def _make_bar(total):
-    try:
-        return _RichBar(total)
-    except ImportError:
-        return _PlainBar(total)
-
-
 def _line(name, result):
     return (
         f"{name:<52} {result.steps:>9,} {result.changes:>7,} {result.states:>7,} {result.checks:>7,} "
@@ -567,7 +514,7 @@ def command(options):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder goes
     folder = tempfile.mkdtemp(prefix="shmem-crashtest-", dir=options.folder)
     try:
-        total = _sweep_all(folder, options, _make_bar(len(chosen)))
+        total = _sweep_all(folder, options, make_bar(len(chosen)))
     finally:
         shutil.rmtree(folder)
     print(_line(f"{len(chosen)} operations, {time.monotonic() - began:.0f} s", total))

@@ -1,0 +1,144 @@
+"""Processes use a section while one is killed again and again: a short storm, and that it finds what is broken.  DESIGN 4, 6."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmem._killstorm_member import OPERATIONS
+
+
+def killstorm(*arguments, code="", kills_per_second=8):
+    """Run it, after some code, which members inherit; (exit status, what it reports)."""
+    program = (
+        "import os, sys, time, contextlib, signal, ctypes, shmem\nfrom shmem import _killstorm as storm, _killstorm_member as work\n"
+        f"from shmem._killstorm_member import Actor\nfrom shmem.__main__ import main\n{code}\nsys.exit(main(['killstorm', *sys.argv[1:]]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, "--json", "--processes=4", f"--kills-per-second={kills_per_second}", *map(str, arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        cwd="/",
+    )
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+def left_behind():
+    return {*Path("/dev/shm").glob("shmem-killstorm-*"), *Path("/dev/shm").glob("shmem.killstorm-*")}
+
+
+@pytest.mark.parametrize("kind", ["file", "anonymous"])
+def test_storm(kind, tmp_path):
+    """Nothing is wrong afterwards; every operation was done, and some members were killed."""
+    before = left_behind()
+    status, report = killstorm("--seconds", 6, *(["--folder", tmp_path] if kind == "file" else ["--anonymous", "--index", "next_fit"]))
+    assert report["problems"] == []
+    assert status == 0
+    assert report["kills"] > 0
+    assert report["members"] >= report["kills"]
+    assert report["killed_actors"] >= report["kills"]
+    common = {name for name, weight, _ in OPERATIONS if weight > 2}
+    assert common <= {name for name, n in report["operations"].items() if n > 0}
+    assert list(tmp_path.iterdir()) == []
+    assert left_behind() <= before
+
+
+# Some die by themselves just between making a block and noting where it is, or with it in hand; that is a kill as any other.
+DIES = """
+take, bury = Actor.take, storm.Storm._bury
+def die_sometimes(self, it):
+    if self.rng.random() < 0.02: os.kill(os.getpid(), signal.SIGKILL)
+    offset = take(self, it)
+    if self.rng.random() < 0.02: os.kill(os.getpid(), signal.SIGKILL)
+    return offset
+def expect_it(self, number, member):
+    member.was_killed = True
+    bury(self, number, member)
+Actor.take, storm.Storm._bury = die_sometimes, expect_it
+"""
+
+
+def test_what_a_killed_one_loses_is_accounted_for():
+    status, report = killstorm("--seconds", 3, code=DIES)
+    assert report["problems"] == []
+    assert status == 0
+    assert report["lost"] > 0
+    assert report["returned"] > 0
+
+
+BROKEN = {
+    "leak": (
+        "Actor.use_temporary = lambda self: self.shm.allocate(77)",
+        ["leak at", "77 bytes, bytes; no killed process was making that"],
+    ),
+    "leak of a killed one, of another size": (
+        DIES + "noted = Actor.about_to_make\nActor.about_to_make = lambda self, what, n=0: noted(self, what, n + 1)",
+        ["leak at", "no killed process was making that"],
+    ),
+    "no lock": (
+        "class Nothing(contextlib.nullcontext):\n    def __init__(self, *_, **__): super().__init__()\nshmem.exclusive_lock = Nothing\n"
+        "for lock in ('lock', 'unlock'): setattr(shmem.SharedMemory, lock, lambda *_, **__: None)",
+        ["actor"],
+    ),
+    "mutex": (
+        "leave = Actor._leave\nActor._leave = lambda self, at: None if at == work.MUTEX_WITNESS else leave(self, at)",
+        ["somebody held the mutex after actor", "went on to step"],
+    ),
+    "message twice": (
+        "message = Actor._message\nActor._message = lambda self, which, n: message(self, which, n // 3 * 3)",
+        ["found something wrong", "came twice"],
+    ),
+    "message lost": (
+        "note = Actor.note_message\nActor.note_message = lambda self, which, word: note(self, which, word) if word % 8 else None",
+        ["messages are lost; killed consumers had taken at most"],
+    ),
+    "semaphore": (
+        "Actor.use_token = lambda self: self.tokens.signal()",
+        ["the semaphore's value is"],
+    ),
+    "stuck": (
+        "Actor.check_heap = lambda self: shmem.Event().wait()",
+        ["did not get on for", "in 'check_heap'", "Fatal Python error: Aborted", "thread"],
+    ),
+    "written past the end": (
+        "fill = work.fill\ndef fill_more(block, number):\n    fill(block, number)\n"
+        "    ctypes.memset(block.address + block.nbytes, 7, 24)\nwork.fill = fill_more",
+        ["HeapCorruption"],
+    ),
+    "content": (
+        "def spoil(self):\n    with shmem.exclusive_lock(self.shm):\n        for offset in self.slots.tolist():\n"
+        "            if offset: memoryview(self.shm.block(offset))[-1:] = b'?'\nActor.use_temporary = spoil",
+        ["found something wrong"],
+    ),
+    "participant stays": (
+        "def stay(self):\n    Actor.use_temporary = lambda self: None\n    if os.fork() == 0:\n        os.close(1), os.close(2)\n"
+        "        time.sleep(6)\n        os._exit(0)\nActor.use_temporary, Actor.use_side = stay, lambda self: None",
+        ["participants are left"],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_broken_is_found(what):
+    """Each promise, broken by a client or by a primitive that does not do what it says."""
+    before = left_behind()
+    code, texts = BROKEN[what]
+    slow = {"kills_per_second": 1} if what == "stuck" else {}  # who is stuck must not be killed before it is noticed
+    status, report = killstorm("--seconds", 12 if slow else 2, "--patience", 2, code=code, **slow)
+    assert status == 1
+    said = "\n".join(report["problems"] + report["log"])
+    assert all(text in said for text in texts), said
+    assert report["seed"] >= 0
+    assert left_behind() <= before
+
+
+def test_wrong_arguments():
+    for argument in ("--seconds=-1", "--kills-per-second=x"):
+        done = subprocess.run([sys.executable, "-m", "shmem", "killstorm", argument], check=False, capture_output=True, text=True, cwd="/")
+        assert done.returncode == 2
+        assert f"error: argument {argument.partition('=')[0]}" in done.stderr
