@@ -52,10 +52,13 @@ class Copy:
         command += ["-W", "error", *[f"tests/{test}" for test in tests]]
         environment = os.environ | {"PYTHONPATH": f"{self.folder}:{self.folder / 'tests'}"}
         try:
-            done = subprocess.run(command, cwd=self.folder, env=environment, check=False, capture_output=True, text=True,
-                                  timeout=LONGEST_SECONDS)
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment, check=False, capture_output=True, text=True, timeout=LONGEST_SECONDS
+            )
         except subprocess.TimeoutExpired:
             return "hung", ""
+        finally:
+            self.unmount()
         said = done.stdout + done.stderr
         if done.returncode < 0:
             return "crashed", said
@@ -63,13 +66,20 @@ class Copy:
             raise SystemExit(f"pytest ended with {done.returncode}, or skipped what has to be seen:\n{said}")
         return ("failed" if done.returncode else "passed"), said
 
+    def unmount(self):
+        """A test that crashes leaves what it mounted."""
+        places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed(places):
+            if place.startswith(str(self.temporary)):
+                subprocess.run(["umount", "--lazy", place], check=True)
+
     def broken(self, mutant):
         """Change, build, run each test, change back: the tests that did not notice."""
         path = self.folder / mutant["file"]
         whole = path.read_text()
         path.write_text(whole.replace(mutant["old"], mutant["new"]))
         try:
-            said = "" if path.suffix == ".py" else self.build()
+            said = self.build()  # also for a .py: the change before it is undone by that
             if said:
                 raise SystemExit(f"{mutant['what']}: it cannot be built\n{said}")
             return {test: self.run([test])[0] for test in mutant["tests"]}
