@@ -146,6 +146,7 @@ def test_full_when_it_is_made(small):
     fill_up(folder / "filler")
     with pytest.raises(shmem.SectionFull, match=f"{kind} at"):
         shmem.SharedMemory(folder / "s", max_size=1 << 26)
+    assert not (folder / "s").exists() or (folder / "s").stat().st_size == 0
     os.unlink(folder / "filler")
     with shmem.SharedMemory(folder / "s", max_size=1 << 26) as section:
         section.check_heap()

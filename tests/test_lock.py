@@ -431,7 +431,8 @@ def test_killed_upgrader_counts_once(shm, child):
     assert shm.owner_deaths == 1
 
 
-def test_killed_while_upgrading(shm, child):
+@pytest.mark.parametrize("wish", ["upgrade", "exclusive"])
+def test_killed_while_upgrading(shm, child, wish):
     other = child(
         "section = shmem.SharedMemory(shared_name=args[0])\n"
         "with shmem.shared_lock(section):\n    say('in'); shmem.exclusive_lock(section).__enter__()",
@@ -442,7 +443,11 @@ def test_killed_while_upgrading(shm, child):
         while shm.stats().lock_waiters == 0:
             time.sleep(0.001)
         other.kill()
-        with pytest.warns(shmem.OwnerDiedWarning), exclusive_lock(shm, 10):  # its registration is replaced, its share dropped
+        if wish == "upgrade":
+            with pytest.warns(shmem.OwnerDiedWarning), exclusive_lock(shm, 10):  # its registration is replaced, its share dropped
+                pass
+    if wish == "exclusive":
+        with pytest.warns(shmem.OwnerDiedWarning), exclusive_lock(shm, 10):  # its registration is cleared
             pass
     assert holds(shm) == "free"
     assert shm.owner_deaths == 1
