@@ -16,7 +16,7 @@ from shmem._layout cimport (BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_
                             TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, header_t, name_slot_t, name_table_t,
                             payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._free_index cimport hole_is_plausible, tlsf_class
-from shmem._lock cimport GATE_WAITERS
+from shmem._gate cimport GATE_WAITERS
 from shmem._name_lookup cimport table_capacity, table_entry, table_slot_off
 from shmem._recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover
 from shmem._section cimport block_at, block_step, section_t, word_at
