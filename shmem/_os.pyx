@@ -224,7 +224,7 @@ cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcep
 
 
 cdef int file_give_name(int fd, const char* path) noexcept nogil:
-    """Name a file that has no name, as it stands: EEXIST when the name is taken; ENOSYS where there is no /proc and the kernel wants one."""
+    """Name a file that has no name: EEXIST when the name is taken; ENOSYS where the kernel needs /proc, and there is none."""
     cdef char found[40]
     snprintf(found, sizeof(found), b"/proc/self/fd/%d", fd)
     if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0:

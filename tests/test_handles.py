@@ -5,8 +5,6 @@ import importlib
 import multiprocessing
 import os
 import pickle
-import sys
-import threading
 
 import numpy as np
 import pytest
@@ -125,28 +123,6 @@ def test_loky_sends_handles(shm):
 
 def loky_executor():
     return importlib.import_module("loky").ProcessPoolExecutor(1)
-
-
-def test_opened_while_another_thread_closes(section_file):
-    """The handle of a section that is found open may be closed the next moment: then it is opened anew."""
-    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
-        sent = shmem.handle(section.array([1, 2, 3]))
-    stop, interval = threading.Event(), sys.getswitchinterval()
-
-    def come_and_go():
-        while not stop.is_set():
-            shmem.SharedMemory(section_file).close()
-
-    other = threading.Thread(target=come_and_go)
-    sys.setswitchinterval(1e-6)
-    other.start()
-    try:
-        for _ in range(2000):
-            assert sent.open().sum() == 6
-    finally:
-        stop.set()
-        other.join()
-        sys.setswitchinterval(interval)
 
 
 def test_found_open_and_closed_before_it_is_used(section_file, monkeypatch):
