@@ -82,9 +82,12 @@ def reopen(Memory memory, offset, serial):
 
 
 def find_open(uuid, mode):
-    """An open handle of this process for the section with that uuid, or None."""
-    for mapping in open_mappings():
-        memory = face_of(mapping)
-        if memory.mode == mode and memory.uuid == uuid:
-            return memory
+    """An open handle of this process for the section with that uuid, or None.  Whose it is, another thread, may close it at any moment."""
+    cdef Mapping mapping
+    for found in open_mappings():
+        mapping = found
+        if mapping.writable == (mode == "read_write") and (<char*>mapping.section.header.uuid)[:16] == uuid:
+            memory = face_of(mapping)
+            if memory is not None:               # None: closed since
+                return memory
     return None

@@ -13,7 +13,7 @@ import numpy as np
 
 from shmem import _arrays, _core, _finding, _locking, _primitives, _struct
 from shmem._core import Block
-from shmem._errors import InvalidBlock, NotASection
+from shmem._errors import ClosedError, InvalidBlock, NotASection
 from shmem._queue import Queue
 from shmem._shared_memory import SharedMemory
 
@@ -44,20 +44,21 @@ class Handle:
         InvalidBlock
             The object was freed meanwhile.
         """
-        section = self._open_section()
+        section = _finding.find_open(self.uuid, self.mode) or self._attach()
         if self.offset == 0:
             return section
-        found = _finding.reopen(section, self.offset, self.serial)
+        try:
+            found = _finding.reopen(section, self.offset, self.serial)
+        except ClosedError:  # it was another thread's, which has closed it by now
+            found = _finding.reopen(self._attach(), self.offset, self.serial)
         return found if self.view is None else _arrays.view_again(found, *self.view)
 
-    def _open_section(self):
-        section = _finding.find_open(self.uuid, self.mode)
-        if section is None:
-            place = {"shared_name": self.name} if self.anonymous else {"file_name": self.path}
-            section = SharedMemory(**place, mode=self.mode)
-            if section.uuid != self.uuid:
-                section.close()
-                raise NotASection(f"open {self.path!r}: another section has this name by now")
+    def _attach(self):
+        place = {"shared_name": self.name} if self.anonymous else {"file_name": self.path}
+        section = SharedMemory(**place, mode=self.mode)
+        if section.uuid != self.uuid:
+            section.close()
+            raise NotASection(f"open {self.path!r}: another section has this name by now")
         return section
 
 

@@ -228,7 +228,7 @@ cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcep
 
 
 cdef int file_give_name(int fd, const char* path) noexcept nogil:
-    """Name a file that has no name, as it stands: EEXIST when the name is taken; ENOSYS: without /proc older kernels do it for root alone."""
+    """Name a file that has no name: EEXIST when the name is taken; ENOSYS where the kernel needs /proc, and there is none."""
     cdef char found[40]
     snprintf(found, sizeof(found), b"/proc/self/fd/%d", fd)
     if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0:
@@ -241,7 +241,7 @@ cdef int file_give_name(int fd, const char* path) noexcept nogil:
 
 
 cdef int file_reopen(int fd, const char* path, int* new_fd) noexcept nogil:
-    """A description of its own of the same file; where there is no /proc, by the path that it had: ENOSYS when that is another one's by now."""
+    """A description of its own of the same file.  Where there is no /proc, by the path it had: ENOSYS when that is another one's by now."""
     cdef char link[40]
     cdef file_facts_t old, new
     cdef int status

@@ -11,6 +11,7 @@ import pytest
 from workers import Point, add_one, bump, describe, fill
 
 import shmem
+from shmem import _finding  # what is not public
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -122,3 +123,16 @@ def test_loky_sends_handles(shm):
 
 def loky_executor():
     return importlib.import_module("loky").ProcessPoolExecutor(1)
+
+
+def test_found_open_and_closed_before_it_is_used(section_file, monkeypatch):
+    section = shmem.SharedMemory(section_file, max_size=1 << 20)
+    sent = shmem.handle(section.array([1, 2, 3]))
+    reopen = _finding.reopen
+
+    def late(found, *what):
+        section.close()
+        return reopen(found, *what)
+
+    monkeypatch.setattr(_finding, "reopen", late)
+    assert sent.open().sum() == 6

@@ -373,6 +373,71 @@ say("closed")
         section.check_heap()
 
 
+def test_everything_else_without_descriptors(section_file, tmp_path, child):
+    """What needs one says so, and nothing is left of it; what is open goes on."""
+    code = """
+path, copy, name = args
+section = shmem.SharedMemory(path, max_size=1 << 24); section["a"] = [1, 2, 3]
+queue = section.queue(10, "int64", name="queue"); old = shmem.Semaphore(name, 1)
+fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(20)]
+limit(resource.RLIMIT_NOFILE, fillers[-1] + 1)
+fails(lambda: section.snapshot(copy), OSError)
+fails(lambda: shmem.Semaphore(name + "2"), OSError)
+fails(lambda: shmem.Event(name + "2"), OSError)
+fails(lambda: shmem.Semaphore(name), OSError)
+fails(lambda: shmem.SharedMemory(path), OSError)
+say(os.path.exists(copy))
+queue.put(7); say(section["queue"].get(), shmem.handle(section["a"]).open().sum())
+big = section.zeros(10_000_000, "uint8"); say(big.sum())
+old.signal(); say(old.wait(0), old.wait(0), old.wait(0))
+with shmem.exclusive_lock(section, 5), section.mutex():
+    section.check_heap()
+for filler in fillers:
+    os.close(filler)
+section.snapshot(copy); shmem.Semaphore(name + "2").unlink(); old.unlink(); say("again")
+"""
+    lines = said(child, code, section_file, tmp_path / "copy", f"test-{os.getpid()}-limits")
+    for line in lines[:5]:
+        assert line.startswith(f"OperatingSystemError {errno.EMFILE} "), line
+    assert lines[5:] == ["False", "7 6", "0", "True True False", "again"]
+
+
+def test_growing_without_address_space(section_file, child):
+    """Opened with a larger max_size than this process has room for: refused, and left as it was; as it was it opens."""
+    code = """
+path, name = args
+with shmem.SharedMemory(path, max_size=1 << 22) as section:
+    section["a"] = [1, 2, 3]
+before = os.path.getsize(path)
+with open("/proc/self/statm") as file:
+    limit(resource.RLIMIT_AS, int(file.read().split()[0]) * 4096 + (1 << 26))
+fails(lambda: shmem.SharedMemory(path, max_size=1 << 30), shmem.SectionFull)
+say(os.path.getsize(path) == before)
+with shmem.SharedMemory(path) as section:
+    say(section.max_size == 1 << 22, section["a"].sum(), section.stats().recoveries)
+    one = shmem.Semaphore(name, 1); say(one.wait(0))
+    fillers = []
+    import mmap
+    size = 1 << 26
+    while size >= 4096:
+        try:
+            fillers.append(mmap.mmap(-1, size))
+        except (OSError, MemoryError):
+            size //= 2
+    fails(lambda: shmem.Semaphore(name), OSError, MemoryError)
+    fails(lambda: shmem.SharedMemory(max_size=1 << 20), OSError, MemoryError)
+    section["a"][0] = 5; one.signal(); say(one.wait(0), section["a"][0])
+    del fillers
+    one.unlink()
+"""
+    lines = said(child, code, section_file, f"test-{os.getpid()}-space")
+    assert lines[0].startswith(f"SectionFull {errno.ENOMEM} ")
+    assert lines[1:4] == ["True", "True 6 0", "True"]
+    for line in lines[4:6]:
+        assert line.startswith(f"SectionFull {errno.ENOMEM} "), line
+    assert lines[6] == "True 5"
+
+
 def test_no_address_space_left(section_file, tmp_path, child):
     code = """
 path = args[0]
