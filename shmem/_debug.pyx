@@ -148,13 +148,20 @@ cdef void debug_python() noexcept nogil:
         debug_fail(b"Python code runs under the process mutex or a heap gate", NULL, 0, 0, 0)
 
 
-# -- for tests: each check, as the core calls it, with something held that is not ---------------------------
+# -- for tests: each check as the core calls it, with something held that is not ----------------------------
 
 def pretend(what):
-    """Have this thread seem to hold `what`."""
+    """Have this thread seem to hold it."""
     debug_taken(PROCESS_MUTEX if what == "process mutex" else HEAP_GATE)
 
 
-def sleep():
-    """What `futex_wait` asks, with the GIL."""
-    debug_sleep()
+def ask(what):
+    """What is asked before it is waited for, or given back."""
+    if what == "opening byte":
+        debug_opening_byte()
+    elif what == "storage lock":
+        debug_storage_lock()
+    elif what == "sleep":
+        debug_sleep()
+    else:
+        debug_dropped(PROCESS_MUTEX if what == "process mutex" else HEAP_GATE)

@@ -9,6 +9,8 @@ import pytest
 from shmem import _ptrace
 
 WHY_NOT = _ptrace.why_not()
+# each instrumented access is several instructions, and what it stores in its shadow memory is no store to the section
+pytestmark = pytest.mark.no_sanitizer("a process is stepped instruction by instruction: several times as many, for minutes")
 needs_ptrace = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 

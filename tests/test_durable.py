@@ -253,6 +253,7 @@ def test_what_must_not_be_replaced(section_file, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["b", "folder", "same", "section.shm"]
 
 
+@pytest.mark.damages
 def test_damaged_heap_is_not_copied(shm, tmp_path):
     first, second = shm.allocate(100), shm.allocate(100)
     tag = poke(shm, second.offset - 16, lambda _: (1 << 64) - 1)
