@@ -1,9 +1,9 @@
 """Many processes use one section in every way there is, while a random one is killed again and again; afterwards nothing is wrong.
 
 Members allocate, free, reallocate, link and unlink objects, name and delete, lock in every mode, wait, signal, put and get, check, copy,
-open, close, fork, in several threads.  One is killed at a random moment; now and then it is stopped before, or stopped again and again
-until it is caught in the middle of something, or two are killed at once, or all.  New ones take their places.  From time to time
-the storm is stopped, or all are killed, and the section examined:
+open, close, fork, in several threads.  One is killed at a random moment; now and then it is stopped before, or caught in the
+middle of something, or kills itself there, or two are killed at once, or all.  New ones take their places.  From time to time the storm
+is stopped, or all are killed, and the section examined:
 
 * every actor (thread, or forked child) that was not killed got on with its work: none waited longer than --patience
 * heap whole, by check_heap; the closed file without a fault, by `check`; every block, array, list and message has the content it should
@@ -43,10 +43,11 @@ from shmem._wreck import AT, AT_32
 
 ROUND_SECONDS = 20
 LOG_LINES = 60
-WAYS = {"one": 45, "one, caught": 25, "one, stopped before": 8, "stopped and continued": 8, "two": 10, "all": 4}
+WAYS = {"one": 40, "by itself": 20, "caught": 12, "stopped before": 7, "stopped and continued": 7, "two": 10, "all": 4}
 CATCH_SECONDS = 0.1
-LOCK_GATE, HEAP_GATE = 512, 704  # where in a section these words are, as in _layout.pxd
-OWNER_MASK = 0xFFFF
+# where things are in a section, as in _layout.pxd
+LOCK_GATE, HEAP_GATE, OWNER_MASK = 512, 704, 0xFFFF
+ENTRY_BYTES, ENTRY_PID = 64, 24
 
 
 @dataclasses.dataclass
@@ -60,7 +61,7 @@ class Totals:
     members: int = 0
     kills: int = 0
     caught: int = 0
-    """Kills of somebody who was making a block, had something in hand, or was in a gate."""
+    """Kills of somebody who was making a block, had something in hand, or was in a gate; by others, or by itself."""
     stops: int = 0
     killed_actors: int = 0
     """Threads and children among the killed."""
@@ -83,9 +84,11 @@ class Member:
 
     process: multiprocessing.Process
     was_killed: bool = False
-    stopped_until: float | None = None
+    left_alone_until: float | None = None
+    """It is stopped, or was told to kill itself."""
     will_be_killed: bool = False
-    """When it was stopped for long enough."""
+    """By then."""
+    kills_itself: bool = False
 
 
 def describe_process(pid):
@@ -198,18 +201,23 @@ class Storm:
 
     def _strike(self):
         """Kill, in one of the ways."""
-        ready = [number for number, member in self.members.items() if not member.was_killed and member.stopped_until is None]
+        ready = [number for number, member in self.members.items() if not member.was_killed and member.left_alone_until is None]
         ready = [number for number in ready if self.members[number].process.is_alive()]
         if not ready:
             return
         way = self.rng.choices(list(WAYS), WAYS.values())[0]
-        if way == "one, caught":
+        number = self.rng.choice(ready)
+        victim = self.members[number]
+        if way == "caught":
             self._catch(ready)
-        elif way.startswith(("one,", "stopped")):
-            victim = self.members[self.rng.choice(ready)]
+        elif way == "by itself":
+            self.ledger.wishes[number] = self.rng.randrange(1, 10)
+            victim.kills_itself = victim.will_be_killed = True
+            victim.left_alone_until = time.monotonic() + 1
+        elif way.startswith("stopped"):
             self._stop(victim)
-            victim.stopped_until = time.monotonic() + self.rng.random() * 0.3
-            victim.will_be_killed = way.startswith("one")
+            victim.left_alone_until = time.monotonic() + self.rng.random() * 0.3
+            victim.will_be_killed = way == "stopped before"
         else:
             n_victims = {"one": 1, "two": 2}.get(way, len(ready))
             for number in self.rng.sample(ready, min(n_victims, len(ready))):
@@ -220,59 +228,63 @@ class Storm:
         self.totals.stops += 1
 
     def _catch(self, ready):
-        """Stop one after the other until one seems to be in the middle of something, and kill it there."""
-        is_inside = self.rng.choice([self._is_making, self._has_something, self._is_in_a_gate])
-        deadline = time.monotonic() + CATCH_SECONDS
-        while time.monotonic() < deadline:
-            number = self.rng.choice(ready)
-            victim = self.members[number]
-            self._stop(victim)
-            if has_stopped(victim.process.pid) and is_inside(number):
-                self.totals.caught += 1
-                self._kill(victim)
-                return
-            os.kill(victim.process.pid, signal.SIGCONT)
-        self._kill(victim)
-
-    def _columns(self, number, *columns):
-        return self.ledger.rows[self._actors_of(number)][:, columns]
-
-    def _is_making(self, number):
-        return self._columns(number, work.MAKING).any()
-
-    def _has_something(self, number):
-        return self._columns(number, work.HAND).any() or (self._columns(number, work.TOKEN) == work.HAS_TOKEN).any()
-
-    def _is_in_a_gate(self, number):
-        """Somebody is: perhaps it."""
-        words = []
+        """Watch until one of them is in the middle of something, stop it, and kill it if it still is; else just kill one."""
+        what = self.rng.choice([self._who_makes, self._who_has_something, self._who_is_in_a_gate])
+        number, deadline = self.rng.choice(ready), time.monotonic() + CATCH_SECONDS
         with open(self.keeper.path if self.keeper is not None else self.place["file_name"], "rb") as file:
-            for offset in (HEAP_GATE, LOCK_GATE):
-                file.seek(offset)
-                words.append(int.from_bytes(file.read(8), "little") & OWNER_MASK)
-        return self.rng.choice(words) != 0
+            while time.monotonic() < deadline:
+                found = [one for one in what(file.fileno()) if one in ready]
+                if not found:
+                    continue
+                number = self.rng.choice(found)
+                victim = self.members[number]
+                self._stop(victim)
+                if has_stopped(victim.process.pid) and number in what(file.fileno()):
+                    self.totals.caught += 1
+                    break
+                os.kill(victim.process.pid, signal.SIGCONT)
+        self._kill(self.members[number])
+
+    def _members_with(self, condition):
+        return {actor // work.ACTORS_OF_MEMBER for actor in condition.nonzero()[0].tolist()}
+
+    def _who_makes(self, fd):
+        return self._members_with(self.ledger.rows[:, work.MAKING] != 0)
+
+    def _who_has_something(self, fd):
+        return self._members_with((self.ledger.rows[:, work.HAND] != 0) | (self.ledger.rows[:, work.TOKEN] == work.HAS_TOKEN))
+
+    def _who_is_in_a_gate(self, fd):
+        """Of the heap or of the lock: the word says whose entry, the entry whose process."""
+        table, found = struct.unpack("<Q", os.pread(fd, 8, AT["participants_off"]))[0], set()
+        for offset in (HEAP_GATE, LOCK_GATE):
+            index = struct.unpack("<Q", os.pread(fd, 8, offset))[0] & OWNER_MASK
+            if index:
+                (pid,) = struct.unpack("<Q", os.pread(fd, 8, table + ENTRY_BYTES * (index - 1) + ENTRY_PID))
+                found |= {number for number, member in self.members.items() if member.process.pid == pid}
+        return found
 
     def _kill(self, victim):
         if victim.was_killed:
             return
         os.kill(victim.process.pid, signal.SIGKILL)  # a child of mine that was not waited for: the number is nobody else's
         victim.was_killed = True
-        victim.stopped_until = None
+        victim.left_alone_until = None
         self.totals.kills += 1
 
     def _look(self):
         """Who was stopped goes on or is killed; who has ended, and who does not get on."""
         now = time.monotonic()
         for number, member in list(self.members.items()):
-            if member.stopped_until is not None and now > member.stopped_until:
+            if member.left_alone_until is not None and now > member.left_alone_until:
                 if member.will_be_killed:
                     self._kill(member)
                 else:
-                    member.stopped_until = None
+                    member.left_alone_until = None
                     os.kill(member.process.pid, signal.SIGCONT)
             if not member.process.is_alive():
                 self._bury(number, member)
-            elif member.stopped_until is None:
+            elif member.left_alone_until is None:
                 self._watch(number, now)
 
     def _actors_of(self, number):
@@ -281,7 +293,10 @@ class Storm:
 
     def _bury(self, number, member):
         status = member.process.exitcode
-        if status != 0 and not (member.was_killed and status == -signal.SIGKILL):
+        if status == -signal.SIGKILL and member.kills_itself and not member.was_killed:
+            self.totals.kills += 1
+            self.totals.caught += 1
+        elif status != 0 and not (member.was_killed and status == -signal.SIGKILL):
             self.problem(f"member {number} (process {member.process.pid}) ended with status {status}")
         for actor in self._actors_of(number):
             row = self.ledger.rows[actor]
@@ -499,7 +514,7 @@ class Storm:
         (n_entries,) = struct.unpack_from("<I", content, AT_32["max_participants"])
         table, intents = (struct.unpack_from("<Q", content, AT[name])[0] for name in ("participants_off", "intents_off"))
         for i in range(n_entries):
-            sharers, _, attached, pending, pins, waiting = struct.unpack_from("<6I", content, table + 64 * i)
+            sharers, _, attached, pending, pins, waiting = struct.unpack_from("<6I", content, table + ENTRY_BYTES * i)
             (operation,) = struct.unpack_from("<Q", content, intents + 64 * i)
             if sharers or attached or pending or pins or waiting or operation:
                 self.problem(f"participant {i} of the closed file: {sharers=} {attached=} {pending=} {pins=} {waiting=} {operation=}")
