@@ -90,6 +90,13 @@ class Member:
     """By then."""
     kills_itself: bool = False
 
+    def send(self, signal_number):
+        """Send a signal, if it has not ended; whether it was sent.  Until `is_alive` noticed its end, its number is nobody else's."""
+        if not self.process.is_alive():
+            return False
+        os.kill(self.process.pid, signal_number)
+        return True
+
 
 def describe_process(pid):
     """What the system says about a process and its threads: where each one waits."""
@@ -104,11 +111,18 @@ def describe_process(pid):
     return "\n".join(lines)
 
 
+def state_and_parent(pid):
+    """A process's state, as in /proc, and its parent; of one that has gone "X" and None."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        state, parent = file.read().rpartition(")")[2].split()[:2]
+        return state, int(parent)
+    return "X", None
+
+
 def has_stopped(pid):
     """Whether a process that was told to stop has done so; it is, in a moment, or has ended."""
     for _ in range(1000):
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            state = file.read().rpartition(")")[2].split()[0]
+        state, _ = state_and_parent(pid)
         if state in "TZX":
             return state == "T"
     return False
@@ -224,7 +238,7 @@ class Storm:
                 self._kill(self.members[number])
 
     def _stop(self, victim):
-        os.kill(victim.process.pid, signal.SIGSTOP)
+        victim.send(signal.SIGSTOP)
         self.totals.stops += 1
 
     def _catch(self, ready):
@@ -242,7 +256,7 @@ class Storm:
                 if has_stopped(victim.process.pid) and number in what(file.fileno()):
                     self.totals.caught += 1
                     break
-                os.kill(victim.process.pid, signal.SIGCONT)
+                victim.send(signal.SIGCONT)
         self._kill(self.members[number])
 
     def _members_with(self, condition):
@@ -265,12 +279,10 @@ class Storm:
         return found
 
     def _kill(self, victim):
-        if victim.was_killed:
-            return
-        os.kill(victim.process.pid, signal.SIGKILL)  # a child of mine that was not waited for: the number is nobody else's
-        victim.was_killed = True
         victim.left_alone_until = None
-        self.totals.kills += 1
+        if not victim.was_killed and victim.send(signal.SIGKILL):
+            victim.was_killed = True
+            self.totals.kills += 1
 
     def _look(self):
         """Who was stopped goes on or is killed; who has ended, and who does not get on."""
@@ -281,10 +293,10 @@ class Storm:
                     self._kill(member)
                 else:
                     member.left_alone_until = None
-                    os.kill(member.process.pid, signal.SIGCONT)
+                    member.send(signal.SIGCONT)
             if not member.process.is_alive():
                 self._bury(number, member)
-            elif member.left_alone_until is None:
+            elif member.left_alone_until is None and not member.was_killed:
                 self._watch(number, now)
 
     def _actors_of(self, number):
@@ -317,13 +329,15 @@ class Storm:
             if step != row[work.STEP]:
                 self.seen[actor] = int(row[work.STEP]), now
             elif now - since > self.options.patience:
-                self._report_stuck(actor, row, now - since)
+                self._report_stuck(self.members[number], actor, row, now - since)
 
-    def _report_stuck(self, actor, row, seconds):
+    def _report_stuck(self, member, actor, row, seconds):
         pid, name = int(row[work.PID]), work.OPERATIONS[row[work.OPERATION]][0]
         self.problem(f"actor {actor} (process {pid}) did not get on for {seconds:.0f} s in {name!r}\n{describe_process(pid)}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGABRT)  # it or its parent is a child of mine and lives; it writes where its threads are
+        if pid == member.process.pid:
+            member.send(signal.SIGABRT)  # it writes where its threads are
+        elif state_and_parent(pid)[1] == member.process.pid:
+            os.kill(pid, signal.SIGABRT)
         time.sleep(0.5)
 
     def _end(self):
@@ -347,12 +361,12 @@ class Storm:
 
     # -- what is left
 
-    def _wait_until_left(self):
-        """Nobody is attached but me; the killed ones' children are gone a moment after them."""
+    def _wait_until_left(self, section):
+        """Nobody is attached but me, or to a file (None) nobody; the killed ones' children are gone a moment after them."""
         deadline = time.monotonic() + self.options.patience
         while time.monotonic() < deadline:
-            if self.keeper is not None:
-                left = [pid for pid in self.keeper.stats().participants if pid != self.pid]
+            if section is not None:
+                left = [pid for pid in section.stats().participants if pid != self.pid]
             else:
                 with open(self.place["file_name"], "rb") as file:
                     left = _image.is_in_use(file.fileno())
@@ -364,7 +378,7 @@ class Storm:
     def audit(self):
         """Examine what the round left; put right what killed clients left undone."""
         try:
-            self._wait_until_left()
+            self._wait_until_left(self.keeper)
             if self.keeper is None:
                 self._check_file("as it was left")
             with self.opened() as shm:
@@ -524,6 +538,7 @@ class Storm:
         for number in range(2 * work.N_SIDES):
             place = self.side(number)
             with shmem.SharedMemory(**place, max_size=1 << 20) as side:
+                self._wait_until_left(side)
                 report = side.check_heap()
                 for name in side:
                     work.verify_array(side[name])
@@ -546,13 +561,12 @@ class Storm:
     def close(self):
         """End what still runs; let go of everything."""
         for member in self.members.values():
-            if member.process.is_alive():
-                os.kill(member.process.pid, signal.SIGKILL)
+            member.send(signal.SIGKILL)
             member.process.join()
         os.close(self.log)
         for number in range(work.N_SIDES):
-            with contextlib.suppress(shmem.ShmemError):
-                shmem.SharedMemory(**self.side(number), max_size=1 << 20).close()
+            with contextlib.suppress(shmem.ShmemError), shmem.SharedMemory(**self.side(number), max_size=1 << 20) as side:
+                self._wait_until_left(side)
         if self.keeper is not None:
             path = self.keeper.path
             self.keeper.close()
