@@ -1,9 +1,9 @@
 """Many processes use one section in every way there is, while a random one is killed again and again; afterwards nothing is wrong.
 
 Members allocate, free, reallocate, link and unlink objects, name and delete, lock in every mode, wait, signal, put and get, check, copy,
-open, close, fork, in several threads.  One is killed at a random moment; now and then it is stopped before, or stopped again and again
-until it is caught in the middle of something, or two are killed at once, or all.  New ones take their places.  From time to time
-the storm is stopped, or all are killed, and the section examined:
+open, close, fork, in several threads.  One is killed at a random moment; now and then it is stopped before, or caught in the
+middle of something, or kills itself there, or two are killed at once, or all.  New ones take their places.  From time to time the storm
+is stopped, or all are killed, and the section examined:
 
 * every actor (thread, or forked child) that was not killed got on with its work: none waited longer than --patience
 * heap whole, by check_heap; the closed file without a fault, by `check`; every block, array, list and message has the content it should
@@ -43,10 +43,11 @@ from shmem._wreck import AT, AT_32
 
 ROUND_SECONDS = 20
 LOG_LINES = 60
-WAYS = {"one": 45, "one, caught": 25, "one, stopped before": 8, "stopped and continued": 8, "two": 10, "all": 4}
+WAYS = {"one": 40, "by itself": 20, "caught": 12, "stopped before": 7, "stopped and continued": 7, "two": 10, "all": 4}
 CATCH_SECONDS = 0.1
-LOCK_GATE, HEAP_GATE = 512, 704  # where in a section these words are, as in _layout.pxd
-OWNER_MASK = 0xFFFF
+# where things are in a section, as in _layout.pxd
+LOCK_GATE, HEAP_GATE, OWNER_MASK = 512, 704, 0xFFFF
+ENTRY_BYTES, ENTRY_PID = 64, 24
 
 
 @dataclasses.dataclass
@@ -60,7 +61,7 @@ class Totals:
     members: int = 0
     kills: int = 0
     caught: int = 0
-    """Kills of somebody who was making a block, had something in hand, or was in a gate."""
+    """Kills of somebody who was making a block, had something in hand, or was in a gate; by others, or by itself."""
     stops: int = 0
     killed_actors: int = 0
     """Threads and children among the killed."""
@@ -83,9 +84,18 @@ class Member:
 
     process: multiprocessing.Process
     was_killed: bool = False
-    stopped_until: float | None = None
+    left_alone_until: float | None = None
+    """It is stopped, or was told to kill itself."""
     will_be_killed: bool = False
-    """When it was stopped for long enough."""
+    """By then."""
+    kills_itself: bool = False
+
+    def send(self, signal_number):
+        """Send a signal, if it has not ended; whether it was sent.  Until `is_alive` noticed its end, its number is nobody else's."""
+        if not self.process.is_alive():
+            return False
+        os.kill(self.process.pid, signal_number)
+        return True
 
 
 def describe_process(pid):
@@ -101,11 +111,18 @@ def describe_process(pid):
     return "\n".join(lines)
 
 
+def state_and_parent(pid):
+    """A process's state, as in /proc, and its parent; of one that has gone "X" and None."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        state, parent = file.read().rpartition(")")[2].split()[:2]
+        return state, int(parent)
+    return "X", None
+
+
 def has_stopped(pid):
     """Whether a process that was told to stop has done so; it is, in a moment, or has ended."""
     for _ in range(1000):
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            state = file.read().rpartition(")")[2].split()[0]
+        state, _ = state_and_parent(pid)
         if state in "TZX":
             return state == "T"
     return False
@@ -198,81 +215,88 @@ class Storm:
 
     def _strike(self):
         """Kill, in one of the ways."""
-        ready = [number for number, member in self.members.items() if not member.was_killed and member.stopped_until is None]
+        ready = [number for number, member in self.members.items() if not member.was_killed and member.left_alone_until is None]
         ready = [number for number in ready if self.members[number].process.is_alive()]
         if not ready:
             return
         way = self.rng.choices(list(WAYS), WAYS.values())[0]
-        if way == "one, caught":
+        number = self.rng.choice(ready)
+        victim = self.members[number]
+        if way == "caught":
             self._catch(ready)
-        elif way.startswith(("one,", "stopped")):
-            victim = self.members[self.rng.choice(ready)]
+        elif way == "by itself":
+            self.ledger.wishes[number] = self.rng.randrange(1, 10)
+            victim.kills_itself = victim.will_be_killed = True
+            victim.left_alone_until = time.monotonic() + 1
+        elif way.startswith("stopped"):
             self._stop(victim)
-            victim.stopped_until = time.monotonic() + self.rng.random() * 0.3
-            victim.will_be_killed = way.startswith("one")
+            victim.left_alone_until = time.monotonic() + self.rng.random() * 0.3
+            victim.will_be_killed = way == "stopped before"
         else:
             n_victims = {"one": 1, "two": 2}.get(way, len(ready))
             for number in self.rng.sample(ready, min(n_victims, len(ready))):
                 self._kill(self.members[number])
 
     def _stop(self, victim):
-        os.kill(victim.process.pid, signal.SIGSTOP)
+        victim.send(signal.SIGSTOP)
         self.totals.stops += 1
 
     def _catch(self, ready):
-        """Stop one after the other until one seems to be in the middle of something, and kill it there."""
-        is_inside = self.rng.choice([self._is_making, self._has_something, self._is_in_a_gate])
-        deadline = time.monotonic() + CATCH_SECONDS
-        while time.monotonic() < deadline:
-            number = self.rng.choice(ready)
-            victim = self.members[number]
-            self._stop(victim)
-            if has_stopped(victim.process.pid) and is_inside(number):
-                self.totals.caught += 1
-                self._kill(victim)
-                return
-            os.kill(victim.process.pid, signal.SIGCONT)
-        self._kill(victim)
-
-    def _columns(self, number, *columns):
-        return self.ledger.rows[self._actors_of(number)][:, columns]
-
-    def _is_making(self, number):
-        return self._columns(number, work.MAKING).any()
-
-    def _has_something(self, number):
-        return self._columns(number, work.HAND).any() or (self._columns(number, work.TOKEN) == work.HAS_TOKEN).any()
-
-    def _is_in_a_gate(self, number):
-        """Somebody is: perhaps it."""
-        words = []
+        """Watch until one of them is in the middle of something, stop it, and kill it if it still is; else just kill one."""
+        what = self.rng.choice([self._who_makes, self._who_has_something, self._who_is_in_a_gate])
+        number, deadline = self.rng.choice(ready), time.monotonic() + CATCH_SECONDS
         with open(self.keeper.path if self.keeper is not None else self.place["file_name"], "rb") as file:
-            for offset in (HEAP_GATE, LOCK_GATE):
-                file.seek(offset)
-                words.append(int.from_bytes(file.read(8), "little") & OWNER_MASK)
-        return self.rng.choice(words) != 0
+            while time.monotonic() < deadline:
+                found = [one for one in what(file.fileno()) if one in ready]
+                if not found:
+                    continue
+                number = self.rng.choice(found)
+                victim = self.members[number]
+                self._stop(victim)
+                if has_stopped(victim.process.pid) and number in what(file.fileno()):
+                    self.totals.caught += 1
+                    break
+                victim.send(signal.SIGCONT)
+        self._kill(self.members[number])
+
+    def _members_with(self, condition):
+        return {actor // work.ACTORS_OF_MEMBER for actor in condition.nonzero()[0].tolist()}
+
+    def _who_makes(self, fd):
+        return self._members_with(self.ledger.rows[:, work.MAKING] != 0)
+
+    def _who_has_something(self, fd):
+        return self._members_with((self.ledger.rows[:, work.HAND] != 0) | (self.ledger.rows[:, work.TOKEN] == work.HAS_TOKEN))
+
+    def _who_is_in_a_gate(self, fd):
+        """Of the heap or of the lock: the word says whose entry, the entry whose process."""
+        table, found = struct.unpack("<Q", os.pread(fd, 8, AT["participants_off"]))[0], set()
+        for offset in (HEAP_GATE, LOCK_GATE):
+            index = struct.unpack("<Q", os.pread(fd, 8, offset))[0] & OWNER_MASK
+            if index:
+                (pid,) = struct.unpack("<Q", os.pread(fd, 8, table + ENTRY_BYTES * (index - 1) + ENTRY_PID))
+                found |= {number for number, member in self.members.items() if member.process.pid == pid}
+        return found
 
     def _kill(self, victim):
-        if victim.was_killed:
-            return
-        os.kill(victim.process.pid, signal.SIGKILL)  # a child of mine that was not waited for: the number is nobody else's
-        victim.was_killed = True
-        victim.stopped_until = None
-        self.totals.kills += 1
+        victim.left_alone_until = None
+        if not victim.was_killed and victim.send(signal.SIGKILL):
+            victim.was_killed = True
+            self.totals.kills += 1
 
     def _look(self):
         """Who was stopped goes on or is killed; who has ended, and who does not get on."""
         now = time.monotonic()
         for number, member in list(self.members.items()):
-            if member.stopped_until is not None and now > member.stopped_until:
+            if member.left_alone_until is not None and now > member.left_alone_until:
                 if member.will_be_killed:
                     self._kill(member)
                 else:
-                    member.stopped_until = None
-                    os.kill(member.process.pid, signal.SIGCONT)
+                    member.left_alone_until = None
+                    member.send(signal.SIGCONT)
             if not member.process.is_alive():
                 self._bury(number, member)
-            elif member.stopped_until is None:
+            elif member.left_alone_until is None and not member.was_killed:
                 self._watch(number, now)
 
     def _actors_of(self, number):
@@ -281,7 +305,10 @@ class Storm:
 
     def _bury(self, number, member):
         status = member.process.exitcode
-        if status != 0 and not (member.was_killed and status == -signal.SIGKILL):
+        if status == -signal.SIGKILL and member.kills_itself and not member.was_killed:
+            self.totals.kills += 1
+            self.totals.caught += 1
+        elif status != 0 and not (member.was_killed and status == -signal.SIGKILL):
             self.problem(f"member {number} (process {member.process.pid}) ended with status {status}")
         for actor in self._actors_of(number):
             row = self.ledger.rows[actor]
@@ -302,13 +329,15 @@ class Storm:
             if step != row[work.STEP]:
                 self.seen[actor] = int(row[work.STEP]), now
             elif now - since > self.options.patience:
-                self._report_stuck(actor, row, now - since)
+                self._report_stuck(self.members[number], actor, row, now - since)
 
-    def _report_stuck(self, actor, row, seconds):
+    def _report_stuck(self, member, actor, row, seconds):
         pid, name = int(row[work.PID]), work.OPERATIONS[row[work.OPERATION]][0]
         self.problem(f"actor {actor} (process {pid}) did not get on for {seconds:.0f} s in {name!r}\n{describe_process(pid)}")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGABRT)  # it or its parent is a child of mine and lives; it writes where its threads are
+        if pid == member.process.pid:
+            member.send(signal.SIGABRT)  # it writes where its threads are
+        elif state_and_parent(pid)[1] == member.process.pid:
+            os.kill(pid, signal.SIGABRT)
         time.sleep(0.5)
 
     def _end(self):
@@ -332,12 +361,12 @@ class Storm:
 
     # -- what is left
 
-    def _wait_until_left(self):
-        """Nobody is attached but me; the killed ones' children are gone a moment after them."""
+    def _wait_until_left(self, section):
+        """Nobody is attached but me, or to a file (None) nobody; the killed ones' children are gone a moment after them."""
         deadline = time.monotonic() + self.options.patience
         while time.monotonic() < deadline:
-            if self.keeper is not None:
-                left = [pid for pid in self.keeper.stats().participants if pid != self.pid]
+            if section is not None:
+                left = [pid for pid in section.stats().participants if pid != self.pid]
             else:
                 with open(self.place["file_name"], "rb") as file:
                     left = _image.is_in_use(file.fileno())
@@ -349,7 +378,7 @@ class Storm:
     def audit(self):
         """Examine what the round left; put right what killed clients left undone."""
         try:
-            self._wait_until_left()
+            self._wait_until_left(self.keeper)
             if self.keeper is None:
                 self._check_file("as it was left")
             with self.opened() as shm:
@@ -499,7 +528,7 @@ class Storm:
         (n_entries,) = struct.unpack_from("<I", content, AT_32["max_participants"])
         table, intents = (struct.unpack_from("<Q", content, AT[name])[0] for name in ("participants_off", "intents_off"))
         for i in range(n_entries):
-            sharers, _, attached, pending, pins, waiting = struct.unpack_from("<6I", content, table + 64 * i)
+            sharers, _, attached, pending, pins, waiting = struct.unpack_from("<6I", content, table + ENTRY_BYTES * i)
             (operation,) = struct.unpack_from("<Q", content, intents + 64 * i)
             if sharers or attached or pending or pins or waiting or operation:
                 self.problem(f"participant {i} of the closed file: {sharers=} {attached=} {pending=} {pins=} {waiting=} {operation=}")
@@ -509,6 +538,7 @@ class Storm:
         for number in range(2 * work.N_SIDES):
             place = self.side(number)
             with shmem.SharedMemory(**place, max_size=1 << 20) as side:
+                self._wait_until_left(side)
                 report = side.check_heap()
                 for name in side:
                     work.verify_array(side[name])
@@ -531,13 +561,12 @@ class Storm:
     def close(self):
         """End what still runs; let go of everything."""
         for member in self.members.values():
-            if member.process.is_alive():
-                os.kill(member.process.pid, signal.SIGKILL)
+            member.send(signal.SIGKILL)
             member.process.join()
         os.close(self.log)
         for number in range(work.N_SIDES):
-            with contextlib.suppress(shmem.ShmemError):
-                shmem.SharedMemory(**self.side(number), max_size=1 << 20).close()
+            with contextlib.suppress(shmem.ShmemError), shmem.SharedMemory(**self.side(number), max_size=1 << 20) as side:
+                self._wait_until_left(side)
         if self.keeper is not None:
             path = self.keeper.path
             self.keeper.close()

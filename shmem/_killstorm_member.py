@@ -113,6 +113,7 @@ class Ledger:
     def __init__(self):
         self.rows = np.frombuffer(mmap.mmap(-1, MAX_ACTORS * N_COLUMNS * 8), "int64").reshape(MAX_ACTORS, N_COLUMNS)
         self.taken = np.frombuffer(mmap.mmap(-1, 2 * MAX_ACTORS * MAX_MESSAGES), "uint8").reshape(2, MAX_ACTORS, MAX_MESSAGES)
+        self.wishes = np.frombuffer(mmap.mmap(-1, MAX_ACTORS // ACTORS_OF_MEMBER * 8), "int64")  # of each member: see `Actor.point`
         self.stop = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), "int64")  # [0]: end; [1]: waits without a time-out are over
 
 
@@ -264,10 +265,19 @@ class Actor:
             row[FIRST_COUNT + which] += 1
         self._reap(kill=True)
 
+    def point(self):
+        """A moment at which a kill leaves something to account for: who was told so kills itself at one of the next ones."""
+        wishes, member = self.storm.ledger.wishes, self.number // ACTORS_OF_MEMBER
+        if wishes[member] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif wishes[member]:
+            wishes[member] -= 1
+
     # -- blocks, arrays and objects: hand, then link; hand, then unlink
 
     def take(self, it):
         """Note that a block is in hand."""
+        self.point()
         offset, serial = _finding.locate(self.shm, it)
         self.row[HAND_SERIAL] = serial
         self.row[HAND] = offset
@@ -281,6 +291,7 @@ class Actor:
 
     def let_go(self):
         """The block in hand is linked, or freed."""
+        self.point()
         self.row[HAND] = 0
 
     @contextlib.contextmanager
@@ -316,6 +327,7 @@ class Actor:
         if self.rng.random() < 0.8:
             self.take(found)
             self.slots[i] = 0
+            self.point()
             self.shm.free(found)
             self.let_go()
 
@@ -465,6 +477,7 @@ class Actor:
     def _leave(self, at):
         witness = self.witness
         mine = self.number << ACTOR_SHIFT | self.step
+        self.point()
         if witness[at] != mine or witness[at + 1] != witness[at + 2] + 1:
             raise Violation(f"actor {int(witness[at]) >> ACTOR_SHIFT} was in here beside actor {self.number}: {witness.tolist()}")
         witness[at + 2] += 1
@@ -540,6 +553,7 @@ class Actor:
         self.row[TOKEN] = PERHAPS
         if self.tokens.wait(self.rng.choice([0, 0.001, 0.05])):
             self.row[TOKEN] = HAS_TOKEN
+            self.point()
             if self.tokens.value >= N_TOKENS:
                 raise Violation(f"{self.tokens.value} tokens are there beside the one that actor {self.number} has")
             self.row[TOKEN] = PERHAPS
@@ -600,6 +614,7 @@ class Actor:
         try:
             queue = self.queues[which]
             for message in [queue.get(timeout=timeout)] if n == 1 else list(queue.get_many(n, timeout=timeout)):
+                self.point()
                 self.note_message(which, self.read(message))
         finally:
             self.row[GETTING + which] = 0

@@ -10,33 +10,31 @@ import pytest
 from shmem._killstorm_member import OPERATIONS
 
 
-def killstorm(*arguments, code="", kills_per_second=8):
-    """Run it, after some code, which members inherit; (exit status, what it reports)."""
-    program = (
-        "import os, sys, time, contextlib, signal, ctypes, shmem\nfrom shmem import _killstorm as storm, _killstorm_member as work\n"
-        f"from shmem._killstorm_member import Actor\nfrom shmem.__main__ import main\n{code}\nsys.exit(main(['killstorm', *sys.argv[1:]]))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", program, "--json", "--processes=4", f"--kills-per-second={kills_per_second}", *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        cwd="/",
-    )
-    assert done.stderr == ""
-    return done.returncode, json.loads(done.stdout)
+@pytest.fixture
+def killstorm(tmp_path):
+    """Run it, after some code, which members inherit; (exit status, what it reports).  It leaves nothing behind."""
 
+    def run(*arguments, code="", kills_per_second=8):
+        program = (
+            "import os, sys, time, contextlib, signal, ctypes, shmem\nfrom shmem import _killstorm as storm, _killstorm_member as work\n"
+            f"from shmem._killstorm_member import Actor\nfrom shmem.__main__ import main\n{code}\nsys.exit(main(['killstorm', *sys.argv[1:]]))"
+        )
+        more = f"--folder={tmp_path}", "--json", "--processes=4", f"--kills-per-second={kills_per_second}", *map(str, arguments)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": "/"}
+        with subprocess.Popen([sys.executable, "-P", "-c", program, *more], **pipes) as process:
+            out, err = process.communicate(timeout=180)
+        assert err == ""
+        assert list(tmp_path.iterdir()) == []
+        assert list(Path("/dev/shm").glob(f"shmem.killstorm-{process.pid}*")) == []
+        return process.returncode, json.loads(out)
 
-def left_behind():
-    return {*Path("/dev/shm").glob("shmem-killstorm-*"), *Path("/dev/shm").glob("shmem.killstorm-*")}
+    return run
 
 
 @pytest.mark.parametrize("kind", ["file", "anonymous"])
-def test_storm(kind, tmp_path):
+def test_storm(kind, killstorm):
     """Nothing is wrong afterwards; every operation was done, and some members were killed."""
-    before = left_behind()
-    status, report = killstorm("--seconds", 6, *(["--folder", tmp_path] if kind == "file" else ["--anonymous", "--index", "next_fit"]))
+    status, report = killstorm("--seconds", 6, *(["--anonymous", "--index", "next_fit"] if kind == "anonymous" else []))
     assert report["problems"] == []
     assert status == 0
     assert report["kills"] > 0
@@ -44,31 +42,35 @@ def test_storm(kind, tmp_path):
     assert report["killed_actors"] >= report["kills"]
     common = {name for name, weight, _ in OPERATIONS if weight > 2}
     assert common <= {name for name, n in report["operations"].items() if n > 0}
-    assert list(tmp_path.iterdir()) == []
-    assert left_behind() <= before
 
 
-# Some die by themselves just between making a block and noting where it is, or with it in hand; that is a kill as any other.
+def test_what_killed_ones_had_in_hand_is_accounted_for(killstorm):
+    """All kill themselves just between making a block and noting where it is, or before it is linked, or freed, or in a lock."""
+    status, report = killstorm("--seconds", 6, code="storm.WAYS = {'by itself': 1}", kills_per_second=20)
+    assert report["problems"] == []
+    assert status == 0
+    assert report["caught"] > 0
+    assert report["returned"] + report["lost"] + report["blamed"] + report["lost_tokens"] + report["lost_messages"] > 0
+
+
+# One thread of each member dies in its tenth step, between making a block and noting where it is; of which size it said wrong.
 DIES = """
-take, bury = Actor.take, storm.Storm._bury
-def die_sometimes(self, it):
-    if self.rng.random() < 0.02: os.kill(os.getpid(), signal.SIGKILL)
-    offset = take(self, it)
-    if self.rng.random() < 0.02: os.kill(os.getpid(), signal.SIGKILL)
-    return offset
+take, noted, bury = Actor.take, Actor.about_to_make, storm.Storm._bury
+def die(self, it):
+    if self.row[work.MAKING] == work.BLOCK and self.step > 10: os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, it)
 def expect_it(self, number, member):
     member.was_killed = True
     bury(self, number, member)
-Actor.take, storm.Storm._bury = die_sometimes, expect_it
+Actor.take, storm.Storm._bury = die, expect_it
 """
 
 
-def test_what_a_killed_one_loses_is_accounted_for():
-    status, report = killstorm("--seconds", 3, code=DIES)
+def test_what_is_lost_is_accounted_for(killstorm):
+    status, report = killstorm("--seconds", 2, code=DIES)
     assert report["problems"] == []
     assert status == 0
     assert report["lost"] > 0
-    assert report["returned"] > 0
 
 
 BROKEN = {
@@ -77,7 +79,7 @@ BROKEN = {
         ["leak at", "77 bytes, bytes; no killed process was making that"],
     ),
     "leak of a killed one, of another size": (
-        DIES + "noted = Actor.about_to_make\nActor.about_to_make = lambda self, what, n=0: noted(self, what, n + 1)",
+        DIES + "Actor.about_to_make = lambda self, what, n=0: noted(self, what, n + 1)",
         ["leak at", "no killed process was making that"],
     ),
     "no lock": (
@@ -124,17 +126,15 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_is_broken_is_found(what):
+def test_what_is_broken_is_found(what, killstorm):
     """Each promise, broken by a client or by a primitive that does not do what it says."""
-    before = left_behind()
     code, texts = BROKEN[what]
-    slow = {"kills_per_second": 1} if what == "stuck" else {}  # who is stuck must not be killed before it is noticed
+    slow = {"kills_per_second": 0.1} if what == "stuck" else {}  # who is stuck must not be killed before it is noticed
     status, report = killstorm("--seconds", 12 if slow else 2, "--patience", 2, code=code, **slow)
     assert status == 1
     said = "\n".join(report["problems"] + report["log"])
     assert all(text in said for text in texts), said
     assert report["seed"] >= 0
-    assert left_behind() <= before
 
 
 def test_wrong_arguments():
