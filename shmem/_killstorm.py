@@ -193,10 +193,12 @@ class Storm:
         end = time.monotonic() + seconds
         next_kill = time.monotonic() + 0.5
         n_started = 0
-        while time.monotonic() < end and not self.totals.problems:
+        while not self.totals.problems and (time.monotonic() < end or self._counts().sum() < self.options.operations):
             while len(self.members) < self.options.processes and n_started < work.MAX_ACTORS // work.ACTORS_OF_MEMBER:
                 self._start(n_started)
                 n_started += 1
+            if not self.members:
+                break  # the ledger is full
             if time.monotonic() > next_kill:
                 self._strike()
                 next_kill = time.monotonic() + self.rng.expovariate(self.options.kills_per_second)
@@ -548,8 +550,12 @@ class Storm:
             if "shared_name" in place and os.path.exists(path):
                 self.problem(f"{path} is there when its last process has closed it")
 
+    def _counts(self):
+        """How often each operation was done in this round."""
+        return self.ledger.rows[:, work.FIRST_COUNT : work.FIRST_COUNT + len(work.OPERATIONS)].sum(axis=0)
+
     def _count(self):
-        counts = self.ledger.rows[:, work.FIRST_COUNT : work.FIRST_COUNT + len(work.OPERATIONS)].sum(axis=0).tolist()
+        counts = self._counts().tolist()
         before = self.totals.operations
         self.totals.operations = {name: before.get(name, 0) + n for (name, *_), n in zip(work.OPERATIONS, counts, strict=True)}
 
@@ -591,6 +597,7 @@ def _positive(kind):
 def command_arguments(parser):
     """Declare what `python -m shmem killstorm` takes."""
     parser.add_argument("--seconds", type=_positive(float), default=600, help="how long (default: %(default)s)")
+    parser.add_argument("--operations", type=int, default=0, metavar="N", help="in each round at least so many (default: %(default)s)")
     parser.add_argument("--processes", type=_positive(int), default=8, help="members at the same time (default: %(default)s)")
     parser.add_argument("--kills-per-second", type=_positive(float), default=4, help="on average (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of all random choices; when exactly a kill comes is not one (default: a random one)")

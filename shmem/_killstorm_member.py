@@ -266,7 +266,7 @@ class Actor:
         self._reap(kill=True)
 
     def point(self):
-        """A moment at which a kill leaves something to account for: who was told so kills itself at one of the next ones."""
+        """A moment at which a kill leaves something to clear up or to account for: who was told so kills itself at one of the next ones."""
         wishes, member = self.storm.ledger.wishes, self.number // ACTORS_OF_MEMBER
         if wishes[member] == 1:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -410,6 +410,7 @@ class Actor:
         """An array that goes with its last view."""
         n = self.rng.randrange(1, 5000)
         array = self.shm.full(n, n, "int32", temporary=True)
+        self.point()
         verify_array(array)
 
     # -- names
@@ -426,6 +427,7 @@ class Actor:
         verify_array(found)
         if self.rng.random() < 0.6:
             del self.shm[name]
+            self.point()  # with the last view of it
             verify_array(found)
 
     @operation("name: bytes", 5)
