@@ -214,6 +214,7 @@ def test_another_users_section(section_file, tmp_path):
         shmem.SharedMemory(tmp_path / "link")
 
 
+@pytest.mark.no_sanitizer("a child is to die of SIGSEGV, which is what a sanitizer reports")
 def test_read_only(place, child):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section["a"] = [1, 2, 3]
