@@ -42,6 +42,8 @@ class Operation:
     small: bool = True
     """Few instructions: part of `--quick`."""
     index: str = "tlsf"
+    forks: bool = False
+    """`run` forks."""
 
 
 def operation(name, **how):

@@ -33,12 +33,13 @@ _ptrace.restype = ctypes.c_long
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 
-def _request(request, pid, address=0, data=0):
+def request(number, pid, address=0, data=0):
+    """One call of `ptrace(2)`."""
     ctypes.set_errno(0)
-    result = _ptrace(request, pid, address, data)
+    result = _ptrace(number, pid, address, data)
     if result == -1 and ctypes.get_errno():
-        number = ctypes.get_errno()
-        raise OSError(number, f"ptrace: {os.strerror(number)}")
+        error = ctypes.get_errno()
+        raise OSError(error, f"ptrace: {os.strerror(error)}")
     return result
 
 
@@ -94,7 +95,7 @@ class Tracee:
             self._be(function, arguments)
         try:
             self._wait_for_pause()
-            _request(_SETOPTIONS, self.pid, 0, _EXITKILL)
+            request(_SETOPTIONS, self.pid, 0, _EXITKILL)
         except BaseException:
             self.kill()
             raise
@@ -107,7 +108,7 @@ class Tracee:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.alarm(_LONGEST_SECONDS)
             try:
-                _request(_TRACEME, 0)
+                request(_TRACEME, 0)
             except OSError as error:
                 os._exit(error.errno)
             function(*arguments)
@@ -133,7 +134,7 @@ class Tracee:
 
     def go(self):
         """Go on to the next pause."""
-        _request(_CONT, self.pid)
+        request(_CONT, self.pid)
         self._wait_for_pause()
 
     def step(self):

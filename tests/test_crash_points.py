@@ -100,7 +100,7 @@ import errno
 from shmem import _ptrace
 def refuse(*arguments):
     raise OSError(errno.EPERM, "not permitted")
-_ptrace._request = refuse
+_ptrace.request = refuse
 """
 
 
