@@ -43,7 +43,9 @@ class Operation:
     """Few instructions: part of `--quick`."""
     index: str = "tlsf"
     forks: bool = False
-    """`run` forks."""
+    """`run` begins a process or a thread."""
+    follows: bool = False
+    """It is that process or thread that is stepped; the kill gets both."""
 
 
 def operation(name, **how):

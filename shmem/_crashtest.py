@@ -34,13 +34,14 @@ import warnings
 from collections.abc import Callable
 
 import shmem
-from shmem import _crash_waiting, _ptrace  # noqa: F401 - puts its operations into the table
+from shmem import _crash_processes, _ptrace  # noqa: F401 - puts its operations into the table
 from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE, Checker, Pool, occupy, pour
 from shmem._crash_operations import OPERATIONS, furnish
 from shmem._crash_repairs import CLEANER, Closure, Likeness, Repairer
 from shmem._store_trace import StoreTrace
 
 MOST_STEPS = 3_000_000
+LONG = 50_000  # instructions: longer operations are killed after certain changes, not instructions, since they get there quickly
 
 _libc = ctypes.CDLL(None)
 _memcmp = _libc.memcmp
@@ -88,6 +89,10 @@ class Result:
     kills: int = 0
     operations: int = 0
     failures: list = dataclasses.field(default_factory=list)
+
+
+class _Reached(Exception):
+    """The instruction at which to kill."""
 
 
 class Trouble(Exception):
@@ -279,6 +284,8 @@ class Sweep:
             tracee = _ptrace.Tracee(_victim, operation, self.path, self.scratch)
             with self._processor:
                 self._processor.bring(tracee)
+                if operation.follows:
+                    tracee.follow()
                 yield tracee
         finally:
             if tracee is not None:
@@ -378,10 +385,16 @@ class Sweep:
         let_go_at = next((state.step for state in states if state.let_go), None)
         every = self.options.every or max(1, (last - first) // max(1, self.options.kills))
         points = range(first, last + 1, every) if self.options.kills or self.options.every else ()
+        quickly = last > LONG and operation.beside is None and not operation.forks and not self.options.every
+        if quickly:
+            n = len(states) - 1
+            points = sorted({i * n // self.options.kills for i in range(self.options.kills + 1)})
         for i, point in enumerate(points):
             self.tell(f"{operation.name}: SIGKILL {i + 1} of {len(points)}")
             with self._prepared(operation) as tracee:
-                for n in range(point):
+                if quickly:
+                    self._run_to_change(tracee, point)
+                for n in range(0 if quickly else point):
                     if n == let_go_at:
                         self._ask_beside(mode="let go")
                     if not tracee.step():
@@ -397,13 +410,36 @@ class Sweep:
             if wrong is None and seen not in allowed:
                 wrong = f"neither before nor after:\n  {_difference(allowed[0], seen)}\n"
             if wrong:
-                result.failures.append(f"{operation.name}: SIGKILL before instruction {point}: {wrong}")
+                result.failures.append(f"{operation.name}: SIGKILL {'after change' if quickly else 'before instruction'} {point}: {wrong}")
             result.kills += 1
+
+    def _run_to_change(self, tracee, n_changes):
+        """Go on until the section has changed so often."""
+        left = n_changes + 1
+        with open(self.path, "rb") as file:
+            last = None
+
+            def look(_):
+                nonlocal left, last
+                now = os.pread(file.fileno(), 4 * MAX_SIZE, 0)
+                left -= now != last
+                last = now
+                if left == 0:
+                    raise _Reached
+
+            trace = StoreTrace(tracee, self.path)
+            with contextlib.suppress(_Reached):
+                look(None)
+                trace.run(look)
+            trace.close()
 
     def _clean(self, operation, states, allowed, result, places):
         """Repair each state, and each state inside a repair, until there is none that was not; see `_crash_repairs`."""
         beside = not operation.alone and operation.beside is None
         likeness = Likeness(states[0].content, self.options.repairs == "all")
+        kinds = ("open", "join", "live") if beside else ("open",)
+        if operation.forks:
+            kinds = kinds[:2]  # the live one's entry is the child's
         if beside:
             base = self._attach_watcher(operation)
 
@@ -416,7 +452,7 @@ class Sweep:
 
         closure = Closure(self.repairers, likeness, put, lambda seen: None if seen in allowed else _neither(allowed, seen))
         for state in states:
-            closure.add(("open", "join", "live") if beside else ("open",), state.content, f"{state.step}, {places.name(state.address)}")
+            closure.add(kinds, state.content, f"{state.step}, {places.name(state.address)}")
         with self._processor:
             found = list(closure.run(lambda text: self.tell(f"{operation.name}: {text}")))
         if beside:
