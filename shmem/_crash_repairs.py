@@ -42,6 +42,7 @@ from shmem._store_trace import StoreTrace
 
 CLEANER = 2  # the entry of the table that a live repairer has
 LONGEST_SECONDS = 60
+ENOUGH = 30  # failures of an operation's repairs: the others are not tried
 FOLLOWING = {"open": ("open",), "join": ("open", "join"), "live": ("open", "join")}
 _HOLE, _PENDING, _CACHED = 1, 2, 4
 _CLEAN, _BOOT_ID = 280, 288
@@ -270,7 +271,7 @@ class Closure:
 
     def run(self, tell):
         """Repair all that was added, and all that comes up; yields (content, origin) of states inside `join` and `live`."""
-        while self._left:
+        while self._left and len(self.failures) < ENOUGH:
             kind, packed, origin, depth = self._left.pop()
             tell(f"{self.repairs} repairs, {len(self._left)} to do")
             yield from self._one(kind, zlib.decompress(packed), origin, depth)

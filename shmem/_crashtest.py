@@ -36,6 +36,7 @@ from collections.abc import Callable
 import shmem
 from shmem import _crash_processes, _ptrace  # noqa: F401 - puts its operations into the table
 from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE, Checker, Pool, occupy, pour
+from shmem._crash_files import FILE_OPERATIONS, FileOperation, FileSweep
 from shmem._crash_operations import OPERATIONS, furnish
 from shmem._crash_repairs import CLEANER, Closure, Likeness, Repairer
 from shmem._store_trace import StoreTrace
@@ -231,7 +232,7 @@ class Sweep:
     """
 
     def __init__(self, folder, options, tell, processor):
-        self.folder, self.options, self.tell, self._processor = folder, options, tell, processor
+        self.folder, self.options, self.tell, self.processor = folder, options, tell, processor
         self.pool = Pool(folder, options.checkers)
         self.beside = Checker(os.path.join(folder, "beside"))
         self.base = {index: self._make_base(index) for index in ("tlsf", "next_fit")}
@@ -282,8 +283,8 @@ class Sweep:
         tracee = None
         try:
             tracee = _ptrace.Tracee(_victim, operation, self.path, self.scratch)
-            with self._processor:
-                self._processor.bring(tracee)
+            with self.processor:
+                self.processor.bring(tracee)
                 if operation.follows:
                     tracee.follow()
                 yield tracee
@@ -453,7 +454,7 @@ class Sweep:
         closure = Closure(self.repairers, likeness, put, lambda seen: None if seen in allowed else _neither(allowed, seen))
         for state in states:
             closure.add(kinds, state.content, f"{state.step}, {places.name(state.address)}")
-        with self._processor:
+        with self.processor:
             found = list(closure.run(lambda text: self.tell(f"{operation.name}: {text}")))
         if beside:
             self._ask_beside(mode="drop")
@@ -534,8 +535,9 @@ def command_arguments(parser):
 
 def _chosen(options):
     wishes = options.operation
-    names = [name for name in OPERATIONS if not wishes or name in wishes or any(name.startswith(f"{wish}:") for wish in wishes)]
-    return [OPERATIONS[name] for name in names if not options.quick or OPERATIONS[name].small]
+    every = OPERATIONS | FILE_OPERATIONS
+    names = [name for name in every if not wishes or name in wishes or any(name.startswith(f"{wish}:") for wish in wishes)]
+    return [every[name] for name in names if not options.quick or every[name].small]
 
 
 class _PlainBar:
@@ -613,7 +615,11 @@ def _work(link, folder, options, number, turn):
             if mine >= len(chosen):
                 break
             try:
-                result = sweep.run(chosen[mine])
+                if isinstance(chosen[mine], FileOperation):
+                    result = Result()
+                    FileSweep(os.path.join(folder, str(mine)), sweep.processor).run(chosen[mine], result, options.kills)
+                else:
+                    result = sweep.run(chosen[mine])
             except (Trouble, _ptrace.TraceeEnded) as error:
                 result = Result(failures=[f"{chosen[mine].name}: {error}"])
             link.send((chosen[mine].name, result))

@@ -46,14 +46,14 @@ def _find_call_instruction():
 
 
 class StoreTrace:
-    """A tracee's stores into one file's mappings.
+    """A tracee's stores into the mappings of a file, or of several.
 
     Parameters
     ----------
     tracee : Tracee
         Stopped at a pause.
     path : str
-        Of the section's file.
+        With this the path of each file begins whose mappings are meant.
     in_haste : bool
         It does not sleep: each time limit of a `futex` wait is set to nothing.
     """
@@ -117,7 +117,7 @@ class StoreTrace:
         with open(f"/proc/{self._tracee.pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 fields = line.split(maxsplit=5)
-                if len(fields) > 5 and fields[5].strip().removesuffix(" (deleted)") == self._path:
+                if len(fields) > 5 and fields[5].startswith(self._path):
                     start, end = (int(part, 16) for part in fields[0].split("-"))
                     if fields[1] == "rw-s" or (fields[1] == "r--s" and (start, end) in self._regions):
                         found.append((start, end))
