@@ -60,6 +60,21 @@ def _word(content, at):
     return int.from_bytes(content[at : at + 4], "little")
 
 
+def _clear_payload(it, content, states):
+    with contextlib.suppress(Damage):
+        for offset, size, state, _ in blocks_of(content):
+            if state in states:
+                it[offset : offset + size] = bytes(size)
+
+
+def without_pending(content):
+    """The same for states that differ in nothing but the payload of PENDING blocks."""
+    it = bytearray(content)
+    if len(it) >= _CONTROL_BYTES:
+        _clear_payload(it, content, (_PENDING,))
+    return hashlib.blake2b(it, digest_size=16).digest()
+
+
 class Likeness:
     """Which states are alike.
 
@@ -99,18 +114,11 @@ class Likeness:
                 it[at : at + n_bytes] = bytes(n_bytes)
             if not self._literal:
                 rebuilt = _word(content, _CLEAN) == 0 if kind == "open" else _word(content, _HEAP_GATE) & _OWNER_MASK
-                self._clear_payload(it, content, (_HOLE, _PENDING, _CACHED) if rebuilt else (_PENDING,))
+                _clear_payload(it, content, (_HOLE, _PENDING, _CACHED) if rebuilt else (_PENDING,))
                 if rebuilt:
                     for at, n_bytes in _REBUILT:
                         it[at : at + n_bytes] = bytes(n_bytes)
         return hashlib.blake2b(it, digest_size=16).digest()
-
-    @staticmethod
-    def _clear_payload(it, content, states):
-        with contextlib.suppress(Damage):
-            for offset, size, state, _ in blocks_of(content):
-                if state in states:
-                    it[offset : offset + size] = bytes(size)
 
     @staticmethod
     def _reset(it):

@@ -38,7 +38,7 @@ from shmem import _crash_processes, _ptrace  # noqa: F401 - puts its operations 
 from shmem._crash_check import MAX_PARTICIPANTS, MAX_SIZE, Checker, Pool, occupy, pour
 from shmem._crash_files import FILE_OPERATIONS, FileOperation, FileSweep
 from shmem._crash_operations import OPERATIONS, furnish
-from shmem._crash_repairs import CLEANER, Closure, Likeness, Repairer
+from shmem._crash_repairs import CLEANER, Closure, Likeness, Repairer, without_pending
 from shmem._store_trace import StoreTrace
 
 MOST_STEPS = 3_000_000
@@ -346,12 +346,16 @@ class Sweep:
         return seen + (operation.between(*seen) if operation.between else [])
 
     def _tasks(self, operation, states, modes):
+        """Each state for each mode; of those that differ in the payload of PENDING blocks alone, all but the first for one mode in turn."""
+        seen = set()
         for number, state in enumerate(states):
-            for mode in modes:
+            key = without_pending(state.content)
+            for mode in modes if key not in seen else modes[number % len(modes) :][:1]:
                 yield {
                     "mode": mode, "operation": operation.name, "number": number, "state": state.content,
                     "base": self.base[operation.index], "index": operation.index, "let_go": state.let_go,
                 }  # fmt: skip
+            seen.add(key)
 
     def _check(self, operation, states, modes, allowed, result, places):
         """Hand every state to every kind of process; what they saw that was right."""
@@ -386,7 +390,7 @@ class Sweep:
         let_go_at = next((state.step for state in states if state.let_go), None)
         every = self.options.every or max(1, (last - first) // max(1, self.options.kills))
         points = range(first, last + 1, every) if self.options.kills or self.options.every else ()
-        quickly = last > LONG and operation.beside is None and not operation.forks and not self.options.every
+        quickly = last > LONG and not operation.let_go_after and not operation.forks and not self.options.every
         if quickly:
             n = len(states) - 1
             points = sorted({i * n // self.options.kills for i in range(self.options.kills + 1)})
