@@ -66,7 +66,7 @@ def test_every_instruction(names, tmp_path):
     for stepped, stores, states, checks, _, _, _, kills, failed in [lines[name] for name in names]:
         assert stepped > 1000
         assert 2 <= states <= stores + 1
-        assert checks >= 3 * states
+        assert checks > states  # of those that differ in PENDING payload alone, each by one process; else each by three
         assert kills >= 1
         assert failed == 0
     assert "after 100.0 % of them alone" in output
