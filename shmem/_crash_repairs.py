@@ -13,7 +13,7 @@ all the time.  So it goes on until no state is new.  Each repair's result is obs
 Two states are *alike*, and only the first of them is repaired, when they differ in nothing but
 
 * process ids, the counts of recoveries and of owners' deaths, the sequence numbers of the lock's channels, and the flag that somebody
-  sleeps on the heap gate (nothing is decided by them),
+  sleeps on the heap gate (nothing is decided by them); salt and uuid, which are drawn when a section is made,
 * generations: what counts is whether a word has the one of its entry, and whether the entry has the one that it had before the operation,
 * the payload of PENDING blocks,
 * for a first opener: gates, channels, the boot's id, and of the table's entries all but their counts of pending blocks and pins: it resets
@@ -49,6 +49,7 @@ _CLEAN, _BOOT_ID = 280, 288
 _PARTICIPANTS, _ENTRY_BYTES, _PID = 4096, 64, 24
 _GATE, _UPGRADE, _HEAP_GATE = 512, 576, 704
 _HIGH = 832
+_RANDOM = 24  # salt and uuid
 _CHANNELS = (536, 544, 640)
 _COUNTS = (520, 12), (816, 8)  # owner_deaths and death_notice; recoveries
 _OWNER_MASK = 0xFFFF
@@ -95,6 +96,7 @@ class Likeness:
     def key(self, content, kind):
         """The same for states that are alike to a repair of that kind."""
         it = bytearray(content)
+        it[_RANDOM : _RANDOM + 24] = bytes(24)
         if len(it) >= _CONTROL_BYTES:
             for at in (_GATE, _UPGRADE, _HEAP_GATE):
                 index = (_word(it, at) & _OWNER_MASK) - 1
