@@ -42,6 +42,10 @@ class Operation:
     small: bool = True
     """Few instructions: part of `--quick`."""
     index: str = "tlsf"
+    forks: bool = False
+    """`run` begins a process or a thread."""
+    follows: bool = False
+    """It is that process or thread that is stepped; the kill gets both."""
 
 
 def operation(name, **how):

@@ -308,18 +308,20 @@ def _with_queue(seen, items):
 # -- opening and closing ----------------------------------------------------------------------------------------
 
 
-def _opening(name, size=MAX_SIZE, **how):
+def opening(name, size=MAX_SIZE, mode="read_write", **how):
+    """An operation that opens a section; `mode` as of `SharedMemory`."""
+
     def run(path, _):
-        OPENED.append(shmem.SharedMemory(path, max_size=size, max_participants=MAX_PARTICIPANTS))
+        OPENED.append(shmem.SharedMemory(path, max_size=size, max_participants=MAX_PARTICIPANTS, mode=mode))
 
     OPERATIONS[name] = Operation(name, lambda path: None, run, opens=True, same=True, small=False, **how)
 
 
 OPENED = []  # so that an opened section stays open until its process is killed
-_opening("open: create", alone=True)
-_opening("open: the first one", alone=True)
-_opening("open: the first one, with a larger max_size", alone=True, size=MAX_SIZE + 8192)
-_opening("open: join")
+opening("open: create", alone=True)
+opening("open: the first one", alone=True)
+opening("open: the first one, with a larger max_size", alone=True, size=MAX_SIZE + 8192)
+opening("open: join")
 
 
 @operation("close: another one stays", same=True, small=False)

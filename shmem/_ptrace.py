@@ -8,6 +8,7 @@ the next pause (`go`), or for one instruction (`step`).  It dies with its parent
 """
 
 import bisect
+import contextlib
 import ctypes
 import errno
 import os
@@ -16,11 +17,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 
 _TRACEME, _PEEKUSER, _CONT, _KILL, _SINGLESTEP, _SETOPTIONS = 0, 3, 7, 8, 9, 0x4200
-_EXITKILL = 0x100000
+_DETACH, _GETEVENTMSG = 17, 0x4201
+_EXITKILL, _TRACEFORK, _TRACECLONE = 0x100000, 2, 8
+_FORKED, _CLONED = signal.SIGTRAP | 1 << 8, signal.SIGTRAP | 3 << 8
+_ANY_KIND = 0x40000000  # __WALL: threads too
+_CHILD_ENDED = 0x117F  # stopped by SIGCHLD
 _PDEATHSIG = 1
 _RIP = 16 * 8  # its place in the kernel's `struct user`
 _STEPPED = 0x057F  # the status that waitpid gives after one instruction: stopped by SIGTRAP
@@ -33,12 +39,13 @@ _ptrace.restype = ctypes.c_long
 _ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 
-def _request(request, pid, address=0, data=0):
+def request(number, pid, address=0, data=0):
+    """One call of `ptrace(2)`."""
     ctypes.set_errno(0)
-    result = _ptrace(request, pid, address, data)
+    result = _ptrace(number, pid, address, data)
     if result == -1 and ctypes.get_errno():
-        number = ctypes.get_errno()
-        raise OSError(number, f"ptrace: {os.strerror(number)}")
+        error = ctypes.get_errno()
+        raise OSError(error, f"ptrace: {os.strerror(error)}")
     return result
 
 
@@ -62,6 +69,15 @@ def why_not():
 def pause():
     """In a tracee: stop until the parent lets me go on."""
     signal.raise_signal(signal.SIGSTOP)
+
+
+def _has_memory(pid):
+    """Whether a process is there and no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 class TraceeEnded(Exception):
@@ -92,9 +108,11 @@ class Tracee:
             self.pid = os.fork()
         if self.pid == 0:
             self._be(function, arguments)
+        self._parent = 0  # of the one that is followed
+        self._message = ctypes.c_ulong()
         try:
             self._wait_for_pause()
-            _request(_SETOPTIONS, self.pid, 0, _EXITKILL)
+            request(_SETOPTIONS, self.pid, 0, _EXITKILL)
         except BaseException:
             self.kill()
             raise
@@ -107,7 +125,7 @@ class Tracee:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.alarm(_LONGEST_SECONDS)
             try:
-                _request(_TRACEME, 0)
+                request(_TRACEME, 0)
             except OSError as error:
                 os._exit(error.errno)
             function(*arguments)
@@ -119,6 +137,9 @@ class Tracee:
 
     def _wait_for_pause(self):
         _, status = os.waitpid(self.pid, 0)
+        while status == _CHILD_ENDED:
+            request(_CONT, self.pid)
+            _, status = os.waitpid(self.pid, 0)
         if status == _PAUSED:
             return
         if os.WIFSTOPPED(status):
@@ -133,32 +154,63 @@ class Tracee:
 
     def go(self):
         """Go on to the next pause."""
-        _request(_CONT, self.pid)
+        request(_CONT, self.pid)
         self._wait_for_pause()
 
     def step(self):
         """Execute one instruction; False when that brought the next pause."""
         _ptrace(_SINGLESTEP, self.pid, 0, 0)
-        _, status = os.waitpid(self.pid, 0)
+        _, status = os.waitpid(self.pid, _ANY_KIND)
         if status == _STEPPED:
             return True
-        if status == _PAUSED:
+        while status == _CHILD_ENDED:
+            _ptrace(_SINGLESTEP, self.pid, 0, 0)
+            _, status = os.waitpid(self.pid, _ANY_KIND)
+        if status == _STEPPED:
+            return True
+        if status == _PAUSED or (self._parent and os.WIFEXITED(status)):
             return False
         if not os.WIFSTOPPED(status):
             self.pid = 0
             raise TraceeEnded(f"the child ended with status {os.waitstatus_to_exitcode(status)}")
         raise TraceeEnded(f"the child was stopped by {signal.Signals(os.WSTOPSIG(status)).name}")
 
+    def follow(self):
+        """Go on until it begins a process or a thread, and take that one instead; the first one goes on by itself."""
+        request(_SETOPTIONS, self.pid, 0, _EXITKILL | _TRACEFORK | _TRACECLONE)
+        request(_CONT, self.pid)
+        _, status = os.waitpid(self.pid, 0)
+        if status >> 8 not in (_FORKED, _CLONED):
+            raise TraceeEnded(f"the child began neither process nor thread, status {status:#x}")
+        request(_GETEVENTMSG, self.pid, 0, ctypes.addressof(self._message))
+        new = self._message.value
+        os.waitpid(new, _ANY_KIND)  # its first stop
+        request(_SETOPTIONS, new, 0, _EXITKILL)
+        request(_DETACH, self.pid)
+        self._parent, self.pid = self.pid, new
+
     def position(self):
         """The address of the instruction that comes next."""
         return _ptrace(_PEEKUSER, self.pid, _RIP, 0) & 0xFFFFFFFFFFFFFFFF
 
     def kill(self):
-        """SIGKILL, and wait until it is gone: its locks with it."""
-        if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self.pid = 0
+        """SIGKILL, and wait until it is gone, and who it began: their locks with them."""
+        first = self._parent or self.pid
+        if not first:
+            return
+        children = []
+        with contextlib.suppress(OSError), open(f"/proc/{first}/task/{first}/children", encoding="ascii") as file:
+            children = [int(text) for text in file.read().split()]
+        for pid in {first, *children}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._parent and self.pid:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self.pid, _ANY_KIND)
+        os.waitpid(first, _ANY_KIND)
+        while any(_has_memory(pid) for pid in children):  # they are nobody's children now
+            time.sleep(0.001)
+        self.pid = self._parent = 0
 
 
 class Places:

@@ -323,8 +323,9 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         return CORRUPTED
     _find_dead(section, former, &dead)
     for i in range(section.max_participants):
-        # intents exist only under the gate, which is mine: every other one's is a dead one's, even in an entry taken anew
-        if _is_dead(&dead, i) or i + 1 != section.private.index_plus_1:
+        # intents exist only under the gate, which is mine: every other one's is a dead one's, even in an entry taken anew.  So is what
+        # lies in my own entry when I have just got the gate; else (NOBODY) it may be mine, and I am to finish it
+        if former != NOBODY or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
     status = _sweep(section, &dead)
     if status != OK:
