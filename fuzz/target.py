@@ -12,15 +12,10 @@ import sys
 import tempfile
 
 import atheris
-
-FUZZ = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(FUZZ.parent / "tests"), str(FUZZ.parent / ".venv-fuzz" / "source")]
-
 import damage
 import damaged_images
 
 ADDRESS = 0x200000000000
-LARGEST = 1 << 17
 N = damage.PROGRAM_BYTES
 folder = os.environ["SHMEM_FUZZ_FOLDER"]
 
