@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+MINUTES ?= 60
+JOBS ?= 1
 
 SOURCES := setup.py pyproject.toml $(wildcard shmem/*.py shmem/*.pyx shmem/*.pxd)
 RUN := $(VENV)/bin/python
@@ -17,13 +19,14 @@ export PIP_CACHE_DIR := $(abspath $(VENV))/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 .NOTPARALLEL:
-.PHONY: help demo test bench lint wheel build clean
+.PHONY: help demo test bench fuzz lint wheel build clean
 
 help:
 	@echo "make demo    set up, build, run the demo: writes demo-output/hillshade.png"
 	@echo "make test    set up, build, run the tests against the installed wheel"
 	@echo "make build   set up and build only; then $(RUN) is a Python with shmem"
 	@echo "make bench   measure, beside peers"
+	@echo "make fuzz    damaged files, led by coverage: MINUTES=60 JOBS=1"
 	@echo "make lint    ruff, cython-lint, cython -Wextra"
 	@echo "make wheel   a wheel in dist/"
 	@echo "make clean   remove everything that the others made"
@@ -40,6 +43,9 @@ build: $(VENV)/.installed
 bench:
 	$(PYTHON) bench/make_bench.py $(ARGS)
 
+fuzz:
+	$(PYTHON) fuzz/run.py --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
+
 # cython says nothing when it has nothing to say: what it does say fails.
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -54,7 +60,7 @@ wheel: $(VENV)/.wheel
 	cp $(VENV)/wheel/*.whl dist/
 
 clean:
-	rm -rf .venv* build dist *.egg-info demo-output shmem/*.c shmem/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv* .fuzz build dist *.egg-info demo-output shmem/*.c shmem/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- stamps: each step is done once, and again when something that it depends on has changed
