@@ -20,19 +20,21 @@ import threading
 import numpy as np
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem import _core, _errors, _finding
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
-from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale
+from shmem._checked cimport damaged
+from shmem._core cimport (Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale)
+from shmem._damage cimport raise_damaged, room_at
 from shmem._heap cimport heap_abandon, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release
 from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, TYPE_ARRAY,
-                            array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, payload_bytes,
-                            payload_to_block, round_up, tag_size, tag_type)
+                            array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, payload_to_block,
+                            round_up, tag_type)
 from shmem._names cimport insert_name
-from shmem._recovery cimport array_is_forsaken, array_is_pinned, array_is_sane
+from shmem._recovery cimport array_is_forsaken, array_is_pinned, array_pins_found
 from shmem._section cimport block_at, busy_begin, busy_end, section_t
 from shmem._status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 
@@ -66,11 +68,11 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, bint wa
     status = heap_check_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY:
         status = INVALID_BLOCK
-    if status == OK and not array_is_sane(section, payload_off):
+    pins = array_pins_found(section, payload_off) if status == OK else NULL
+    if status == OK and pins == NULL:
         status = CORRUPTED
     if status == OK:
         me = section.private.index_plus_1 - 1
-        pins = array_pins(<array_t*>(section.base + payload_off))
         if not pins[me >> 6] >> (me & 63) & 1:
             fetch_add_seq_cst_u32(&section.participants[me].pins, 1)
             pins[me >> 6] |= <uint64_t>1 << (me & 63)
@@ -82,14 +84,15 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, bint 
     """Clear my pin bit; free the array if that was the last one and nobody names it."""
     cdef uint32_t me
     cdef array_t* array = <array_t*>(section.base + payload_off)
-    cdef uint64_t* pins
+    cdef uint64_t* pins = NULL
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     me = section.private.index_plus_1 - 1
     # if it is not there, it was freed under the view, on purpose
-    if heap_check_block(section, payload_off, serial) == OK and array_is_sane(section, payload_off):
-        pins = array_pins(array)
+    if heap_check_block(section, payload_off, serial) == OK:
+        pins = array_pins_found(section, payload_off)
+    if pins != NULL:
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
         if (array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
                 and array_is_forsaken(section, payload_off)):
@@ -230,28 +233,77 @@ cdef object _array_of(ArrayHold hold, object shape, object dtype, object strides
     return np.ndarray.__new__(SharedArray, shape, dtype, hold, 0, strides)
 
 
+def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
+    """The dtype that a block's header names."""
+    try:
+        return _text_to_dtype(text)
+    except _errors.DAMAGED_TEXT as error:
+        raise_damaged(mapping.section, payload_off, f"its dtype is {text!r:.100}: {error}")
+
+
+ctypedef struct facts_t:              # an array's header, copied, and known to lie in its block
+    array_t head
+    uint64_t dims[MAX_DIMS]           # its shape
+    uint64_t steps[MAX_DIMS]          # its strides: an array of its own has none below zero
+    const char* text
+
+
+cdef int _read_header(Mapping mapping, uint64_t payload_off, facts_t* facts) except -1:
+    """Copy the header of the array in a block, every number checked."""
+    cdef char* at = mapping.base + payload_off
+    cdef array_t* head = &facts.head
+    cdef uint64_t room = room_at(mapping.section, payload_off), n_words = (mapping.section.max_participants + 63) >> 6
+    if damaged(room < sizeof(array_t)):
+        raise_damaged(mapping.section, payload_off, "an array's header does not fit its block")
+    memcpy(head, at, sizeof(array_t))
+    if damaged(head.n_dims > MAX_DIMS or head.n_pin_words != n_words or head.data_off > room or head.data_bytes > room - head.data_off
+               or array_header_bytes(head.n_dims, n_words, head.dtype_bytes) > head.data_off):
+        raise_damaged(mapping.section, payload_off, "an array's header does not fit its block")
+    at += sizeof(array_t)
+    memcpy(facts.dims, at, 8 * head.n_dims)
+    memcpy(facts.steps, at + 8 * head.n_dims, 8 * head.n_dims)
+    facts.text = at + 16 * head.n_dims + 8 * n_words
+    return 0
+
+
+cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogil:
+    """Whether the elements are all of the array's data, and lie in it.  numpy asks much the same, but lets products wrap round."""
+    cdef uint64_t data_bytes = facts.head.data_bytes, n_bytes = item_bytes, end = item_bytes, n, step
+    cdef uint32_t i
+    for i in range(facts.head.n_dims):
+        if facts.dims[i] == 0:
+            return data_bytes == 0
+    for i in range(facts.head.n_dims):
+        n, step = facts.dims[i], facts.steps[i]
+        if n > 1 and step > data_bytes // (n - 1):
+            return False
+        if n_bytes != 0 and n > data_bytes // n_bytes:
+            return False
+        end += (n - 1) * step
+        n_bytes *= n
+        if end > data_bytes:
+            return False                 # now, before sums wrap round
+    return n_bytes == data_bytes
+
+
 cdef object _open_array(Mapping mapping, uint64_t payload_off):
     """The array in a block, every number of its header checked."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
-    cdef array_t* array = <array_t*>(mapping.base + payload_off)
-    cdef uint32_t n_words = (mapping.section.max_participants + 63) >> 6
-    cdef uint16_t n_dims, n_text
-    cdef uint64_t data_off, data_bytes, room
+    cdef facts_t facts
     place(hold, mapping, payload_off)
     hold.take_pin(False)                 # from here on it stays
-    room = payload_bytes(tag_size(block_at(mapping.section, payload_to_block(payload_off)).tag))
-    n_dims, n_text, data_off, data_bytes = array.n_dims, array.dtype_bytes, array.data_off, array.data_bytes
-    if (n_dims > MAX_DIMS or array.n_pin_words != n_words or data_off > room or data_bytes > room - data_off
-            or array_header_bytes(n_dims, n_words, n_text) > data_off):
-        raise _errors.HeapCorruption(f"the header of the array at offset {payload_off:#x} is damaged")
-    hold.start = hold.data + data_off
-    hold.n_bytes = data_bytes
-    shape = tuple([array_shape(array)[i] for i in range(n_dims)])
-    strides = tuple([array_strides(array)[i] for i in range(n_dims)])
+    _read_header(mapping, payload_off, &facts)
+    hold.start = hold.data + facts.head.data_off
+    hold.n_bytes = facts.head.data_bytes
+    dtype = dtype_from(mapping, payload_off, facts.text[:facts.head.dtype_bytes])
+    shape = tuple([facts.dims[i] for i in range(facts.head.n_dims)])
+    strides = tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
+    if damaged(dtype.subdtype is not None or not _elements_fit(&facts, dtype.itemsize)):
+        raise_damaged(mapping.section, payload_off, f"an array of shape {shape}, strides {strides} is not what {hold.n_bytes} bytes hold")
     try:
-        return _array_of(hold, shape, _text_to_dtype(array_dtype(array)[:n_text]), strides)
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError) as error:
-        raise _errors.HeapCorruption(f"the header of the array at offset {payload_off:#x} is damaged: {error}") from error
+        return _array_of(hold, shape, dtype, strides)
+    except _errors.DAMAGED_TEXT as error:
+        raise_damaged(mapping.section, payload_off, f"an array's header is damaged: {error}")
 
 
 def _open(Mapping mapping, uint64_t payload_off, type_id):
@@ -369,14 +421,14 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
 def is_whole(array):
     """Whether an array is all of its block's array, not a view of a part or of another shape."""
     cdef Placed placed = placed_behind(array)
-    cdef array_t* head
+    cdef facts_t facts
     if not isinstance(placed, ArrayHold) or not isinstance(array, np.ndarray) or placed_is_stale(placed):
         return False
-    head = <array_t*>placed.data
-    return (array.ctypes.data == <uint64_t>(<ArrayHold>placed).start and array.ndim == head.n_dims
-            and array.shape == tuple([array_shape(head)[i] for i in range(head.n_dims)])
-            and array.strides == tuple([array_strides(head)[i] for i in range(head.n_dims)])
-            and array.dtype == _text_to_dtype(array_dtype(head)[:head.dtype_bytes]))
+    _read_header(placed.mapping, placed.payload_off(), &facts)
+    return (array.ctypes.data == <uint64_t>(<ArrayHold>placed).start and array.ndim == facts.head.n_dims
+            and array.shape == tuple([facts.dims[i] for i in range(facts.head.n_dims)])
+            and array.strides == tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
+            and array.dtype == dtype_from(placed.mapping, placed.payload_off(), facts.text[:facts.head.dtype_bytes]))
 
 
 def view_facts(array):

@@ -32,9 +32,9 @@ ctypedef struct heap_facts_t:
     uint64_t expected
     uint64_t found
 
-# Clear up after the dead, then verify every invariant that `_heap.pyx` states; takes the heap gate.
+# Clear up after the dead, then verify every invariant that `_heap.pyx` states; takes the heap gate, INTERRUPTED after each slice.
 cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) noexcept nogil
 # The same for who has the gate, or a section for itself: what is there, nothing is cleared up.
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil
-# Count without verifying more than is needed to walk; takes the heap gate.
+# Count without verifying more than is needed to walk; takes the heap gate, INTERRUPTED after each slice.
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil

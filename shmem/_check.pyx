@@ -8,14 +8,16 @@ walked block by block, and the free index and the cached lists are asked for wha
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from shmem._heap cimport heap_enter, heap_leave
-from shmem._layout cimport (BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED,
+from shmem._atomics cimport load_relaxed_u64
+from shmem._checked cimport block_room, heap_top, slack_fits
+from shmem._heap cimport WAIT_A_SLICE, heap_enter, heap_leave
+from shmem._layout cimport (BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED,
                             STATE_CACHED, STATE_HOLE, STATE_PENDING, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY,
                             TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, name_slot_t, name_table_t,
                             payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._free_index cimport hole_is_plausible, tlsf_class
 from shmem._name_lookup cimport table_capacity, table_entry, table_slot_off
-from shmem._recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover
+from shmem._recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover, tag_is_plausible
 from shmem._section cimport block_at, block_step, section_t, word_at
 from shmem._status cimport CORRUPTED, OK
 
@@ -48,7 +50,7 @@ cdef void _count(heap_facts_t* facts, uint64_t tag) noexcept nogil:
 
 cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts) noexcept nogil:
     cdef array_t* array = <array_t*>(section.base + block_to_payload(off))
-    cdef uint64_t room = payload_bytes(tag_size(block_at(section, off).tag))
+    cdef uint64_t room = block_room(section, block_to_payload(off))
     if (array.n_pin_words != (section.max_participants + 63) >> 6 or array.data_off > room
             or array.data_bytes > room - array.data_off
             or sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words + array.dtype_bytes > array.data_off):
@@ -56,32 +58,34 @@ cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts)
     return FINE
 
 
-cdef Problem _check_block(section_t* section, uint64_t off, bint after_hole, heap_facts_t* facts) noexcept nogil:
+cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint after_hole, heap_facts_t* facts) noexcept nogil:
     """One block: its rear, its serial, and whether it and the one before are both holes."""
     cdef block_t* block = block_at(section, off)
-    cdef uint64_t size_bytes = tag_size(block.tag), end_off = off + size_bytes, rear
-    if tag_state(block.tag) == STATE_HOLE and after_hole:
+    cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes, rear
+    if tag_state(tag) == STATE_HOLE and after_hole:
         return _say(facts, HOLES_TOUCH, off, 0, 0)
     rear = seal(section.salt, word_at(section, end_off - 8)[0], end_off)
     if rear != size_bytes:
         return _say(facts, BAD_REAR, off, size_bytes, rear)
-    if tag_state(block.tag) == STATE_HOLE or tag_state(block.tag) == STATE_CACHED:
+    if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED:
         return FINE
-    if (block.serial & SERIAL_MASK) >= section.header.next_serial or block.serial >> SLACK_SHIFT > payload_bytes(size_bytes):
+    if (block.serial & SERIAL_MASK) >= section.header.next_serial or not slack_fits(block.serial, payload_bytes(size_bytes)):
         return _say(facts, BAD_SERIAL, off, section.header.next_serial, block.serial & SERIAL_MASK)
-    if tag_state(block.tag) != STATE_PENDING and tag_type(block.tag) == TYPE_ARRAY:
+    if tag_state(tag) != STATE_PENDING and tag_type(tag) == TYPE_ARRAY:
         return _check_array(section, off, facts)
     return FINE
 
 
 cdef Problem _check_chain(section_t* section, heap_facts_t* facts) noexcept nogil:
-    cdef uint64_t off = section.heap_start, tag
+    cdef uint64_t off = section.heap_start, tag, top = heap_top(section)
     cdef bint after_hole = False
     cdef Problem problem
-    while off < section.header.top:
-        tag = block_at(section, off).tag
+    while off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):              # it was a moment ago
+            return _say(facts, BAD_TAG, off, 0, tag)
         _count(facts, tag)
-        problem = _check_block(section, off, after_hole, facts)
+        problem = _check_block(section, off, tag, after_hole, facts)
         if problem != FINE:
             return problem
         after_hole = tag_state(tag) == STATE_HOLE
@@ -157,7 +161,7 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
         while off != 0:
             n_here += 1
             n_seen += 1
-            if (n_seen > facts.n_cached or off < section.heap_start or off & 15 or off + BLOCK_MIN_BYTES > section.header.top
+            if (n_seen > facts.n_cached or off < section.heap_start or off & 15 or off > heap_top(section) - BLOCK_MIN_BYTES
                     or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
                 return _say(facts, BAD_CACHE, off, facts.n_cached, n_seen)
             off = block_at(section, off).next_off
@@ -167,13 +171,13 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
 
 
 cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
-    cdef uint64_t i, at, n_filled = 0
+    cdef uint64_t i, at, n_filled = 0, capacity = table_capacity(section, table_off)
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
     if table_off == 0:
         return FINE
-    if table_capacity(section, table_off) == 0:
+    if capacity == 0:
         return _say(facts, BAD_NAME, table_off, 0, 0)
-    for i in range(table.capacity):
+    for i in range(capacity):
         at = table_slot_off(table_off, i)
         if table_slots(table)[i].entry_off != SLOT_EMPTY:
             n_filled += 1
@@ -209,7 +213,7 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
     cdef int status
     memset(facts, 0, sizeof(heap_facts_t))
     problem[0] = FINE
-    status = heap_enter(section, True)
+    status = heap_enter(section, WAIT_A_SLICE)
     if status != OK:
         return status
     if section.header.broken == 0 and dead_left_something(section):
@@ -220,18 +224,20 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
 
 
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
-    cdef uint64_t off
+    cdef uint64_t off = section.heap_start, top, tag
     cdef int status
     memset(facts, 0, sizeof(heap_facts_t))
-    status = heap_enter(section, True)
+    status = heap_enter(section, WAIT_A_SLICE)
     if status != OK:
         return status
+    top = heap_top(section)
     if chain_first_fault(section) != 0:
         status = CORRUPTED
-    else:
-        off = section.heap_start
-        while off < section.header.top:
-            _count(facts, block_at(section, off).tag)
-            off = block_step(section, off, tag_size(block_at(section, off).tag))
+    while status == OK and off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):
+            status = CORRUPTED
+        _count(facts, tag)
+        off = block_step(section, off, tag_size(tag))
     heap_leave(section)
     return status

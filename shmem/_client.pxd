@@ -20,8 +20,9 @@ A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Wait
 
 from libc.stdint cimport int64_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, store_release_u64
+from shmem._checked cimport used_tag
 from shmem._heap cimport HEAP_ZERO, heap_allocate, heap_free
-from shmem._layout cimport event_t, mutex_t, semaphore_t
+from shmem._layout cimport event_t, mutex_t, payload_bytes, semaphore_t, tag_size
 from shmem._lock cimport (AT_ONCE, FOREVER, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait,
                           unlock_exclusive, unlock_shared)
 from shmem._os cimport now_ns
@@ -62,8 +63,17 @@ cdef inline int free(section_t* section, uint64_t offset) noexcept nogil:
     return heap_free(section, offset, 0, 0)
 
 
+cdef inline uint64_t block_bytes(section_t* section, uint64_t offset) noexcept nogil:
+    """How many bytes may be used from here on; 0 when no allocated block can begin at this number.
+
+    What is found in a section is a number that somebody wrote.  Ask this before `pointer` makes an address of it.
+    """
+    cdef uint64_t tag = used_tag(section, offset)
+    return payload_bytes(tag_size(tag)) if tag else 0
+
+
 cdef inline void* pointer(section_t* section, uint64_t offset) noexcept nogil:
-    """The address of an offset in this process; NULL for 0."""
+    """The address of an offset in this process; NULL for 0.  It is not checked."""
     return section.base + offset if offset else NULL
 
 

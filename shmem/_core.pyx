@@ -39,13 +39,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem import _arguments, _errors
 from shmem._explain import explain, explain_opening, explain_problem
 
-from shmem._atomics cimport load_acquire_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
+from shmem._atomics cimport load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
-from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_ZERO, heap_allocate, heap_check_users_block, heap_enter, heap_free,
-                          heap_leave, heap_reallocate, heap_set_root, heap_trim)
-from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, SERIAL_MASK, SLACK_SHIFT, block_t, header_t,
-                            layout_fingerprint, payload_bytes, payload_to_block, tag_size, tag_type)
+from shmem._checked cimport participants_bound
+from shmem._damage cimport asked_at
+from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block,
+                          heap_enter, heap_free, heap_leave, heap_reallocate, heap_set_root, heap_trim)
+from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, header_t, layout_fingerprint, payload_to_block,
+                            tag_type)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
 from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave,
                              section_remove_abandoned, sections_depart)
@@ -186,10 +188,11 @@ cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_byt
         check(READ_ONLY, mapping, f"allocate {size_bytes:,} bytes")
     if size_bytes <= SMALL_BYTES:
         status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_NOWAIT, &payload_off)
-    if status == WOULD_BLOCK:
+    while status == WOULD_BLOCK or status == INTERRUPTED:
+        PyErr_CheckSignals()
         busy_begin(section)
         with nogil:
-            status = heap_allocate(section, size_bytes, align_bytes, type_id, flags, &payload_off)
+            status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_STOP, &payload_off)
             busy_end(section)
     if status != OK:
         check(status, mapping, f"allocate {size_bytes:,} bytes")
@@ -210,10 +213,11 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     if not mapping.writable:
         check(READ_ONLY, mapping, "free")
     status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
-    if status == WOULD_BLOCK:
+    while status == WOULD_BLOCK or status == INTERRUPTED:
+        PyErr_CheckSignals()
         busy_begin(section)
         with nogil:
-            status = heap_free(section, payload_off, serial, 0)
+            status = heap_free(section, payload_off, serial, HEAP_STOP)
             busy_end(section)
     if status != OK:                      # the text costs more than the call
         check(status, mapping, f"free the block at offset {payload_off:#x}")
@@ -224,10 +228,11 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
     """InvalidBlock unless a used block begins there."""
     cdef section_t* section = mapping.section
     cdef int status = heap_enter(section, False)
-    if status == WOULD_BLOCK:
+    while status == WOULD_BLOCK or status == INTERRUPTED:
+        PyErr_CheckSignals()
         busy_begin(section)
         with nogil:
-            status = heap_enter(section, True)
+            status = heap_enter(section, WAIT_A_SLICE)
             busy_end(section)
     if status == OK:
         status = heap_check_users_block(section, payload_off, 0)
@@ -335,9 +340,8 @@ cdef class Placed:
 
 cdef Block _make_block(Mapping mapping, uint64_t payload_off):
     cdef Block block = Block.__new__(Block)
-    cdef block_t* head = block_at(mapping.section, payload_to_block(payload_off))
     place(block, mapping, payload_off)
-    block.n_bytes = payload_bytes(tag_size(head.tag)) - (head.serial >> SLACK_SHIFT)
+    block.n_bytes = asked_at(mapping.section, payload_off)
     return block
 
 
@@ -558,7 +562,7 @@ cdef class Memory:
     @property
     def label(self):
         """The shared name that the section carries, or None."""
-        return self.opened().section.header.label.decode("ascii", "replace") or None
+        return self.opened().section.header.label[:MAX_LABEL_BYTES].partition(b"\0")[0].decode("ascii", "replace") or None
 
     @property
     def max_size(self):
@@ -731,11 +735,13 @@ cdef class Memory:
         cdef section_t* section = mapping.section
         cdef heap_facts_t facts
         cdef Problem problem = MARKED_BROKEN
-        cdef int status
-        busy_begin(section)
-        with nogil:
-            status = heap_check(section, &facts, &problem)
-            busy_end(section)
+        cdef int status = INTERRUPTED
+        while status == INTERRUPTED:
+            PyErr_CheckSignals()
+            busy_begin(section)
+            with nogil:
+                status = heap_check(section, &facts, &problem)
+                busy_end(section)
         if problem:
             raise explain_problem(PROBLEMS[problem], _section_text(section), facts)
         check(status, mapping, "check_heap")
@@ -745,11 +751,13 @@ cdef class Memory:
         cdef Mapping mapping = self.opened()
         cdef section_t* section = mapping.section
         cdef heap_facts_t facts
-        cdef int status
-        busy_begin(section)
-        with nogil:
-            status = heap_count(section, &facts)
-            busy_end(section)
+        cdef int status = INTERRUPTED
+        while status == INTERRUPTED:
+            PyErr_CheckSignals()
+            busy_begin(section)
+            with nogil:
+                status = heap_count(section, &facts)
+                busy_end(section)
         check(status, mapping, "stats")
         return facts
 
@@ -761,7 +769,7 @@ cdef class Memory:
         cdef uint32_t i, owner = <uint32_t>(word & GATE_OWNER_MASK)
         participants = []
         waiters = sharers = 0
-        for i in range(load_acquire_u32(&header.participants_high)):
+        for i in range(participants_bound(section)):
             if participant_entry_is_alive(section, i):
                 participants.append(section.participants[i].pid)
                 waiters += section.participants[i].waiting

@@ -95,6 +95,12 @@ _TEXTS = {
 }
 
 
+# what reading a text from a section may end in, when somebody wrote over it: to be caught and explained
+DAMAGED_TEXT = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError, Warning
+)  # fmt: skip
+
+
 def get_error_text(status):
     """The text that goes with a status.
 

@@ -37,8 +37,8 @@ from libc.math cimport isinf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, wrap
-from shmem._layout cimport (BLOCK_ALIGN_BYTES, BLOCK_MIN_BYTES, STATE_USED, TYPE_FIRST_USER, payload_bytes, payload_to_block,
-                            tag_size, tag_state, tag_type)
+from shmem._checked cimport used_tag
+from shmem._layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
 
 cdef extern from "Python.h":
     Py_complex PyComplex_AsCComplex(object) except *        # Cython's own declaration overlooks the exception
@@ -708,18 +708,9 @@ cdef void forget_types() noexcept:
     generation += 1
 
 
-cdef inline uint64_t tag_of(Mapping mapping, uint64_t payload_off) noexcept nogil:
-    """The tag of the used block with this payload, or 0 when what lies there cannot be one."""
-    cdef uint64_t block_off = payload_to_block(payload_off), top = mapping.section.header.top, tag
-    if payload_off % BLOCK_ALIGN_BYTES or block_off < mapping.section.heap_start or block_off + BLOCK_MIN_BYTES > top:
-        return 0
-    tag = atomic.load_acquire_u64(<uint64_t*>(mapping.base + block_off))
-    return tag if tag_state(tag) == STATE_USED and tag_size(tag) <= top - block_off else 0
-
-
 cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
     """The object that a reference leads to.  No class is looked up where the mapping knows this type id already."""
-    cdef uint64_t tag = tag_of(mapping, payload_off)
+    cdef uint64_t tag = used_tag(mapping.section, payload_off)
     cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps round for the library's own types
     cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
     cdef TypeEntry entry

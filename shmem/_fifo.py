@@ -87,10 +87,21 @@ def _new_fifo(shm):
 
 
 def chain(first):
-    """What a list holds, from `first` on."""
+    """What a list holds, from `first` on.
+
+    Raises
+    ------
+    Violation
+        It leads back into itself.
+    """
+    mark, n_steps = None, 0
     while first is not None:
+        if first == mark:
+            raise Violation(f"a list leads back to the {type(first).__name__} at offset {first.offset:#x}")
+        if n_steps & (n_steps - 1) == 0:
+            mark = first  # after 1, 2, 4 ... steps (Brent): who walks in a circle meets it
         yield first
-        first = first.next
+        first, n_steps = first.next, n_steps + 1
 
 
 class Queue:

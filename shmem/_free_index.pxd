@@ -14,6 +14,8 @@ makes the heap rebuild it, and never a store outside the mapping.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from shmem._atomics cimport load_relaxed_u64
+from shmem._checked cimport damaged, heap_top
 from shmem._layout cimport (BLOCK_MIN_BYTES, INDEX_NEXT_FIT, STATE_HOLE, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
                             TLSF_SECOND_SHIFT, block_t, block_to_payload, free_index_t, round_up, tag_size, tag_state)
 from shmem._section cimport block_at, section_t
@@ -31,7 +33,7 @@ cdef enum:
 
 
 cdef inline bint hole_is_plausible(section_t* section, uint64_t hole_off) noexcept nogil:
-    return (section.heap_start <= hole_off and hole_off <= section.header.top - BLOCK_MIN_BYTES and hole_off & 15 == 0
+    return (section.heap_start <= hole_off and hole_off <= heap_top(section) - BLOCK_MIN_BYTES and hole_off & 15 == 0
             and tag_state(block_at(section, hole_off).tag) == STATE_HOLE)
 
 
@@ -78,7 +80,7 @@ cdef inline int tlsf_insert(section_t* section, uint64_t hole_off, uint64_t size
         return CORRUPTED
     next_off = index.head_off[first][second]
     if next_off != 0:
-        if not hole_is_plausible(section, next_off):
+        if damaged(not hole_is_plausible(section, next_off)):
             return CORRUPTED
         block_at(section, next_off).previous_off = hole_off
     hole.next_off = next_off
@@ -93,20 +95,21 @@ cdef inline int tlsf_remove(section_t* section, uint64_t hole_off, uint64_t size
     cdef uint32_t first = 0, second = 0
     cdef free_index_t* index = section.index
     cdef block_t* hole = block_at(section, hole_off)
-    if hole.next_off != 0:
-        if not hole_is_plausible(section, hole.next_off):
+    cdef uint64_t next_off = load_relaxed_u64(&hole.next_off), previous_off = load_relaxed_u64(&hole.previous_off)
+    if next_off != 0:
+        if damaged(not hole_is_plausible(section, next_off)):
             return CORRUPTED
-        block_at(section, hole.next_off).previous_off = hole.previous_off
-    if hole.previous_off != 0:
-        if not hole_is_plausible(section, hole.previous_off):
+        block_at(section, next_off).previous_off = previous_off
+    if previous_off != 0:
+        if damaged(not hole_is_plausible(section, previous_off)):
             return CORRUPTED
-        block_at(section, hole.previous_off).next_off = hole.next_off
+        block_at(section, previous_off).next_off = next_off
         return OK
     tlsf_class(size_bytes, &first, &second)
-    if first >= TLSF_FIRST_LEVELS or index.head_off[first][second] != hole_off:
+    if damaged(first >= TLSF_FIRST_LEVELS or index.head_off[first][second] != hole_off):
         return CORRUPTED
-    index.head_off[first][second] = hole.next_off
-    if hole.next_off == 0:
+    index.head_off[first][second] = next_off
+    if next_off == 0:
         index.second_bitmap[first] &= ~(<uint32_t>1 << second)
         if index.second_bitmap[first] == 0:
             index.first_bitmap &= ~(<uint64_t>1 << first)
@@ -117,7 +120,7 @@ cdef inline int tlsf_scan(section_t* section, uint64_t hole_off, int n_tries, ui
                           uint64_t* found_off) noexcept nogil:
     """The first hole that fits among the first `n_tries` of a list."""
     while hole_off != 0 and n_tries > 0:
-        if not hole_is_plausible(section, hole_off):
+        if damaged(not hole_is_plausible(section, hole_off)):
             return CORRUPTED
         if hole_fits(section, hole_off, size_bytes, align_bytes):
             found_off[0] = hole_off
@@ -150,10 +153,10 @@ cdef inline int tlsf_find(section_t* section, uint64_t size_bytes, uint64_t alig
         if first_bits == 0:
             return NOT_FOUND
         first = __builtin_ctzll(first_bits)
-        if first >= TLSF_FIRST_LEVELS:
+        if damaged(first >= TLSF_FIRST_LEVELS):
             return CORRUPTED
         bits = index.second_bitmap[first]
-        if bits == 0:
+        if damaged(bits == 0):
             return CORRUPTED
     second = __builtin_ctz(bits)
     status = tlsf_scan(section, index.head_off[first][second], 1, size_bytes, align_bytes, found_off)
@@ -164,44 +167,48 @@ cdef inline int tlsf_find(section_t* section, uint64_t size_bytes, uint64_t alig
 
 cdef inline int ring_insert(section_t* section, uint64_t hole_off) noexcept nogil:
     cdef block_t* hole = block_at(section, hole_off)
-    cdef uint64_t at_off = section.index.ring_off
-    cdef block_t* at
+    cdef uint64_t at_off = load_relaxed_u64(&section.index.ring_off), previous_off
     if at_off == 0:
         hole.next_off = hole.previous_off = hole_off
     else:
-        at = block_at(section, at_off)
-        if not hole_is_plausible(section, at_off) or not hole_is_plausible(section, at.previous_off):
+        if damaged(not hole_is_plausible(section, at_off)):
+            return CORRUPTED
+        previous_off = load_relaxed_u64(&block_at(section, at_off).previous_off)
+        if damaged(not hole_is_plausible(section, previous_off)):
             return CORRUPTED
         hole.next_off = at_off
-        hole.previous_off = at.previous_off
-        block_at(section, at.previous_off).next_off = hole_off
-        at.previous_off = hole_off
+        hole.previous_off = previous_off
+        block_at(section, previous_off).next_off = hole_off
+        block_at(section, at_off).previous_off = hole_off
     section.index.ring_off = hole_off
     return OK
 
 
 cdef inline int ring_remove(section_t* section, uint64_t hole_off) noexcept nogil:
     cdef block_t* hole = block_at(section, hole_off)
-    if hole.next_off == hole_off:
+    cdef uint64_t next_off = load_relaxed_u64(&hole.next_off), previous_off = load_relaxed_u64(&hole.previous_off)
+    if next_off == hole_off:
         section.index.ring_off = 0
         return OK
-    if not hole_is_plausible(section, hole.next_off) or not hole_is_plausible(section, hole.previous_off):
+    if damaged(not hole_is_plausible(section, next_off) or not hole_is_plausible(section, previous_off)):
         return CORRUPTED
-    block_at(section, hole.next_off).previous_off = hole.previous_off
-    block_at(section, hole.previous_off).next_off = hole.next_off
+    block_at(section, next_off).previous_off = previous_off
+    block_at(section, previous_off).next_off = next_off
     if section.index.ring_off == hole_off:
-        section.index.ring_off = hole.next_off
+        section.index.ring_off = next_off
     return OK
 
 
 cdef inline int ring_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
     """The first hole from the walking pointer on that holds the block; the pointer walks there."""
     cdef uint64_t hole_off = section.index.ring_off
-    cdef uint64_t steps_left = section.header.hole_blocks + 1
+    cdef uint64_t steps_left = section.header.hole_blocks + 1, most = (heap_top(section) - section.heap_start) // BLOCK_MIN_BYTES
     if hole_off == 0:
         return NOT_FOUND
+    if damaged(steps_left > most):
+        return CORRUPTED                 # so many do not fit
     while steps_left:
-        if not hole_is_plausible(section, hole_off):
+        if damaged(not hole_is_plausible(section, hole_off)):
             return CORRUPTED
         if hole_fits(section, hole_off, size_bytes, align_bytes):
             section.index.ring_off = hole_off

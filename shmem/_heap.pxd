@@ -6,8 +6,13 @@ cdef enum:
     HEAP_ZERO = 1            # clear the payload
     HEAP_NOWAIT = 2          # WOULD_BLOCK instead of waiting for the gate or growing the file
     HEAP_PENDING = 4         # leave the block PENDING: the caller fills it, then calls heap_commit
+    HEAP_STOP = 8            # INTERRUPTED, and nothing done, after each slice of waiting for the gate: to look for signals
 
-cdef int heap_enter(section_t* section, bint wait) noexcept nogil
+# for the gate: also False, not at all, and True
+cdef enum:
+    WAIT_A_SLICE = 2
+
+cdef int heap_enter(section_t* section, int wait) noexcept nogil
 cdef void heap_leave(section_t* section) noexcept nogil
 
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
@@ -25,3 +30,5 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil
+# whether the last block ends at `top`: before what lies above it is written, cut off or given back
+cdef bint heap_top_is_right(section_t* section) noexcept nogil

@@ -40,6 +40,7 @@ from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, fetch_add_seq_cst_u32,
                              fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._checked cimport block_room, damaged, heap_top, is_sealed, size_fits, slack_fits
 from shmem._free_index cimport gap_before, index_find, index_insert, index_remove
 from shmem._intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
 from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT,
@@ -50,9 +51,9 @@ from shmem._layout cimport (BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_
 from shmem._lock cimport GATE_OWNER_MASK, GATE_WAITERS
 from shmem._os cimport file_give_back, file_reserve, futex_wait, futex_wake
 from shmem._participants cimport participant_is_alive, section_descriptor
-from shmem._recovery cimport (NOBODY, array_is_pinned, chain_has_block, dead_left_something, heap_recover, resize_finish)
+from shmem._recovery cimport (NOBODY, array_is_pinned, chain_first_fault, chain_has_block, dead_left_something, heap_recover, resize_finish)
 from shmem._section cimport block_at, section_t, word_at
-from shmem._status cimport (ALREADY_FREED, CORRUPTED, INVALID_BLOCK, NO_MEMORY, NOT_FOUND, OK, PINNED, WOULD_BLOCK)
+from shmem._status cimport (ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, NOT_FOUND, OK, PINNED, WOULD_BLOCK)
 
 cdef enum:
     SLICE_NS = 50000000
@@ -67,7 +68,7 @@ ctypedef struct request_t:
     uint64_t align_bytes
     uint64_t state_and_type              # the tag but for its size
     bint clear_inside                    # clear before the commit
-    bint wait
+    int wait
     uint64_t dirty_end_off               # out: above this the payload is zero already
 
 
@@ -85,10 +86,10 @@ cdef bint _gate_take_over(section_t* section, uint64_t word) noexcept nogil:
     return True
 
 
-cdef int _heap_enter_slowly(section_t* section) noexcept nogil:
+cdef int _heap_enter_slowly(section_t* section, bint one_slice) noexcept nogil:
     cdef uint64_t* gate = &section.header.heap_gate
     cdef uint64_t word, waiters = 0
-    cdef int spins_left = N_SPINS
+    cdef int status, spins_left = N_SPINS
     while True:
         word = load_relaxed_u64(gate)
         if word & GATE_OWNER_MASK == 0:
@@ -104,11 +105,14 @@ cdef int _heap_enter_slowly(section_t* section) noexcept nogil:
                 continue
             word |= GATE_WAITERS
         waiters = GATE_WAITERS           # others may sleep too: who wakes first keeps the flag up for them
-        if futex_wait(<uint32_t*>gate, <uint32_t>word, SLICE_NS) == ETIMEDOUT and _gate_take_over(section, word):
+        status = futex_wait(<uint32_t*>gate, <uint32_t>word, SLICE_NS)
+        if status == ETIMEDOUT and _gate_take_over(section, word):
             return OK
+        if one_slice and status != OK:
+            return INTERRUPTED
 
 
-cdef int heap_enter(section_t* section, bint wait) noexcept nogil:
+cdef int heap_enter(section_t* section, int wait) noexcept nogil:
     """Take the heap gate.  Acquire; partner: the release in `heap_leave`."""
     cdef int status
     if section.private.index_plus_1 == 0:
@@ -117,7 +121,15 @@ cdef int heap_enter(section_t* section, bint wait) noexcept nogil:
             return status
     if compare_exchange_acquire_u64(&section.header.heap_gate, 0, section.private.gate_word):
         return OK
-    return _heap_enter_slowly(section) if wait else WOULD_BLOCK
+    return _heap_enter_slowly(section, wait == WAIT_A_SLICE) if wait else WOULD_BLOCK
+
+
+cdef inline int _how_to_wait(int flags) noexcept nogil:
+    if flags & HEAP_NOWAIT:
+        return False
+    if flags & HEAP_STOP:
+        return WAIT_A_SLICE
+    return True
 
 
 cdef void heap_leave(section_t* section) noexcept nogil:
@@ -148,7 +160,7 @@ cdef inline void _write_inner(section_t* section, uint64_t off, uint64_t size_by
         request.dirty_end_off = rear_off
     if request.clear_inside and request.dirty_end_off > payload_off:
         memset(section.base + payload_off, 0, request.dirty_end_off - payload_off)
-    block_at(section, off).serial = _serial_word(section.header.next_serial, size_bytes, request.request_bytes)
+    block_at(section, off).serial = _serial_word(section.header.next_serial & SERIAL_MASK, size_bytes, request.request_bytes)
     section.header.next_serial += 1
     _write_rear(section, off, size_bytes)
 
@@ -164,16 +176,31 @@ cdef inline uint64_t _previous_hole(section_t* section, uint64_t off) noexcept n
     return off - size_bytes if block_at(section, off - size_bytes).tag == tag_make(size_bytes, STATE_HOLE, 0) else 0
 
 
+cdef inline int _hole_behind(section_t* section, uint64_t end_off, uint64_t* hole_bytes) noexcept nogil:
+    """The size of the hole that begins where a block ends, 0 when there is none: OK or CORRUPTED."""
+    cdef uint64_t top = heap_top(section), tag
+    hole_bytes[0] = 0
+    if end_off >= top:
+        return OK
+    tag = load_relaxed_u64(&block_at(section, end_off).tag)
+    if tag_state(tag) != STATE_HOLE:
+        return OK
+    if damaged(not size_fits(end_off, tag_size(tag), top) or not is_sealed(section, end_off, tag_size(tag))):
+        return CORRUPTED
+    hole_bytes[0] = tag_size(tag)
+    return OK
+
+
 cdef int _become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil:
     """A used or cached block becomes a hole and merges with its neighbours; a hole at the end lowers `top`."""
-    cdef uint64_t start_off = off, next_tag, previous_off
+    cdef uint64_t start_off = off, next_bytes = 0, previous_off
     cdef int status = OK
-    if off + size_bytes < section.header.top:
-        next_tag = block_at(section, off + size_bytes).tag
-        if tag_state(next_tag) == STATE_HOLE:
-            status = index_remove(section, off + size_bytes, tag_size(next_tag))
-            size_bytes += tag_size(next_tag)
-            _write_rear(section, off, size_bytes)
+    if damaged(not size_fits(off, size_bytes, heap_top(section)) or _hole_behind(section, off + size_bytes, &next_bytes) != OK):
+        return CORRUPTED
+    if next_bytes != 0:
+        status = index_remove(section, off + size_bytes, next_bytes)
+        size_bytes += next_bytes
+        _write_rear(section, off, size_bytes)
     store_release_u64(&block_at(section, off).tag, tag_make(size_bytes, STATE_HOLE, 0))        # commit: freed, merged behind
     block_at(section, off).serial = 0                # whoever still has it can tell
     previous_off = _previous_hole(section, off)
@@ -220,8 +247,8 @@ cdef inline uint64_t _cache_take(section_t* section, uint64_t size_bytes) noexce
     off = section.index.cache_off[i]
     if off == 0:
         return 0
-    if (off < section.heap_start or off > section.header.top - size_bytes or off & 15
-            or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
+    if damaged(off < section.heap_start or off > heap_top(section) - size_bytes or off & 15
+               or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
         section.index.cache_off[i] = 0   # a damaged list: what it held comes back with the next recovery
         section.index.cache_count[i] = 0
         return 0
@@ -257,10 +284,14 @@ cdef int _take_cached(section_t* section, uint64_t off, request_t* request) noex
 
 cdef int _take_hole(section_t* section, uint64_t hole_off, request_t* request, uint64_t* block_off) noexcept nogil:
     """Carve the block out of a hole; what is left in front and behind are holes."""
-    cdef uint64_t hole_bytes = tag_size(block_at(section, hole_off).tag)
+    cdef uint64_t hole_bytes = tag_size(load_relaxed_u64(&block_at(section, hole_off).tag))
     cdef uint64_t gap = gap_before(hole_off, request.align_bytes)
     cdef uint64_t size_bytes = request.size_bytes, rest = hole_bytes - gap - size_bytes, off = hole_off + gap
-    cdef int status = index_remove(section, hole_off, hole_bytes)
+    cdef int status
+    if damaged(hole_bytes < gap + size_bytes or not size_fits(hole_off, hole_bytes, heap_top(section))
+               or not is_sealed(section, hole_off, hole_bytes)):
+        return CORRUPTED
+    status = index_remove(section, hole_off, hole_bytes)
     if status != OK:
         return status
     if rest < BLOCK_MIN_BYTES:
@@ -287,10 +318,15 @@ cdef inline bint _is_out_of_space(int status) noexcept nogil:
     return status == NO_MEMORY or status == ENOSPC or status == EDQUOT
 
 
+cdef inline uint64_t _reserved(section_t* section) noexcept nogil:
+    """Up to where there is backing: never below `top`, which zeros might be written over, nor where the section has no bytes."""
+    cdef uint64_t reserved = load_relaxed_u64(&section.header.reserved), top = heap_top(section)
+    return top if damaged(reserved > section.size_bytes or reserved < top) else reserved
+
+
 cdef int _reserve(section_t* section, uint64_t end_off) noexcept nogil:
     """Have the file system back the section up to `end_off`, in steps; SectionFull beats SIGBUS later."""
-    cdef header_t* header = section.header
-    cdef uint64_t step = header.reserved >> 3, wish
+    cdef uint64_t reserved = _reserved(section), step = reserved >> 3, wish
     cdef int status, fd = section_descriptor(section)
     if fd < 0:
         return EBADF
@@ -299,28 +335,44 @@ cdef int _reserve(section_t* section, uint64_t end_off) noexcept nogil:
     if step > 64 * <uint64_t>RESERVE_BYTES:
         step = 64 * <uint64_t>RESERVE_BYTES
     wish = round_up(end_off, PAGE_BYTES)
-    if wish - header.reserved < step:
-        wish = round_up(header.reserved + step, PAGE_BYTES)
+    if wish - reserved < step:
+        wish = round_up(reserved + step, PAGE_BYTES)
     if wish > section.size_bytes:
         wish = section.size_bytes
-    status = file_reserve(fd, header.reserved, wish, header.reserved)
+    status = file_reserve(fd, reserved, wish, reserved)
     if _is_out_of_space(status) and wish > round_up(end_off, PAGE_BYTES):
         wish = round_up(end_off, PAGE_BYTES)
-        status = file_reserve(fd, header.reserved, wish, header.reserved)
+        status = file_reserve(fd, reserved, wish, reserved)
     if status == OK:
-        store_release_u64(&header.reserved, wish)
+        store_release_u64(&section.header.reserved, wish)
     return status
+
+
+cdef bint heap_top_is_right(section_t* section) noexcept nogil:
+    """Whether the last block ends at `top`: by its rear tag, or should that have been overwritten, by a walk along the chain."""
+    cdef uint64_t top = load_relaxed_u64(&section.header.top), size_bytes
+    if heap_top(section) != top or top & 15:
+        return False
+    if top == section.heap_start:
+        return True
+    size_bytes = seal(section.salt, word_at(section, top - BLOCK_REAR_BYTES)[0], top)
+    if (size_bytes >= BLOCK_MIN_BYTES and size_bytes <= top - section.heap_start and size_bytes & 15 == 0
+            and tag_size(block_at(section, top - size_bytes).tag) == size_bytes):
+        return True
+    return chain_first_fault(section) == 0
 
 
 cdef int _take_top(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
     """Place the block above `top`."""
     cdef header_t* header = section.header
-    cdef uint64_t top = header.top, gap = gap_before(top, request.align_bytes), off = top + gap, new_top
+    cdef uint64_t top = heap_top(section), gap = gap_before(top, request.align_bytes), off = top + gap, new_top
     cdef int status
+    if damaged(not heap_top_is_right(section)):
+        return CORRUPTED
     if gap + request.size_bytes > section.size_bytes - top:
         return NO_MEMORY
     new_top = off + request.size_bytes
-    if new_top > header.reserved:
+    if new_top > _reserved(section):
         if not request.wait:
             return WOULD_BLOCK
         status = _reserve(section, new_top)
@@ -390,7 +442,7 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     request.size_bytes = block_bytes_for(request_bytes)
     request.align_bytes = align_bytes
     request.clear_inside = flags & HEAP_ZERO and not zero_outside
-    request.wait = not flags & HEAP_NOWAIT
+    request.wait = _how_to_wait(flags)
     request.dirty_end_off = 0
     status = heap_enter(section, request.wait)
     if status != OK:
@@ -445,25 +497,26 @@ cdef int _tell_why_not(section_t* section, uint64_t off) noexcept nogil:
 
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
     """Whether a used block begins here, and if `serial` is not 0, that very one.  The gate is mine."""
-    cdef uint64_t off, tag, size_bytes
+    cdef uint64_t off, tag, size_bytes, top
     cdef block_t* block
     if payload_off & 15 or payload_off < block_to_payload(section.heap_start) or payload_off > section.size_bytes - 32:
         return INVALID_BLOCK
     off = payload_to_block(payload_off)
     block = block_at(section, off)
-    if off >= section.header.top:
+    top = heap_top(section)
+    if off >= top:
         if off < section.header.high_water and tag_state(block.tag) == STATE_HOLE:
             return ALREADY_FREED
         return INVALID_BLOCK
     tag = load_acquire_u64(&block.tag)
     size_bytes = tag_size(tag)
-    if size_bytes < BLOCK_MIN_BYTES or size_bytes > section.header.top - off:
+    if damaged(not size_fits(off, size_bytes, top)):
         return INVALID_BLOCK
     if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED:
         return ALREADY_FREED
     if serial != 0 and (block.serial ^ serial) & SERIAL_MASK:        # before the rear: else a stale one costs a walk
         return ALREADY_FREED
-    if word_at(section, off + size_bytes - BLOCK_REAR_BYTES)[0] != seal(section.salt, size_bytes, off + size_bytes):
+    if damaged(not is_sealed(section, off, size_bytes)):
         return _tell_why_not(section, off)
     return OK if tag_state(tag) == STATE_USED else INVALID_BLOCK
 
@@ -495,7 +548,7 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
 
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
     """Free: 0, INVALID_BLOCK, ALREADY_FREED, CORRUPTED, PINNED, WOULD_BLOCK; on error nothing changes."""
-    cdef int status = heap_enter(section, not flags & HEAP_NOWAIT)
+    cdef int status = heap_enter(section, _how_to_wait(flags))
     if status != OK:
         return status
     status = CORRUPTED if section.header.broken else heap_check_users_block(section, payload_off, serial)
@@ -546,12 +599,13 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
     """
     cdef block_t* block = block_at(section, off)
     cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = block_bytes_for(request_bytes), room = old_bytes
-    cdef uint64_t rest, new_tag, new_serial
+    cdef uint64_t rest, new_tag, new_serial, hole_bytes = 0
     cdef int status = OK
-    if new_bytes > old_bytes and off + old_bytes < section.header.top:
-        new_tag = block_at(section, off + old_bytes).tag
-        if tag_state(new_tag) == STATE_HOLE:
-            room += tag_size(new_tag)
+    if new_bytes > old_bytes:
+        status = _hole_behind(section, off + old_bytes, &hole_bytes)
+        if status != OK:
+            return status
+        room += hole_bytes
     if room < new_bytes:
         return NOT_FOUND
     if new_bytes > old_bytes:
@@ -639,8 +693,11 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
     status = CORRUPTED if section.header.broken else heap_check_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, off).tag) != TYPE_PLAIN:
         status = INVALID_BLOCK           # arrays and objects know their own size
+    if status == OK and damaged(not slack_fits(block_at(section, off).serial, block_room(section, payload_off))):
+        heap_leave(section)
+        return CORRUPTED                 # recovery could not mend that
     if status == OK:
-        old_request[0] = payload_bytes(tag_size(block_at(section, off).tag)) - (block_at(section, off).serial >> SLACK_SHIFT)
+        old_request[0] = block_room(section, payload_off) - (block_at(section, off).serial >> SLACK_SHIFT)
         status = _extend_top(section, off, request_bytes)
     if status == OK:
         status = _resize_in_place(section, off, request_bytes, zero)
@@ -667,8 +724,7 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
     kept_bytes = old_request if old_request < request_bytes else request_bytes
     memcpy(section.base + new_payload_off[0], section.base + payload_off, kept_bytes)
     if flags & HEAP_ZERO:
-        memset(section.base + new_payload_off[0] + kept_bytes, 0,
-               payload_bytes(tag_size(block_at(section, payload_to_block(new_payload_off[0])).tag)) - kept_bytes)
+        memset(section.base + new_payload_off[0] + kept_bytes, 0, request_bytes - kept_bytes)
     status = _finish_move(section, payload_off, serial, new_payload_off[0])
     if status != OK:
         heap_abandon(section, new_payload_off[0])
@@ -688,6 +744,8 @@ cdef int heap_trim(section_t* section) noexcept nogil:
     if status != OK:
         return status
     status = CORRUPTED if header.broken else heap_flush_cache(section)
+    if status == OK and damaged(not heap_top_is_right(section)):
+        status = CORRUPTED               # what lies above it may be in use
     if status == OK:
         keep_off = round_up(header.top, PAGE_BYTES)
         if keep_off < header.reserved:

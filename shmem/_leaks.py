@@ -10,6 +10,7 @@ import json
 import numpy as np
 
 from shmem import _fields
+from shmem._errors import DAMAGED_TEXT
 from shmem._wreck import ARRAY, ARRAY_HEADER, ENTRY, FIRST_USER, HEAD, PLAIN, TABLE, USED, round_up
 
 KINDS = {PLAIN: "bytes", 4: "semaphore", 5: "event", 6: "mutex", 7: "queue"}
@@ -31,8 +32,8 @@ def references_of(description):
 
     Raises
     ------
-    ValueError, TypeError, KeyError
-        The description is damaged, or of a later version.
+    DAMAGED_TEXT
+        One of these, when the description is damaged, or of a later version.
     """
     found, end = [], 0
     for _, code, *rest in json.loads(description)["fields"]:
@@ -53,7 +54,7 @@ class Reach:
         for entry in wreck.entries("types"):
             try:
                 references = references_of(entry.data)
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except DAMAGED_TEXT:
                 references = None
             self.types[entry.value] = entry.name.decode("utf-8", "replace"), references
         internal = (TABLE, ENTRY)

@@ -7,8 +7,9 @@ clock; `FOREVER` waits without end, `AT_ONCE` does not wait.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport (compare_exchange_seq_cst_u64, fetch_add_seq_cst_u64, fetch_sub_seq_cst_u64, load_relaxed_u64,
-                             load_seq_cst_u32, load_seq_cst_u64)
+                             load_seq_cst_u64)
 from shmem._channel cimport EVERYBODY, channel_notify
+from shmem._checked cimport participants_bound
 from shmem._section cimport section_t, thread_find, thread_t
 from shmem._status cimport NOT_OWNER, OK, WOULD_BLOCK
 
@@ -65,7 +66,7 @@ cdef inline int lock_shared_try(section_t* section) noexcept nogil:
 cdef inline int lock_exclusive_try(section_t* section) noexcept nogil:
     """Take the lock exclusive if that needs no waiting and nothing unusual, else WOULD_BLOCK."""
     cdef thread_t* me = thread_find(section)
-    cdef uint32_t i, high
+    cdef uint32_t i
     if me == NULL:
         return WOULD_BLOCK
     if me.exclusive:
@@ -75,8 +76,7 @@ cdef inline int lock_exclusive_try(section_t* section) noexcept nogil:
         return WOULD_BLOCK
     if not compare_exchange_seq_cst_u64(&section.header.gate, 0, section.private.gate_word):
         return WOULD_BLOCK
-    high = load_seq_cst_u32(&section.header.participants_high)
-    for i in range(high):
+    for i in range(participants_bound(section)):
         if <uint32_t>load_seq_cst_u64(&section.participants[i].readers) != 0:
             gate_open(section)
             return WOULD_BLOCK

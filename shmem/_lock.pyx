@@ -59,9 +59,10 @@ from libc.errno cimport EINTR, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport (compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64,
-                             fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64,
+                             fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64, load_seq_cst_u64,
                              store_release_u32, store_release_u64, store_seq_cst_u64)
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half)
+from shmem._checked cimport participants_bound
 from shmem._layout cimport header_t
 from shmem._os cimport futex_wait, futex_wake, now_ns, watch_thread
 from shmem._participants cimport participant_entry_is_alive, participant_generation, participant_is_alive
@@ -335,9 +336,9 @@ cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint
     cdef uint64_t word
     cdef bint is_past
     while True:
-        while first[0] < load_seq_cst_u32(&section.header.participants_high) and _entry_is_empty(section, first[0], own, ask):
+        while first[0] < participants_bound(section) and _entry_is_empty(section, first[0], own, ask):
             first[0] += 1
-        if first[0] >= load_seq_cst_u32(&section.header.participants_high):
+        if first[0] >= participants_bound(section):
             return OK
         word = load_seq_cst_u64(&section.header.upgrade)
         if own == 0 and word != 0 and not _upgrade_reap(section, word):

@@ -8,10 +8,9 @@ table is CORRUPTED, or shows nothing, and never leads outside the mapping.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 
-from shmem._atomics cimport load_acquire_u64
-from shmem._layout cimport (SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE,
-                            block_to_payload, entry_name, name_entry_t, name_slot_t, name_table_t, payload_bytes,
-                            payload_to_block, tag_size, tag_state, tag_type)
+from shmem._checked cimport used_tag
+from shmem._layout cimport (SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, name_entry_t, name_slot_t,
+                            name_table_t, payload_bytes, payload_to_block, tag_size, tag_type)
 from shmem._section cimport block_at, section_t
 from shmem._status cimport CORRUPTED, NOT_FOUND, OK
 
@@ -32,14 +31,8 @@ cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil:
 
 cdef uint64_t _used_room(section_t* section, uint64_t payload_off, uint64_t type_id) noexcept nogil:
     """Payload bytes of a used block of this type, 0 when there is none at that offset."""
-    cdef uint64_t off, tag
-    if payload_off & 15 or payload_off < block_to_payload(section.heap_start) or payload_off >= section.header.top:
-        return 0
-    off = payload_to_block(payload_off)
-    tag = load_acquire_u64(&block_at(section, off).tag)
-    if tag_state(tag) != STATE_USED or tag_type(tag) != type_id or tag_size(tag) > section.header.top - off:
-        return 0
-    return payload_bytes(tag_size(tag))
+    cdef uint64_t tag = used_tag(section, payload_off)
+    return payload_bytes(tag_size(tag)) if tag != 0 and tag_type(tag) == type_id else 0
 
 
 cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil:

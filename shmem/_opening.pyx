@@ -29,7 +29,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
 
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32, store_release_u64
-from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave
+from shmem._heap cimport heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._layout cimport (INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS,
                             PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t, round_up)
 from shmem._lock cimport GATE_OWNER_MASK, lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
@@ -238,8 +238,7 @@ cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t fi
     request.was_unclean = header.clean == 0
     section_quiet(section)
     header.reserved = _reserved(header, file_bytes)
-    if header.clean == 0 or header.high_water > file_bytes:
-        header.high_water = file_bytes
+    header.high_water = file_bytes       # whatever somebody appended to a clean file is not zero
     if header.high_water < header.top:
         header.high_water = header.top
     return boot_id(header.boot_id, sizeof(header.boot_id))
@@ -268,7 +267,7 @@ cdef void _last_out(section_t* section) noexcept nogil:
         if path_facts(section.path, &facts) == 0 and facts.device == section.device and facts.inode == section.inode:
             file_remove(section.path)
         return
-    if header.broken or fd < 0:
+    if header.broken or fd < 0 or not heap_top_is_right(section):
         return
     keep = round_up(header.top, PAGE_BYTES)
     if memory_sync(section.base, keep) != 0:

@@ -31,6 +31,7 @@ from libc.string cimport memset
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64
 from shmem._channel cimport EVERYBODY, channel_notify
 from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place)
+from shmem._damage cimport raise_damaged, room_at
 from shmem._fields cimport Field, FieldType, field_address, object_is_stale, raise_stale
 from shmem._heap cimport heap_abandon, heap_commit
 from shmem._layout cimport (BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t,
@@ -201,11 +202,10 @@ cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t 
 
 def open_placed(Mapping mapping not None, uint64_t payload_off, uint32_t type_id):
     """The object for a used block of one of these types: what `_core.wrap` calls."""
-    if type_id == TYPE_SEMAPHORE:
-        return _bind(Semaphore.__new__(Semaphore), mapping, payload_off)
-    if type_id == TYPE_EVENT:
-        return _bind(Event.__new__(Event), mapping, payload_off)
-    return _bind(Mutex.__new__(Mutex), mapping, payload_off)
+    cls = {TYPE_SEMAPHORE: Semaphore, TYPE_EVENT: Event, TYPE_MUTEX: Mutex}[type_id]
+    if room_at(mapping.section, payload_off) < (<Words>cls.__shmem_field__).n_bytes:
+        raise_damaged(mapping.section, payload_off, f"the block's front tag says that it is a {cls.__name__}, for which it is too small")
+    return _bind(cls.__new__(cls), mapping, payload_off)
 
 
 register_opener(TYPE_SEMAPHORE, TYPE_MUTEX, open_placed)
@@ -765,17 +765,17 @@ cdef class Mutex(Waitable):
     def _release_save(self):
         """Release it as often as it was taken: what `threading.Condition` does before it waits."""
         cdef mutex_t* mutex = <mutex_t*>_changeable(self, "release")
-        cdef uint32_t depth = 0
-        while mutex_unlock(self.mapping.section, mutex) == OK:
-            depth += 1
-        if depth == 0:
+        cdef uint32_t depth
+        if not mutex_is_mine(self.mapping.section, mutex):
             raise _errors.LockError(f"wait: this thread does not have the Mutex at offset {self.offset:#x}")
+        depth, mutex.depth = mutex.depth, 1
+        mutex_unlock(self.mapping.section, mutex)
         return depth
 
     def _acquire_restore(self, depth):
         """Take it again as often."""
-        for _ in range(depth):
-            _mutex_acquire(self, FOREVER)
+        _mutex_acquire(self, FOREVER)
+        (<mutex_t*>self.words).depth = depth
 
     def _state_text(self):
         if self.words == NULL or _is_gone(self):

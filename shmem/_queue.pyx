@@ -26,17 +26,18 @@ from shmem import _arrays, _core, _errors, _struct
 from shmem._fields import RefField
 
 from shmem._atomics cimport load_acquire_u32
+from shmem._checked cimport used_tag
 from shmem._core cimport (Mapping, Memory, Placed, allocate_pending, check, deadline_argument, offset_in, place, placed_is_stale,
                           size_argument)
+from shmem._damage cimport raise_damaged, room_at
 from shmem._fields cimport Field, FieldType
 from shmem._heap cimport heap_abandon, heap_commit
-from shmem._layout cimport (LINE_BYTES, TYPE_QUEUE, payload_bytes, payload_to_block, queue_t, queue_text, round_up, tag_size,
-                            tag_type)
+from shmem._layout cimport LINE_BYTES, TYPE_QUEUE, queue_t, queue_text, round_up, tag_type
 from shmem._lock cimport AT_ONCE, FOREVER
 from shmem._names cimport insert_name
 from shmem._ring cimport (PACKED, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, batch_t, packed_bytes, ring_count, ring_get, ring_get_try,
                           ring_open, ring_put, ring_put_try, ring_shut_down, ring_t)
-from shmem._section cimport block_at, busy_begin, busy_end, section_t
+from shmem._section cimport busy_begin, busy_end, section_t
 from shmem._status cimport (CORRUPTED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY,
                             TIMEOUT_EXPIRED, WOULD_BLOCK)
 
@@ -376,7 +377,7 @@ cdef class Queue(Placed):
         cdef bytearray values
         if isinstance(item, _struct.StructBase):
             offset_in(self.mapping, item)           # its references are offsets: they mean something in this section alone
-            if tag_type(block_at(self.mapping.section, payload_to_block((<Placed>item).payload_off())).tag) != self.ring.at.type_id:
+            if tag_type(used_tag(self.mapping.section, (<Placed>item).payload_off())) != self.ring.type_id:
                 raise TypeError(f"put: this queue takes objects of {self.record.__name__}, not of {type(item).__name__}")
             memcpy(at, (<Placed>item).data, self.ring.record_bytes)
             return True
@@ -676,23 +677,22 @@ cdef Queue _open_queue(Mapping mapping, uint64_t payload_off, object record):
     cdef Queue queue = Queue.__new__(Queue)
     cdef section_t* section = mapping.section
     cdef queue_t* at = <queue_t*>(section.base + payload_off)
-    cdef uint64_t room = payload_bytes(tag_size(block_at(section, payload_to_block(payload_off)).tag))
+    cdef uint64_t room = room_at(mapping.section, payload_off)
     place(queue, mapping, payload_off)
     if ring_open(&queue.ring, section, at, queue.serial, room) != OK:
-        raise _errors.HeapCorruption(f"the header of the queue at offset {payload_off:#x} is damaged")
+        raise_damaged(mapping.section, payload_off, "a queue's header does not fit its block")
     if queue.ring.is_bytes:
         queue.record = bytes
         return queue
-    if record is None and at.kind == QUEUE_STRUCT:
-        record = _struct.class_of_type(mapping, at.type_id)
-    try:
-        queue.record = _arrays._text_to_dtype(queue_text(at)[:at.text_bytes]) if record is None else record
-    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
-        raise _errors.HeapCorruption(f"the header of the queue at offset {payload_off:#x} is damaged: {error}") from error
-    queue.dtype = queue.record if at.kind == QUEUE_RECORDS else np.dtype((np.record, queue.record.dtype))
+    if record is None and queue.ring.kind == QUEUE_STRUCT:
+        record = _struct.class_of_type(mapping, queue.ring.type_id)
+    if record is None:
+        record = _arrays.dtype_from(mapping, payload_off, queue_text(at)[:queue.ring.text_bytes])
+    queue.record = record
+    queue.dtype = record if queue.ring.kind == QUEUE_RECORDS else np.dtype((np.record, record.dtype))
     if queue.dtype.itemsize != queue.ring.record_bytes:
-        raise _errors.HeapCorruption(f"the header of the queue at offset {payload_off:#x} is damaged: its records have "
-                                     f"{queue.ring.record_bytes} bytes, {queue.dtype} has {queue.dtype.itemsize}")
+        raise_damaged(mapping.section, payload_off,
+                      f"a queue's records have {queue.ring.record_bytes} bytes, {queue.dtype} has {queue.dtype.itemsize}")
     queue.number = _NUMBERS.get(queue.dtype.str, NOT_A_NUMBER) if queue.dtype.names is None else NOT_A_NUMBER
     return queue
 

@@ -16,6 +16,7 @@ cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil
 cdef bint dead_left_something(section_t* section) noexcept nogil
 cdef uint64_t chain_first_fault(section_t* section) noexcept nogil
 cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil
-cdef bint array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil
+cdef bint tag_is_plausible(uint64_t block_off, uint64_t tag, uint64_t top) noexcept nogil
+cdef uint64_t* array_pins_found(section_t* section, uint64_t payload_off) noexcept nogil
 cdef bint array_is_forsaken(section_t* section, uint64_t payload_off) noexcept nogil
 cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil

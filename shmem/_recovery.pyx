@@ -19,13 +19,13 @@ Nobody comes alive meanwhile in an entry that was found dead: its new owner clea
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, store_release_u32,
-                             store_release_u64)
+from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._checked cimport block_room, damaged, heap_top, participants_bound, size_fits
 from shmem._free_index cimport index_insert, index_reset
 from shmem._intents cimport (INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
                              INTENT_SWAP_SLOT, intent_end)
 from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY,
-                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_pins,
+                            STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE,
                             array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes,
                             payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._name_lookup cimport block_has_name
@@ -49,7 +49,7 @@ cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
 
 cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
     """Who is dead, or not there: the same answer for heap and pins."""
-    cdef uint32_t i, high = load_acquire_u32(&section.header.participants_high)
+    cdef uint32_t i, high = participants_bound(section)
     cdef bint is_alive
     memset(dead, 0xff, sizeof(dead_t))
     for i in range(section.max_participants):
@@ -61,26 +61,24 @@ cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept 
 cdef bint dead_left_something(section_t* section) noexcept nogil:
     """Whether some dead participant had business in the heap."""
     cdef uint32_t i
-    for i in range(load_acquire_u32(&section.header.participants_high)):
+    for i in range(participants_bound(section)):
         if participant_left_something(section, i) and not participant_entry_is_alive(section, i):
             return True
     return False
 
 
-cdef bint _tag_is_plausible(section_t* section, uint64_t block_off, uint64_t tag) noexcept nogil:
-    cdef uint64_t size_bytes = tag_size(tag), state = tag_state(tag)
-    return (size_bytes >= BLOCK_MIN_BYTES and size_bytes <= section.header.top - block_off
-            and STATE_HOLE <= state and state <= STATE_CACHED)
+cdef bint tag_is_plausible(uint64_t block_off, uint64_t tag, uint64_t top) noexcept nogil:
+    return STATE_HOLE <= tag_state(tag) and tag_state(tag) <= STATE_CACHED and size_fits(block_off, tag_size(tag), top)
 
 
 cdef uint64_t chain_first_fault(section_t* section) noexcept nogil:
     """The offset of the first front tag that cannot be; 0 when the chain is whole, 1 when `top` itself cannot be."""
-    cdef uint64_t off = section.heap_start, top = section.header.top, tag
+    cdef uint64_t off = section.heap_start, top = load_relaxed_u64(&section.header.top), tag
     if top < off or top > section.size_bytes or top & 15:
         return 1
     while off < top:
-        tag = block_at(section, off).tag
-        if not _tag_is_plausible(section, off, tag):
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):
             return off
         off = block_step(section, off, tag_size(tag))
     return 0
@@ -88,23 +86,23 @@ cdef uint64_t chain_first_fault(section_t* section) noexcept nogil:
 
 cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil:
     """Whether a block begins at this offset: told by walking the chain, for error messages."""
-    cdef uint64_t off = section.heap_start, tag
-    while off < block_off and off < section.header.top:
-        tag = block_at(section, off).tag
-        if not _tag_is_plausible(section, off, tag):
+    cdef uint64_t off = section.heap_start, top = heap_top(section), tag
+    while off < block_off and off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):
             return False
         off = block_step(section, off, tag_size(tag))
-    return off == block_off and off < section.header.top
+    return off == block_off and off < top
 
 
 # -- intents --------------------------------------------------------------------------------------------
 
 cdef block_t* _intent_block(section_t* section, uint64_t payload_off) noexcept nogil:
     """The block that an intent names, or NULL when there is none or it makes no sense."""
-    if payload_off & 15 or payload_off < block_to_payload(section.heap_start) or payload_off >= section.header.top:
+    cdef uint64_t off = payload_to_block(payload_off), top = heap_top(section)
+    if payload_off & 15 or off < section.heap_start or off > top - BLOCK_MIN_BYTES:
         return NULL
-    cdef block_t* block = block_at(section, payload_to_block(payload_off))
-    return block if _tag_is_plausible(section, payload_to_block(payload_off), block.tag) else NULL
+    return block_at(section, off) if tag_is_plausible(off, load_relaxed_u64(&block_at(section, off).tag), top) else NULL
 
 
 cdef bint _is_used(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -173,23 +171,29 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
 
 # -- pins -----------------------------------------------------------------------------------------------
 
-cdef bint array_is_sane(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Whether the pin bits of an array lie inside its block."""
+cdef inline uint32_t _pin_words(section_t* section) noexcept nogil:
+    return (section.max_participants + 63) >> 6
+
+
+cdef uint64_t* array_pins_found(section_t* section, uint64_t payload_off) noexcept nogil:
+    """The pin bits of the array in a block, one for each participant there can be; NULL when its header says they lie outside the block."""
     cdef array_t* array = <array_t*>(section.base + payload_off)
-    cdef uint64_t room = payload_bytes(tag_size(block_at(section, payload_to_block(payload_off)).tag))
-    return (room >= sizeof(array_t) and array.n_pin_words == (section.max_participants + 63) >> 6
-            and sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words <= room)
+    cdef uint64_t pins_off = sizeof(array_t) + 16 * <uint64_t>array.n_dims
+    if damaged(array.n_pin_words != _pin_words(section)
+               or pins_off + 8 * <uint64_t>_pin_words(section) > block_room(section, payload_off)):
+        return NULL
+    return <uint64_t*>(section.base + payload_off + pins_off)
 
 
 cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
     """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do."""
-    cdef array_t* array = <array_t*>(section.base + payload_off)
+    cdef uint64_t* pins = array_pins_found(section, payload_off)
     cdef uint64_t bits
     cdef uint32_t i, index
-    if not array_is_sane(section, payload_off):
+    if pins == NULL:
         return False
-    for i in range(array.n_pin_words):
-        bits = array_pins(array)[i]
+    for i in range(_pin_words(section)):
+        bits = pins[i]
         while bits != 0:
             index = 64 * i + __builtin_ctzll(bits)
             bits &= bits - 1
@@ -216,17 +220,15 @@ cdef bint array_is_forsaken(section_t* section, uint64_t payload_off) noexcept n
 
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
     """Clear the pins of the dead; True when that leaves an array that nobody names or pins."""
-    cdef array_t* array = <array_t*>(section.base + payload_off)
-    cdef uint64_t* pins
+    cdef uint64_t* pins = array_pins_found(section, payload_off)
     cdef uint64_t left = 0
     cdef uint32_t i
-    if not array_is_sane(section, payload_off):
+    if pins == NULL:
         return False
-    pins = array_pins(array)
-    for i in range(section.max_participants):
-        if pins[i >> 6] >> (i & 63) & 1 and _is_dead(dead, i):
+    for i in range(64 * _pin_words(section)):
+        if pins[i >> 6] >> (i & 63) & 1 and (i >= section.max_participants or _is_dead(dead, i)):
             pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
-    for i in range(array.n_pin_words):
+    for i in range(_pin_words(section)):
         left |= pins[i]
     return left == 0 and array_is_forsaken(section, payload_off)
 
@@ -236,19 +238,19 @@ cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t
 cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room) noexcept nogil:
     """`filled` of a name table is an index too."""
     cdef name_table_t* table = <name_table_t*>(section.base + payload_off)
-    cdef uint64_t i, filled = 0
-    if room < sizeof(name_table_t) or table.capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
+    cdef uint64_t i, filled = 0, capacity = load_relaxed_u64(&table.capacity)
+    if room < sizeof(name_table_t) or capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
         return
-    for i in range(table.capacity):
+    for i in range(capacity):
         if table_slots(table)[i].entry_off != SLOT_EMPTY:
             filled += 1
     table.filled = filled
 
 
-cdef bint _becomes_hole(section_t* section, uint64_t off, const dead_t* dead) noexcept nogil:
+cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
     """Turn into a hole, by one store, what recovery frees; True for every hole."""
     cdef block_t* block = block_at(section, off)
-    cdef uint64_t tag = load_acquire_u64(&block.tag), state = tag_state(tag)
+    cdef uint64_t state = tag_state(tag)
     if state == STATE_HOLE:
         block.serial = 0                 # it may have died between the two stores that free
         return True
@@ -260,16 +262,16 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, const dead_t* dead) no
     return False
 
 
-cdef void _keep_block(section_t* section, uint64_t off, uint64_t* last_serial) noexcept nogil:
+cdef void _keep_block(section_t* section, uint64_t off, uint64_t tag, uint64_t* last_serial) noexcept nogil:
     """Count a block that stays, and seal it."""
     cdef block_t* block = block_at(section, off)
-    cdef uint64_t size_bytes = tag_size(block.tag), end_off = off + size_bytes
+    cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes
     word_at(section, end_off - 8)[0] = seal(section.salt, size_bytes, end_off)
     section.header.used_blocks += 1
     section.header.used_bytes += size_bytes
     if (block.serial & SERIAL_MASK) > last_serial[0]:
         last_serial[0] = block.serial & SERIAL_MASK
-    if tag_type(block.tag) == TYPE_NAME_TABLE and tag_state(block.tag) == STATE_USED:
+    if tag_type(tag) == TYPE_NAME_TABLE and tag_state(tag) == STATE_USED:
         _recount_table(section, block_to_payload(off), payload_bytes(size_bytes))
 
 
@@ -280,16 +282,19 @@ cdef int _finish_hole(section_t* section, uint64_t off, uint64_t size_bytes) noe
 
 cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
     """Free, merge and seal block by block; make index and counters anew."""
-    cdef uint64_t off = section.heap_start, hole_off = 0, hole_bytes = 0, size_bytes, last_serial = 0
-    cdef uint64_t top = section.header.top
+    cdef uint64_t off = section.heap_start, hole_off = 0, hole_bytes = 0, size_bytes, last_serial = 0, tag
+    cdef uint64_t top = heap_top(section)
     cdef int status = OK
     index_reset(section)
     section.header.used_blocks = section.header.used_bytes = 0
     section.header.hole_blocks = section.header.hole_bytes = 0
     section.header.cached_blocks = section.header.cached_bytes = 0
     while off < top and status == OK:
-        size_bytes = tag_size(block_at(section, off).tag)
-        if _becomes_hole(section, off, dead):
+        tag = load_acquire_u64(&block_at(section, off).tag)
+        size_bytes = tag_size(tag)
+        if damaged(not tag_is_plausible(off, tag, top)):         # it was a moment ago
+            return CORRUPTED
+        if _becomes_hole(section, off, tag, dead):
             if hole_off == 0:
                 hole_off, hole_bytes = off, size_bytes
             else:
@@ -299,7 +304,7 @@ cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
             if hole_off != 0:
                 status = _finish_hole(section, hole_off, hole_bytes)
                 hole_off = 0
-            _keep_block(section, off, &last_serial)
+            _keep_block(section, off, tag, &last_serial)
         off = block_step(section, off, size_bytes)
     if hole_off != 0 and status == OK:
         store_release_u64(&section.header.top, hole_off)

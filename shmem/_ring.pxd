@@ -27,6 +27,9 @@ ctypedef struct ring_t:            # what this process knows of a queue: checked
     uint64_t capacity
     uint64_t slot_bytes
     uint64_t record_bytes
+    uint32_t kind
+    uint32_t type_id
+    uint32_t text_bytes
     bint is_bytes
     uint32_t put_spins             # how long to look before sleeping: learnt
     uint32_t get_spins

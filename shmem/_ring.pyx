@@ -51,7 +51,8 @@ from libc.string cimport memcpy
 from shmem._atomics cimport (compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, exchange_seq_cst_u32, load_relaxed_u32,
                              load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw)
-from shmem._layout cimport (BLOCK_HEAD_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
+from shmem._checked cimport damaged
+from shmem._layout cimport (BLOCK_HEAD_BYTES, LINE_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, GATE_WAITERS
 from shmem._os cimport futex_wait, futex_wake, now_ns, processor_count
 from shmem._participants cimport participant_is_alive
@@ -61,6 +62,7 @@ from shmem._status cimport (CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLO
 
 cdef enum:
     N_GATE_SPINS = 100
+    N_LOOKS = 1000
     MIN_SPINS = 8
     MAX_SPINS = 400
 
@@ -87,12 +89,17 @@ cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t se
     ring.capacity = queue.capacity
     ring.slot_bytes = queue.slot_bytes
     ring.record_bytes = queue.record_bytes
-    ring.is_bytes = queue.kind == QUEUE_BYTES
+    ring.kind = queue.kind
+    ring.type_id = queue.type_id
+    ring.text_bytes = queue.text_bytes
+    ring.is_bytes = ring.kind == QUEUE_BYTES
     ring.put_spins = ring.get_spins = MAX_SPINS
-    cdef uint64_t data_off = queue.data_off, least_off = sizeof(queue_t) + <uint64_t>queue.text_bytes
-    if data_off < least_off or data_off > room_bytes or ring.record_bytes == 0 or ring.record_bytes > room_bytes or ring.capacity == 0:
+    cdef uint64_t data_off = queue.data_off, least_off = sizeof(queue_t) + <uint64_t>ring.text_bytes
+    if data_off < least_off or data_off > room_bytes or data_off & (LINE_BYTES - 1):
         return CORRUPTED
-    if queue.kind < QUEUE_RECORDS or queue.kind > QUEUE_STRUCT:
+    if ring.record_bytes == 0 or ring.record_bytes > room_bytes or ring.capacity == 0:
+        return CORRUPTED
+    if ring.kind < QUEUE_RECORDS or ring.kind > QUEUE_STRUCT:
         return CORRUPTED
     if ring.slot_bytes != (packed_bytes(ring.record_bytes) if ring.is_bytes else ring.record_bytes):
         return CORRUPTED
@@ -211,8 +218,8 @@ cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* 
     cdef uint64_t i, length, used = 0
     for i in range(n[0]):
         slot = _slot(ring, head + i)
-        length = (<uint64_t*>slot)[0]
-        if length > ring.record_bytes:
+        length = load_relaxed_u64(<uint64_t*>slot)
+        if damaged(length > ring.record_bytes):
             n[0] = i
             return OK if i else CORRUPTED
         if batch.length != PACKED:
@@ -233,7 +240,7 @@ cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* 
 cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     """The producers' gate is mine: put what there is room for, leave it, wake consumers."""
     cdef queue_t* queue = ring.at
-    cdef uint64_t n = batch.n_items, tail = load_relaxed_u64(&queue.tail), used = tail - queue.head_seen
+    cdef uint64_t n = batch.n_items, tail = load_relaxed_u64(&queue.tail), used = tail - load_relaxed_u64(&queue.head_seen), head
     cdef int status = OK
     if _is_stale(ring):
         status = INVALID_BLOCK
@@ -241,9 +248,10 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
         status = QUEUE_CLOSED
     else:
         if used > ring.capacity or ring.capacity - used < n:
-            queue.head_seen = load_seq_cst_u64(&queue.head)      # partner: the store in _get_inside, after its copy out
-            used = tail - queue.head_seen
-        if used > ring.capacity:
+            head = load_seq_cst_u64(&queue.head)                 # partner: the store in _get_inside, after its copy out
+            queue.head_seen = head
+            used = tail - head
+        if damaged(used > ring.capacity):
             status = CORRUPTED
         elif used == ring.capacity:
             status = QUEUE_FULL
@@ -266,18 +274,19 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
 cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     """The consumers' gate is mine: take what there is, leave it, wake producers."""
     cdef queue_t* queue = ring.at
-    cdef uint64_t head = load_relaxed_u64(&queue.head), n = queue.tail_seen - head
+    cdef uint64_t head = load_relaxed_u64(&queue.head), n = load_relaxed_u64(&queue.tail_seen) - head, tail
     cdef bint closed
     cdef int status = OK
     if _is_stale(ring):
         status = INVALID_BLOCK
     elif n > ring.capacity or n < batch.n_items:
         closed = load_seq_cst_u32(&queue.closed) != 0            # before `tail`: with `closed` set, `tail` is the last one
-        queue.tail_seen = load_seq_cst_u64(&queue.tail)          # partner: the store in _put_inside, after its copy in
-        n = queue.tail_seen - head
+        tail = load_seq_cst_u64(&queue.tail)                     # partner: the store in _put_inside, after its copy in
+        queue.tail_seen = tail
+        n = tail - head
         if n == 0:
             status = QUEUE_CLOSED if closed else QUEUE_EMPTY
-        elif n > ring.capacity:
+        elif damaged(n > ring.capacity):
             status = CORRUPTED
     if status == OK:
         if n > batch.n_items:
@@ -400,11 +409,13 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
 
 
 cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil:
-    """`head` twice: if it stood still, then `tail` was read beside it."""
-    cdef uint64_t head, tail
-    while True:
+    """`head` twice: if it stood still, then `tail` was read beside it.  If it never does, what is there is about right."""
+    cdef uint64_t head = 0, tail = 0
+    for _ in range(N_LOOKS):
         head = load_seq_cst_u64(&queue.head)
         tail = load_seq_cst_u64(&queue.tail)
         if load_seq_cst_u64(&queue.head) == head:
             n_items[0] = tail - head
             return OK if tail - head <= capacity else CORRUPTED
+    n_items[0] = tail - head if tail - head < capacity else capacity
+    return OK

@@ -23,7 +23,7 @@ import numpy as np
 
 from shmem._annotations import Scope, evaluate, is_class_variable, own_annotations
 from shmem._core import register_opener, travel
-from shmem._errors import InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
+from shmem._errors import DAMAGED_TEXT, InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
 from shmem._fields import (MAX_FIELD_BYTES, ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field,
                            resolve_ref)
 
@@ -32,8 +32,9 @@ from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block
+from shmem._damage cimport asked_at, room_at
 from shmem._fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, object_is_stale, raise_stale
-from shmem._layout cimport BLOCK_ALIGN_BYTES, SLACK_SHIFT, TYPE_FIRST_USER, TYPE_LAST_USER, payload_bytes, round_up, tag_size
+from shmem._layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
 from shmem._names cimport type_by_id, type_id_for
 
 cdef extern from "Python.h":
@@ -266,19 +267,28 @@ cdef int define(str type_name, cls) except -1:
     return 0
 
 
+cdef dict read_description(str type_name, bytes description):
+    """What a section says of a type.  LayoutMismatch when that is no description: it was damaged, or is of a later version."""
+    try:
+        facts = json.loads(description)
+        if not all([isinstance(name, str) for name in [*facts["bases"], *[field[0] for field in facts["fields"]]]]):
+            raise TypeError("fields and base classes have names")
+        facts["types"] = {name: field_type_from_description(*how) for name, *how in facts["fields"]}
+    except DAMAGED_TEXT as error:
+        raise LayoutMismatch(f"the section describes its type {type_name!r} in words that this version cannot read: "
+                             f"{description!r:.200}") from error
+    return facts
+
+
 cdef object generic_class(str type_name, bytes description):
     """A class for a type that is not defined in this process: the same fields, and the methods of its nearest base that is."""
     cdef Layout layout
     cls = generic_classes.get((type_name, description))
     if cls is not None:
         return cls
-    try:
-        facts = json.loads(description)
-        types = {name: field_type_from_description(*how) for name, *how in facts["fields"]}
-        names = (type_name, *facts["bases"], Struct._shmem_layout_.type_name)
-    except (ValueError, TypeError, KeyError) as error:
-        raise LayoutMismatch(f"the section describes its type {type_name!r} in words that this version cannot read: "
-                             f"{description!r}") from error
+    facts = read_description(type_name, description)
+    types = facts["types"]
+    names = (type_name, *facts["bases"], Struct._shmem_layout_.type_name)
     base = Struct
     for name in facts["bases"]:
         known = classes_by_type_name.get(name)
@@ -357,8 +367,7 @@ cdef class StructBase(Placed):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             raise ReadOnlyError("the section was opened read-only")
-        cdef uint64_t* words = <uint64_t*>(self.data - sizeof(uint64_t) * 2)
-        cdef Py_ssize_t n_bytes = payload_bytes(tag_size(words[0])) - (words[1] >> SLACK_SHIFT)
+        cdef Py_ssize_t n_bytes = asked_at(self.mapping.section, self.payload_off())
         PyBuffer_FillInfo(view, self, self.data, n_bytes, not self.mapping.writable, flags)
         cdef Layout layout
         if flags & PyBUF_FORMAT:
@@ -437,9 +446,9 @@ cdef int set_fields(StructBase obj, Layout layout, dict values) except -1:
     return 0
 
 
-cdef str difference(bytes here, bytes there):
+cdef str difference(str type_name, bytes here, bytes there):
     """In which fields two descriptions differ."""
-    mine, theirs = json.loads(here), json.loads(there)
+    mine, theirs = json.loads(here), read_description(type_name, there)
     own = {name: how for name, *how in mine["fields"]}
     other = {name: how for name, *how in theirs["fields"]}
     found = []
@@ -458,8 +467,8 @@ cdef str as_text(how):
 
 
 cdef object mismatch(str type_name, bytes here, bytes there):
-    return LayoutMismatch(f"the section knows the type {type_name!r} with another layout: {difference(here, there)}.  Objects made with "
-                          "the other layout cannot be used by this class; give the new one a type_name of its own")
+    return LayoutMismatch(f"the section knows the type {type_name!r} with another layout: {difference(type_name, here, there)}.  Objects "
+                          "made with the other layout cannot be used by this class; give the new one a type_name of its own")
 
 
 cdef object section_mismatch(Mapping mapping, str type_name, bytes here, error):
@@ -509,7 +518,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
     found = type_by_id(mapping, type_id)
     if found is None:
         raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
-    name, description = found[0].decode(), found[1]
+    name, description = found[0].decode("utf-8", "replace"), found[1]
     cache = cache_of(mapping)       # before the class: should one be defined meanwhile, nobody looks at this cache any more
     cls = classes_by_type_name.get(name)
     if cls is None:
@@ -527,7 +536,7 @@ def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id
     """The object for a used block with a type id of a user's type: what `_core.wrap` calls."""
     cdef TypeEntry entry = entry_of_id(mapping, type_id)
     cdef char* data = mapping.base + payload_off
-    cdef uint64_t found = payload_bytes(tag_size((<uint64_t*>(data - sizeof(uint64_t) * 2))[0]))
+    cdef uint64_t found = room_at(mapping.section, payload_off)
     if found < entry.n_bytes:
         raise InvalidBlock(f"the block at offset {payload_off:#x} has {found} bytes, too few for a {entry.cls.__name__} with its "
                            f"{entry.n_bytes}: it was reallocated")
@@ -544,7 +553,7 @@ def type_of_class(Mapping mapping not None, cls):
 
 def class_of_type(Mapping mapping not None, uint32_t type_id):
     """The reverse: the class that stands for a type id, generic if this process has none."""
-    if type_id < TYPE_FIRST_USER:
+    if not TYPE_FIRST_USER <= type_id <= TYPE_LAST_USER:
         raise InvalidBlock(f"{type_id} is no user's type id")
     return entry_of_id(mapping, type_id).cls
 

@@ -33,7 +33,7 @@ Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock`
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep,
                              channel_withdraw, low_half)
 from shmem._layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
@@ -214,10 +214,15 @@ cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
 
 
 cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
-    """Cut the list where it leads to no mutex of this thread's; one that is claimed and not signed yet is none."""
+    """Cut the list where it leads to no mutex of this thread's, or back; one that is claimed and not signed yet is none."""
     cdef uint64_t* link = &me.held_mutex_off
-    while link[0] != 0 and _is_held(section, link[0]):
-        link = &(<mutex_t*>(section.base + link[0])).next_held_off
+    cdef uint64_t off = link[0], n_steps = 0, mark_off = 0
+    while off != 0 and off != mark_off and _is_held(section, off):
+        if n_steps & (n_steps - 1) == 0:
+            mark_off = off               # after 1, 2, 4 ... steps (Brent): who walks in a circle meets it
+        n_steps += 1
+        link = &(<mutex_t*>(section.base + off)).next_held_off
+        off = load_relaxed_u64(link)
     link[0] = 0
 
 
@@ -228,6 +233,8 @@ cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nog
     if off == wanted:
         me.held_mutex_off = mutex.next_held_off
         return
+    mutexes_forget_freed(section, me)    # from here on it ends
+    off = me.held_mutex_off
     while off != 0 and _is_held(section, off):
         before = <mutex_t*>(section.base + off)
         if before.next_held_off == wanted:
@@ -241,8 +248,8 @@ cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
     cdef thread_t* me = thread_find(section)
     if me == NULL or not mutex_is_mine(section, mutex):
         return NOT_OWNER
-    mutex.depth -= 1
-    if mutex.depth:
+    if mutex.depth > 1:
+        mutex.depth -= 1
         return OK
     _unlink(section, me, mutex)
     mutex.thread = 0

@@ -1,4 +1,4 @@
-"""Small sections with something of everything in them, as bytes: what is damaged by `damage.py`.
+"""Small sections with something of everything in them, as bytes: what is damaged by `damaging.py`.
 
 Each is taken twice: as the last process out leaves it, and as a kill would, with a process attached, gates held, blocks in the
 caches and pins set.  In a test nobody need be killed for that: a copy of the file has no process that locks a byte of it.

@@ -1,7 +1,7 @@
 """Files with any bytes changed, cut off or appended: each use of one ends with a result or a documented error.
 
 A child process uses them, for what is looked for is a crash, an endless loop, memory without bounds.  `make fuzz` looks longer, and is led
-by coverage; what it and these tests do to a file, and with it, is in `damage.py`.
+by coverage; what it and these tests do to a file, and with it, is in `damaging.py`.
 """
 
 import json
@@ -12,7 +12,7 @@ import shutil
 import struct
 import tempfile
 
-import damage
+import damaging
 import damaged_images
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,14 +27,14 @@ SETTINGS = settings(max_examples=150, deadline=None, derandomize=True, database=
 WORKER = """
 import faulthandler, json, resource, traceback
 sys.path.insert(0, args[0])
-import damage
+import damaging
 resource.setrlimit(resource.RLIMIT_DATA, (1 << 31, 1 << 31))
 say('ready')
 for line in sys.stdin:
     path, program, n_times = json.loads(line)
     faulthandler.dump_traceback_later(20, exit=True)
     try:
-        damage.exercise(path, bytes.fromhex(program), n_times)
+        damaging.exercise(path, bytes.fromhex(program), n_times)
         said = 'well' if os.stat(path).st_blocks * 512 < 1 << 26 else 'the file has grown without bounds'
     except BaseException:
         said = traceback.format_exc()
@@ -50,12 +50,12 @@ class Worker:
         self.child, self.code, self.path = child, code, os.path.join(folder, "section")
         self.process = None
 
-    def use(self, content, program=damage.EVERYTHING, n_times=6):
+    def use(self, content, program=damaging.EVERYTHING, n_times=6):
         """Do what the program says with a file that has this content."""
         with open(self.path, "wb") as file:
             file.write(content)
         if self.process is None:
-            self.process = self.child(self.code, os.path.dirname(damage.__file__))
+            self.process = self.child(self.code, os.path.dirname(damaging.__file__))
             assert self.process.hear() == "ready"
         self.process.tell(json.dumps([self.path, program.hex(), n_times]))
         process, self.process = self.process, None
@@ -88,8 +88,8 @@ def images():
 
 def test_undamaged(worker, images):
     for content in images.values():
-        worker.use(content, bytes([damage.CHECK, 0]), 200)
-        worker.use(content, damage.EVERYTHING, 200)
+        worker.use(content, bytes([damaging.CHECK, 0]), 200)
+        worker.use(content, damaging.EVERYTHING, 200)
 
 
 def test_any_damage(worker, images):
@@ -99,8 +99,8 @@ def test_any_damage(worker, images):
     @given(st.sampled_from(sorted(images)), st.randoms(use_true_random=False), st.binary(min_size=12, max_size=12), st.integers(0, 7))
     def one(name, rng, program, n):
         image = bytearray(images[name])
-        damage.change(image, rng)
-        worker.use(bytes(image), bytes([damage.CHECK]) + program if n == 0 else program)
+        damaging.change(image, rng)
+        worker.use(bytes(image), bytes([damaging.CHECK]) + program if n == 0 else program)
 
     one()
 
@@ -111,17 +111,17 @@ def test_many(worker, images):
     names = sorted(images)
     for _ in range(250):
         image = bytearray(images[rng.choice(names)])
-        damage.change(image, rng)
+        damaging.change(image, rng)
         worker.use(bytes(image), rng.randbytes(12))
 
 
 @pytest.mark.parametrize("name", ["objects tlsf killed", "blocks next_fit"])
 def test_every_field_of_the_header(worker, images, name):
     rng = random.Random(1)
-    for at in {**AT, **AT_32, **damage.HOT}.values():
+    for at in {**AT, **AT_32, **damaging.HOT}.values():
         image = bytearray(images[name])
-        for value in (0, 1, (1 << 64) - 1, 1 << 47, damage.number(image, damage.chain(image), at, rng)):
-            damage.put(image, at, value, 4 if at in AT_32.values() else 8)
+        for value in (0, 1, (1 << 64) - 1, 1 << 47, damaging.number(image, damaging.chain(image), at, rng)):
+            damaging.put(image, at, value, 4 if at in AT_32.values() else 8)
             worker.use(bytes(image), bytes([0, 1, 2, 3, 5, 11, 6, 15, 9]))
 
 
@@ -131,7 +131,7 @@ def test_every_length(worker, images):
     places = [n + more for n in range(0, len(content) + 1, 4096) for more in (-1, 0, 1)]
     for n in {0, 1, 7, 8, 9, 100, 448, 895, 896, 897, *places} - {-1}:
         worker.use((content + b"\xff" * 5000)[:n], bytes([0, 2, 5, 9]))
-    worker.use(content + bytes(100000), damage.EVERYTHING)
+    worker.use(content + bytes(100000), damaging.EVERYTHING)
 
 
 def test_a_type_that_is_no_text(section_file):
@@ -162,12 +162,12 @@ def test_what_is_said_names_the_file(section_file, images, field):
 @pytest.mark.parametrize("fault", ["os.kill(os.getpid(), 11)", "1 / 0", "x = bytearray(1 << 32)", "sys.exit(0)", "os._exit(0)"])
 def test_faults_are_found(child, folder, images, fault):
     """The tests above would notice."""
-    broken = Worker(child, folder, WORKER.replace("damage.exercise(path, bytes.fromhex(program), n_times)", fault))
+    broken = Worker(child, folder, WORKER.replace("damaging.exercise(path, bytes.fromhex(program), n_times)", fault))
     with pytest.raises(AssertionError):
         broken.use(images["nothing tlsf"])
 
 
 def test_a_hang_is_found(child, folder, images):
-    code = WORKER.replace("damage.exercise(path, bytes.fromhex(program), n_times)", "time.sleep(30)").replace("later(20", "later(0.2")
+    code = WORKER.replace("damaging.exercise(path, bytes.fromhex(program), n_times)", "time.sleep(30)").replace("later(20", "later(0.2")
     with pytest.raises(AssertionError, match="Timeout"):
         Worker(child, folder, code).use(images["nothing tlsf"])
