@@ -12,8 +12,8 @@ import sys
 import tempfile
 
 import atheris
-import damaging
 import damaged_images
+import damaging
 
 ADDRESS = 0x200000000000
 N = damaging.PROGRAM_BYTES

@@ -12,8 +12,8 @@ import shutil
 import struct
 import tempfile
 
-import damaging
 import damaged_images
+import damaging
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -144,6 +144,30 @@ def test_a_type_that_is_no_text(section_file):
         file.write(b"\xff\xfe")
     with shmem.SharedMemory(section_file) as section, pytest.raises(shmem.LayoutMismatch):
         section.new(damaged_images.Part)
+
+
+def test_a_name_of_no_bytes(section_file):
+    """It could not be asked for: there is no such name, and the heap is damaged."""
+    with shmem.SharedMemory(section_file, max_size=1 << 16, max_participants=5) as section:
+        section["name"] = b"bytes"
+    with open(section_file, "r+b") as file:
+        file.seek(file.read().index(b"name") - 8)
+        file.write(bytes(4))
+    with shmem.SharedMemory(section_file) as section:
+        assert list(section) == []
+        with pytest.raises(shmem.HeapCorruption, match="a name leads nowhere"):
+            section.check_heap()
+
+
+@pytest.mark.parametrize("address", [1, 4097, 1 << 47, (1 << 64) - 1])
+def test_an_address_that_cannot_be(section_file, images, address):
+    """The kernel says EPERM to some: that is no reason to try again for ever."""
+    image = bytearray(images["nothing tlsf"])
+    struct.pack_into("<Q", image, AT["desired_address"], address)
+    with open(section_file, "wb") as file:
+        file.write(image)
+    with pytest.raises(shmem.NotASection, match=section_file):
+        shmem.SharedMemory(section_file)
 
 
 @pytest.mark.parametrize("field", ["top", "max_participants", "heap_start"])
