@@ -22,7 +22,7 @@ CORPUS, FINDINGS, LOGS = WORK / "corpus", WORK / "findings", WORK / "logs"
 TARGET = setup_env.FUZZ / "target.py"
 ROUND_SECONDS = 600
 LIMITS = ["-timeout=20", "-rss_limit_mb=3000", "-malloc_limit_mb=1000"]
-OPTIONS = [*LIMITS, "-max_len=131088", "-len_control=0", "-print_final_stats=1", "-reload=1"]
+OPTIONS = [*LIMITS, "-max_len=131088", "-len_control=0", "-report_slow_units=1000", "-reload=1"]
 
 
 class Job:
