@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+MINUTES ?= 60
+JOBS ?= 1
 
 SOURCES := setup.py pyproject.toml $(wildcard shmem/*.py shmem/*.pyx shmem/*.pxd)
 RUN := $(VENV)/bin/python
@@ -17,7 +19,7 @@ export PIP_CACHE_DIR := $(abspath $(VENV))/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 .NOTPARALLEL:
-.PHONY: help demo test sanitize bench lint wheel build clean
+.PHONY: help demo test sanitize bench fuzz lint mutants wheel build clean
 
 help:
 	@echo "make demo    set up, build, run the demo: writes demo-output/hillshade.png"
@@ -25,6 +27,8 @@ help:
 	@echo "make sanitize  the tests against a build with address and undefined-behaviour sanitizers, and SHMEM_DEBUG=1"
 	@echo "make build   set up and build only; then $(RUN) is a Python with shmem"
 	@echo "make bench   measure, beside peers"
+	@echo "make fuzz    damaged files, led by coverage: MINUTES=60 JOBS=1"
+	@echo "make mutants break each promise of docs/reliability.md once, and see its test fail"
 	@echo "make lint    ruff, cython-lint, cython -Wextra"
 	@echo "make wheel   a wheel in dist/"
 	@echo "make clean   remove everything that the others made"
@@ -66,6 +70,12 @@ sanitize:
 bench:
 	$(PYTHON) bench/make_bench.py $(ARGS)
 
+fuzz:
+	$(PYTHON) fuzz/run.py --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
+
+mutants: $(VENV)/.test
+	$(RUN) tests/mutants.py $(ARGS)
+
 # cython says nothing when it has nothing to say: what it does say fails.
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -80,7 +90,7 @@ wheel: $(VENV)/.wheel
 	cp $(VENV)/wheel/*.whl dist/
 
 clean:
-	rm -rf .venv* build dist *.egg-info demo-output shmem/*.c shmem/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv* .fuzz build dist *.egg-info demo-output shmem/*.c shmem/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- stamps: each step is done once, and again when something that it depends on has changed

@@ -78,7 +78,7 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
         raise _errors.SectionFull(f"a section knows at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
     known = type_by_id(mapping, <uint32_t>type_id)
     if known is None or known[1] != description:
-        there = "nothing" if known is None else known[1].decode()
+        there = "nothing" if known is None else known[1].decode("utf-8", "backslashreplace")
         raise _errors.LayoutMismatch(f"type {name.decode()} has other fields in this section: there {there}, here {description.decode()}; "
                                      "give the new class another type_name")
     return <uint32_t>type_id

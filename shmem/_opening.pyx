@@ -23,7 +23,7 @@ Parent, after: drop page and descriptor; the child's remain.  Child: sign with t
 page came up wiped: it holds no lock, and the parent's liveness page is not mapped in it.
 """
 
-from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, ENOMEM
+from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPERM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
@@ -50,7 +50,7 @@ from shmem._status cimport (ADDRESS_IN_USE, CLOSED, INTERRUPTED, LABEL_MISMATCH,
                             UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER)
 
 cdef enum:
-    OPEN_AGAIN = 1               # the path means another file by now
+    OPEN_AGAIN = 1 << 20         # the path means another file by now; no errno is as large
     MAX_WAITS = 1000
     WAIT_NS = 100000
 
@@ -100,7 +100,8 @@ cdef int _check_header(const header_t* header, uint64_t file_bytes, open_request
     if (header.max_participants == 0 or header.max_participants >= MAX_PARTICIPANTS or header.participants_off != PAGE_BYTES
             or header.intents_off != PAGE_BYTES + part or header.index_off != PAGE_BYTES + 2 * part
             or header.heap_start != control_bytes(header.max_participants) or header.max_size & (PAGE_BYTES - 1)
-            or header.max_size > <uint64_t>1 << 47 or header.top < header.heap_start or header.top > header.max_size):
+            or header.max_size > <uint64_t>1 << 47 or header.top < header.heap_start or header.top > header.max_size
+            or header.desired_address & (PAGE_BYTES - 1) or header.desired_address >> 47):
         return NOT_A_SECTION
     request.found = file_bytes
     request.wanted = header.top
@@ -386,7 +387,7 @@ cdef int _map(section_t* section, const header_t* header, open_request_t* reques
         if request.read_only:
             status = section_map_read_only(section, address)
     request.wanted = address
-    return ADDRESS_IN_USE if status == EEXIST else status
+    return ADDRESS_IN_USE if status == EEXIST or (address != 0 and status == EPERM) else status      # EPERM: so low that nobody gets it
 
 
 cdef int section_map_read_only(section_t* section, uint64_t address) noexcept nogil:
