@@ -2,7 +2,7 @@
 """What is read from a section is checked before it is used: the checks that several modules make.
 
 A value is loaded once, the local copy checked, and the copy used: another process may write meanwhile.  `damaged` marks a check, so that
-its cost can be measured (bench, question checks): built with ``-DSHMEM_CHECKS=0`` it is always False.  What is checked where stands in
+its cost can be measured: built with ``-DSHMEM_CHECKS=0`` it is always False.  What is checked where stands in
 `docs/decisions.md`.
 """
 
