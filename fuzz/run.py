@@ -125,6 +125,7 @@ def main():
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # leave nothing behind
     python = setup_env.prepare()
     with tempfile.TemporaryDirectory(prefix="shmem-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
         environment = setup_env.target_environment() | {"SHMEM_FUZZ_FOLDER": folder}

@@ -48,7 +48,7 @@ def mutate(data, max_size, seed):
     elif kind < 8:
         n = min(8 << rng.randrange(8), len(content))
         at = damaging.place(content, damaging.chain(content), rng) % (len(content) - n + 1)
-        content[at : at + n] = atheris.Mutate(bytes(content[at : at + n]), n)
+        content[at : at + n] = atheris.Mutate(bytes(content[at : at + n]), n).ljust(n, b"\0")  # what is behind it stays in its place
     if kind > 7 or len(program) < N:
         program = bytearray(program.ljust(N, b"\0"))
         for _ in range(rng.randrange(1, 5)):
