@@ -17,6 +17,8 @@ from shmem import _debug
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
+# A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 SANITIZED = "/libasan" in Path("/proc/self/maps").read_text()
 
 
