@@ -55,17 +55,18 @@ cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name,
     return status
 
 
-cdef void _copy_entry(section_t* section, name_entry_t* entry, char* target) noexcept nogil:
+cdef void _copy_entry(section_t* section, name_entry_t* entry, const name_entry_t* head, char* target) noexcept nogil:
+    """`head` is what the entry said when its length was looked at."""
     cdef copied_t* copied = <copied_t*>target
     copied.order = block_at(section, payload_to_block(<char*>entry - section.base)).serial & SERIAL_MASK
-    copied.value = entry.value
-    copied.serial = entry.serial
-    copied.name_bytes = entry.name_bytes
-    copied.data_bytes = entry.data_bytes
-    memcpy(target + sizeof(copied_t), entry_name(entry), <size_t>entry.name_bytes + entry.data_bytes)
+    copied.value = head.value
+    copied.serial = head.serial
+    copied.name_bytes = head.name_bytes
+    copied.data_bytes = head.data_bytes
+    memcpy(target + sizeof(copied_t), entry_name(entry), <size_t>head.name_bytes + head.data_bytes)
 
 
-cdef inline uint64_t _copied_bytes(name_entry_t* entry) noexcept nogil:
+cdef inline uint64_t _copied_bytes(const name_entry_t* entry) noexcept nogil:
     return round_up(sizeof(copied_t) + <uint64_t>entry.name_bytes + entry.data_bytes, 8)
 
 
@@ -73,6 +74,7 @@ cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_
     """All entries, one `copied_t` after the other, in memory that the caller frees."""
     cdef uint64_t i, off = 0
     cdef name_entry_t* entry
+    cdef name_entry_t head
     cdef int status = heap_enter(section, True)
     n_bytes[0] = 0
     copied[0] = NULL
@@ -88,9 +90,14 @@ cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_
         return ENOMEM
     for i in range(table_capacity(section, anchor[0])):
         entry = table_entry(section, table_slot_off(anchor[0], i))
-        if entry != NULL:
-            _copy_entry(section, entry, copied[0] + off)
-            off += _copied_bytes(entry)
+        if entry == NULL:
+            continue
+        head = entry[0]
+        if _copied_bytes(&head) > n_bytes[0] - off:      # somebody writes who may not: what was counted is not what is there
+            break
+        _copy_entry(section, entry, &head, copied[0] + off)
+        off += _copied_bytes(&head)
+    n_bytes[0] = off
     heap_leave(section)
     return OK
 
