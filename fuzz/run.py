@@ -55,10 +55,10 @@ class Job:
 
 def key_of(text):
     """What tells one finding from another: the kind of error, and the innermost place in this library."""
-    kind = re.search(r"ERROR: \w+: [\w -]+|runtime error: .*|^[\w.]+(?:Error|Exception|Finding|Warning)\b", text, re.MULTILINE)
+    kind = re.search(r"ERROR: \w+: [\w-]+|runtime error: .*|^[\w.]+(?:Error|Exception|Finding|Warning)\b", text, re.MULTILINE)
     frames = re.findall(r"^ +#\d+ \S+ in (\w+)[^\n]*shmem", text, re.MULTILINE)
     frames = frames or [f"{place}:{line}" for place, line in re.findall(r'File "(\S*shmem/\S+)", line (\d+)', text)[::-1]]
-    return kind.group() if kind else "it ended", frames[0] if frames else ""
+    return kind.group() if kind else "it ended", " in ".join(frames[:3])
 
 
 def keep_findings(job, text):
@@ -73,7 +73,7 @@ def keep_findings(job, text):
             setup_env.say(f"found again: .fuzz/findings/{target.name}")
         else:
             shutil.move(path, target)
-            target.with_suffix(".txt").write_text(text[-20000:])
+            target.with_suffix(".txt").write_text(text[-60000:])
             setup_env.say(f"FOUND {kind} {where}: .fuzz/findings/{target.name}")
             kept.append(target)
     return kept

@@ -155,7 +155,7 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
     cdef bint was_decided
     if operation == 0:
         return
-    if slot_off & 7 == 0 and slot_off <= section.size_bytes - 16:
+    if slot_off & 7 == 0 and slot_off < heap_top(section):       # an image has no more bytes than that
         was_decided = load_acquire_u64(word_at(section, slot_off)) == intent.value
         if kind == INTENT_RESIZE or kind == INTENT_SHRINK:
             resize_finish(section, intent)

@@ -170,6 +170,14 @@ def test_an_address_that_cannot_be(section_file, images, address):
         shmem.SharedMemory(section_file)
 
 
+def test_an_intent_that_points_beyond_the_file(worker, images):
+    """A section may be larger than its file: `check` reads the file alone, in a private copy that ends where the file does."""
+    slot_off = (1 << 46) - 4096
+    image = bytearray(damaged_images.with_intent(images["arrays tlsf killed"], operation=1, slot_off=slot_off, value=0))
+    struct.pack_into("<Q", image, AT["max_size"], 1 << 46)
+    worker.use(bytes(image), bytes([damaging.CHECK]))
+
+
 @pytest.mark.parametrize("field", ["top", "max_participants", "heap_start"])
 def test_what_is_said_names_the_file(section_file, images, field):
     at = AT.get(field) or AT_32[field]
