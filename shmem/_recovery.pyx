@@ -21,6 +21,7 @@ from libc.string cimport memset
 
 from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
 from shmem._checked cimport block_room, damaged, heap_top, participants_bound, size_fits
+from shmem._debug cimport debug_fail
 from shmem._free_index cimport index_insert, index_reset
 from shmem._intents cimport (INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
                              INTENT_SWAP_SLOT, intent_end)
@@ -318,7 +319,12 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
     cdef dead_t dead
     cdef uint32_t i
     cdef int status
-    if chain_first_fault(section) != 0:
+    cdef uint64_t fault_off = chain_first_fault(section)
+    if fault_off != 0:
+        if section.verify != NULL and former != EVERYBODY and section.header.broken == 0:
+            if fault_off == 1:
+                debug_fail(b"BAD_TOP", section.path, <char*>&section.header.top - section.base, section.size_bytes, section.header.top)
+            debug_fail(b"BAD_TAG", section.path, fault_off, 0, block_at(section, fault_off).tag)
         store_release_u32(&section.header.broken, 1)
         return CORRUPTED
     _find_dead(section, former, &dead)

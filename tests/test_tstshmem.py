@@ -455,11 +455,11 @@ def test_what_was_there_before_does_not_count(start, memory, section_file):
 def test_random_kills(start, memory, section_file, variant):
     """Two instances, members of which are killed at random moments, then one more that must find all in order."""
     rng = random.Random(variant)
-    n_keys = {"python": 500, "cython": 25_000}[variant]
+    n_keys = {"python": 2000, "cython": 25_000}[variant]  # work for longer than the sleeps
     programs = [start("-p", 4, "-t", 2, "-n", n_keys, "--variant", variant, "--file", section_file) for _ in range(2)]
     for _ in range(5):
         wait_for(lambda: working_members(memory) or all(program.process.poll() is not None for program in programs))
-        time.sleep(rng.random() * 0.1)
+        time.sleep(rng.random() * 0.05)
         with contextlib.suppress(ProcessLookupError, IndexError, shmem.InvalidBlock):
             os.kill(rng.choice(working_members(memory)), signal.SIGKILL)
     ends = [program.end() for program in programs]

@@ -221,7 +221,7 @@ def test_malicious_dtype(section_file, tmp_path, text):
         file.write(text)
     with shmem.SharedMemory(section_file) as section:
         for read in (lambda: section["a"], lambda: section.root):
-            with pytest.raises(shmem.HeapCorruption, match="array"):
+            with pytest.raises(shmem.HeapCorruption, match="dtype"):
                 read()
     report = _check_command.examine(section_file, False, True)
     assert report.state == "damaged"
