@@ -229,8 +229,8 @@ def test_more_readers_than_threads_keep_to_the_timeout(shm, scribe):
     scribe[entry] &= ~(1 << 31)
 
 
-@pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look"])
-def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe, what):
+@pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look", "snapshot"])
+def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe, tmp_path, what):
     block = shm.allocate(10)
     act = {
         "allocate": lambda: shm.allocate(10),
@@ -239,6 +239,7 @@ def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe
         "check_heap": shm.check_heap,
         "stats": shm.stats,
         "look": lambda: shm.block(block.offset),
+        "snapshot": lambda: shm.snapshot(tmp_path / "copy"),
     }[what]
     _, scribe[HEAP_GATE] = entry_of(scribe, os.getpid())
 
