@@ -228,19 +228,24 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     return 0
 
 
+cdef int _look_at_block(section_t* section, uint64_t payload_off, int wait) noexcept nogil:
+    cdef int status = heap_enter(section, wait)
+    if status == OK:
+        status = heap_check_users_block(section, payload_off, 0)
+        heap_leave(section)
+    return status
+
+
 cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
     """InvalidBlock unless a used block begins there."""
     cdef section_t* section = mapping.section
-    cdef int status = heap_enter(section, False)
+    cdef int status = _look_at_block(section, payload_off, False)
     while status == WOULD_BLOCK or status == INTERRUPTED:
         PyErr_CheckSignals()
         busy_begin(section)
         with nogil:
-            status = heap_enter(section, WAIT_A_SLICE)
+            status = _look_at_block(section, payload_off, WAIT_A_SLICE)
             busy_end(section)
-    if status == OK:
-        status = heap_check_users_block(section, payload_off, 0)
-        heap_leave(section)
     if status != OK:
         check(status, mapping, f"look at offset {payload_off:#x}")
     return 0

@@ -6,6 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef enum:
     PROCESS_MUTEX = 1
     HEAP_GATE = 2
+    QUEUE_GATES = 4                # beside the heap gate, under which a snapshot waits for them
 
 cdef uint32_t debug_level          # 0: off, 1: on, 2: thorough
 

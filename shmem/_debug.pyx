@@ -10,7 +10,7 @@ What is watched, and where the look is::
     lock order                 `_os` and `_heap` tell of the process mutex and a heap gate, before they wait and when they have it; who
                                waits for an opening byte or the storage lock asks what its thread holds (order: head of `_core.pyx`)
     no sleep with the GIL      `futex_wait`
-    no sleep under a gate      `futex_wait`
+    no sleep under a gate      `futex_wait`; a snapshot sleeps under the heap gate, for the gates of queues
     no Python under a gate     whenever Python code asks a handle for its section, and where an error is raised
     the gate is its owner's    when it is given back: the heap gate, the storage lock's
     the heap                   when its gate is given back: `heap_verify` (`_check.pyx`); the neighbours of a block that is freed
@@ -137,7 +137,7 @@ cdef void debug_storage_lock() noexcept nogil:
 
 
 cdef void debug_sleep() noexcept nogil:
-    if _held() & HEAP_GATE:
+    if _held() & (HEAP_GATE | QUEUE_GATES) == HEAP_GATE:
         debug_fail(b"somebody is about to sleep under a heap gate", NULL, 0, 0, 0)
     if _held() == 0 and _has_gil():      # opening, closing and a fork may have it: nobody needs it who has the process mutex
         debug_fail(b"somebody is about to sleep with the GIL", NULL, 0, 0, 0)

@@ -43,8 +43,9 @@ from shmem._locking import shared_lock
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64
 from shmem._channel cimport SLICE_NS
 from shmem._core cimport Mapping, Memory, check, deadline_argument
+from shmem._debug cimport QUEUE_GATES, debug_dropped, debug_taken
 from shmem._gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over, gate_try, gate_wait_begin, gate_wait_t
-from shmem._heap cimport heap_enter, heap_leave
+from shmem._heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._image cimport image_begin, image_end
 from shmem._layout cimport (MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_PENDING, STATE_USED, TYPE_QUEUE, block_to_payload, header_t,
                             payload_bytes, queue_t, round_up, tag_make, tag_size, tag_state, tag_type)
@@ -54,7 +55,7 @@ from shmem._os cimport (boot_id, file_give_name, file_reserve, file_set_size, fi
 from shmem._participants cimport section_descriptor
 from shmem._recovery cimport EVERYBODY, chain_first_fault, heap_recover
 from shmem._section cimport block_at, block_step, busy_begin, busy_end, section_t
-from shmem._status cimport CORRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
+from shmem._status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
 
 
 def flush(Memory memory not None):
@@ -141,7 +142,8 @@ cdef bint _take_gate(section_t* section, uint64_t* gate, int64_t deadline_ns) no
     if gate_try(section, gate) or gate_take_over(section, gate, load_relaxed_u64(gate)):
         return True
     gate_wait_begin(section, &wait, deadline_ns, GATE_SPINS)     # attached already: the heap gate is mine
-    while now_ns() < deadline_ns:
+    status = WOULD_BLOCK
+    while status == WOULD_BLOCK or now_ns() < deadline_ns:       # not at once after a wake, which would be lost
         status = gate_step(section, gate, &wait)
         if status == OK or status == OWNER_DIED:
             return True
@@ -159,6 +161,8 @@ cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nog
     cdef int64_t deadline_ns = now_ns() + SLICE_NS
     cdef uint64_t i, off
     cdef int status = _find_queues(section, queues)
+    if section.verify != NULL:
+        debug_taken(QUEUE_GATES)
     while status == OK and queues.n_taken < 2 * queues.n_queues:
         if _take_gate(section, _gate(section, queues, queues.n_taken), deadline_ns):
             queues.n_taken += 1
@@ -169,6 +173,8 @@ cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nog
             off = queues.block_off[i]
             status = file_write(fd, section.base + off, tag_size(block_at(section, off).tag), off)
     _leave_gates(section, queues)
+    if section.verify != NULL:
+        debug_dropped(QUEUE_GATES)
     return status
 
 
@@ -229,11 +235,11 @@ cdef int _copy_inside(section_t* section, int fd, uint64_t* room, queues_t* queu
 
 cdef int _copy(section_t* section, int fd, uint64_t* room) noexcept nogil:
     """Control pages and blocks as they are at one moment of the heap.  Who allocates, frees or names something waits meanwhile.
-    WOULD_BLOCK: a queue's gate was not let go of; nothing is held then."""
+    WOULD_BLOCK: a queue's gate was not let go of; INTERRUPTED: a slice of waiting for the heap gate is over.  Nothing is held then."""
     cdef queues_t queues
     cdef int status = _make_room(section, fd, room)      # mostly all, and before anybody has to wait
     if status == OK:
-        status = heap_enter(section, True)
+        status = heap_enter(section, WAIT_A_SLICE)
     if status != OK:
         return status
     memset(&queues, 0, sizeof(queues))
@@ -302,18 +308,18 @@ def write_copy(Memory memory not None, int fd, timeout=None):
     cdef int64_t deadline_ns = deadline_argument(timeout)
     cdef int status = WOULD_BLOCK
     with shared_lock(memory, timeout):
-        while status == WOULD_BLOCK:
+        while status == WOULD_BLOCK or status == INTERRUPTED:
             busy_begin(section)
             with nogil:
                 status = _copy(section, fd, &size_bytes)
                 if status == WOULD_BLOCK:
                     pause_ns(SLICE_NS)           # others get on meanwhile
                 busy_end(section)
-            if status == WOULD_BLOCK:
+            if status == WOULD_BLOCK or status == INTERRUPTED:
                 PyErr_CheckSignals()
                 memory.opened()
-                if deadline_ns != FOREVER and now_ns() >= deadline_ns:
-                    return TIMEOUT_EXPIRED
+            if status == WOULD_BLOCK and deadline_ns != FOREVER and now_ns() >= deadline_ns:
+                return TIMEOUT_EXPIRED
     if status == OK:
         with nogil:
             status = _finish(fd, size_bytes)

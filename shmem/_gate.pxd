@@ -22,7 +22,7 @@ heap's takes no other, but for a snapshot: those of the queues (see `_core.pyx` 
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, load_relaxed_u64
-from shmem._channel cimport ETIMEDOUT, SLICE_NS
+from shmem._channel cimport SLICE_NS
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK
 from shmem._os cimport futex_wait, futex_wake, now_ns
 from shmem._participants cimport participant_is_alive
@@ -93,6 +93,6 @@ cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait)
         word |= GATE_WAITERS
     wait.waiters = GATE_WAITERS
     status = futex_wait(<uint32_t*>gate, <uint32_t>word, gate_slice(wait.deadline_ns))
-    if status == ETIMEDOUT and gate_take_over(section, gate, word):
+    if status != OK and gate_take_over(section, gate, word):     # after a signal too: they may come more often than slices end
         return OWNER_DIED
     return WOULD_BLOCK if status == OK else status

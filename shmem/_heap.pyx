@@ -233,7 +233,7 @@ cdef inline uint64_t _cache_take(section_t* section, uint64_t size_bytes) noexce
         return 0
     if damaged(off < section.heap_start or off > heap_top(section) - size_bytes or off & 15
                or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
-        section.index.cache_off[i] = 0   # a damaged list: what it held comes back with the next recovery
+        section.index.cache_off[i] = 0   # a damaged list: what it held comes back when all lists are to be emptied
         section.index.cache_count[i] = 0
         return 0
     section.index.cache_off[i] = block_at(section, off).next_off
@@ -244,7 +244,7 @@ cdef inline uint64_t _cache_take(section_t* section, uint64_t size_bytes) noexce
 
 
 cdef int heap_flush_cache(section_t* section) noexcept nogil:
-    """Make holes of all cached blocks.  The gate is mine."""
+    """Make holes of all cached blocks; by recovery, should a list or what lies beside a block be damaged.  The gate is mine."""
     cdef uint32_t i
     cdef uint64_t off, size_bytes
     cdef int status = OK
@@ -254,10 +254,24 @@ cdef int heap_flush_cache(section_t* section) noexcept nogil:
         while off != 0 and status == OK:
             status = _become_hole(section, off, size_bytes)
             off = _cache_take(section, size_bytes)
-    return status
+    return OK if status == OK and section.header.cached_blocks == 0 else heap_recover(section, NOBODY)
 
 
 # -- placing a block ------------------------------------------------------------------------------------
+
+cdef inline void _count_used(section_t* section, int n, uint64_t size_bytes) noexcept nogil:
+    """One block more is in use, or with -1 one less."""
+    section.header.used_blocks += n
+    section.header.used_bytes += n * size_bytes
+
+
+cdef int _mend_index(section_t* section, uint64_t off) noexcept nogil:
+    """The block is placed, the index is damaged: make it anew.  That counts the block, and so does the caller."""
+    cdef int status = heap_recover(section, NOBODY)
+    if status == OK:
+        _count_used(section, -1, tag_size(block_at(section, off).tag))
+    return status
+
 
 cdef int _take_cached(section_t* section, uint64_t off, request_t* request) noexcept nogil:
     request.dirty_end_off = off + request.size_bytes
@@ -295,7 +309,7 @@ cdef int _take_hole(section_t* section, uint64_t hole_off, request_t* request, u
     if rest and status == OK:
         status = index_insert(section, off + size_bytes, rest)
     block_off[0] = off
-    return OK if status == OK else heap_recover(section, NOBODY)      # the block is there; the index is made anew
+    return OK if status == OK else _mend_index(section, off)
 
 
 cdef inline bint _is_out_of_space(int status) noexcept nogil:
@@ -371,7 +385,7 @@ cdef int _take_top(section_t* section, request_t* request, uint64_t* block_off) 
     block_at(section, off).tag = request.size_bytes | request.state_and_type
     store_release_u64(&header.top, new_top)                                                          # commit
     block_off[0] = off
-    return index_insert(section, top, gap) if gap else OK
+    return OK if gap == 0 or index_insert(section, top, gap) == OK else _mend_index(section, off)
 
 
 cdef int _place(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
@@ -398,8 +412,9 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
         if status == CORRUPTED:
             store_release_u32(&section.header.broken, 1)
     if _is_out_of_space(status) and section.header.cached_blocks:
-        heap_flush_cache(section)
-        status = _place(section, request, block_off)
+        status = heap_flush_cache(section)
+        if status == OK:
+            status = _place(section, request, block_off)
     if _is_out_of_space(status) and dead_left_something(section):
         heap_recover(section, NOBODY)
         status = _place(section, request, block_off)
@@ -423,7 +438,7 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
                        uint64_t* payload_off) noexcept nogil:
     """Allocate: 0, NO_MEMORY, CORRUPTED, WOULD_BLOCK, or an errno from reserving backing."""
     cdef request_t request
-    cdef uint64_t off = 0, size_bytes
+    cdef uint64_t off = 0
     cdef bint zero_outside = flags & HEAP_ZERO and request_bytes > ZERO_INSIDE_BYTES
     cdef bint is_pending = flags & HEAP_PENDING or zero_outside
     cdef int status
@@ -448,9 +463,7 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
         request.state_and_type = tag_make(0, STATE_USED, type_id)
     status = _place_somehow(section, &request, &off)
     if status == OK:
-        section.header.used_blocks += 1
-        size_bytes = tag_size(block_at(section, off).tag)
-        section.header.used_bytes += size_bytes
+        _count_used(section, 1, tag_size(block_at(section, off).tag))
     elif is_pending:
         _pending_over(section)
     heap_leave(section)
@@ -544,15 +557,16 @@ cdef void _debug_fill(section_t* section, uint64_t payload_off, uint64_t block_b
 
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block that was checked.  The gate is mine."""
-    cdef uint64_t off = payload_to_block(payload_off)
-    cdef uint64_t size_bytes = tag_size(block_at(section, off).tag)
+    cdef uint64_t off = payload_to_block(payload_off), tag = block_at(section, off).tag, size_bytes = tag_size(tag)
     cdef int status = OK
     if section.verify != NULL:
         _debug_neighbours(section, off, size_bytes)
-    section.header.used_blocks -= 1
-    section.header.used_bytes -= size_bytes
+    _count_used(section, -1, size_bytes)
     if not _cache_put(section, off, size_bytes) and _become_hole(section, off, size_bytes) != OK:
         status = heap_recover(section, NOBODY)
+        if status == OK and block_at(section, off).tag == tag:       # the damage was found before it was freed
+            _count_used(section, -1, size_bytes)
+            status = _become_hole(section, off, size_bytes)
     if section.header.root_off == payload_off:
         store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
     if section.verify != NULL:
@@ -659,7 +673,7 @@ cdef int _extend_top(section_t* section, uint64_t off, uint64_t request_bytes) n
     if more > section.size_bytes - header.top:
         return OK
     new_top = header.top + more
-    if new_top > header.reserved:
+    if new_top > _reserved(section):
         status = _reserve(section, new_top)
         if status != OK:
             return OK                    # moving may still find room
@@ -689,8 +703,7 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
         if section.header.root_off == payload_off:
             store_release_u64(&section.header.root_off, new_payload_off)
         intent_end(my_intent(section))
-        section.header.used_blocks -= 1
-        section.header.used_bytes -= size_bytes
+        _count_used(section, -1, size_bytes)
         if _become_hole(section, payload_to_block(payload_off), size_bytes) != OK:
             heap_recover(section, NOBODY)
     heap_leave(section)

@@ -55,7 +55,7 @@ of the design; what is claimed here is model-checked, in `tests/models`, but for
 measured (`bench`, question fairness), and the README there says what the model finds.
 """
 
-from libc.errno cimport EINTR, ETIMEDOUT
+from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport (compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64,
@@ -250,10 +250,11 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
         channel_withdraw(channel, sequence)
         return OK
     status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
-    if status == ETIMEDOUT:
+    if status != OK:                     # after a signal too: they may come more often than slices end
         wait.taken_over = _gate_take_over(section)
-        return OK if wait.taken_over else SLICE_OVER
-    return INTERRUPTED if status == EINTR else OK
+    if wait.taken_over or status == OK:
+        return OK
+    return INTERRUPTED if status == EINTR else SLICE_OVER
 
 
 cdef bint _upgrade_reap(section_t* section, uint64_t word) noexcept nogil:
@@ -277,9 +278,9 @@ cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) 
     fetch_add_seq_cst_u32(waiting, 1)
     status = futex_wait(low_half(&section.header.upgrade), <uint32_t>word, longest_ns)
     fetch_sub_seq_cst_u32(waiting, 1)
-    if status == ETIMEDOUT:
-        return OK if _upgrade_reap(section, word) else SLICE_OVER
-    return INTERRUPTED if status == EINTR else OK
+    if status == OK or _upgrade_reap(section, word):
+        return OK
+    return INTERRUPTED if status == EINTR else SLICE_OVER
 
 
 # -- drain: wait until the readers have left --------------------------------------------------------------
@@ -319,7 +320,9 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
             return status
         if ask_at_ns == 0:
             ask_at_ns = now_ns() + SLICE_NS
-        status = SLICE_OVER if _sleep(section, channel, sequence, deadline_ns, SLICE_NS) != EINTR else INTERRUPTED
+        if _sleep(section, channel, sequence, deadline_ns, SLICE_NS) == EINTR:
+            status = _drain_look(section, own, deadline_ns, &first, True)        # the next drain may not get as far as to ask
+            return INTERRUPTED if status == SLICE_OVER else status
         ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back wake me again and again
         if ask:
             ask_at_ns = now_ns() + SLICE_NS

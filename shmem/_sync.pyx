@@ -30,7 +30,6 @@ touches a word.
 Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock` one.
 """
 
-from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
@@ -167,7 +166,7 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, 
             spins_left -= 1
             cpu_relax()
             continue
-        if (status == ETIMEDOUT or _is_past(deadline_ns)) and _owner_is_dead(section, word):
+        if (status != 0 or _is_past(deadline_ns)) and _owner_is_dead(section, word):      # after a signal too
             if compare_exchange_seq_cst_u64(&mutex.owner, word, section.private.gate_word):
                 owner_died[0] = True
                 return OK

@@ -229,8 +229,8 @@ def test_more_readers_than_threads_keep_to_the_timeout(shm, scribe):
     scribe[entry] &= ~(1 << 31)
 
 
-@pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look"])
-def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe, what):
+@pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look", "snapshot"])
+def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe, tmp_path, what):
     block = shm.allocate(10)
     act = {
         "allocate": lambda: shm.allocate(10),
@@ -239,6 +239,7 @@ def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe
         "check_heap": shm.check_heap,
         "stats": shm.stats,
         "look": lambda: shm.block(block.offset),
+        "snapshot": lambda: shm.snapshot(tmp_path / "copy"),
     }[what]
     _, scribe[HEAP_GATE] = entry_of(scribe, os.getpid())
 
@@ -248,3 +249,41 @@ def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe
 
     assert outcome(interrupted) == "KeyboardInterrupt"
     scribe[HEAP_GATE] = 0
+
+
+def test_a_block_beside_a_hole_whose_end_was_overwritten_is_freed(shm, scribe):
+    """The index is mended on the way; that is no reason to keep the block."""
+    block, hole, behind = (shm.allocate(2000) for _ in range(3))
+    shm.free(hole)
+    scribe[behind.offset - HEAD - 8] ^= 1
+    shm.free(block)
+    with pytest.raises(shmem.InvalidBlock):
+        shm.block(block.offset)
+    assert shm.check_heap().blocks == 1
+
+
+def test_cached_blocks_whose_list_was_cut_are_room_again(shm, scribe):
+    blocks = [shm.allocate(1000) for _ in range(40)]
+    shm.allocate(MAX_SIZE - scribe[TOP] - 24)
+    for block in blocks:
+        shm.free(block)
+    for i in range(64):
+        if scribe[scribe.index(8 * i)]:
+            scribe[scribe.index(8 * i)] = (1 << 64) - 48
+    assert len(shm.allocate(20_000)) == 20_000
+    shm.check_heap()
+
+
+@pytest.mark.parametrize("align", [16, 4096])
+def test_what_is_carved_while_the_index_is_made_anew_is_counted_once(align):
+    """The list that the rest of the hole, or the gap before the block, is to go to leads outside."""
+    with shmem.SharedMemory(max_size=MAX_SIZE) as shm:
+        scribe = Scribe(shm.path)
+        hole, _behind = shm.allocate(64_000), shm.allocate(2000)
+        shm.free(hole)
+        heads = [at for at in range(scribe.index(0), scribe.index(0) + 16384, 8) if scribe[at] == hole.offset - HEAD]
+        assert len(heads) == 1
+        for at in range(heads[0] - 24 * 8, heads[0], 8):
+            scribe[at] = EVERY_BIT - 15
+        assert shm.allocate(20_000, align=align).offset < hole.offset + 64_000
+        assert shm.check_heap().blocks == 2

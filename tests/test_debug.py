@@ -20,7 +20,7 @@ def meanwhile(f):
         while True: f()
     sys.setswitchinterval(1e-4)
     threading.Thread(target=run, daemon=True).start()
-GATE, HEAP_GATE, USED_BLOCKS, USED_BYTES, DIRECTORY = 512, 704, 768, 776, 368
+GATE, HEAP_GATE, USED_BLOCKS, USED_BYTES, DIRECTORY, PRODUCERS_GATE = 512, 704, 768, 776, 368, 64
 READERS = words(328)[0]
 PENDING = READERS + 12
 """
@@ -153,6 +153,10 @@ assert os.waitpid(pid, 0)[1] == 0
 for thread in threads: thread.join()
 queue = section.queue(3, bytes, max_bytes=10)
 thread = threading.Thread(target=queue.get); thread.start(); queue.put(b"x"); thread.join()
+words(queue.offset + PRODUCERS_GATE)[0] = words(READERS)[0] | 1
+try: section.snapshot(sys.argv[1] + "/copy", timeout=0.2)
+except shmem.LockTimeout: words(queue.offset + PRODUCERS_GATE)[0] = 0
+section.snapshot(sys.argv[1] + "/copy")
 section.trim(); section.close()
 """
 

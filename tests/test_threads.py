@@ -1,13 +1,17 @@
 """Threads, closing, and handles that are dropped.  The defined outcomes: docs/decisions.md, "Life and death of processes"."""
 
+import ctypes
 import gc
 import importlib
 import os
+import platform
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from damage import HEAP_GATE, Scribe
 from workers import holds, in_thread, lock_of, wait_for, wait_for_waiter
 
 import shmem
@@ -17,6 +21,7 @@ OPEN = "import gc, threading\nsection = shmem.SharedMemory(**eval(args[0]), max_
 HOLD = OPEN + "with getattr(shmem, args[1] + '_lock')(section): say('held'); sys.stdin.readline()\n"
 SIZE = 1 << 22
 MODES = ["exclusive", "shared"]
+FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]  # number of the system call
 
 
 def in_threads(functions):
@@ -478,3 +483,27 @@ def test_subinterpreter_is_refused(child):
     assert said.startswith("ImportError")
     assert "interpreter" in said
     other.end()
+
+
+def test_nobody_waits_for_the_interpreter_inside_the_heap_gate(shm):
+    """A thread opens a block, waits for the heap gate, and gets it while another one runs Python and does not let go."""
+    libc = ctypes.PyDLL(None)  # keeps the GIL
+    block, scribe = shm.allocate(10), Scribe(shm.path)
+    mine = next(i for i in range(256) if scribe[4096 + 64 * i + 24] == os.getpid())
+    taken = scribe[HEAP_GATE] = scribe[4096 + 64 * mine] >> 32 << 32 | mine + 1
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=shm.block, args=(block.offset,))
+    thread.start()
+    while scribe[HEAP_GATE] == taken:  # until it sleeps on the gate, as a flag there says
+        time.sleep(0.001)
+    sys.setswitchinterval(1000)
+    try:
+        scribe[HEAP_GATE] = 0
+        libc.syscall(FUTEX, ctypes.c_void_p(shm.address + HEAP_GATE), 1, 1)  # FUTEX_WAKE
+        libc.usleep(300_000)
+        seen = scribe[HEAP_GATE]
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert seen == 0
