@@ -28,6 +28,8 @@ from damage import (
 
 import shmem
 
+pytestmark = pytest.mark.damages
+
 MAX_SIZE = 1 << 22
 TABLE = 4096  # of participants
 

@@ -7,6 +7,8 @@ from damage import EVERY_BIT, HEAD, NOBODY, USED, Scribe, outcome
 
 import shmem
 
+pytestmark = pytest.mark.damages
+
 MAX_SIZE = 1 << 20
 
 
