@@ -29,11 +29,11 @@ from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._checked cimport damaged
 from shmem._core cimport (Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale)
 from shmem._damage cimport raise_damaged, room_at
-from shmem._heap cimport heap_abandon, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release
+from shmem._heap cimport heap_check_block, heap_commit, heap_enter, heap_leave, heap_release
 from shmem._layout cimport (ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, TYPE_ARRAY,
                             array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, payload_to_block,
                             round_up, tag_type)
-from shmem._names cimport insert_name
+from shmem._names cimport give_up_pending, insert_name
 from shmem._recovery cimport array_is_forsaken, array_is_pinned, array_pins_found
 from shmem._section cimport block_at, busy_begin, busy_end, section_t
 from shmem._status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
@@ -377,7 +377,7 @@ cdef int _give_up(ArrayHold hold) except -1:
         _counts.pop(hold.key, None)
         hold.key = None
     fetch_sub_seq_cst_u32(&section.participants[section.private.index_plus_1 - 1].pins, 1)
-    heap_abandon(section, hold.payload_off())
+    give_up_pending(section, hold.payload_off())
     return 0
 
 

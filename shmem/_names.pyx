@@ -175,11 +175,15 @@ def put_bytes(Memory memory, name, const unsigned char[::1] source):
     try:
         insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN)
     except BaseException:
-        busy_begin(section)
-        with nogil:
-            heap_abandon(section, payload_off)
-            busy_end(section)
+        give_up_pending(section, payload_off)
         raise
+
+
+cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept:
+    busy_begin(section)
+    with nogil:
+        heap_abandon(section, payload_off)
+        busy_end(section)
 
 
 cdef bint _lies_in(Mapping mapping, placed) except -1:

@@ -33,12 +33,12 @@ from shmem._channel cimport EVERYBODY, channel_notify
 from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place)
 from shmem._damage cimport raise_damaged, room_at
 from shmem._fields cimport Field, FieldType, field_address, object_is_stale, raise_stale
-from shmem._heap cimport heap_abandon, heap_commit
+from shmem._heap cimport heap_commit
 from shmem._layout cimport (BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t,
                             mutex_t, named_state_t, semaphore_t)
 from shmem._lock cimport AT_ONCE, FOREVER
 from shmem._named cimport named_open, named_request_t, named_unlink, named_unmap
-from shmem._names cimport insert_name
+from shmem._names cimport give_up_pending, insert_name
 from shmem._os cimport pause_ns
 from shmem._section cimport busy_begin, busy_end, section_t
 from shmem._status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
@@ -192,10 +192,7 @@ cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t 
     try:
         insert_name(mapping, name, payload_off, self.serial, True, type_id)
     except BaseException:
-        busy_begin(section)
-        with nogil:
-            heap_abandon(section, payload_off)
-            busy_end(section)
+        give_up_pending(section, payload_off)
         raise
     return self
 

@@ -31,10 +31,10 @@ from shmem._core cimport (Mapping, Memory, Placed, allocate_pending, check, dead
                           size_argument)
 from shmem._damage cimport raise_damaged, room_at
 from shmem._fields cimport Field, FieldType
-from shmem._heap cimport heap_abandon, heap_commit
+from shmem._heap cimport heap_commit
 from shmem._layout cimport LINE_BYTES, TYPE_QUEUE, queue_t, queue_text, round_up, tag_type
 from shmem._lock cimport AT_ONCE, FOREVER
-from shmem._names cimport insert_name
+from shmem._names cimport give_up_pending, insert_name
 from shmem._ring cimport (PACKED, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, batch_t, packed_bytes, ring_count, ring_get, ring_get_try,
                           ring_open, ring_put, ring_put_try, ring_shut_down, ring_t)
 from shmem._section cimport busy_begin, busy_end, section_t
@@ -764,7 +764,7 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
         if name is not None:
             insert_name(mapping, name, payload_off, queue.serial, True, TYPE_QUEUE)
     except BaseException:
-        heap_abandon(section, payload_off)
+        give_up_pending(section, payload_off)
         raise
     if name is None:
         heap_commit(section, payload_off, TYPE_QUEUE)

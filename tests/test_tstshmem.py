@@ -349,6 +349,7 @@ def test_left_over_key_block_and_node_are_seen(memory, capsys):
     assert "1 blocks are left" in capsys.readouterr().err
 
 
+@pytest.mark.damages
 def test_broken_heap_is_seen(memory, capsys):
     session = session_on(memory)
     block = memory.allocate(40)
