@@ -347,8 +347,9 @@ class Storm:
         elif now - member.idle_since > self.options.patience:
             pid = member.process.pid
             self.problem(f"member {number} (process {pid}) neither works nor ends\n{describe_process(pid)}")
-            member.send(signal.SIGABRT)
+            member.send(signal.SIGABRT)  # it writes where its threads are
             member.idle_since = now
+            time.sleep(0.5)
 
     def _report_stuck(self, member, actor, row, seconds):
         pid, name = int(row[work.PID]), work.OPERATIONS[row[work.OPERATION]][0]
