@@ -326,7 +326,7 @@ class Sweep:
             trace.close()
         if not operation.alone:
             self._ask_beside(mode="drop")
-        likeness = Likeness(states[0].content)
+        likeness = Likeness(states[0].content, literal=True)
         stepped = {likeness.key(state.content, "live") for state in states}
         traced = {likeness.key(content, "live") for content in found}
         result.traced += len(traced)
@@ -665,7 +665,9 @@ def _print_summary(total, options):
         f"{seen:.1f} % of them were seen by stepping."
     )
     if options.repairs != "none":
-        alike = "the lock's counts and process ids" + ("" if options.repairs == "all" else ", and blocks that are not made yet")
+        alike = "the lock's counts and process ids" + (
+            "" if options.repairs == "all" else ", blocks that are not made yet, and what a repair makes anew from the chain of blocks"
+        )
         print(
             f"{total.repairs:,} repairs, one of each kind for every state but for {alike}; {total.inside_changes:,} changes in them, after "
             f"which {total.inside:,} states were new;\n{total.again:,} of the repairs were of those, until no state was new."

@@ -33,6 +33,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 
 import shmem
@@ -89,6 +90,8 @@ class Member:
     will_be_killed: bool = False
     """By then."""
     kills_itself: bool = False
+    idle_since: float | None = None
+    """None of its actors works."""
 
     def send(self, signal_number):
         """Send a signal, if it has not ended; whether it was sent.  Until `is_alive` noticed its end, its number is nobody else's."""
@@ -332,6 +335,21 @@ class Storm:
                 self.seen[actor] = int(row[work.STEP]), now
             elif now - since > self.options.patience:
                 self._report_stuck(self.members[number], actor, row, now - since)
+        self._watch_ends(number, now)
+
+    def _watch_ends(self, number, now):
+        """A process in which nobody works begins to, or ends."""
+        member = self.members[number]
+        if any(self.ledger.rows[actor, work.STATE] == work.RUNNING for actor in self._actors_of(number)):
+            member.idle_since = None
+        elif member.idle_since is None:
+            member.idle_since = now
+        elif now - member.idle_since > self.options.patience:
+            pid = member.process.pid
+            self.problem(f"member {number} (process {pid}) neither works nor ends\n{describe_process(pid)}")
+            member.send(signal.SIGABRT)  # it writes where its threads are
+            member.idle_since = now
+            time.sleep(0.5)
 
     def _report_stuck(self, member, actor, row, seconds):
         pid, name = int(row[work.PID]), work.OPERATIONS[row[work.OPERATION]][0]
@@ -346,6 +364,12 @@ class Storm:
         """End the round: all killed at once, or told to end, or some of both."""
         mercy = self.rng.choice([0, 0.5, 1]) if not self.totals.problems else 0
         for member in list(self.members.values()):
+            if member.left_alone_until is not None and not member.kills_itself:
+                member.left_alone_until = None  # nobody stays stopped: I would wait for one who is in a gate
+                if member.will_be_killed:
+                    self._kill(member)
+                else:
+                    member.send(signal.SIGCONT)
             if member.process.is_alive() and self.rng.random() >= mercy:
                 self._kill(member)
         self.ledger.stop[0] = 1
@@ -387,8 +411,8 @@ class Storm:
                 linked, lost_at_most = self._settle(shm)
             self._find_leaks(linked, lost_at_most)
             self._audit_sides()
-        except (shmem.ShmemError, work.Violation, OSError) as error:
-            self.problem(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            self.problem("".join(traceback.format_exception(error)[-2:]))
         self._count()
 
     def _settle(self, shm):
@@ -614,8 +638,12 @@ def _rounds(storm, options, bar):
     began = time.monotonic()
     while not storm.totals.problems and (left := began + options.seconds - time.monotonic()) > 0:
         before = dataclasses.replace(storm.totals)
-        storm.blow(left if left < 1.5 * ROUND_SECONDS else ROUND_SECONDS)
-        storm.audit()
+        try:
+            storm.blow(left if left < 1.5 * ROUND_SECONDS else ROUND_SECONDS)
+        except Exception as error:  # of the section, looked at meanwhile
+            storm.problem("".join(traceback.format_exception(error)[-2:]))
+        else:
+            storm.audit()
         now = storm.totals
         now.seconds = time.monotonic() - began
         bar.stop()

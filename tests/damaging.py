@@ -228,7 +228,7 @@ def look(section, found, depth=6):
 def look_at_fields(section, found, depth):
     """Each field of an object, and what it refers to."""
     for name in getattr(type(found), "__annotations__", {}) or [name for name in dir(type(found)) if not name.startswith("_")]:
-        with contextlib.suppress(shmem.ShmemError, AttributeError):
+        with contextlib.suppress(shmem.ShmemError):
             value = getattr(found, name)
             if isinstance(value, (shmem.Block, shmem.Struct, shmem.Queue)) and depth == 0:
                 continue
