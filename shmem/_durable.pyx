@@ -58,6 +58,15 @@ from shmem._section cimport block_at, block_step, busy_begin, busy_end, section_
 from shmem._status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
 
 
+def recovered(Memory memory not None):
+    """Whether this process was the first one to open the section and found that it had not been closed, so that it was recovered.
+
+    Whoever had it open last was killed, or the machine lost power.  The heap is whole (or `check_heap` says what is not); what was in the
+    middle of being changed, besides, only the program can know.
+    """
+    return memory.opened().section.was_recovered
+
+
 def flush(Memory memory not None):
     """Write the section to disk; return when it is there, and the file's name with it.
 

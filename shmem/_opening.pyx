@@ -248,6 +248,7 @@ cdef int _prepare_first(section_t* section, open_request_t* request, uint64_t fi
 
 cdef int _recover_first(section_t* section, bint was_unclean) noexcept nogil:
     cdef int status = OK
+    section.was_recovered = was_unclean
     if was_unclean or section.header.broken:
         status = heap_enter(section, True)
         if status == OK:

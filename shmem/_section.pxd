@@ -100,6 +100,7 @@ ctypedef struct section_t:
     # SHMEM_DEBUG, else NULL: look at everything before the heap gate is given back; and how many blocks it may look at
     void (*verify)(section_t*) noexcept nogil
     uint64_t n_to_verify
+    bint was_recovered                   # this process came first, and the file had not been closed
 
 
 cdef inline thread_t* thread_find(section_t* section) noexcept nogil:

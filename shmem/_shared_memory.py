@@ -314,6 +314,7 @@ class SharedMemory(_core.Memory):
 
     # -- on disk for good
 
+    recovered = property(_durable.recovered)
     flush = _durable.flush
     snapshot = _durable.snapshot
 

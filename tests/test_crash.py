@@ -161,11 +161,14 @@ def test_unclean_file_is_recovered(section_file, child):
     time.sleep(0.05)
     other.kill()
     with shmem.SharedMemory(section_file) as section:
+        assert section.recovered
         assert section.stats().recoveries == 1
         report = section.check_heap()
         assert report.pending_blocks == 0
         assert report.blocks <= 2
         assert section["a"].tolist() == [1, 2, 3]
+    with shmem.SharedMemory(section_file) as section:
+        assert not section.recovered
 
 
 def test_pending_block_of_the_dead_is_room_again(child):
