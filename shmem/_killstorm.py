@@ -43,6 +43,7 @@ from shmem._bar import make_bar
 from shmem._wreck import AT, AT_32
 
 ROUND_SECONDS = 20
+MERCIES = 0, 0.5, 1  # which part of the members is told to end at the end of a round, instead of killed
 LOG_LINES = 60
 WAYS = {"one": 40, "by itself": 20, "caught": 12, "stopped before": 7, "stopped and continued": 7, "two": 10, "all": 4}
 CATCH_SECONDS = 0.1
@@ -362,7 +363,7 @@ class Storm:
 
     def _end(self):
         """End the round: all killed at once, or told to end, or some of both."""
-        mercy = self.rng.choice([0, 0.5, 1]) if not self.totals.problems else 0
+        mercy = self.rng.choice(MERCIES) if not self.totals.problems else 0
         for member in list(self.members.values()):
             if member.left_alone_until is not None and not member.kills_itself:
                 member.left_alone_until = None  # nobody stays stopped: I would wait for one who is in a gate

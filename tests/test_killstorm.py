@@ -125,7 +125,8 @@ BROKEN = {
         ["Violation"],
     ),
     "does not end": (
-        "be = work.member_main\ndef stay(*arguments):\n    be(*arguments)\n    time.sleep(60)\nwork.member_main = stay",
+        "be = work.member_main\ndef stay(*arguments):\n    be(*arguments)\n    time.sleep(60)\n"
+        "work.member_main, storm.MERCIES = stay, (1,)",
         ["neither works nor ends"],
     ),
     "a name is lost": (
@@ -142,6 +143,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.damages
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_is_broken_is_found(what, killstorm):
     """Each promise, broken by a client or by a primitive that does not do what it says."""
