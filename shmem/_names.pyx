@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 from shmem import _errors
 
 from shmem._core cimport Mapping, Memory, allocate_pending, check, offset_in, placed_behind, wrap
+from shmem._damage cimport raise_damaged
 from shmem._heap cimport heap_abandon
 from shmem._layout cimport SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
 from shmem._name_lookup cimport name_make, name_t
@@ -74,6 +75,8 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
                 status = table_look_up(section, &section.header.types_off, &wanted, &type_id, &serial)
             busy_end(section)
     check(status, mapping, f"register type {name.decode()}")
+    if type_id < TYPE_FIRST_USER:
+        raise_damaged(section, section.header.types_off, f"the type {name.decode()} has the number {type_id} there, which none can have")
     if type_id > TYPE_LAST_USER:
         raise _errors.SectionFull(f"a section knows at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
     known = type_by_id(mapping, <uint32_t>type_id)

@@ -132,6 +132,20 @@ def test_a_type_name_that_is_no_text(shm, scribe):
     assert outcome(lambda: open_again(shm).key) == "0"
 
 
+@pytest.mark.parametrize("number", [0, 1, 15])
+def test_a_number_that_no_type_has(shm, scribe, number):
+    """Found by the fuzzer: a class was registered under the number that says "error" inside the library."""
+    shm.new(Base)
+    scribe[scribe.bytes.find(f"{__name__}.Base".encode()) - 24] = number
+
+    def make():
+        with shmem.SharedMemory(shared_name=shm.name) as again:
+            again.new(Derived)
+            again.new(Base)
+
+    assert outcome(make) == "HeapCorruption"
+
+
 @pytest.mark.parametrize("type_id", [1, 2, 3, 6, 7, 16, 65535])
 def test_a_block_under_another_type(shm, scribe, type_id):
     """The smallest there is: too small for an array, a mutex, a queue."""
