@@ -21,13 +21,13 @@ def _(shm):
     os.waitpid(pid, 0)
 
 
-def _fork(shm):
-    """True in the child; the parent stays until it is killed.  While it learns its way the child goes at once."""
+def _fork(shm, act):
+    """True in the child; the parent stays until it is killed.  While it learns its way the child acts and goes at once."""
     pid = os.fork()
     learns = os.path.basename(shm.path) == "scratch"
     if pid == 0:
         if learns:
-            _use(shm)
+            act()
             os._exit(0)
         return True
     if learns:
@@ -48,7 +48,7 @@ def _use(shm):
 def _(shm):
     array = shm["kept"]  # the parent's pin is not the child's
     yield
-    if _fork(shm):
+    if _fork(shm, lambda: _use(shm)):
         _use(shm)
     del array
 
@@ -58,10 +58,8 @@ def _(shm):
     lock = shmem.exclusive_lock(shm)
     lock.__enter__()
     yield
-    if _fork(shm):
-        lock.__exit__(None, None, None)  # not the child's: nothing happens
-    else:
-        lock.__exit__(None, None, None)
+    _fork(shm, lambda: lock.__exit__(None, None, None))
+    lock.__exit__(None, None, None)  # in the child nothing happens: it is not the child's
 
 
 # -- a thread's end ---------------------------------------------------------------------------------------------
