@@ -243,7 +243,7 @@ def test_get_while_others_delete_and_assign(shm, child):
     other.hear()
     seen = 0
     end = time.monotonic() + 1
-    while time.monotonic() < end:
+    while time.monotonic() < end or (seen == 0 and time.monotonic() < end + 20):  # on a busy machine the other one comes later
         found = shm.get("x")
         if found is not None:
             assert isinstance(found, shmem.SharedArray)
