@@ -155,8 +155,8 @@ def _serve(path, scratch, link):
         observe(shm)
     _ptrace.pause()
     while True:
-        signal.alarm(LONGEST_SECONDS)
         kind, content = link.recv()
+        signal.alarm(LONGEST_SECONDS)
         shm = wrong = seen = None
         if kind == "live":
             shm = shmem.SharedMemory(path)
@@ -177,6 +177,7 @@ def _serve(path, scratch, link):
         if shm is not None:
             shm.close()
         link.send((seen, wrong))
+        signal.alarm(0)  # it may be long until there is something to repair
         _ptrace.pause()
 
 

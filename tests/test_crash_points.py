@@ -89,6 +89,27 @@ def test_the_cleaner_is_killed_too():
     assert failed == 0
 
 
+IDLE = """
+import time
+from shmem import _crash_repairs
+_crash_repairs.LONGEST_SECONDS = 2
+run = _crash_repairs.Closure.run
+def later(self, tell):
+    time.sleep(3)
+    yield from run(self, tell)
+_crash_repairs.Closure.run = later
+"""
+
+
+@needs_ptrace
+def test_a_repairer_may_have_nothing_to_do():
+    """Between two operations' repairs it waits, and that is not counted as hanging."""
+    names = ["lock: shared", "lock: exclusive"]
+    status, output = crashtest("--quick", "--jobs=1", "--repairs", "alike", *[f"--operation={name}" for name in names], code=IDLE)
+    assert status == 0, output
+    assert all(table(output)[name][4] > 0 for name in names)
+
+
 def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
     """Two are dead: one had moved the root, and said so, the other one has the heap gate.  Who gets the first one's entry ends the move."""
     path = tmp_path / "s"
