@@ -1,7 +1,6 @@
 """The page of `ptrace(2)`: a child process that its parent moves on instruction by instruction.
 
-Everything that `crashtest` asks of the system's debugging interface is asked here, through ctypes.  Linux on x86-64 alone: on Arm a
-step between the two halves of a load-exclusive/store-exclusive pair makes the store fail, so that a loop of them never ends.
+What `crashtest` asks of the system's debugging interface is asked here, by `_registers`, and by `_store_trace`, through ctypes.  Linux.
 
 A `Tracee` is a fork of this process.  It runs, and stops each time it calls `pause()`; the parent lets it go on to
 the next pause (`go`), or for one instruction (`step`).  It dies with its parent.
@@ -12,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -21,38 +19,30 @@ import time
 import traceback
 import warnings
 
-_TRACEME, _PEEKUSER, _CONT, _KILL, _SINGLESTEP, _SETOPTIONS = 0, 3, 7, 8, 9, 0x4200
+from shmem import _registers
+from shmem._registers import ptrace, request
+
+_TRACEME, _CONT, _SINGLESTEP, _SETOPTIONS = 0, 7, 9, 0x4200
 _DETACH, _GETEVENTMSG = 17, 0x4201
 _EXITKILL, _TRACEFORK, _TRACECLONE = 0x100000, 2, 8
 _FORKED, _CLONED = signal.SIGTRAP | 1 << 8, signal.SIGTRAP | 3 << 8
 _ANY_KIND = 0x40000000  # __WALL: threads too
 _CHILD_ENDED = 0x117F  # stopped by SIGCHLD
 _PDEATHSIG = 1
-_RIP = 16 * 8  # its place in the kernel's `struct user`
 _STEPPED = 0x057F  # the status that waitpid gives after one instruction: stopped by SIGTRAP
 _PAUSED = 0x137F  # stopped by SIGSTOP
 _LONGEST_SECONDS = 300
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
-_ptrace.restype = ctypes.c_long
-_ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-
-
-def request(number, pid, address=0, data=0):
-    """One call of `ptrace(2)`."""
-    ctypes.set_errno(0)
-    result = _ptrace(number, pid, address, data)
-    if result == -1 and ctypes.get_errno():
-        error = ctypes.get_errno()
-        raise OSError(error, f"ptrace: {os.strerror(error)}")
-    return result
+_libc = ctypes.CDLL(None)
 
 
 def why_not():
     """None if processes can be stepped here, else a text that says why not and what to do."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return f"stepping through a process is done on Linux, x86-64; this is {sys.platform}, {platform.machine()}"
+    if sys.platform != "linux":
+        return f"stepping through a process is done on Linux; this is {sys.platform}"
+    reason = _registers.why_not()
+    if reason is not None:
+        return reason
     try:
         tracee = Tracee(pause)
     except OSError as error:
@@ -109,6 +99,7 @@ class Tracee:
         if self.pid == 0:
             self._be(function, arguments)
         self._parent = 0  # of the one that is followed
+        self._registers = _registers.Registers()
         self._message = ctypes.c_ulong()
         try:
             self._wait_for_pause()
@@ -159,12 +150,12 @@ class Tracee:
 
     def step(self):
         """Execute one instruction; False when that brought the next pause."""
-        _ptrace(_SINGLESTEP, self.pid, 0, 0)
+        ptrace(_SINGLESTEP, self.pid, 0, 0)
         _, status = os.waitpid(self.pid, _ANY_KIND)
         if status == _STEPPED:
             return True
         while status == _CHILD_ENDED:
-            _ptrace(_SINGLESTEP, self.pid, 0, 0)
+            ptrace(_SINGLESTEP, self.pid, 0, 0)
             _, status = os.waitpid(self.pid, _ANY_KIND)
         if status == _STEPPED:
             return True
@@ -191,7 +182,8 @@ class Tracee:
 
     def position(self):
         """The address of the instruction that comes next."""
-        return _ptrace(_PEEKUSER, self.pid, _RIP, 0) & 0xFFFFFFFFFFFFFFFF
+        self._registers.load(self.pid)
+        return self._registers.counter
 
     def kill(self):
         """SIGKILL, and wait until it is gone, and who it began: their locks with them."""

@@ -1,4 +1,4 @@
-"""Every store of a process into a section, found by write protection instead of instruction by instruction.  Linux on x86-64.
+"""Every store of a process into a section, found by write protection instead of instruction by instruction.  Linux.
 
 The tracee's writable mappings of the section are made read-only behind its back.  A store then stops it with SIGSEGV, before the store:
 the tracer opens the mapping, lets that one instruction happen, looks, and closes the mapping again.  So no store can
@@ -15,34 +15,22 @@ import ctypes
 import errno
 import os
 
-from shmem._ptrace import TraceeEnded, request
+from shmem._ptrace import TraceeEnded
+from shmem._registers import HIDDEN, MACHINE, NAME, Registers, request
 
-_GETREGS, _SETREGS, _SINGLESTEP, _SYSCALL, _GETSIGINFO, _SETOPTIONS = 12, 13, 9, 24, 0x4202, 0x4200
+_SINGLESTEP, _SYSCALL, _GETSIGINFO, _SETOPTIONS = 9, 24, 0x4202, 0x4200
 _EXITKILL_AND_SYSGOOD = 0x100001
 _STEPPED, _PAUSED, _CALL, _FAULT = 0x057F, 0x137F, 0x857F, 0x0B7F
-_READ, _PREAD, _MMAP, _MPROTECT, _MUNMAP, _FUTEX, _GETRANDOM = 0, 17, 9, 10, 11, 202, 318
-_STORING = {_READ: "rsi", _PREAD: "rsi", _GETRANDOM: "rdi"}  # calls that write to memory, and by which register
+_STORING = {"read": 1, "pread64": 1, "getrandom": 0}  # calls that write to memory, and which argument says where
 _READ_ONLY, _READ_WRITE = 1, 3
 _REPEAT, _FILL_BYTES = 0xF3, 0xAA
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
-_NAMES = (
-    "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax", "rip", "cs",
-    "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
-)  # fmt: skip
-
-
-class Registers(ctypes.Structure):
-    """`struct user_regs_struct` of x86-64."""
-
-    _fields_ = [(name, ctypes.c_uint64) for name in _NAMES]
-
-
 def _find_call_instruction():
-    """Where libc has a `syscall` instruction; the tracee, a fork, has it at the same address."""
+    """Where libc has an instruction that makes a system call; the tracee, a fork, has it at the same address."""
     start = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
-    return start + ctypes.string_at(start, 64).index(b"\x0f\x05")
+    return start + ctypes.string_at(start, 64).index(MACHINE.call)
 
 
 class StoreTrace:
@@ -63,6 +51,9 @@ class StoreTrace:
         self._regions = []  # (start, end)
         self._call_at = _find_call_instruction()
         self._registers, self._other = Registers(), Registers()
+        self._numbers = MACHINE.numbers
+        self._storing = {self._numbers[name]: argument for name, argument in _STORING.items()}
+        self._is_at_call = False  # where the kernel hides a register
         self._information = (ctypes.c_uint64 * 16)()
         self._memory = os.open(f"/proc/{tracee.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._in_haste = in_haste
@@ -87,28 +78,23 @@ class StoreTrace:
         if status != _STEPPED:
             raise TraceeEnded(f"a step ended with status {status:#x}")
 
-    def _load(self, registers):
-        request(_GETREGS, self._tracee.pid, 0, ctypes.addressof(registers))
-
-    def _store(self, registers):
-        request(_SETREGS, self._tracee.pid, 0, ctypes.addressof(registers))
-
     def _call(self, registers, number, *arguments):
         """Have the tracee, whose registers these are, make a system call; its registers are not put back."""
-        other = self._other
-        ctypes.memmove(ctypes.addressof(other), ctypes.addressof(registers), ctypes.sizeof(Registers))
-        other.rip, other.rax, other.orig_rax = self._call_at, number, _WORD
-        for name, value in zip(("rdi", "rsi", "rdx", "r10", "r8", "r9"), arguments, strict=False):
-            setattr(other, name, value)
-        self._store(other)
+        other, pid = self._other, self._tracee.pid
+        other.copy_from(registers)
+        other.prepare_call(self._call_at, number, arguments)
+        other.store(pid)
         self._step()
-        self._load(other)
-        return other.rax
+        other.load(pid)
+        if self._is_at_call and HIDDEN:
+            setattr(registers, HIDDEN, getattr(other, HIDDEN))
+        self._is_at_call = False
+        return other.result
 
     def _protect(self, registers, access):
         """Open or close all mappings."""
         for start, end in self._regions:
-            if self._call(registers, _MPROTECT, start, end - start, access):
+            if self._call(registers, self._numbers["mprotect"], start, end - start, access):
                 raise TraceeEnded("the mapping cannot be opened or closed")
 
     def _find_regions(self):
@@ -133,16 +119,17 @@ class StoreTrace:
         look : callable
             Called as ``look(address)`` after each store and each system call, with the instruction's address.
         """
-        registers = self._registers
-        self._load(registers)
+        registers, pid = self._registers, self._tracee.pid
+        registers.load(pid)
         self._regions = self._find_regions()
         self._protect(registers, _READ_ONLY)
-        self._store(registers)
+        registers.store(pid)
         inside = False
         while True:
-            request(_SYSCALL, self._tracee.pid)
+            request(_SYSCALL, pid)
             status = self._wait()
-            self._load(registers)
+            registers.load(pid)
+            self._is_at_call = status == _CALL
             if status == _FAULT:
                 self._one_store(registers, look)
             elif status == _CALL and not inside:
@@ -155,8 +142,8 @@ class StoreTrace:
             else:
                 raise TraceeEnded(f"the child was stopped by signal {os.WSTOPSIG(status)}")
         self._protect(registers, _READ_WRITE)
-        self._store(registers)
-        look(registers.rip)
+        registers.store(pid)
+        look(registers.counter)
 
     def _covers(self, address):
         return any(start <= address < end for start, end in self._regions)
@@ -165,18 +152,18 @@ class StoreTrace:
         request(_GETSIGINFO, self._tracee.pid, 0, ctypes.addressof(self._information))
         if not self._covers(self._information[2]):
             raise TraceeEnded(f"the child was stopped by SIGSEGV at address {self._information[2]:#x}")
-        address = registers.rip
+        address, pid = registers.counter, self._tracee.pid
         self._protect(registers, _READ_WRITE)
-        while registers.rip == address:  # a string instruction: each iteration that stores something new
-            repeated = self._skip_same(registers)
-            self._store(registers)
+        while registers.counter == address:  # a string instruction: each iteration that stores something new
+            repeated = NAME == "x86_64" and self._skip_same(registers)
+            registers.store(pid)
             self._step()
             look(address)
-            self._load(registers)
+            registers.load(pid)
             if not repeated:
                 break
         self._protect(registers, _READ_ONLY)
-        self._store(registers)
+        registers.store(pid)
 
     def _skip_same(self, registers):
         """At a `rep` instruction, which is told.  If it fills: skip those iterations that store what is there already."""
@@ -196,34 +183,33 @@ class StoreTrace:
 
     def _stores_itself(self, registers, look):
         """At the entry of a system call that writes into the section: make it with the mapping open.  True when that was done."""
-        number = registers.orig_rax
-        if number == _FUTEX and self._in_haste and registers.r10:
-            os.pwrite(self._memory, bytes(16), registers.r10)
-        where = _STORING.get(number)
-        if where is None or not self._covers(getattr(registers, where)):
+        number, pid = registers.number, self._tracee.pid
+        if number == self._numbers["futex"] and self._in_haste and registers.argument(3):
+            os.pwrite(self._memory, bytes(16), registers.argument(3))
+        where = self._storing.get(number)
+        if where is None or not self._covers(registers.argument(where)):
             return False
-        arguments = [getattr(registers, name) for name in ("rdi", "rsi", "rdx", "r10", "r8", "r9")]
-        registers.orig_rax = _WORD  # no system call: it fails, and that is overwritten
-        self._store(registers)
-        request(_SYSCALL, self._tracee.pid)
+        arguments = [registers.argument(i) for i in range(6)]
+        registers.cancel_call(pid)
+        request(_SYSCALL, pid)
         if self._wait() != _CALL:
             raise TraceeEnded("a system call that was skipped did not return")
-        self._load(registers)
+        registers.load(pid)
         self._protect(registers, _READ_WRITE)
         result = self._call(registers, number, *arguments)
-        look(registers.rip)
+        look(registers.counter)
         self._protect(registers, _READ_ONLY)
-        registers.rax = result
-        self._store(registers)
+        registers.result = result
+        registers.store(pid)
         return True
 
     def _after_call(self, registers, look):
-        if registers.rax == _WORD + 1 - errno.EFAULT:
-            raise TraceeEnded(f"system call {registers.orig_rax} was refused its memory: the trace changed what it does")
-        if registers.orig_rax in (_MMAP, _MUNMAP):
+        if registers.result == _WORD + 1 - errno.EFAULT:
+            raise TraceeEnded(f"system call {registers.number} was refused its memory: the trace changed what it does")
+        if registers.number in (self._numbers["mmap"], self._numbers["munmap"]):
             known = self._regions
             self._regions = found = self._find_regions()
             if found != known:
                 self._protect(registers, _READ_ONLY)
-                self._store(registers)
-        look(registers.rip)
+                registers.store(self._tracee.pid)
+        look(registers.counter)

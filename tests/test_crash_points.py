@@ -215,12 +215,15 @@ def test_what_is_broken_is_found(code, wrong, tmp_path):
 
 
 def test_what_cannot_be_done_is_said():
-    """Wrong arguments; no ptrace here."""
+    """Wrong arguments; another processor; one of Arm's without the atomic instructions that can be stepped."""
     assert crashtest("--operation", "no such thing")[0] == 2
-    code = "from shmem import _ptrace\n_ptrace.platform.machine = lambda: 'sparc'"
+    code = "from shmem import _registers as r\nr.NAME, r.MACHINE, r._HWCAP_ATOMICS = 'sparc', None, 0"
     status, output = crashtest("--quick", code=code)
     assert status == 2
     assert "sparc" in output
+    status, output = crashtest("--quick", code=code.replace("'sparc', None", "'aarch64', r.MACHINE"))
+    assert status == 2
+    assert "LSE" in output
 
 
 def test_ptrace_not_permitted():

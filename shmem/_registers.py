@@ -1,0 +1,153 @@
+"""The registers of a traced process, and how it makes a system call: x86-64, and Arm (AArch64) with the atomic instructions of Armv8.1.
+
+Without those (LSE) nothing can be stepped on Arm: a stop between the two halves of a load-exclusive/store-exclusive pair makes
+the store fail, so that a loop of them never ends.
+
+On Arm the kernel shows a tracer, while the tracee stops at a system call, a mark of its own in x7, and takes no other value for it; the
+true one is there again at the next stop (`HIDDEN`).
+"""
+
+import ctypes
+import dataclasses
+import os
+import platform
+
+_GETREGSET, _SETREGSET = 0x4204, 0x4205
+_PRSTATUS, _SYSTEM_CALL = 1, 0x404
+_HWCAP, _HWCAP_ATOMICS = 16, 1 << 8
+_NONE = 0xFFFFFFFFFFFFFFFF
+
+_libc = ctypes.CDLL(None, use_errno=True)
+ptrace = _libc.ptrace
+ptrace.restype = ctypes.c_long
+ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What is different from one processor to the other."""
+
+    names: tuple
+    """The registers in the kernel's order (`struct user_regs_struct`, `struct user_pt_regs`)."""
+    counter: str
+    """Where the next instruction is."""
+    number: str
+    """Of the system call, while it is made."""
+    result: str
+    arguments: tuple
+    call: bytes
+    """The instruction that makes a system call."""
+    numbers: dict
+    """System calls by name."""
+
+
+_MACHINES = {
+    "x86_64": Machine(
+        names=(
+            "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax", "rip",
+            "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",
+        ),
+        counter="rip",
+        number="orig_rax",
+        result="rax",
+        arguments=("rdi", "rsi", "rdx", "r10", "r8", "r9"),
+        call=b"\x0f\x05",
+        numbers={"read": 0, "pread64": 17, "mmap": 9, "mprotect": 10, "munmap": 11, "futex": 202, "getrandom": 318},
+    ),
+    "aarch64": Machine(
+        names=(*[f"x{i}" for i in range(31)], "sp", "pc", "pstate"),
+        counter="pc",
+        number="x8",
+        result="x0",
+        arguments=("x0", "x1", "x2", "x3", "x4", "x5"),
+        call=b"\x01\x00\x00\xd4",
+        numbers={"read": 63, "pread64": 67, "mmap": 222, "mprotect": 226, "munmap": 215, "futex": 98, "getrandom": 278},
+    ),
+}  # fmt: skip
+NAME = platform.machine()
+MACHINE = _MACHINES.get(NAME)
+HIDDEN = "x7" if NAME == "aarch64" else None
+
+
+def why_not():
+    """None if what is here can be used on this machine, else a text that says why not."""
+    if MACHINE is None:
+        return f"stepping through a process is done on x86-64 and Arm (aarch64); this is {NAME}"
+    if NAME == "aarch64" and not _libc.getauxval(ctypes.c_ulong(_HWCAP)) & _HWCAP_ATOMICS:
+        return "stepping through a process takes the atomic instructions of Armv8.1 (LSE), which this processor does not have"
+    return None
+
+
+def request(number, pid, address=0, data=0):
+    """One call of `ptrace(2)`."""
+    ctypes.set_errno(0)
+    result = ptrace(number, pid, address, data)
+    if result == -1 and ctypes.get_errno():
+        error = ctypes.get_errno()
+        raise OSError(error, f"ptrace: {os.strerror(error)}")
+    return result
+
+
+class Registers(ctypes.Structure):
+    """All registers but those for floating point, each an attribute by its name in the manual of the machine."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in (MACHINE.names if MACHINE else ())]
+
+    def __init__(self):
+        self._vector = (ctypes.c_uint64 * 2)(ctypes.addressof(self), ctypes.sizeof(self))  # struct iovec
+        self._vector_at = ctypes.addressof(self._vector)
+
+    def load(self, pid):
+        """Take over those of a process that is stopped."""
+        request(_GETREGSET, pid, _PRSTATUS, self._vector_at)
+
+    def store(self, pid):
+        """Give them to a process that is stopped."""
+        request(_SETREGSET, pid, _PRSTATUS, self._vector_at)
+
+    def copy_from(self, other):
+        """Be as another one."""
+        ctypes.memmove(ctypes.addressof(self), ctypes.addressof(other), ctypes.sizeof(Registers))
+
+    def argument(self, i):
+        """The i-th argument of a system call, at its entry."""
+        return getattr(self, MACHINE.arguments[i])
+
+    @property
+    def counter(self):
+        """Where the next instruction is."""
+        return getattr(self, MACHINE.counter)
+
+    @property
+    def number(self):
+        """The system call's, at its entry and at its end."""
+        return getattr(self, MACHINE.number)
+
+    @property
+    def result(self):
+        """The system call's, at its end."""
+        return getattr(self, MACHINE.result)
+
+    @result.setter
+    def result(self, value):
+        setattr(self, MACHINE.result, value)
+
+    def prepare_call(self, address, number, arguments):
+        """Be such that the next instruction, at `address`, makes a system call."""
+        setattr(self, MACHINE.counter, address)
+        for name, value in zip(MACHINE.arguments, arguments, strict=False):
+            setattr(self, name, value)
+        if NAME == "x86_64":
+            self.rax, self.orig_rax = number, _NONE  # none: there is nothing for the kernel to begin again
+        else:
+            self.x8 = number
+
+    def cancel_call(self, pid):
+        """At the entry of a system call: it is not made.  It fails, which is to be overwritten."""
+        if NAME == "x86_64":
+            self.orig_rax = _NONE
+            self.store(pid)
+        else:
+            none = ctypes.c_int(-1)
+            vector = (ctypes.c_uint64 * 2)(ctypes.addressof(none), ctypes.sizeof(none))
+            request(_SETREGSET, pid, _SYSTEM_CALL, ctypes.addressof(vector))
