@@ -154,7 +154,7 @@ def _leave_all():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
     _arrays.drop_all_pins()
-    for _ in range(30):  # on a busy machine a thread may not come out of its slice of sleep for long
+    for _ in range(10):
         if _core.depart_all():
             return
         time.sleep(0.01)

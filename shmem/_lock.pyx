@@ -59,7 +59,7 @@ from libc.errno cimport EINTR
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport (compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64,
-                             fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64, load_seq_cst_u64,
+                             fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64, load_relaxed_u32, load_seq_cst_u64,
                              store_release_u32, store_release_u64, store_seq_cst_u64)
 from shmem._channel cimport (EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half)
 from shmem._checked cimport participants_bound
@@ -327,7 +327,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
         if ask:
             ask_at_ns = now_ns() + SLICE_NS
             slices_left -= 1
-        if slices_left == 0:
+        if slices_left == 0 or load_relaxed_u32(&section.leaves):
             return INTERRUPTED
     return status
 
@@ -507,6 +507,8 @@ cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
         if status == TIMEOUT_EXPIRED:
             return status
         wait.slices_left -= status == SLICE_OVER
+        if load_relaxed_u32(&section.leaves):
+            wait.slices_left = 0
         if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and (wait.wish == WRITE or wait.slices_left <= 0))):
             return INTERRUPTED
 

@@ -628,6 +628,7 @@ cdef uint32_t sections_depart() noexcept nogil:
     section = _sections
     while section != NULL:
         if not section.departed and section.private.index_plus_1 != 0:
+            store_release_u32(&section.leaves, 1)
             waits_left = MAX_WAITS           # longer than a slice of sleep on the lock
             while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
                 pause_ns(WAIT_NS)

@@ -84,6 +84,7 @@ ctypedef struct section_t:
     bint anonymous                # the last one out removes it
     bint keeps_fd                 # this file system drops a lock with its descriptor
     bint departed                 # left at exit while views live on
+    uint32_t leaves               # it is to be left: whoever waits for the lock comes out after its slice of sleep
     uint64_t id                   # of this section_t among all that this process ever made
     uint64_t n_holds              # Mapping objects, under the process mutex
     uint32_t n_busy               # threads inside the library without the GIL: none may be while the process departs

@@ -368,6 +368,27 @@ def test_exit_while_daemon_threads_wait(section, place, child, wish, mode):
     take_over(section, deaths=int(wish == "upgrade" or mode == wish == "shared"))  # those held a share
 
 
+@pytest.mark.parametrize("wish", ["exclusive", "upgrade"])
+def test_who_drains_comes_out_when_the_process_ends(section, place, child, wish):
+    """It owns the gate meanwhile, and looks up once a second only: not now."""
+    holder = child(HOLD, place, "shared")
+    holder.hear()
+    code = "from shmem import _core\ndef wait():\n    with contextlib.ExitStack() as stack:\n"
+    code += "        if args[1] == 'upgrade': stack.enter_context(shmem.shared_lock(section))\n"
+    code += "        stack.enter_context(shmem.exclusive_lock(section))\n"
+    code += "threading.Thread(target=wait, daemon=True).start(); say('go'); sys.stdin.readline()\n"
+    code += "say(any(_core.depart_all() for _ in range(5)))"  # each waits for some 100 ms
+    other = child("import contextlib\n" + OPEN + code, place, wish)
+    other.hear()
+    wait_for_waiter(section)
+    other.tell()
+    assert other.hear() == "True"
+    other.end()
+    holder.tell()
+    holder.end()
+    take_over(section, deaths=int(wish == "upgrade"))
+
+
 AT_EXIT = """
 import atexit, sys, os
 order = []
