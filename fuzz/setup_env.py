@@ -21,7 +21,7 @@ SOURCE = HOME / "source"
 CLANG = HOME / "clang"
 PACKAGES = ["atheris>=3", "wheel"]
 CLANG_PACKAGES = ["clang-14", "libclang-common-14-dev", "libclang-cpp14", "libllvm14"]
-FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address"
+FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined"
 
 
 def say(text):
