@@ -114,67 +114,53 @@ def explain(status, what, facts):
     return _with_status(error, status)
 
 
+def _refusal(status, path, shared_name, request):
+    """Class and text of the exception for what this library itself does not open; None if it was the system that refused."""
+    found, wanted = request["found"], request["wanted"]
+    if status == Status.not_a_section:
+        if wanted > found:
+            return _errors.NotASection, f"it is cut off: {wanted:,} bytes are in use, the file has {found:,}; it was left as it was"
+        return _errors.NotASection, "it is no shmem section, or its header is damaged; it was left as it was"
+    if status == Status.layout_mismatch:
+        text = f"the section has layout version {found}, this library another; open it with the one that made it"
+        return _errors.LayoutMismatch, text
+    if status == Status.label_mismatch:
+        return _errors.NotASection, f"the section carries the shared name {request['found_label']!r}, not {shared_name!r}"
+    if status == Status.untrusted_owner:
+        text = f"it belongs to user {found}, this process runs as {os.geteuid()}; trust_owner=True accepts that"
+        return _errors.UntrustedOwner, text
+    if status == errno.ELOOP:
+        return _errors.UntrustedOwner, "a symbolic link that belongs to another user is not followed"
+    if status == Status.address_in_use:
+        text = f"address {wanted:#x} is not free in this process" if wanted else f"the section was created for address {found:#x}"
+        return _errors.AddressInUse, text
+    if status == Status.too_many_participants:
+        return _errors.TooManyParticipants, "every entry of its table of participants belongs to a live process"
+    if status == Status.unsupported_file_system:
+        where = f"on {describe_file_system(path)} mappings or locks are not coherent between processes"
+        return _errors.OperatingSystemError, f"{where}; use a local file system or an anonymous section"
+    if status in _OUT_OF_SPACE or status == errno.ENOMEM:
+        room = f"{describe_file_system(path)} has {_free_bytes(path)} bytes free, max_size is {request['max_size']:,}"
+        return _errors.SectionFull, f"{_limit_text(status)}; {room}"
+    return None
+
+
 def explain_opening(status, path, shared_name, request):
     """The exception for a section that could not be opened.
 
     `request` has what was found: ``found``, ``wanted``, ``found_label``, ``max_size``, ``max_participants``.
     """
-    found, wanted = request["found"], request["wanted"]
     what = f"open {path!r}"
+    refusal = _refusal(status, path, shared_name, request)
+    if refusal is not None:
+        cls, text = refusal
+        return _with_status(cls(f"{what}: {text}"), status)
     if status == errno.ENOENT:
-        return _with_status(
-            _errors.SectionNotFound(f"{what}: there is no such section; give max_size to create it"), status, errno=status, filename=path
-        )
-    if status == Status.not_a_section:
-        text = "it is no shmem section, or its header is damaged; it was left as it was"
-        if wanted > found:
-            text = f"it is cut off: {wanted:,} bytes are in use, the file has {found:,}; it was left as it was"
-        return _with_status(_errors.NotASection(f"{what}: {text}"), status)
-    if status == Status.layout_mismatch:
-        return _with_status(
-            _errors.LayoutMismatch(
-                f"{what}: the section has layout version {found}, this library another; open it with the one that made it"
-            ),
-            status,
-        )
-    if status == Status.label_mismatch:
-        return _with_status(
-            _errors.NotASection(f"{what}: the section carries the shared name {request['found_label']!r}, not {shared_name!r}"), status
-        )
-    if status == Status.untrusted_owner:
-        return _with_status(
-            _errors.UntrustedOwner(
-                f"{what}: it belongs to user {found}, this process runs as {os.geteuid()}; trust_owner=True accepts that"
-            ),
-            status,
-        )
-    if status == errno.ELOOP:
-        return _with_status(_errors.UntrustedOwner(f"{what}: a symbolic link that belongs to another user is not followed"), status)
-    if status == Status.address_in_use:
-        text = f"address {wanted:#x} is not free in this process" if wanted else f"the section was created for address {found:#x}"
-        return _with_status(_errors.AddressInUse(f"{what}: {text}"), status)
-    if status == Status.too_many_participants:
-        return _with_status(
-            _errors.TooManyParticipants(f"{what}: every entry of its table of participants belongs to a live process"), status
-        )
-    if status == Status.unsupported_file_system:
-        return _with_status(
-            _errors.OperatingSystemError(
-                f"{what}: on {describe_file_system(path)} mappings or locks are not coherent between processes; "
-                "use a local file system or an anonymous section"
-            ),
-            status,
-        )
-    if status in _OUT_OF_SPACE or status == errno.ENOMEM:
-        return _with_status(
-            _errors.SectionFull(
-                f"{what}: {_limit_text(status)}; {describe_file_system(path)} has {_free_bytes(path)} bytes free, "
-                f"max_size is {request['max_size']:,}"
-            ),
-            status,
-        )
-    cls = _errors.ReadOnlyError if status in (errno.EACCES, errno.EPERM, errno.EROFS) else _errors.OperatingSystemError
-    return _with_status(cls(f"{what}: {_errors.get_error_text(status)}{_LIMITS.get(status, '')}"), status, errno=status, filename=path)
+        cls, text = _errors.SectionNotFound, "there is no such section; give max_size to create it"
+    else:
+        cls = _errors.ReadOnlyError if status in (errno.EACCES, errno.EPERM, errno.EROFS) else _errors.OperatingSystemError
+        text = _errors.get_error_text(status) + _LIMITS.get(status, "")
+    return _with_status(cls(f"{what}: {text}"), status, errno=status, filename=path)
 
 
 def explain_named(status, kind, path, user):
