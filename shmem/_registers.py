@@ -3,6 +3,9 @@
 Without those (LSE) nothing can be stepped on Arm: a stop between the two halves of a load-exclusive/store-exclusive pair makes
 the store fail, so that a loop of them never ends.
 
+A system call does not keep Arm's scalable vectors (SVE): its predicates come to be empty, and a store that goes by them, as those of
+libc's `memcpy` do, would store nothing.  Whoever has a tracee make a call in the middle of something saves them (`ScalableVectors`).
+
 On Arm the kernel shows a tracer, while the tracee stops at a system call, a mark of its own in x7, and takes no other value for it; the
 true one is there again at the next stop (`HIDDEN`).
 """
@@ -13,8 +16,9 @@ import os
 import platform
 
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
-_PRSTATUS, _SYSTEM_CALL = 1, 0x404
-_HWCAP, _HWCAP_ATOMICS = 16, 1 << 8
+_PRSTATUS, _SYSTEM_CALL, _SVE = 1, 0x404, 0x405
+_HWCAP, _HWCAP_ATOMICS, _HWCAP_SVE = 16, 1 << 8, 1 << 22
+_SVE_BYTES = 1 << 14  # of the longest vectors that there are, 2048 bits, not quite 9 KB
 _NONE = 0xFFFFFFFFFFFFFFFF
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,11 +73,16 @@ MACHINE = _MACHINES.get(NAME)
 HIDDEN = "x7" if NAME == "aarch64" else None
 
 
+def _has(capability):
+    """Whether this processor of Arm's can do something."""
+    return NAME == "aarch64" and _libc.getauxval(ctypes.c_ulong(_HWCAP)) & capability != 0
+
+
 def why_not():
     """None if what is here can be used on this machine, else a text that says why not."""
     if MACHINE is None:
         return f"stepping through a process is done on x86-64 and Arm (aarch64); this is {NAME}"
-    if NAME == "aarch64" and not _libc.getauxval(ctypes.c_ulong(_HWCAP)) & _HWCAP_ATOMICS:
+    if NAME == "aarch64" and not _has(_HWCAP_ATOMICS):
         return "stepping through a process takes the atomic instructions of Armv8.1 (LSE), which this processor does not have"
     return None
 
@@ -151,3 +160,23 @@ class Registers(ctypes.Structure):
             none = ctypes.c_int(-1)
             vector = (ctypes.c_uint64 * 2)(ctypes.addressof(none), ctypes.sizeof(none))
             request(_SETREGSET, pid, _SYSTEM_CALL, ctypes.addressof(vector))
+
+
+class ScalableVectors:
+    """Arm's scalable vectors, and with them all registers for floating point; nothing where a processor has none."""
+
+    def __init__(self):
+        self._exist = _has(_HWCAP_SVE)
+        self._content = (ctypes.c_char * _SVE_BYTES)()
+        self._vector = (ctypes.c_uint64 * 2)()
+
+    def load(self, pid):
+        """Take over those of a process that is stopped."""
+        if self._exist:
+            self._vector[:] = ctypes.addressof(self._content), _SVE_BYTES
+            request(_GETREGSET, pid, _SVE, ctypes.addressof(self._vector))  # which makes the length what there is
+
+    def store(self, pid):
+        """Give them to a process that is stopped."""
+        if self._exist:
+            request(_SETREGSET, pid, _SVE, ctypes.addressof(self._vector))

@@ -16,7 +16,7 @@ import errno
 import os
 
 from shmem._ptrace import TraceeEnded
-from shmem._registers import HIDDEN, MACHINE, NAME, Registers, request
+from shmem._registers import HIDDEN, MACHINE, NAME, Registers, ScalableVectors, request
 
 _SINGLESTEP, _SYSCALL, _GETSIGINFO, _SETOPTIONS = 9, 24, 0x4202, 0x4200
 _EXITKILL_AND_SYSGOOD = 0x100001
@@ -50,7 +50,7 @@ class StoreTrace:
         self._tracee, self._path = tracee, path
         self._regions = []  # (start, end)
         self._call_at = _find_call_instruction()
-        self._registers, self._other = Registers(), Registers()
+        self._registers, self._other, self._vectors = Registers(), Registers(), ScalableVectors()
         self._numbers = MACHINE.numbers
         self._storing = {self._numbers[name]: argument for name, argument in _STORING.items()}
         self._is_at_call = False  # where the kernel hides a register
@@ -93,9 +93,11 @@ class StoreTrace:
 
     def _protect(self, registers, access):
         """Open or close all mappings."""
+        self._vectors.load(self._tracee.pid)
         for start, end in self._regions:
             if self._call(registers, self._numbers["mprotect"], start, end - start, access):
                 raise TraceeEnded("the mapping cannot be opened or closed")
+        self._vectors.store(self._tracee.pid)
 
     def _find_regions(self):
         """The writable mappings of the file, or those that were writable."""
