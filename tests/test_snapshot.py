@@ -80,8 +80,14 @@ def test_messages_are_whole_and_in_order(large, tmp_path, child, stop):
 
 
 def test_queues_are_of_one_moment(large, tmp_path, child, stop):
-    """Marks go round through three queues: one at most is in the carrier's hands, and none is in two queues."""
-    queues = [large.queue(100, bytes, max_bytes=50_000, name=f"q{i}") for i in range(3)]
+    """Marks go round through three queues: one at most is in the carrier's hands, and none is in two queues.
+
+    Between the queues lies what takes long to copy, many times as long as a mark takes to go round.
+    """
+    queues = []
+    for i in range(3):
+        queues.append(large.queue(100, bytes, max_bytes=50_000, name=f"q{i}"))
+        large[f"between{i}"] = np.ones(35_000_000, "uint8")
     for i, mark in enumerate((b"a", b"b", b"c")):
         queues[i].put(mark * 50_000)
     code = """
