@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import shmem
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
 # A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests of Ctrl-C need it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+hypothesis.settings.register_profile("no times", deadline=None)
+hypothesis.settings.load_profile("no times")
 SANITIZED = "/libasan" in Path("/proc/self/maps").read_text()
 
 

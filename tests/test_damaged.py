@@ -23,7 +23,7 @@ from shmem._wreck import AT, AT_32
 
 pytestmark = pytest.mark.damages
 
-SETTINGS = settings(max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+SETTINGS = settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 # What is no documented error is told, and so is a section that is still open: then something kept it.
 WORKER = """

@@ -15,7 +15,7 @@ from shmem.testing import HeapMachine, NextFitHeapMachine
 
 # The same operations every time, so that a change is judged by what it changed; `python -m shmem fuzz` looks for new ones.
 SETTINGS = settings(
-    max_examples=120, stateful_step_count=50, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=50, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
 
 

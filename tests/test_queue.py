@@ -349,7 +349,7 @@ class AgainstDeque(RuleBasedStateMachine):
 
 
 TestAgainstDeque = AgainstDeque.TestCase
-TestAgainstDeque.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestAgainstDeque.settings = settings(max_examples=30, stateful_step_count=40)
 
 
 # -- as a thing in a section ------------------------------------------------------------------------------
