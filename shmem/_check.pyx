@@ -181,11 +181,12 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
 
 cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
     cdef uint64_t i, at, n_filled = 0, capacity = table_capacity(section, table_off)
-    cdef name_table_t* table = <name_table_t*>(section.base + table_off)
+    cdef name_table_t* table
     if table_off == 0:
         return FINE
     if capacity == 0:
         return _say(facts, BAD_NAME, table_off, 0, 0)
+    table = <name_table_t*>(section.base + table_off)
     for i in range(capacity):
         at = table_slot_off(table_off, i)
         if table_slots(table)[i].entry_off != SLOT_EMPTY:

@@ -60,9 +60,10 @@ cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept n
     if entry_off == SLOT_EMPTY or entry_off == SLOT_REMOVED:
         return NULL
     room = _used_room(section, entry_off, TYPE_NAME_ENTRY)
+    if room < sizeof(name_entry_t):
+        return NULL
     entry = <name_entry_t*>(section.base + entry_off)
-    if (room < sizeof(name_entry_t) or entry.name_bytes == 0
-            or <uint64_t>entry.name_bytes + entry.data_bytes > room - sizeof(name_entry_t)):
+    if entry.name_bytes == 0 or <uint64_t>entry.name_bytes + entry.data_bytes > room - sizeof(name_entry_t):
         return NULL
     return entry
 
