@@ -62,7 +62,10 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, bint wa
     """Set my pin bit of an array that is there: 0, or INVALID_BLOCK and its kin."""
     cdef uint32_t me
     cdef uint64_t* pins
-    cdef int status = heap_enter(section, wait)
+    cdef int status
+    if serial == 0:              # read where no block began just then; it would fit any, and two keys would share one bit
+        return INVALID_BLOCK
+    status = heap_enter(section, wait)
     if status != OK:
         return status
     status = heap_check_block(section, payload_off, serial)

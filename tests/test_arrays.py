@@ -254,6 +254,22 @@ def test_get_while_others_delete_and_assign(shm, child):
     shm.check_heap()
 
 
+@pytest.mark.damages
+def test_a_pin_is_that_of_one_block(shm, child):
+    """A serial that is read while no block begins there, 0, fits any block: with it nothing is pinned, and nobody's pin given back."""
+    shm.root = mine = shm.array([1, 2, 3])
+    with open(shm.path, "r+b") as file:
+        word = os.pread(file.fileno(), 8, mine.base.offset - 8)
+        os.pwrite(file.fileno(), bytes(7) + word[7:], mine.base.offset - 8)
+        with pytest.raises(shmem.InvalidBlock):
+            shm.root  # noqa: B018
+        os.pwrite(file.fileno(), word, mine.base.offset - 8)
+    code = "section = shmem.SharedMemory(shared_name=args[0]); section.root = None; section['y'] = [7, 7, 7]; say('done')"
+    assert child(code, shm.name).hear() == "done"
+    assert mine.tolist() == [1, 2, 3]
+    shm.check_heap()
+
+
 def test_many_names(shm):
     for i in range(1000):
         shm[f"name {i}"] = i
