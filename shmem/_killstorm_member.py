@@ -740,8 +740,8 @@ def run(make, storm, number, n_operations):
         row[STATE] = DONE
         return actor
     except BaseException:
-        row[STATE] = FAILED
         print(f"actor {number}, process {os.getpid()}, step {row[STEP]}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        row[STATE] = FAILED  # the storm ends when this is seen
         os._exit(1)
 
 
