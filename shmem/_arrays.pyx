@@ -7,6 +7,8 @@ An array's block begins with `array_t`, then shape, strides, one pin bit per par
 Pins.  Every `SharedArray` made from a block, and every view of it, refers to one `ArrayHold`; this process's
 holds of a block are counted here, and its pin bit is set while there is one.  Setting and clearing happen under
 the heap gate, and `participant.pins` is raised before the first, so recovery knows whom to look for.
+A hold is counted by offset and serial.  The serial is read without the gate, and may be 0 where no block begins just then: no block's
+serial is 0, and nothing is pinned by it.
 "Its name is gone" and "temporary" mean: the one who clears the last bit frees the block.  A child
 born by fork has holds without pins: they die quietly.
 """

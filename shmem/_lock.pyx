@@ -47,6 +47,9 @@ since readers that turn back wake it without news), and before a timeout is repo
 asked for: the gate's owner (its word is swapped for mine), the participant in `upgrade` (cleared or replaced), a
 participant whose count keeps a drain from ending (zeroed).  Always load, ask, swap that very word.
 
+Who drains or upgrades looks for signals once a second, since it has to give the gate back for that; when the process leaves the section
+(`section.leaves`) after its slice, lest the process ends with the gate in its hand.
+
 A thread's depths are its own, in a page that a fork wipes; only the outermost lock touches shared words.
 `counted` says whether my participant's `readers` has one of mine: not while shared lies inside exclusive.
 
