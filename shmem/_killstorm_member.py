@@ -745,6 +745,12 @@ def run(make, storm, number, n_operations):
         os._exit(1)
 
 
+def end_member(at_once):
+    """What a member does last that was not killed."""
+    if at_once:
+        os._exit(0)  # without leaving anything
+
+
 def member_main(storm, member, log):
     """A process of the storm: some threads, and the children they fork."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -769,11 +775,10 @@ def member_main(storm, member, log):
     threads = [threading.Thread(target=run, args=job) for job in jobs[1:]]
     for thread in threads:
         thread.start()
-    kept = run(*jobs[0])
+    kept = run(*jobs[0])  # what it is attached to is left by who exits, or by who drops the last handle
     while any(thread.is_alive() for thread in threads) and not storm.ledger.stop[0]:
         time.sleep(0.01)  # they may wait for ever: others give them what they wait for
     for thread in threads:
         thread.join()
-    if rng.random() < 0.3:
-        os._exit(0)  # without leaving anything
-    del kept  # else it is left by who exits, or by who drops the last handle
+    end_member(rng.random() < 0.3)
+    del kept

@@ -125,8 +125,7 @@ BROKEN = {
         ["Violation"],
     ),
     "does not end": (
-        "be = work.member_main\ndef stay(*arguments):\n    be(*arguments)\n    time.sleep(60)\n"
-        "work.member_main, storm.MERCIES = stay, (1,)",
+        "work.end_member, storm.MERCIES, storm.WAYS = lambda *_: time.sleep(60), (1,), {'one': 1}",
         ["neither works nor ends"],
     ),
     "a name is lost": (
