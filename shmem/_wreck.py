@@ -20,6 +20,7 @@ import dataclasses
 import errno
 import mmap
 import os
+import resource
 import struct
 
 import numpy as np
@@ -97,6 +98,15 @@ def extents(fd, size):
         end = os.lseek(fd, at, os.SEEK_HOLE)
         yield at, end
         at = end
+
+
+def has_address_space(n_bytes):
+    """Whether a process can map so much; True, too, where only a limit of this process (RLIMIT_AS) says that it cannot."""
+    try:
+        mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, prot=0).close()
+    except OSError:
+        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return True
 
 
 def name_hash(name):
@@ -276,9 +286,9 @@ class Wreck:
 
     def _sizes(self):
         largest = self.field("max_size")
-        if largest % PAGE or not self.start <= largest <= 1 << 47:
+        if largest % PAGE or not self.start <= largest <= 1 << 47 or not has_address_space(largest):
             nearest, least = largest // PAGE * PAGE, max(round_up(self.size, PAGE), self.start + PAGE)
-            found = nearest if least <= nearest <= 1 << 47 else least
+            found = nearest if least <= nearest <= 1 << 47 and has_address_space(nearest) else least
             self.say(AT["max_size"], f"max_size is {largest:#x}", f"it becomes {found:,}; open it with a larger one", "the old max_size")
             self.put(AT["max_size"], found)
         self.top = self.field("top")
@@ -435,6 +445,8 @@ class Wreck:
 
     def _absorb(self, offset, n_bytes):
         """Too little for a block: the one before becomes larger."""
+        self.say(offset + self.blocks[offset], f"{n_bytes} bytes that no tag explains, too few for a block",
+                 f"the block before, at {offset:#x}, becomes larger")  # fmt: skip
         self.blocks[offset] += n_bytes
         self.put(offset, self.word(offset) + n_bytes)
         self.put(offset + 8, self.word(offset + 8) + (n_bytes << 56) & MASK)

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 
+import damaging
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from shmem.__main__ import main
 
 START = 24576  # of the heap, with so few participants
 DATA = bytes(range(1, 201))
+NOBODY_HAS = (1 << 47).to_bytes(8, "little")  # as much address space
 
 
 class Node(shmem.Struct, type_name="check.Node"):
@@ -199,6 +201,26 @@ def test_both_tags_of_neighbours_overwritten(made, capsys):
         section.check_heap()
 
 
+@pytest.mark.parametrize("clean", [b"\0", b"\1"])
+def test_a_tag_that_says_too_little(made, capsys, clean):
+    """Its end says the same; what is left to the next block is too small for one, and belongs to it."""
+    path, where = made
+    at = where["block"] - 16
+    size = word(path, at) & 0xFFFFFFFFFFF0
+    with open(path, "rb") as file:
+        image = bytearray(file.read())
+    damaging.put(image, at, word(path, at) - 16)
+    damaging.seal(image, at, size - 16)
+    poke(path, 0, image)
+    poke(path, 280, clean)
+    report = repaired(capsys, path)
+    assert [finding["offset"] for finding in report["findings"]] == [at + size - 16]
+    with shmem.SharedMemory(path) as section:
+        section.check_heap()
+        assert section["a"].tolist() == list(range(100))
+        assert bytes(section.root.next.other)[:276] == (DATA + DATA[:100])[:276]
+
+
 def test_end_overwritten_only(made, capsys):
     path, where = made
     end = where["b"] - 16 + (word(path, where["b"] - 16) & 0xFFFFFFFFFFF0)
@@ -211,8 +233,8 @@ def test_end_overwritten_only(made, capsys):
 @pytest.mark.parametrize(
     ("offset", "content"),
     [
-        (0, b"X"), (8, b"\7"), (12, b"\xff\xff"), (24, b"salty!!!"), (48, b"\xff" * 208), (256, b"\1"), (264, b"\1"), (272, b"\x09"),
-        (276, b"\xff\xff"), (280, b"\x09"), (284, b"\1"), (328, b"\1"), (336, b"\1" * 8), (344, b"\0" * 8), (352, b"\xff" * 8),
+        (0, b"X"), (8, b"\7"), (12, b"\xff\xff"), (24, b"salty!!!"), (48, b"\xff" * 208), (256, b"\1"), (256, NOBODY_HAS), (264, b"\1"),
+        (272, b"\x09"), (276, b"\xff\xff"), (280, b"\x09"), (284, b"\1"), (328, b"\1"), (336, b"\1" * 8), (344, b"\0" * 8), (352, b"\xff" * 8),
         (336, b"\xff" * 3), (368, b"\x10"), (448, b"\xff" * 8), (448, b"\0" * 8), (456, b"\xff" * 8), (464, b"\0" * 8), (472, b"\0" * 8),
         (472, b"\xff" * 8), (776, b"\xff"),
     ],
