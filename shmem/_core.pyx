@@ -466,7 +466,7 @@ cdef section_t* _open_section(open_request_t* request, str path, object shared_n
     if status != OK:
         raise explain_opening(status, path, shared_name, {
             "found": request.found, "wanted": request.wanted, "found_label": request.found_label.decode("ascii", "replace"),
-            "max_size": request.max_size})
+            "max_size": request.size_bytes})
     return section
 
 

@@ -16,6 +16,7 @@ ctypedef struct open_request_t:
     # out: what was found, for the error message
     uint64_t found
     uint64_t wanted
+    uint64_t size_bytes           # that the section has, or was to have
     char found_label[208]
     bint was_unclean
     bint was_made

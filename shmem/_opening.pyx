@@ -434,6 +434,7 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
     elif file_bytes < section.size_bytes:
         request.found, request.wanted = file_bytes, section.size_bytes
         return NOT_A_SECTION
+    request.size_bytes = section.size_bytes
     if status == OK:
         status = _map(section, &header, request)
     if status == OK and is_first:
@@ -460,6 +461,7 @@ cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil
     cdef uint64_t address = request.desired_address if request.desired_address else section.header.desired_address
     cdef file_facts_t facts
     cdef int status
+    request.size_bytes = section.size_bytes
     facts.size_bytes = 0
     if file_facts(section.fd, &facts) != 0:
         facts.size_bytes = section.size_bytes
@@ -549,6 +551,7 @@ cdef void _cease_after_failure(section_t* section) noexcept nogil:
 cdef int section_join(open_request_t* request, section_t** section) noexcept nogil:
     """Open or create: 0, INTERRUPTED (a signal came: look, then call again), or what went wrong."""
     cdef int status = OPEN_AGAIN
+    request.size_bytes = request.max_size
     process_mutex_lock()
     while status == OPEN_AGAIN:
         status = _join_once(request, section)

@@ -466,6 +466,7 @@ with shmem.SharedMemory(path) as section:
     for line in (lines[0], lines[2], lines[3]):
         assert line.startswith(f"SectionFull {errno.ENOMEM} ")
         assert "RLIMIT_AS" in line
+        assert f"max_size is {1 << 30:,}" in line
     assert lines[1] == "True"
     assert lines[4:] == ["copied", "MemoryError", "6 0"]
 
