@@ -27,7 +27,7 @@ cdef class Mapping:
 
 
 cdef class Memory:
-    """The core of `SharedMemory`: section, heap, root."""
+    """The core of `SharedMemory`: section, heap."""
     cdef Mapping mapping              # None once closed
     cdef uint64_t section_id          # stays: the end of a `with` block may come after close()
     cdef const unsigned char[::1] bytes
@@ -80,9 +80,9 @@ cdef int raise_part(Placed placed) except -1
 # Payload offset of `obj` in this mapping's section; InvalidBlock when it is stale or lies elsewhere.
 cdef uint64_t offset_in(Mapping mapping, object obj) except 0
 
-# The Python object for the block at this payload offset: made by what is registered for its type id, else a Block.
-# InvalidBlock when there is no used block there.
-cdef object wrap(Mapping mapping, uint64_t payload_off)
+# The Python object for the block at this payload offset: made by what is registered for its type id, else, or if `plain`, a Block.
+# InvalidBlock when there is no used block there, or it is freed meanwhile.
+cdef object wrap(Mapping mapping, uint64_t payload_off, bint plain=*)
 
 # Fill in a Placed made by __new__.
 cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept

@@ -40,16 +40,16 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem import _arguments, _errors
 from shmem._explain import explain, explain_opening, explain_problem
 
-from shmem._atomics cimport load_acquire_u64, load_relaxed_u64, load_seq_cst_u64
+from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._checked cimport participants_bound
 from shmem._damage cimport asked_at
 from shmem._debug cimport debug_python
 from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block,
-                          heap_enter, heap_free, heap_leave, heap_reallocate, heap_set_root, heap_trim)
-from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, header_t, layout_fingerprint, payload_to_block,
-                            tag_type)
+                          heap_enter, heap_free, heap_leave, heap_reallocate, heap_trim)
+from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint,
+                            payload_to_block, tag_type)
 from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
 from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave,
                              section_remove_abandoned, sections_depart)
@@ -228,37 +228,50 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     return 0
 
 
-cdef int _look_at_block(section_t* section, uint64_t payload_off, int wait) noexcept nogil:
+cdef int _look_at_block(section_t* section, uint64_t payload_off, uint64_t serial, int wait, block_t* seen) noexcept nogil:
     cdef int status = heap_enter(section, wait)
     if status == OK:
-        status = heap_check_users_block(section, payload_off, 0)
+        status = heap_check_users_block(section, payload_off, serial)
+        if status == OK:
+            seen[0] = block_at(section, payload_to_block(payload_off))[0]
         heap_leave(section)
     return status
 
 
-cdef int _check_block(Mapping mapping, uint64_t payload_off) except -1:
-    """InvalidBlock unless a used block begins there."""
+cdef int _check_block(Mapping mapping, uint64_t payload_off, uint64_t serial, block_t* seen) except -1:
+    """Copy the front tags of the used block that begins there; InvalidBlock if none does, or with `serial` not that one."""
     cdef section_t* section = mapping.section
-    cdef int status = _look_at_block(section, payload_off, False)
+    cdef int status = _look_at_block(section, payload_off, serial, False, seen)
     while status == WOULD_BLOCK or status == INTERRUPTED:
         PyErr_CheckSignals()
         busy_begin(section)
         with nogil:
-            status = _look_at_block(section, payload_off, WAIT_A_SLICE)
+            status = _look_at_block(section, payload_off, serial, WAIT_A_SLICE, seen)
             busy_end(section)
     if status != OK:
         check(status, mapping, f"look at offset {payload_off:#x}")
     return 0
 
 
-cdef object wrap(Mapping mapping, uint64_t payload_off):
-    cdef uint64_t type_id
-    _check_block(mapping, payload_off)
-    type_id = tag_type(block_at(mapping.section, payload_to_block(payload_off)).tag)
+cdef object _open_as(Mapping mapping, uint64_t payload_off, uint64_t type_id):
     for first_type, last_type, opener in _openers:
         if first_type <= type_id <= last_type:
             return opener(mapping, payload_off, type_id)
     return _make_block(mapping, payload_off)
+
+
+cdef object wrap(Mapping mapping, uint64_t payload_off, bint plain=False):
+    cdef block_t seen, again
+    _check_block(mapping, payload_off, 0, &seen)
+    failure = None
+    try:
+        found = _open_as(mapping, payload_off, TYPE_PLAIN if plain else tag_type(seen.tag))
+        if (placed_behind(found).serial ^ seen.serial) & SERIAL_MASK == 0:
+            return found
+    except _errors.ShmemError as error:       # of what lies there now, perhaps
+        failure = error
+    _check_block(mapping, payload_off, seen.serial & SERIAL_MASK, &again)
+    raise failure or _errors.HeapCorruption(f"{_section_text(mapping.section)}, offset {payload_off:#x}: the block's serial number changes")
 
 
 # -- the mapping ------------------------------------------------------------------------------------------
@@ -471,7 +484,7 @@ cdef section_t* _open_section(open_request_t* request, str path, object shared_n
 
 
 cdef class Memory:
-    """The core of `SharedMemory`: section, heap and root.  Users meet it as `SharedMemory`."""
+    """The core of `SharedMemory`: section and heap.  Users meet it as `SharedMemory`."""
 
     def __init__(self, file_name=None, shared_name=None, max_size=None, mode="read_write", desired_address=None, *,
                  index=None, max_participants=None, permissions=0o600, trust_owner=False):
@@ -704,40 +717,7 @@ cdef class Memory:
         number = operator.index(offset)
         if not 0 <= number < mapping.section.size_bytes:
             check(INVALID_BLOCK, mapping, f"look at offset {number:#x}")
-        _check_block(mapping, number)
-        return _make_block(mapping, number)
-
-    # -- root
-
-    def set_root_object(self, obj):
-        """Make `obj` what `get_root_object` finds; None unsets it.  Freeing the root object unsets it too."""
-        cdef Mapping mapping = self.writable_mapping("set the root object")
-        cdef section_t* section = mapping.section
-        cdef uint64_t payload_off = 0, serial = 0
-        cdef int status
-        if obj is not None:
-            payload_off = offset_in(mapping, obj)
-            serial = placed_behind(obj).serial
-        busy_begin(section)
-        with nogil:
-            status = heap_set_root(section, payload_off, serial)
-            busy_end(section)
-        check(status, mapping, "set the root object")
-
-    def get_root_object(self):
-        """The object that everything else is reached from; None when unset."""
-        cdef Mapping mapping = self.opened()
-        cdef uint64_t payload_off = load_acquire_u64(&mapping.section.header.root_off)
-        return wrap(mapping, payload_off) if payload_off else None
-
-    @property
-    def root(self):
-        """The root object, a property over `get_root_object` and `set_root_object`."""
-        return self.get_root_object()
-
-    @root.setter
-    def root(self, obj):
-        self.set_root_object(obj)
+        return wrap(mapping, number, True)
 
     # -- looking
 

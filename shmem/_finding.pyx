@@ -1,14 +1,16 @@
 # cython: language_level=3
-"""From an object, an address or a handle to the section it lies in."""
+"""From an object, an address or a handle to the section it lies in, and from the section to its root object."""
 
 from libc.stdint cimport uint64_t
 
 from shmem import _errors
 
-from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, face_of, free_block, offset_in, open_mappings, placed_behind,
+from shmem._atomics cimport load_acquire_u64
+from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind,
                           raise_part, wrap)
+from shmem._heap cimport heap_set_root
 from shmem._opening cimport section_of_address
-from shmem._section cimport section_t
+from shmem._section cimport busy_begin, busy_end, section_t
 
 
 def find_storage(obj):
@@ -90,4 +92,37 @@ def find_open(uuid, mode):
             memory = face_of(mapping)
             if memory is not None:               # None: closed since
                 return memory
+    return None
+
+
+# -- the root object: methods of `SharedMemory` ---------------------------------------------------------------
+
+def set_root_object(Memory self, obj):
+    """Make `obj` what `get_root_object` finds; None unsets it.  Freeing the root object unsets it too."""
+    cdef Mapping mapping = self.writable_mapping("set the root object")
+    cdef section_t* section = mapping.section
+    cdef uint64_t payload_off = 0, serial = 0
+    cdef int status
+    if obj is not None:
+        payload_off = offset_in(mapping, obj)
+        serial = placed_behind(obj).serial
+    busy_begin(section)
+    with nogil:
+        status = heap_set_root(section, payload_off, serial)
+        busy_end(section)
+    check(status, mapping, "set the root object")
+
+
+def get_root_object(Memory self):
+    """The object that everything else is reached from; None when unset."""
+    cdef Mapping mapping = self.opened()
+    cdef uint64_t payload_off = load_acquire_u64(&mapping.section.header.root_off), found_off
+    while payload_off != 0:
+        try:
+            return wrap(mapping, payload_off)
+        except _errors.InvalidBlock:
+            found_off = load_acquire_u64(&mapping.section.header.root_off)
+            if found_off == payload_off:
+                raise
+            payload_off = found_off              # it went just then, and another one came
     return None

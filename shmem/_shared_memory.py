@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 
-from shmem import _arrays, _core, _durable, _locking, _names, _primitives, _queue, _struct
+from shmem import _arrays, _core, _durable, _finding, _locking, _names, _primitives, _queue, _struct
 from shmem._core import Block
 
 
@@ -103,6 +103,8 @@ class SharedMemory(_core.Memory):
 
     # -- objects and arrays
 
+    get_root_object, set_root_object = _finding.get_root_object, _finding.set_root_object
+    root = property(get_root_object, set_root_object, doc="The root object, a property over `get_root_object` and `set_root_object`.")
     new = _struct.new
     queue = _queue.new
 

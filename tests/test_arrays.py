@@ -255,6 +255,31 @@ def test_get_while_others_delete_and_assign(shm, child):
 
 
 @pytest.mark.damages
+@pytest.mark.parametrize("after", ["raise shmem.HeapCorruption('of what is there now')", "return section.block(offset)"])
+def test_get_while_another_one_frees_it(shm, child, after):
+    """What is there then was read, and is not what was looked for: no error, and nothing found.  The root is the next one."""
+    code = f"""
+    from shmem import _core
+    def opener(mapping, offset, type_id):                    # of a type that there is not
+        del section['x']; section.free(offset); section.root = section.allocate(20)
+        {after}
+    _core.register_opener(9, 9, opener)
+    section = shmem.SharedMemory(shared_name=args[0])
+    for look in (lambda: section.get('x'), lambda: section.root):
+        section['x'] = b'x' * 300
+        section.root = section['x']
+        offset = section.root.offset
+        with open(section.path, 'r+b') as file:
+            os.pwrite(file.fileno(), bytes([9]), offset - 10)
+        found = look()
+        say(found is None or found == section.root and found.nbytes == 20)
+    """
+    other = child(code, shm.name)
+    assert [other.hear(), other.hear()] == ["True", "True"]
+    shm.check_heap()
+
+
+@pytest.mark.damages
 def test_a_pin_is_that_of_one_block(shm, child):
     """A serial that is read while no block begins there, 0, fits any block: with it nothing is pinned, and nobody's pin given back."""
     shm.root = mine = shm.array([1, 2, 3])
