@@ -53,7 +53,7 @@ def mutate(data, max_size, seed):
         program = bytearray(program.ljust(N, b"\0"))
         for _ in range(rng.randrange(1, 5)):
             program[rng.randrange(N)] = rng.randrange(64)
-        if rng.randrange(40) == 0:
+        if rng.randrange(5) == 0:
             program[0] = damaging.CHECK
     return bytes(content[: max_size - N]) + bytes(program)
 

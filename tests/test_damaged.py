@@ -118,6 +118,16 @@ def test_many(worker, images):
         worker.use(bytes(image), rng.randbytes(12))
 
 
+def test_what_check_says(worker, images):
+    """What `check` calls whole, and what it has repaired, is whole to who opens it."""
+    rng = random.Random(6)
+    names = sorted(images)
+    for _ in range(400):
+        image = bytearray(images[rng.choice(names)])
+        damaging.change(image, rng)
+        worker.use(bytes(image), bytes([damaging.CHECK]))
+
+
 @pytest.mark.parametrize("name", ["objects tlsf killed", "blocks next_fit"])
 def test_every_field_of_the_header(worker, images, name):
     rng = random.Random(1)
