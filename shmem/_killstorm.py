@@ -94,6 +94,11 @@ class Member:
     idle_since: float | None = None
     """None of its actors works."""
 
+    @property
+    def is_stopped(self):
+        """Perhaps with a gate in its hand: who waits for that gate must not be who continues it."""
+        return self.left_alone_until is not None and not self.kills_itself
+
     def send(self, signal_number):
         """Send a signal, if it has not ended; whether it was sent.  Until `is_alive` noticed its end, its number is nobody else's."""
         if not self.process.is_alive():
@@ -198,9 +203,10 @@ class Storm:
         next_kill = time.monotonic() + 0.5
         n_started = 0
         while not self.totals.problems and (time.monotonic() < end or self._counts().sum() < self.options.operations):
-            while len(self.members) < self.options.processes and n_started < work.MAX_ACTORS // work.ACTORS_OF_MEMBER:
-                self._start(n_started)
-                n_started += 1
+            if not any(member.is_stopped for member in self.members.values()):  # to fork takes the heap gate of what I keep
+                while len(self.members) < self.options.processes and n_started < work.MAX_ACTORS // work.ACTORS_OF_MEMBER:
+                    self._start(n_started)
+                    n_started += 1
             if not self.members:
                 break  # the ledger is full
             if time.monotonic() > next_kill:
@@ -365,7 +371,7 @@ class Storm:
         """End the round: all killed at once, or told to end, or some of both."""
         mercy = self.rng.choice(MERCIES) if not self.totals.problems else 0
         for member in list(self.members.values()):
-            if member.left_alone_until is not None and not member.kills_itself:
+            if member.is_stopped:
                 member.left_alone_until = None  # nobody stays stopped: I would wait for one who is in a gate
                 if member.will_be_killed:
                     self._kill(member)
