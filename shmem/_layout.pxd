@@ -127,7 +127,7 @@ cdef extern from *:
 
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
-        uint32_t attached;            /* 1 from taking the entry to leaving it by the door */
+        uint32_t attached;            /* 2: taken; 1: and its former owner cleared up after; 0: left by the door */
         uint32_t pending;             /* PENDING blocks, never less than there are */
         uint32_t pins;                /* pinned arrays, never less than there are */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */

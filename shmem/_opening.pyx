@@ -125,6 +125,7 @@ cdef void _clear_up_after(section_t* section, uint32_t index, uint64_t former_re
     if participant_left_something(section, index) and heap_enter(section, True) == OK:
         heap_recover(section, index)
         heap_leave(section)
+    store_release_u32(&section.participants[index].attached, 1)
 
 
 cdef void _sign_with(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:

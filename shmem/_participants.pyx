@@ -9,6 +9,8 @@ section's file.  The kernel is asked, nothing is guessed from process ids.
   out again has another generation, so the answer cannot be about the wrong one.
 * `readers` holds the generation in its high half and changes owner in one store, which also
   zeroes the count of the dead.
+* `attached` tells whose the pins are: while it is 2 the entry has a new owner, who lives, and what its former one left.  It is stored
+  before the generation that shows everybody that the former one is dead.
 * "Dead" is believed only from a descriptor that still means the section's file and reports my own byte
   as locked: one that user code closed, and that now is some other file, would call everybody dead.
 """
@@ -96,7 +98,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
     """Take an entry for this process, or with `inherit` for a child about to be born.
 
     Entries left by the door come first, those of the dead second.  The caller then clears up what a dead
-    owner left (`lock_forget`, `heap_recover`); `former_readers` is that one's word.
+    owner left (`lock_forget`, `heap_recover`), and then stores 1 in `attached`; `former_readers` is that one's word.
     """
     cdef uint32_t i, round_, generation
     cdef int status
@@ -113,13 +115,13 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                 return status
             _raise_high_mark(section, i + 1)
             former_readers[0] = load_seq_cst_u64(&section.participants[i].readers)
+            store_release_u32(&section.participants[i].attached, 2)
             generation = <uint32_t>(former_readers[0] >> 32) + 1
             if generation == 0:
                 generation = 1
             store_seq_cst_u64(&section.participants[i].readers, <uint64_t>generation << 32)
             section.participants[i].waiting = 0
             section.participants[i].pid = process_id()
-            store_release_u32(&section.participants[i].attached, 1)
             index[0] = i
             return OK
     return TOO_MANY_PARTICIPANTS

@@ -19,7 +19,8 @@ Nobody comes alive meanwhile in an entry that was found dead: its new owner clea
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._atomics cimport (compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, load_relaxed_u64, store_release_u32,
+                             store_release_u64)
 from shmem._checked cimport block_room, damaged, heap_top, participants_bound, size_fits
 from shmem._debug cimport debug_fail
 from shmem._free_index cimport index_insert, index_reset
@@ -187,7 +188,10 @@ cdef uint64_t* array_pins_found(section_t* section, uint64_t payload_off) noexce
 
 
 cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
-    """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do."""
+    """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do.
+
+    Of an entry that has just been taken the pins are its former owner's, who is dead.
+    """
     cdef uint64_t* pins = array_pins_found(section, payload_off)
     cdef uint64_t bits
     cdef uint32_t i, index
@@ -200,7 +204,7 @@ cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
             bits &= bits - 1
             if by_others and index + 1 == section.private.index_plus_1:
                 continue
-            if not ask or participant_entry_is_alive(section, index):
+            if not ask or (load_acquire_u32(&section.participants[index].attached) != 2 and participant_entry_is_alive(section, index)):
                 return True
     return False
 

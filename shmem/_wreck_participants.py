@@ -21,7 +21,7 @@ INTENT = struct.Struct("<8Q")
 def _participant_problem(wreck, fields):
     """What in an entry no process has written, or None."""
     readers, attached, pending, pins, waiting, pid, spare = fields
-    if attached > 1 or any(spare) or pid >= 1 << 32:
+    if attached > 2 or any(spare) or pid >= 1 << 32:
         return "it was overwritten"
     for count, most, what in (
         (readers & 0xFFFFFFFF, MOST_THREADS, "threads that hold the lock shared"),
