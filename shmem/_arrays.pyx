@@ -291,11 +291,12 @@ cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogi
     return n_bytes == data_bytes
 
 
-cdef object _open_array(Mapping mapping, uint64_t payload_off):
+cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
     """The array in a block, every number of its header checked."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
     cdef facts_t facts
     place(hold, mapping, payload_off)
+    hold.serial = serial                 # of the block that was meant, whatever is there now: nobody else's is pinned
     hold.take_pin(False)                 # from here on it stays
     _read_header(mapping, payload_off, &facts)
     hold.start = hold.data + facts.head.data_off
@@ -311,8 +312,8 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off):
         raise_damaged(mapping.section, payload_off, f"an array's header is damaged: {error}")
 
 
-def _open(Mapping mapping, uint64_t payload_off, type_id):
-    return _open_array(mapping, payload_off)
+def _open(Mapping mapping, uint64_t payload_off, type_id, uint64_t serial):
+    return _open_array(mapping, payload_off, serial)
 
 
 _core.register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)

@@ -81,8 +81,8 @@ cdef int raise_part(Placed placed) except -1
 cdef uint64_t offset_in(Mapping mapping, object obj) except 0
 
 # The Python object for the block at this payload offset: made by what is registered for its type id, else, or if `plain`, a Block.
-# InvalidBlock when there is no used block there, or it is freed meanwhile.
-cdef object wrap(Mapping mapping, uint64_t payload_off, bint plain=*)
+# InvalidBlock when no used block is there, or not the one with this serial (0: whichever it is), or it is freed meanwhile.
+cdef object wrap(Mapping mapping, uint64_t payload_off, uint64_t serial=*, bint plain=*)
 
 # Fill in a Placed made by __new__.
 cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept

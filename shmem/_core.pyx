@@ -44,7 +44,7 @@ from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
 from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
                            HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._checked cimport participants_bound
-from shmem._damage cimport asked_at
+from shmem._damage cimport asked_at, room_at
 from shmem._debug cimport debug_python
 from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block,
                           heap_enter, heap_free, heap_leave, heap_reallocate, heap_trim)
@@ -78,7 +78,7 @@ if opening_setup() != 0:
 
 
 def register_opener(first_type, last_type, opener):
-    """Have `opener(mapping, payload_off, type_id)` make the Python object of blocks with these type ids."""
+    """Have `opener(mapping, payload_off, type_id, serial)` make the Python object of blocks with these type ids."""
     _openers.append((first_type, last_type, opener))
 
 
@@ -253,25 +253,29 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off, uint64_t serial, bl
     return 0
 
 
-cdef object _open_as(Mapping mapping, uint64_t payload_off, uint64_t type_id):
+cdef object _open_as(Mapping mapping, uint64_t payload_off, uint64_t type_id, uint64_t serial):
     for first_type, last_type, opener in _openers:
         if first_type <= type_id <= last_type:
-            return opener(mapping, payload_off, type_id)
+            return opener(mapping, payload_off, type_id, serial)
     return _make_block(mapping, payload_off)
 
 
-cdef object wrap(Mapping mapping, uint64_t payload_off, bint plain=False):
-    cdef block_t seen, again
-    _check_block(mapping, payload_off, 0, &seen)
-    failure = None
-    try:
-        found = _open_as(mapping, payload_off, TYPE_PLAIN if plain else tag_type(seen.tag))
-        if (placed_behind(found).serial ^ seen.serial) & SERIAL_MASK == 0:
-            return found
-    except _errors.ShmemError as error:       # of what lies there now, perhaps
-        failure = error
-    _check_block(mapping, payload_off, seen.serial & SERIAL_MASK, &again)
-    raise failure or _errors.HeapCorruption(f"{_section_text(mapping.section)}, offset {payload_off:#x}: the block's serial number changes")
+cdef object wrap(Mapping mapping, uint64_t payload_off, uint64_t serial=0, bint plain=False):
+    cdef block_t seen, now
+    _check_block(mapping, payload_off, serial, &seen)
+    while True:
+        failure = None
+        serial = seen.serial & SERIAL_MASK
+        try:
+            found = _open_as(mapping, payload_off, TYPE_PLAIN if plain else tag_type(seen.tag), serial)
+            if placed_behind(found).serial == serial:
+                return found
+        except _errors.ShmemError as error:       # of what lies there now, perhaps
+            failure = error
+        _check_block(mapping, payload_off, serial, &now)
+        if now.tag == seen.tag and now.serial == seen.serial:
+            raise failure or _errors.InvalidBlock(f"the block at offset {payload_off:#x} was freed already")
+        seen = now
 
 
 # -- the mapping ------------------------------------------------------------------------------------------
@@ -402,6 +406,8 @@ cdef class Block(Placed):
     def __getbuffer__(self, Py_buffer* view, int flags):
         if placed_is_stale(self):
             raise _errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was freed already")
+        if <uint64_t>self.n_bytes > room_at(self.mapping.section, self.payload_off()):
+            raise _errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it anew with block(offset)")
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to a block")
         PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
@@ -717,7 +723,7 @@ cdef class Memory:
         number = operator.index(offset)
         if not 0 <= number < mapping.section.size_bytes:
             check(INVALID_BLOCK, mapping, f"look at offset {number:#x}")
-        return wrap(mapping, number, True)
+        return wrap(mapping, number, 0, True)
 
     # -- looking
 

@@ -710,6 +710,7 @@ cdef void forget_types() noexcept:
 
 cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
     """The object that a reference leads to.  No class is looked up where the mapping knows this type id already."""
+    cdef Placed found
     cdef uint64_t tag = used_tag(mapping.section, payload_off)
     cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps round for the library's own types
     cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
@@ -719,5 +720,7 @@ cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
     if cache is not None and cache.generation == generation and index < <uint64_t>len(cache.by_id):
         entry = <TypeEntry>cache.by_id[index]
         if entry is not None and entry.n_bytes <= payload_bytes(tag_size(tag)):
-            return object_at(mapping, entry.cls, mapping.base + payload_off)
+            found = object_at(mapping, entry.cls, mapping.base + payload_off)
+            if used_tag(mapping.section, payload_off) == tag and found.serial != 0:     # else it was freed just then
+                return found
     return wrap(mapping, payload_off)

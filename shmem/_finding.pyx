@@ -1,16 +1,17 @@
 # cython: language_level=3
 """From an object, an address or a handle to the section it lies in, and from the section to its root object."""
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
 
 from shmem import _errors
 
-from shmem._atomics cimport load_acquire_u64
-from shmem._core cimport (PART_OF_BLOCK, Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind,
-                          raise_part, wrap)
-from shmem._heap cimport heap_set_root
+from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, wrap
+from shmem._heap cimport WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root
+from shmem._layout cimport SERIAL_MASK, payload_to_block
 from shmem._opening cimport section_of_address
-from shmem._section cimport busy_begin, busy_end, section_t
+from shmem._section cimport block_at, busy_begin, busy_end, section_t
+from shmem._status cimport INTERRUPTED, OK, WOULD_BLOCK
 
 
 def find_storage(obj):
@@ -64,9 +65,7 @@ def deallocate(obj):
     cdef Placed placed = placed_behind(obj)
     if placed is None:
         raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} lies in no section")
-    if placed.serial & PART_OF_BLOCK:
-        raise_part(placed)
-    free_block(placed.mapping, placed.payload_off(), placed.serial)
+    free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
 
 
 def locate(Memory memory, obj):
@@ -77,10 +76,9 @@ def locate(Memory memory, obj):
 
 def reopen(Memory memory, offset, serial):
     """The reverse of `locate`: InvalidBlock when the block was freed meanwhile."""
-    found = wrap(memory.opened(), offset)
-    if placed_behind(found).serial != serial:
-        raise _errors.InvalidBlock(f"what the handle meant, at offset {offset:#x}, was freed, and the place used again")
-    return found
+    if serial == 0:
+        raise _errors.InvalidBlock(f"no block has the serial number 0, which the handle names at offset {offset:#x}")
+    return wrap(memory.opened(), offset, serial)
 
 
 def find_open(uuid, mode):
@@ -113,16 +111,45 @@ def set_root_object(Memory self, obj):
     check(status, mapping, "set the root object")
 
 
+cdef int _look_at_root(section_t* section, uint64_t* payload_off, uint64_t* serial, int wait) noexcept nogil:
+    """Where the root object lies, 0 when there is none, and its serial."""
+    cdef int status = heap_enter(section, wait)
+    if status != OK:
+        return status
+    payload_off[0] = section.header.root_off
+    if payload_off[0] != 0:
+        status = heap_check_users_block(section, payload_off[0], 0)
+        if status == OK:
+            serial[0] = block_at(section, payload_to_block(payload_off[0])).serial & SERIAL_MASK
+    heap_leave(section)
+    return status
+
+
+cdef uint64_t _find_root(Mapping mapping, uint64_t* serial) except? 0xffffffffffffffff:
+    cdef uint64_t payload_off = 0
+    cdef int status = _look_at_root(mapping.section, &payload_off, serial, False)
+    while status == WOULD_BLOCK or status == INTERRUPTED:
+        PyErr_CheckSignals()
+        busy_begin(mapping.section)
+        with nogil:
+            status = _look_at_root(mapping.section, &payload_off, serial, WAIT_A_SLICE)
+            busy_end(mapping.section)
+    if status != OK:
+        check(status, mapping, "get the root object")
+    return payload_off
+
+
 def get_root_object(Memory self):
     """The object that everything else is reached from; None when unset."""
     cdef Mapping mapping = self.opened()
-    cdef uint64_t payload_off = load_acquire_u64(&mapping.section.header.root_off), found_off
+    cdef uint64_t serial = 0, found_serial = 0
+    cdef uint64_t payload_off = _find_root(mapping, &serial)
     while payload_off != 0:
         try:
-            return wrap(mapping, payload_off)
+            return wrap(mapping, payload_off, serial)
         except _errors.InvalidBlock:
-            found_off = load_acquire_u64(&mapping.section.header.root_off)
-            if found_off == payload_off:
+            payload_off = _find_root(mapping, &found_serial)
+            if payload_off != 0 and found_serial == serial:
                 raise
-            payload_off = found_off              # it went just then, and another one came
+            serial = found_serial            # it went just then, and another one came
     return None

@@ -143,9 +143,8 @@ def get(Memory memory, name):
     while _find(mapping, encoded, &payload_off, &serial):
         failure = None
         try:
-            found = wrap(mapping, payload_off)
-            if placed_behind(found).serial == serial:
-                return found
+            if serial != 0:                      # no block's is
+                return wrap(mapping, payload_off, serial)
         except _errors.InvalidBlock as error:
             failure = error
         if _find(mapping, encoded, &found_off, &found_serial) and found_serial == serial:

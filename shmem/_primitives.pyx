@@ -197,7 +197,7 @@ cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t 
     return self
 
 
-def open_placed(Mapping mapping not None, uint64_t payload_off, uint32_t type_id):
+def open_placed(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
     """The object for a used block of one of these types: what `_core.wrap` calls."""
     cls = {TYPE_SEMAPHORE: Semaphore, TYPE_EVENT: Event, TYPE_MUTEX: Mutex}[type_id]
     if room_at(mapping.section, payload_off) < (<Words>cls.__shmem_field__).n_bytes:

@@ -697,7 +697,7 @@ cdef Queue _open_queue(Mapping mapping, uint64_t payload_off, object record):
     return queue
 
 
-def _open(Mapping mapping, uint64_t payload_off, type_id):
+def _open(Mapping mapping, uint64_t payload_off, type_id, serial):
     return _open_queue(mapping, payload_off, None)
 
 

@@ -1,11 +1,13 @@
 """`SharedMemory` as users meet it: the core, and on top of it objects, arrays, the directory, the lock."""
 
 import collections.abc
+import contextlib
 import dataclasses
+import functools
 
 import numpy as np
 
-from shmem import _arrays, _core, _durable, _finding, _locking, _names, _primitives, _queue, _struct
+from shmem import _arrays, _core, _durable, _errors, _finding, _locking, _names, _primitives, _queue, _struct
 from shmem._core import Block
 
 
@@ -58,6 +60,26 @@ class SectionStats:
     """Threads asleep on it."""
     owner_deaths: int
     recoveries: int
+
+
+class _Items(collections.abc.ItemsView):
+    """Names that others delete meanwhile are passed over."""
+
+    def __iter__(self):
+        for name in self._mapping:
+            found = self._mapping.get(name)
+            if found is not None:
+                yield name, found
+
+
+class _Values(collections.abc.ValuesView):
+    """The same."""
+
+    def __iter__(self):
+        return (value for _, value in self._mapping.items())
+
+    def __contains__(self, value):
+        return any(found is value or found == value for found in self)
 
 
 class SharedMemory(_core.Memory):
@@ -237,11 +259,11 @@ class SharedMemory(_core.Memory):
 
     def values(self):
         """What has a name, in the order of `keys`."""
-        return collections.abc.ValuesView(self)
+        return _Values(self)
 
     def items(self):
         """Pairs of name and value, in the order of `keys`."""
-        return collections.abc.ItemsView(self)
+        return _Items(self)
 
     def get(self, name, default=None):
         """What has the name, or `default`."""
@@ -255,14 +277,16 @@ class SharedMemory(_core.Memory):
         ----------
         name : str
         factory : callable
-            Called at most once, whichever process comes first.
+            Called at most once, whichever process comes first.  Where somebody else uses the name without the lock meanwhile, his
+            is returned, and this value is nobody's.
         """
         found = _names.get(self, name)
         if found is None:
             with _locking.exclusive_lock(self):
-                if name not in self:
-                    self[name] = factory()
-                found = self[name]
+                made = functools.cache(factory)
+                while (found := _names.get(self, name)) is None:
+                    with contextlib.suppress(_errors.NameExists):
+                        self[name] = made()
         return found
 
     def require_root(self, factory):
@@ -276,9 +300,9 @@ class SharedMemory(_core.Memory):
         found = self.get_root_object()
         if found is None:
             with _locking.exclusive_lock(self):
-                if self.get_root_object() is None:
-                    self.set_root_object(factory())
-                found = self.get_root_object()
+                made = functools.cache(factory)
+                while (found := self.get_root_object()) is None:
+                    self.set_root_object(made())
         return found
 
     # -- the lock

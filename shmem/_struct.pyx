@@ -532,7 +532,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
     return entry
 
 
-def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id):
+def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
     """The object for a used block with a type id of a user's type: what `_core.wrap` calls."""
     cdef TypeEntry entry = entry_of_id(mapping, type_id)
     cdef char* data = mapping.base + payload_off

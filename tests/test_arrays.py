@@ -255,13 +255,14 @@ def test_get_while_others_delete_and_assign(shm, child):
 
 
 @pytest.mark.damages
+@pytest.mark.parametrize("size", [20, 300])
 @pytest.mark.parametrize("after", ["raise shmem.HeapCorruption('of what is there now')", "return section.block(offset)"])
-def test_get_while_another_one_frees_it(shm, child, after):
-    """What is there then was read, and is not what was looked for: no error, and nothing found.  The root is the next one."""
+def test_get_while_another_one_frees_it(shm, child, after, size):
+    """What is there then was read, and is not what was looked for: nothing found.  The root is the next one, in the same place."""
     code = f"""
     from shmem import _core
-    def opener(mapping, offset, type_id):                    # of a type that there is not
-        del section['x']; section.free(offset); section.root = section.allocate(20)
+    def opener(mapping, offset, type_id, serial):            # of a type that there is not
+        del section['x']; section.free(offset); section.root = section.allocate({size})
         {after}
     _core.register_opener(9, 9, opener)
     section = shmem.SharedMemory(shared_name=args[0])
@@ -272,7 +273,7 @@ def test_get_while_another_one_frees_it(shm, child, after):
         with open(section.path, 'r+b') as file:
             os.pwrite(file.fileno(), bytes([9]), offset - 10)
         found = look()
-        say(found is None or found == section.root and found.nbytes == 20)
+        say(found is None or found == section.root and found.nbytes == {size} and (found.offset == offset) == ({size} == 300))
     """
     other = child(code, shm.name)
     assert [other.hear(), other.hear()] == ["True", "True"]
@@ -293,6 +294,40 @@ def test_a_pin_is_that_of_one_block(shm, child):
     assert child(code, shm.name).hear() == "done"
     assert mine.tolist() == [1, 2, 3]
     shm.check_heap()
+
+
+def test_looking_at_all_while_others_delete(shm):
+    for name in "abc":
+        shm[name] = [1, 2, 3]
+    names = []
+    for name, value in shm.items():
+        names.append(name)
+        assert value.sum() == 6
+        if "b" in shm:
+            del shm["b"]
+    assert names == ["a", "c"]
+    n_values = 0
+    for _ in shm.values():
+        n_values += 1
+        if "c" in shm:
+            del shm["c"]
+    assert n_values == 1
+    shm["d"] = b"bytes"
+    del shm["a"]
+    assert shm["d"] in shm.values()
+    assert b"other" not in shm.values()
+
+
+def test_require_while_others_name_and_delete(shm):
+    """Whoever comes without the lock: his is returned; and what was made is named again if its name goes."""
+
+    def factory():
+        shm["x"] = [1, 2]
+        return [3]
+
+    assert shm.require("x", factory).tolist() == [1, 2]
+    assert shm.require("y", lambda: shm.zeros(3, name="y")).tolist() == [0, 0, 0]
+    assert shm.require("x", factory).tolist() == [1, 2]
 
 
 def test_many_names(shm):
@@ -380,6 +415,24 @@ def test_pinned_array_is_not_freed(shm, child):
     assert shm.check_heap().blocks == 1
     other.tell()
     other.end()
+
+
+@pytest.mark.damages
+def test_pins_that_a_new_owner_found_keep_nothing(shm, child):
+    """The killed one's entry was taken, and its new owner, who lives, has not cleared up yet."""
+    array = shm.array([5])
+    shm["a"] = array
+    other = child(LOOK, shm.name, "a")
+    other.hear()
+    with open(shm.path, "r+b") as file:
+        content = file.read(16384)
+        (entry,) = [at for at in range(4096, 16384, 64) if content[at + 24 : at + 32] == other.process.pid.to_bytes(8, "little")]
+        assert content[entry + 8 : entry + 12] == bytes([1, 0, 0, 0])
+        os.pwrite(file.fileno(), bytes([2]), entry + 8)
+    shm.free(array)
+    del shm["a"]
+    assert shm.check_heap().blocks == 0
+    other.kill()
 
 
 def test_pins_of_the_killed_are_dropped(shm, child):

@@ -193,6 +193,18 @@ def test_reallocate(shm, zero):
     assert shm.check_heap().blocks == 1
 
 
+def test_a_block_that_was_made_smaller(shm):
+    """By whoever: what lies behind its new end is somebody else's."""
+    block = shm.allocate(1000)
+    other = shm.block(block.offset)
+    smaller = shm.reallocate(block, 16)
+    assert smaller.offset == other.offset
+    for old in (block, other):
+        with pytest.raises(shmem.InvalidBlock, match="made smaller"):
+            memoryview(old)
+    assert memoryview(smaller).nbytes == memoryview(shm.block(other.offset)).nbytes == 16
+
+
 def test_reallocate_moves_and_makes_stale(shm):
     block, wall = shm.allocate(100), shm.allocate(100)
     memoryview(block)[:] = b"a" * 100
