@@ -285,8 +285,9 @@ class SharedMemory(_core.Memory):
             with _locking.exclusive_lock(self):
                 made = functools.cache(factory)
                 while (found := _names.get(self, name)) is None:
+                    value = made()
                     with contextlib.suppress(_errors.NameExists):
-                        self[name] = made()
+                        self[name] = value
         return found
 
     def require_root(self, factory):

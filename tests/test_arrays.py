@@ -328,6 +328,8 @@ def test_require_while_others_name_and_delete(shm):
     assert shm.require("x", factory).tolist() == [1, 2]
     assert shm.require("y", lambda: shm.zeros(3, name="y")).tolist() == [0, 0, 0]
     assert shm.require("x", factory).tolist() == [1, 2]
+    with pytest.raises(shmem.NameExists):  # of its own doing
+        shm.require("z", lambda: shm.zeros(3, name="y"))
 
 
 def test_many_names(shm):
