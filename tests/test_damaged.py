@@ -108,24 +108,25 @@ def test_any_damage(worker, images):
     one()
 
 
-def test_many(worker, images):
-    """The same without a guide, which is quicker."""
-    rng = random.Random(5)
+def changed(images, rng, n):
+    """So many images, damaged without a guide, which is quicker."""
     names = sorted(images)
-    for _ in range(250):
+    for _ in range(n):
         image = bytearray(images[rng.choice(names)])
         damaging.change(image, rng)
-        worker.use(bytes(image), rng.randbytes(12))
+        yield bytes(image)
+
+
+def test_many(worker, images):
+    rng = random.Random(5)
+    for image in changed(images, rng, 250):
+        worker.use(image, rng.randbytes(12))
 
 
 def test_what_check_says(worker, images):
     """What `check` calls whole, and what it has repaired, is whole to who opens it."""
-    rng = random.Random(6)
-    names = sorted(images)
-    for _ in range(400):
-        image = bytearray(images[rng.choice(names)])
-        damaging.change(image, rng)
-        worker.use(bytes(image), bytes([damaging.CHECK]))
+    for image in changed(images, random.Random(6), 400):
+        worker.use(image, bytes([damaging.CHECK]))
 
 
 @pytest.mark.parametrize("name", ["objects tlsf killed", "blocks next_fit"])
