@@ -9,7 +9,7 @@ ARGS ?=
 MINUTES ?= 60
 JOBS ?= 1
 
-SOURCES := setup.py pyproject.toml $(wildcard shmem/*.py shmem/*.pyx shmem/*.pxd)
+SOURCES := setup.py pyproject.toml $(shell find shmem -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 RUN := $(VENV)/bin/python
 PIP := TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m pip --quiet
 WHEEL = $(wildcard $(VENV)/wheel/*.whl)
@@ -80,9 +80,10 @@ mutants: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint shmem examples bench
-	@echo "cython -Wextra shmem/*.pyx"
+	@echo "cython -Wextra on every .pyx of shmem"
 	@rm -rf $(VENV)/tmp/cython && mkdir -p $(VENV)/tmp/cython
-	@$(VENV)/bin/cython -Wextra -o $(VENV)/tmp/cython/ shmem/*.pyx > $(VENV)/tmp/cython.log 2>&1 || { cat $(VENV)/tmp/cython.log; exit 1; }
+	@for file in $$(find shmem -name '*.pyx'); do \
+	  $(VENV)/bin/cython -Wextra -o $(VENV)/tmp/cython/out.c $$file || exit 1; done > $(VENV)/tmp/cython.log 2>&1 || { cat $(VENV)/tmp/cython.log; exit 1; }
 	@! grep . $(VENV)/tmp/cython.log
 
 wheel: $(VENV)/.wheel
@@ -90,7 +91,8 @@ wheel: $(VENV)/.wheel
 	cp $(VENV)/wheel/*.whl dist/
 
 clean:
-	rm -rf .venv* .fuzz build dist *.egg-info demo-output shmem/*.c shmem/*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf .venv* .fuzz build dist *.egg-info demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find shmem -name '*.c' -o -name '*.so' | xargs rm -f
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- stamps: each step is done once, and again when something that it depends on has changed
@@ -120,7 +122,8 @@ $(VENV)/.installed: $(VENV)/.wheel
 	@echo "installing the wheel in $(VENV)"
 	@$(PIP) install $(WHEEL)
 	@$(PIP) install --force-reinstall --no-deps $(WHEEL)
-	@[ $(COPIES) = no ] || { rm -f shmem/*.so; cp $(VENV)/lib/python*/site-packages/shmem/*.so shmem/; }
+	@[ $(COPIES) = no ] || { find shmem -name '*.so' -delete; \
+	  (cd $(VENV)/lib/python*/site-packages && find shmem -name '*.so' | tar -cf - -T -) | tar -xf -; }
 	@touch $@
 
 $(VENV)/.demo $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed

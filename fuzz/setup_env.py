@@ -138,5 +138,5 @@ def target_environment():
     """For the process that fuzzes: the sanitizers' code comes before everything else, from atheris."""
     (library,) = HOME.glob("lib/python*/site-packages/asan_with_fuzzer.so")
     options = "detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1:handle_abort=1:detect_stack_use_after_return=0"
-    modules = f"{CHECKOUT / 'tests'}:{SOURCE}"
+    modules = f"{CHECKOUT / 'tests' / 'support'}:{SOURCE}"
     return environment(LD_PRELOAD=str(library), ASAN_OPTIONS=options, PYTHONPATH=modules, PYTHONMALLOC="malloc")

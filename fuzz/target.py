@@ -1,4 +1,4 @@
-"""What libFuzzer calls: one input is a file's bytes and, as its last 12, a program of steps (see `tests/damaging.py`).
+"""What libFuzzer calls: one input is a file's bytes and, as its last 12, a program of steps (see `tests/support/damaging.py`).
 
 Each execution has a file of its own in memory.  The section is mapped where nothing else is near, so that a look outside it
 ends the process; what is anything but a documented error does so too.  `target.py FILE` does one input again and shows what came of it.

@@ -1,7 +1,8 @@
 # cython: language_level=3
 """What `cimport shmem` gives: see `_client.pxd`."""
 
-from shmem._client cimport (AT_ONCE, FOREVER, allocate, block_bytes, event_reset, event_signal, event_t, event_wait, free, lock_exclusive,
-                            lock_shared, mutex_lock, mutex_t, mutex_unlock, offset, pointer, root_offset, section_t, semaphore_signal,
-                            semaphore_t, semaphore_wait, set_root_offset, unlock_exclusive, unlock_shared)
+from shmem._client cimport (
+    AT_ONCE, FOREVER, allocate, block_bytes, event_reset, event_signal, event_t, event_wait, free, lock_exclusive, lock_shared, mutex_lock,
+    mutex_t, mutex_unlock, offset, pointer, root_offset, section_t, semaphore_signal, semaphore_t, semaphore_wait, set_root_offset,
+    unlock_exclusive, unlock_shared)
 from shmem._core cimport section_of

@@ -1,8 +1,6 @@
 """A section of memory that several processes map: a heap, a reader/writer lock, typed objects, numpy arrays."""
 
-from shmem._arrays import SharedArray
-from shmem._core import Block
-from shmem._errors import (
+from shmem._base.errors import (
     AddressInUse,
     ClosedError,
     DeadlockError,
@@ -28,7 +26,9 @@ from shmem._errors import (
     UntrustedOwner,
     get_error_text,
 )
-from shmem._fields import (
+from shmem._core import Block
+from shmem._objects.arrays import SharedArray
+from shmem._objects.fields import (
     Array,
     Bytes,
     Ref,
@@ -46,13 +46,13 @@ from shmem._fields import (
     uint32,
     uint64,
 )
-from shmem._finding import deallocate, find_storage
-from shmem._handles import Handle, handle
-from shmem._locking import LockDescriptor, LockMode, exclusive_lock, shared_lock
-from shmem._primitives import Event, Mutex, Semaphore
-from shmem._queue import Queue
-from shmem._shared_memory import HeapReport, SectionStats, SharedMemory
-from shmem._struct import Struct
+from shmem._objects.finding import deallocate, find_storage
+from shmem._objects.handles import Handle, handle
+from shmem._objects.lock import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._objects.queue import Queue
+from shmem._objects.shared_memory import HeapReport, SectionStats, SharedMemory
+from shmem._objects.struct import Struct
+from shmem._objects.waitables import Event, Mutex, Semaphore
 
 __version__ = "0.1.0"
 

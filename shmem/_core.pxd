@@ -3,7 +3,7 @@
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from shmem._section cimport section_t
+from shmem._base.section cimport section_t
 
 
 cdef extern from *:

@@ -37,26 +37,29 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem import _arguments, _errors
-from shmem._explain import explain, explain_opening, explain_problem
+from shmem._base import arguments
+from shmem._base import errors
+from shmem._base.explain import explain, explain_opening, explain_problem
 
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
-from shmem._check cimport (BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP,
-                           HOLES_TOUCH, HOLE_AT_TOP, MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
-from shmem._checked cimport participants_bound
-from shmem._damage cimport asked_at, room_at
-from shmem._debug cimport debug_python
-from shmem._heap cimport (HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block,
-                          heap_enter, heap_free, heap_leave, heap_reallocate, heap_trim)
-from shmem._layout cimport (INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint,
-                            payload_to_block, tag_type)
-from shmem._lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
-from shmem._opening cimport (control_bytes, open_request_t, opening_setup, section_join, section_leave,
-                             section_remove_abandoned, sections_depart)
-from shmem._os cimport now_ns, pause_ns
-from shmem._participants cimport participant_entry_is_alive, participant_is_alive
-from shmem._section cimport block_at, busy_begin, busy_end, section_t
-from shmem._status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+from shmem._base.bounds cimport participants_bound
+from shmem._base.damage cimport asked_at, room_at
+from shmem._base.debug cimport debug_python
+from shmem._base.layout cimport (
+    INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint, payload_to_block, tag_type)
+from shmem._base.participants cimport participant_entry_is_alive, participant_is_alive
+from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
+from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+from shmem._base.system cimport now_ns, pause_ns
+from shmem._heap.heap cimport (
+    HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free, heap_leave,
+    heap_reallocate, heap_trim)
+from shmem._heap.verify cimport (
+    BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP, HOLES_TOUCH, HOLE_AT_TOP,
+    MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
+from shmem._sections.opening cimport (
+    control_bytes, open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart)
+from shmem._sync.storage_lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
 
 cdef enum:
     SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
@@ -270,11 +273,11 @@ cdef object wrap(Mapping mapping, uint64_t payload_off, uint64_t serial=0, bint 
             found = _open_as(mapping, payload_off, TYPE_PLAIN if plain else tag_type(seen.tag), serial)
             if placed_behind(found).serial == serial:
                 return found
-        except _errors.ShmemError as error:       # of what lies there now, perhaps
+        except errors.ShmemError as error:       # of what lies there now, perhaps
             failure = error
         _check_block(mapping, payload_off, serial, &now)
         if now.tag == seen.tag and now.serial == seen.serial:
-            raise failure or _errors.InvalidBlock(f"the block at offset {payload_off:#x} was freed already")
+            raise failure or errors.InvalidBlock(f"the block at offset {payload_off:#x} was freed already")
         seen = now
 
 
@@ -405,9 +408,9 @@ cdef class Block(Placed):
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         if placed_is_stale(self):
-            raise _errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was freed already")
+            raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was freed already")
         if <uint64_t>self.n_bytes > room_at(self.mapping.section, self.payload_off()):
-            raise _errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it anew with block(offset)")
+            raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it anew with block(offset)")
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to a block")
         PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
@@ -451,9 +454,9 @@ cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
     if placed is not None and placed.serial & PART_OF_BLOCK:
         raise_part(placed)
     if placed is None or placed.mapping.section != mapping.section:
-        raise _errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} does not lie in {_section_text(mapping.section)}")
+        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} does not lie in {_section_text(mapping.section)}")
     if placed_is_stale(placed):
-        raise _errors.InvalidBlock(f"the block at offset {placed.payload_off():#x} was freed already")
+        raise errors.InvalidBlock(f"the block at offset {placed.payload_off():#x} was freed already")
     return placed.payload_off()
 
 
@@ -498,19 +501,19 @@ cdef class Memory:
         cdef Mapping mapping = Mapping.__new__(Mapping)
         if self.mapping is not None:
             raise ValueError("this SharedMemory is open already")
-        _arguments.mode(mode)
+        arguments.mode(mode)
         if shared_name is not None:
-            _arguments.name(shared_name, "shared_name")
+            arguments.name(shared_name, "shared_name")
         elif file_name is None:
             if max_size is None:
                 raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
             shared_name = _RANDOM + secrets.token_hex(8)
             _remove_abandoned()
         label = (shared_name or "").encode()
-        path = _PLACE + shared_name if file_name is None else _arguments.path(file_name)
+        path = _PLACE + shared_name if file_name is None else arguments.path(file_name)
         encoded = os.fsencode(path)
-        request.max_participants = _arguments.max_participants(max_participants)
-        request.max_size = _arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)
+        request.max_participants = arguments.max_participants(max_participants)
+        request.max_size = arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)
         if mode == "read_only":
             request.max_size = 0              # nothing to create read-only
         request.path = encoded
@@ -519,8 +522,8 @@ cdef class Memory:
         request.read_only = mode == "read_only"
         request.trust_owner = bool(trust_owner)
         request.permissions = operator.index(permissions)
-        request.desired_address = _arguments.desired_address(desired_address)
-        request.index_kind = {"tlsf": INDEX_TLSF, "next_fit": INDEX_NEXT_FIT}[_arguments.index(index)]
+        request.desired_address = arguments.desired_address(desired_address)
+        request.index_kind = {"tlsf": INDEX_TLSF, "next_fit": INDEX_NEXT_FIT}[arguments.index(index)]
         request.found = request.wanted = 0
         request.found_label[0] = 0
         request.was_unclean = request.was_made = False
@@ -534,7 +537,7 @@ cdef class Memory:
 
     cdef Mapping opened(self):
         if self.mapping is None:
-            raise _errors.ClosedError(f"this SharedMemory ({self._path}) was closed")
+            raise errors.ClosedError(f"this SharedMemory ({self._path}) was closed")
         if self.mapping.section.verify != NULL:
             debug_python()
         return self.mapping
@@ -654,7 +657,7 @@ cdef class Memory:
             No room in the section, or on the file system behind it.
         """
         cdef Mapping mapping = self.writable_mapping("allocate")
-        cdef uint64_t align_bytes = _arguments.align(align)
+        cdef uint64_t align_bytes = arguments.align(align)
         return _make_block(mapping, allocate_block(mapping, size_argument(mapping, size), align_bytes, 0, bool(zero)))
 
     def reallocate(self, obj, size, zero=True):

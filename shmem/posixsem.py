@@ -7,14 +7,15 @@ import errno
 import os
 import time
 
-from shmem import _errors, _finding, _primitives
-from shmem._primitives import Semaphore
-from shmem._shared_memory import SharedMemory
+from shmem._base import errors
+from shmem._objects import finding, waitables
+from shmem._objects.shared_memory import SharedMemory
+from shmem._objects.waitables import Semaphore
 
 __all__ = ["SemaphoreUnavailable", "sem_destroy", "sem_getvalue", "sem_init", "sem_post", "sem_timedwait", "sem_trywait", "sem_wait"]
 
 
-class SemaphoreUnavailable(_errors.OperatingSystemError, BlockingIOError):
+class SemaphoreUnavailable(errors.OperatingSystemError, BlockingIOError):
     """`sem_trywait` would have had to wait."""
 
 
@@ -27,19 +28,19 @@ def _error(cls, number, text):
 def _checked(sem, what):
     """A semaphore that can be used, else EINVAL."""
     if not isinstance(sem, Semaphore):
-        raise _error(_errors.OperatingSystemError, errno.EINVAL, f"{what}: {type(sem).__name__} is no semaphore")
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"{what}: {type(sem).__name__} is no semaphore")
     try:
         sem.value  # noqa: B018 - closed, freed?
-    except (_errors.ClosedError, _errors.InvalidBlock) as error:
-        raise _error(_errors.OperatingSystemError, errno.EINVAL, f"{what}: the semaphore was destroyed") from error
+    except (errors.ClosedError, errors.InvalidBlock) as error:
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"{what}: the semaphore was destroyed") from error
     return sem
 
 
 def _wait(sem, timeout, what):
     try:
         return sem.wait(timeout)
-    except (_errors.ClosedError, _errors.InvalidBlock) as error:
-        raise _error(_errors.OperatingSystemError, errno.EINVAL, f"{what}: the semaphore was destroyed meanwhile") from error
+    except (errors.ClosedError, errors.InvalidBlock) as error:
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"{what}: the semaphore was destroyed meanwhile") from error
 
 
 def sem_init(place, value=0):
@@ -76,7 +77,7 @@ def sem_init(place, value=0):
     if not isinstance(place, (str, SharedMemory)):
         raise TypeError(f"a semaphore's place is a name or a SharedMemory, not {type(place).__name__}")
     if not 0 <= value <= 0x7FFFFFFF:
-        raise _error(_errors.OperatingSystemError, errno.EINVAL, f"sem_init: a value of {value}")
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"sem_init: a value of {value}")
     return Semaphore(place, value) if isinstance(place, str) else place.semaphore(value)
 
 
@@ -124,10 +125,10 @@ def sem_timedwait(sem, abstime):
     _checked(sem, "sem_timedwait")
     left = abstime - time.time()
     if left != left:
-        raise _error(_errors.OperatingSystemError, errno.EINVAL, f"sem_timedwait: {abstime!r} is no time")
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"sem_timedwait: {abstime!r} is no time")
     if not _wait(sem, max(left, 0), "sem_timedwait"):
-        error = _error(_errors.LockTimeout, errno.ETIMEDOUT, "sem_timedwait")
-        error.status = _errors.Status.timeout_expired
+        error = _error(errors.LockTimeout, errno.ETIMEDOUT, "sem_timedwait")
+        error.status = errors.Status.timeout_expired
         raise error
 
 
@@ -141,8 +142,8 @@ def sem_post(sem):
     """
     try:
         _checked(sem, "sem_post").signal()
-    except _errors.SemaphoreOverflow as error:
-        raise _error(_errors.OperatingSystemError, errno.EOVERFLOW, "sem_post") from error
+    except errors.SemaphoreOverflow as error:
+        raise _error(errors.OperatingSystemError, errno.EOVERFLOW, "sem_post") from error
 
 
 def sem_getvalue(sem):
@@ -161,10 +162,10 @@ def sem_destroy(sem):
         Its name was removed already.
     """
     _checked(sem, "sem_destroy")
-    if _primitives.anybody_waits(sem):
-        raise _error(_errors.OperatingSystemError, errno.EBUSY, "sem_destroy: somebody waits")
+    if waitables.anybody_waits(sem):
+        raise _error(errors.OperatingSystemError, errno.EBUSY, "sem_destroy: somebody waits")
     if sem.name is not None:
         sem.unlink()
     elif sem.offset is not None:
-        _finding.deallocate(sem)
+        finding.deallocate(sem)
     sem.close()

@@ -14,7 +14,7 @@ import hypothesis
 import pytest
 
 import shmem
-from shmem import _debug
+from shmem._base import debug
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
@@ -40,10 +40,10 @@ def checks_or_not(request):
         yield
         return
     del os.environ["SHMEM_DEBUG"]
-    _debug.set_level("")
+    debug.set_level("")
     yield
     os.environ["SHMEM_DEBUG"] = level
-    _debug.set_level(level)
+    debug.set_level(level)
 
 
 def _leftovers(before):

@@ -2,7 +2,7 @@
 
 `mutants.toml` lists changes of the source, each with the tests of docs/reliability.md that have to notice it.  For each one the source is
 copied, changed, built, and the tests are run: they must fail.  Before that all of them are run on the unchanged
-copy: they must pass.  `test_reliability.py` sees to it that the list fits the page and the source.
+copy: they must pass.  `package/test_reliability.py` sees to it that the list fits the page and the source.
 """
 
 import argparse
@@ -50,7 +50,7 @@ class Copy:
         base = self.temporary / f"run-{self.n_runs}"
         command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", f"--basetemp={base}"]
         command += ["-W", "error", *[f"tests/{test}" for test in tests]]
-        environment = os.environ | {"PYTHONPATH": f"{self.folder}:{self.folder / 'tests'}"}
+        environment = os.environ | {"PYTHONPATH": f"{self.folder}:{self.folder / 'tests'}:{self.folder / 'tests' / 'support'}"}
         try:
             done = subprocess.run(
                 command, cwd=self.folder, env=environment, check=False, capture_output=True, text=True, timeout=LONGEST_SECONDS

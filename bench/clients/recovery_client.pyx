@@ -10,9 +10,9 @@ from libc.stdlib cimport calloc, free
 from posix.signal cimport kill
 from posix.unistd cimport getpid
 
-from shmem._heap cimport heap_enter, heap_leave
-from shmem._participants cimport LIVENESS_BYTE
-from shmem._recovery cimport NOBODY, heap_recover
+from shmem._heap.heap cimport heap_enter, heap_leave
+from shmem._base.participants cimport LIVENESS_BYTE
+from shmem._heap.recovery cimport NOBODY, heap_recover
 
 FIRST_LIVENESS_BYTE = LIVENESS_BYTE
 

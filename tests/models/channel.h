@@ -1,4 +1,4 @@
-/* The channel of shmem/_channel.pxd, for the models that wait on one.
+/* The channel of shmem/_sync/channel.pxd, for the models that wait on one.
 
    Its word is `registered` (high half) and `sequence` (low half, the futex); each d_step or atomic here is one
    instruction, or one system call, there.  A thread is `t`; it has `mine` (the sequence it registered with), `status`, and for

@@ -1,4 +1,4 @@
-/* The channel (shmem/_channel.pxd) and on it the semaphore (shmem/_sync.pxd and _sync.pyx): two waiters, of which 1 has a
+/* The channel (shmem/_sync/channel.pxd) and on it the semaphore (shmem/_sync/primitives.pxd and _sync/primitives.pyx): two waiters, of which 1 has a
    deadline, and two signallers, signal(1) and signal(2).  One of the four is killed before any of its steps, or none.
    With NOBODY_KILLED there is a third waiter.  With BINARY the value is 1 and three threads each take it and give it back.
 
@@ -26,7 +26,7 @@ byte value = 0, signalled = 0;
 #endif
 byte taken = 0;
 
-inline semaphore_try() {         /* _sync.pxd: the load of a zero, or the swap that succeeds */
+inline semaphore_try() {         /* _sync/primitives.pxd: the load of a zero, or the swap that succeeds */
 #ifdef PLAIN_TAKE
     v = value;
     d_step { got = v > 0; if :: got -> value = v - 1; taken++ :: else fi; assert(taken + value == signalled); v = 0 }
@@ -35,7 +35,7 @@ inline semaphore_try() {         /* _sync.pxd: the load of a zero, or the swap t
 #endif
 }
 
-inline semaphore_signal(n) {     /* _sync.pxd */
+inline semaphore_signal(n) {     /* _sync/primitives.pxd */
 #ifdef NOTIFY_BEFORE_CHANGE
     channel_notify(n);
     d_step { value = value + n; signalled = signalled + n }
@@ -49,7 +49,7 @@ inline semaphore_signal(n) {     /* _sync.pxd */
 #endif
 }
 
-inline semaphore_wait() {        /* _sync.pyx; the spins are one look */
+inline semaphore_wait() {        /* _sync/primitives.pyx; the spins are one look */
     semaphore_try();
     do
     :: got -> break

@@ -1,4 +1,4 @@
-/* The event of shmem/_sync.pyx: one word that is its own channel (shmem/_channel.pxd).  `sequence`, the low half, has the state in
+/* The event of shmem/_sync/primitives.pyx: one word that is its own channel (shmem/_sync/channel.pxd).  `sequence`, the low half, has the state in
    bit 0 and counts above it how often it was signaled.
 
    Waiter 0 has no deadline; waiter 1 is sent out once by Ctrl-C or its deadline, and comes back or gives up.  Thread 2 signals and resets

@@ -1,7 +1,7 @@
-/* The storage lock: shmem/_lock.pxd and shmem/_lock.pyx, with a kill before any step.
+/* The storage lock: shmem/_sync/storage_lock.pxd and shmem/_sync/storage_lock.pyx, with a kill before any step.
 
    Each inline carries the name of the function it stands for.  One atomic operation of the code is one step here (d_step, or a
-   single statement); a kill takes effect between any two steps.  Channels (_channel.pxd) are exact but for notifying, which is one
+   single statement); a kill takes effect between any two steps.  Channels (_sync/channel.pxd) are exact but for notifying, which is one
    step: a kill between its two halves has the effect of one before it.  Who sleeps looks again by itself (the end of a slice) only
    once somebody was killed: a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when nothing else can
    happen, and not more than three times for a thread: then what is never taken over is an invalid end state, too.

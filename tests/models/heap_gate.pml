@@ -1,4 +1,4 @@
-/* A gate, shmem/_gate.pxd, as the heap uses it (shmem/_heap.pyx): thread 0 of the participant in entry 0, thread 1 of the one in
+/* A gate, shmem/_sync/gate.pxd, as the heap uses it (shmem/_heap/heap.pyx): thread 0 of the participant in entry 0, thread 1 of the one in
    entry 1, thread 2 of a process that takes the entry of thread 0 when that one is killed, and clears up what it left.  The owner changes the heap in steps, between
    which it is not whole; so does recovery.  Thread 0 is killed before any of its steps, and after it one of the others too, so also
    in recovery and clearing up; or fewer are.
@@ -41,7 +41,7 @@ byte inside = 0;                 /* the thread that changes the heap, and 1: for
 #define MORTAL unless { killed[t] }
 #endif
 
-inline participant_is_alive() {  /* shmem/_participants.pyx, of the owner in `word`; out: `yes` */
+inline participant_is_alive() {  /* shmem/_base/participants.pyx, of the owner in `word`; out: `yes` */
 #ifdef GENERATION_NOT_COMPARED
     yes = true;
 #else
@@ -50,7 +50,7 @@ inline participant_is_alive() {  /* shmem/_participants.pyx, of the owner in `wo
     if :: yes -> yes = INDEX_PLUS_1(word) - 1 == entry || alive[INDEX_PLUS_1(word) - 1] :: else fi
 }
 
-inline heap_recover() {          /* shmem/_recovery.pyx: may be killed and begun again */
+inline heap_recover() {          /* shmem/_heap/recovery.pyx: may be killed and begun again */
 #ifdef NO_RECOVERY
     skip
 #else
@@ -100,7 +100,7 @@ inline futex_wait() {            /* on `word`, `flag`; out: `timed_out` */
     fi
 }
 
-inline heap_enter() {            /* gate_try, gate_step of shmem/_gate.pxd; the spins are one look */
+inline heap_enter() {            /* gate_try, gate_step of shmem/_sync/gate.pxd; the spins are one look */
     mine = false;                /* its variable `waiters` */
     d_step { yes = gate == 0 && !waiters; if :: yes -> gate = gate_word :: else fi };
     do
@@ -167,7 +167,7 @@ proctype Thread(byte t; byte entry) {
 }
 
 #ifndef NOBODY_KILLED
-proctype Opener(byte t; byte entry) {      /* participant_take, then _clear_up_after of shmem/_opening.pyx */
+proctype Opener(byte t; byte entry) {      /* participant_take, then _clear_up_after of shmem/_sections/opening.pyx */
     byte word, gate_word;
     bool flag, mine, yes, timed_out;
     {

@@ -1,4 +1,4 @@
-/* The owned mutex of shmem/_sync.pyx and _sync.pxd: threads 0 and 1 of the participant in entry 0, thread 2 of the one in entry 1.
+/* The owned mutex of shmem/_sync/primitives.pyx and _sync/primitives.pxd: threads 0 and 1 of the participant in entry 0, thread 2 of the one in entry 1.
    Thread 1 may end without unlocking, thread 2 has a deadline.  Threads 0 and 2 have the same thread pointer, as after a fork.
    One of the two processes is killed before any step of its threads, or none is.  With REUSED thread 1 is of a process that takes
    the entry of the killed one.  With NOBODY_KILLED nobody is, and thread 0 locks inside its lock, and once more afterwards.
@@ -39,7 +39,7 @@ bool untold = false;             /* an owner is gone and nobody was told yet */
 #define THREAD_SIGNATURE (gate_word * 4 + THREAD_POINTER(t))
 #endif
 
-inline owner_is_dead() {         /* participant_is_alive of shmem/_participants.pyx, of `word`; out: `yes` */
+inline owner_is_dead() {         /* participant_is_alive of shmem/_base/participants.pyx, of `word`; out: `yes` */
 #ifdef GENERATION_NOT_COMPARED
     yes = false;
 #else
@@ -175,7 +175,7 @@ proctype Thread(byte t; byte entry) {
 }
 
 #ifdef REUSED
-proctype Opener(byte t; byte entry) {      /* participant_take of shmem/_participants.pyx; it is not killed */
+proctype Opener(byte t; byte entry) {      /* participant_take of shmem/_base/participants.pyx; it is not killed */
     byte mine, status, word, gate_word, result, r, s, i;
     bool yes, owner_died, ok;
     alive[entry] = true;

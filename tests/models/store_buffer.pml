@@ -83,7 +83,7 @@ end:
 }
 
 #if PAIR == 1
-/* lock_shared_try and _enter_shared against lock_exclusive_try, _claim_open_gate and _drain (shmem/_lock.pxd, _lock.pyx) */
+/* lock_shared_try and _enter_shared against lock_exclusive_try, _claim_open_gate and _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx) */
 #define READERS 0
 #define GATE 1
 bool reader_is_in = false, writer_is_in = false;
@@ -103,9 +103,9 @@ proctype Second(byte t) {
 }
 
 #elif PAIR == 2 || PAIR == 3
-/* 2: unlock_shared against _drain (shmem/_lock.pxd, _lock.pyx).
+/* 2: unlock_shared against _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx).
    3: unlock_exclusive and gate_open against _gate_sleep; and of the same shape mutex_unlock against _mutex_claim, semaphore_signal against
-      semaphore_wait (shmem/_sync.pxd, _sync.pyx), and _register_upgrade against _drain */
+      semaphore_wait (shmem/_sync/primitives.pxd, _sync/primitives.pyx), and _register_upgrade against _drain */
 #define CONDITION 0                          /* readers, gate, owner: 1 while the sleeper must wait */
 #define CHANNEL 1                            /* 1: registered */
 bool sleeps = false, is_woken = false;
@@ -127,7 +127,7 @@ proctype Second(byte t) {
 
 #else
 /* heap_commit, _take_hole, heap_set_root (store_release_u64) against heap_check_block, _becomes_hole, get_root_object (load_acquire_u64);
-   and of the same shape gate_leave (exchange_release_u64) against gate_try (compare_exchange_acquire_u64), shmem/_gate.pxd */
+   and of the same shape gate_leave (exchange_release_u64) against gate_try (compare_exchange_acquire_u64), shmem/_sync/gate.pxd */
 #define DATA 0
 #define TAG 1
 

@@ -1,0 +1,38 @@
+# cython: language_level=3
+"""A block's tags, for who is about to make a Python object of the block: checked, with the GIL, and without the heap gate.
+
+The offset leads into the heap: that was checked under the gate, or when the object at hand was made.  The tag may have been written
+over since.
+"""
+
+import os
+
+from shmem._base import errors
+
+from libc.stdint cimport uint64_t
+from shmem._atomics cimport load_relaxed_u64
+from shmem._base.bounds cimport block_room, damaged, slack_fits
+from shmem._base.layout cimport SLACK_SHIFT, payload_to_block
+from shmem._base.section cimport block_at, section_t
+
+
+cdef int raise_damaged(section_t* section, uint64_t payload_off, str found) except -1:
+    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r}, offset {payload_off:#x}: {found}. Somebody wrote where it "
+                                   "lies; check_heap() may say what else is damaged")
+    error.offset = payload_off
+    raise error
+
+
+cdef uint64_t room_at(section_t* section, uint64_t payload_off) except 0:
+    cdef uint64_t room = block_room(section, payload_off)
+    if room == 0:
+        raise_damaged(section, payload_off, "the block's front tag says a size that cannot be")
+    return room
+
+
+cdef uint64_t asked_at(section_t* section, uint64_t payload_off) except? 0xffffffffffffffff:
+    cdef uint64_t room = room_at(section, payload_off)
+    cdef uint64_t serial_word = load_relaxed_u64(&block_at(section, payload_to_block(payload_off)).serial)
+    if damaged(not slack_fits(serial_word, room)):
+        raise_damaged(section, payload_off, "the word of the block's serial number was overwritten")
+    return room - (serial_word >> SLACK_SHIFT)

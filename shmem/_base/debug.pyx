@@ -1,0 +1,167 @@
+# cython: language_level=3
+"""`SHMEM_DEBUG`: the library watches itself.
+
+Read when `shmem` is imported: empty or 0 is off, 2 thorough, any other text on.  What is found wrong is said on standard error (what,
+which file, where), and the process aborts, as the C library does for its own heap: the stack is still there, a core file
+has it, `python -X faulthandler` prints it.  To the other processes it is a kill: they take over what it held, and go on.
+
+What is watched, and where the look is::
+
+    lock order                 `_base.system` and `_heap.heap` tell of the process mutex and a heap gate, before they wait and when they have it; who
+                               waits for an opening byte or the storage lock asks what its thread holds (order: head of `_core.pyx`)
+    no sleep with the GIL      `futex_wait`
+    no sleep under a gate      `futex_wait`; a snapshot sleeps under the heap gate, for the gates of queues
+    no Python under a gate     whenever Python code asks a handle for its section, and where an error is raised
+    the gate is its owner's    when it is given back: the heap gate, the storage lock's
+    the heap                   when its gate is given back: `heap_verify` (`_heap/verify.pyx`); the neighbours of a block that is freed
+    counts of participants     when a share of the lock is given back, when a PENDING block becomes another thing
+    use after free             the first bytes of what is freed are filled with 0xdd
+
+What a thread holds stands in a table of the process, in a slot that has its thread pointer.  Only that thread writes it, and only while it
+holds something; at most one thread has the process mutex, one each section's gate: so few slots do.
+"""
+
+import os
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdio cimport fflush, fprintf, stderr
+from libc.stdlib cimport abort
+
+from shmem._atomics cimport compare_exchange_seq_cst_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._base.section cimport thread_pointer
+
+cdef extern from "Python.h" nogil:
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState* PyGILState_GetThisThreadState()
+    PyThreadState* _PyThreadState_UncheckedGet()
+
+cdef enum:
+    N_SLOTS = 64
+
+ctypedef struct holder_t:
+    uint64_t thread
+    uint32_t holds
+
+cdef holder_t _holders[N_SLOTS]
+
+
+def set_level(level):
+    """For tests: as if `SHMEM_DEBUG` had been this when `shmem` was imported; what is open already keeps what it has."""
+    global debug_level
+    debug_level = 0 if level in ("", "0") else 2 if level == "2" else 1
+
+
+set_level(os.environ.get("SHMEM_DEBUG", ""))
+
+
+cdef void debug_fail(const char* what, const char* path, uint64_t off, uint64_t expected, uint64_t found) noexcept nogil:
+    if path == NULL:
+        fprintf(stderr, b"shmem: SHMEM_DEBUG: %s\n", what)
+    else:
+        fprintf(stderr, b"shmem: SHMEM_DEBUG: %s: in %s, at offset %#llx: expected %#llx, found %#llx\n", what, path,
+                <unsigned long long>off, <unsigned long long>expected, <unsigned long long>found)
+    fflush(stderr)
+    abort()
+
+
+# -- what this thread holds -------------------------------------------------------------------------------
+
+cdef holder_t* _slot_of(uint64_t thread) noexcept nogil:
+    cdef uint32_t i
+    for i in range(N_SLOTS):
+        if load_seq_cst_u64(&_holders[i].thread) == thread:
+            return &_holders[i]
+    return NULL
+
+
+cdef uint32_t _held() noexcept nogil:
+    cdef holder_t* mine = _slot_of(thread_pointer())
+    return mine.holds if mine != NULL else 0
+
+
+cdef void debug_may_take(uint32_t what) noexcept nogil:
+    cdef uint32_t held = _held()
+    if held & HEAP_GATE:
+        debug_fail(b"lock order: a heap gate is held, and the process mutex asked for" if what == PROCESS_MUTEX else
+                   b"lock order: a heap gate is held, and one asked for", NULL, 0, 0, 0)
+    if held & what:
+        debug_fail(b"lock order: the process mutex is held, and asked for again", NULL, 0, 0, 0)
+
+
+cdef void debug_taken(uint32_t what) noexcept nogil:
+    cdef holder_t* mine = _slot_of(thread_pointer())
+    while mine == NULL:
+        mine = _slot_of(0)
+        if mine != NULL and not compare_exchange_seq_cst_u64(&mine.thread, 0, thread_pointer()):
+            mine = NULL
+    mine.holds |= what
+
+
+cdef void debug_dropped(uint32_t what) noexcept nogil:
+    cdef holder_t* mine = _slot_of(thread_pointer())
+    if mine == NULL or mine.holds & what == 0:
+        debug_fail(b"the process mutex is given back by a thread that has not got it" if what == PROCESS_MUTEX else
+                   b"a heap gate is given back by a thread that has not got it", NULL, 0, 0, 0)
+        return
+    mine.holds &= ~what
+    if mine.holds == 0:
+        store_seq_cst_u64(&mine.thread, 0)
+
+
+cdef void debug_forked() noexcept nogil:
+    """What the parent's other threads held, nobody holds here."""
+    cdef uint32_t i
+    for i in range(N_SLOTS):
+        if _holders[i].thread != thread_pointer():
+            _holders[i].thread = 0
+            _holders[i].holds = 0
+
+
+# -- what may not be done while holding it ------------------------------------------------------------------
+
+cdef bint _has_gil() noexcept nogil:
+    """Whether this thread runs Python.  PyGILState_Check says yes to everybody once there was a second interpreter."""
+    cdef PyThreadState* mine = PyGILState_GetThisThreadState()
+    return mine != NULL and mine == _PyThreadState_UncheckedGet()
+
+
+cdef void debug_opening_byte() noexcept nogil:
+    if _held() != PROCESS_MUTEX:
+        debug_fail(b"lock order: an opening byte is waited for without the process mutex, or under a heap gate", NULL, 0, 0, 0)
+
+
+cdef void debug_storage_lock() noexcept nogil:
+    if _held():
+        debug_fail(b"lock order: the storage lock is asked for under the process mutex or a heap gate", NULL, 0, 0, 0)
+
+
+cdef void debug_sleep() noexcept nogil:
+    if _held() & (HEAP_GATE | QUEUE_GATES) == HEAP_GATE:
+        debug_fail(b"somebody is about to sleep under a heap gate", NULL, 0, 0, 0)
+    if _held() == 0 and _has_gil():      # opening, closing and a fork may have it: nobody needs it who has the process mutex
+        debug_fail(b"somebody is about to sleep with the GIL", NULL, 0, 0, 0)
+
+
+cdef void debug_python() noexcept nogil:
+    if _held():
+        debug_fail(b"Python code runs under the process mutex or a heap gate", NULL, 0, 0, 0)
+
+
+# -- for tests: each check as the core calls it, with something held that is not ----------------------------
+
+def pretend(what):
+    """Have this thread seem to hold it."""
+    debug_taken(PROCESS_MUTEX if what == "process mutex" else HEAP_GATE)
+
+
+def ask(what):
+    """What is asked before it is waited for, or given back."""
+    if what == "opening byte":
+        debug_opening_byte()
+    elif what == "storage lock":
+        debug_storage_lock()
+    elif what == "sleep":
+        debug_sleep()
+    else:
+        debug_dropped(PROCESS_MUTEX if what == "process mutex" else HEAP_GATE)

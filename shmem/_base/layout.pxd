@@ -1,0 +1,596 @@
+# cython: language_level=3
+"""Every struct that lies in a section, its offsets asserted, and one-line accessors.
+
+The section::
+
+    page 0          header: what it is, where things start, then the hot words, each on a line of its own
+    pages           participants: one 64-byte entry each, then one 64-byte intent record each
+    pages           free-block index: TLSF or next-fit, and the lists of cached blocks
+    pages           heap blocks, from `heap_start` to `top`; above `top` nothing has meaning
+
+A block::
+
+    offset          +8             +16 (payload, 16-byte aligned)                  size-8      size
+    | tag           | slack/serial | payload ....................................... | rear      |
+      size 4..47      slack 56..63   hole and cached block: next, previous offset       size,
+      state 0..3      serial 0..55                                                     sealed
+      type 48..63
+
+* `tag` is the truth.  HOLE: type 0.  PENDING: the type field holds the index of the participant that is
+  making the block.  USED: the type field holds the type id.  CACHED: freed, kept whole in a list; type 0.
+* `serial` means something in PENDING and USED.  It never repeats in the life of a section.
+* `slack` is how many payload bytes at the end were not asked for: what `Block.nbytes` is short of
+  the whole payload.  It shares the serial's word because the tag has no bit left.
+* `rear` is an index of the tag: `size ^ salt ^ end * golden`.  It means something in every state.
+* Nothing here is a pointer: `..._off` counts from the section's start.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #ifndef SHMEM_LAYOUT
+    #define SHMEM_LAYOUT
+    #include <stddef.h>
+    #include <stdint.h>
+
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "a section is little-endian"
+    #endif
+    _Static_assert(sizeof(void *) == 8, "a section needs 64-bit addresses");
+
+    #define PAGE_BYTES 4096u
+    #define LINE_BYTES 64u
+
+    #define MAGIC_BEING_MADE 0x57454e4d454d4853ull  /* "SHMEMNEW" */
+    #define MAGIC            0x0a1a314d454d4853ull  /* "SHMEM1\\x1a\\n" */
+    #define LAYOUT_VERSION 1u
+
+    typedef struct {
+        uint64_t magic;               /* written last */
+        uint32_t version;
+        uint32_t header_bytes;
+        uint64_t fingerprint;         /* of all structs here: layout_fingerprint() */
+        uint64_t salt;
+        uint8_t uuid[16];
+        char label[208];              /* NUL-terminated, at most 200 bytes */
+        uint64_t max_size;
+        uint64_t desired_address;     /* 0: anywhere */
+        uint32_t index_kind;
+        uint32_t max_participants;
+        uint32_t clean;               /* 1: the last one out left it whole */
+        uint32_t broken;              /* 1: the chain cannot be walked */
+        char boot_id[40];
+        uint64_t participants_off;
+        uint64_t intents_off;
+        uint64_t index_off;
+        uint64_t heap_start;
+        uint64_t root_off;            /* payload, or 0 */
+        uint64_t directory_off;       /* payload of a name table, or 0 */
+        uint64_t types_off;           /* payload of a name table, or 0 */
+        uint8_t spare0[64];
+
+        /* heap, changed only under the heap gate */
+        uint64_t top;                 /* one store commits growth and shrinking */
+        uint64_t reserved;            /* file system backing exists below this */
+        uint64_t high_water;          /* never written above this: known to be zero */
+        uint64_t next_serial;
+        uint8_t spare1[32];
+
+        uint64_t gate;                /* line of its own, with the news of a dead holder */
+        uint64_t owner_deaths;
+        uint32_t death_notice;        /* 1: the next holder is to be told */
+        uint32_t spare2;
+        uint64_t gate_readers;        /* channels, see _sync/channel.pxd: readers and the upgrader sleep here until the gate opens, */
+        uint64_t gate_writers;        /* writers here */
+        uint8_t spare3[24];
+        uint64_t upgrade;             /* line of its own */
+        uint8_t spare4[56];
+        uint64_t drain;               /* line of its own; a channel: who owns the gate sleeps here until the readers have left */
+        uint8_t spare8[56];
+        uint64_t heap_gate;           /* line of its own */
+        uint8_t spare5[56];
+        uint64_t used_blocks;         /* line of its own: statistics, an index */
+        uint64_t used_bytes;
+        uint64_t hole_blocks;
+        uint64_t hole_bytes;
+        uint64_t cached_blocks;
+        uint64_t cached_bytes;
+        uint64_t recoveries;
+        uint8_t spare6[8];
+        uint32_t participants_high;   /* line of its own: bounds every scan */
+        uint8_t spare7[60];
+    } header_t;
+    _Static_assert(offsetof(header_t, magic) == 0, "layout");
+    _Static_assert(offsetof(header_t, version) == 8, "layout");
+    _Static_assert(offsetof(header_t, fingerprint) == 16, "layout");
+    _Static_assert(offsetof(header_t, salt) == 24, "layout");
+    _Static_assert(offsetof(header_t, uuid) == 32, "layout");
+    _Static_assert(offsetof(header_t, label) == 48, "layout");
+    _Static_assert(offsetof(header_t, max_size) == 256, "layout");
+    _Static_assert(offsetof(header_t, desired_address) == 264, "layout");
+    _Static_assert(offsetof(header_t, index_kind) == 272, "layout");
+    _Static_assert(offsetof(header_t, clean) == 280, "layout");
+    _Static_assert(offsetof(header_t, boot_id) == 288, "layout");
+    _Static_assert(offsetof(header_t, participants_off) == 328, "layout");
+    _Static_assert(offsetof(header_t, root_off) == 360, "layout");
+    _Static_assert(offsetof(header_t, types_off) == 376, "layout");
+    _Static_assert(offsetof(header_t, top) == 448, "layout");
+    _Static_assert(offsetof(header_t, gate) == 512, "layout");
+    _Static_assert(offsetof(header_t, gate_readers) == 536, "layout");
+    _Static_assert(offsetof(header_t, upgrade) == 576, "layout");
+    _Static_assert(offsetof(header_t, drain) == 640, "layout");
+    _Static_assert(offsetof(header_t, heap_gate) == 704, "layout");
+    _Static_assert(offsetof(header_t, used_blocks) == 768, "layout");
+    _Static_assert(offsetof(header_t, participants_high) == 832, "layout");
+    _Static_assert(sizeof(header_t) == 896, "layout");
+
+    typedef struct {
+        uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
+        uint32_t attached;            /* 2: taken; 1: and its former owner cleared up after; 0: left by the door */
+        uint32_t pending;             /* PENDING blocks, never less than there are */
+        uint32_t pins;                /* pinned arrays, never less than there are */
+        uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
+        uint64_t pid;                 /* for people to read; decides nothing */
+        uint8_t spare[32];
+    } participant_t;
+    _Static_assert(offsetof(participant_t, readers) == 0, "layout");
+    _Static_assert(offsetof(participant_t, attached) == 8, "layout");
+    _Static_assert(offsetof(participant_t, pending) == 12, "layout");
+    _Static_assert(offsetof(participant_t, pins) == 16, "layout");
+    _Static_assert(offsetof(participant_t, pid) == 24, "layout");
+    _Static_assert(sizeof(participant_t) == LINE_BYTES, "layout");
+
+    typedef struct {                  /* see _heap/intents.pxd */
+        uint64_t operation;           /* 0: none; written last, cleared last */
+        uint64_t slot_off;
+        uint64_t value;
+        uint64_t make_off[2];
+        uint64_t drop_off[2];
+        uint64_t spare;
+    } intent_t;
+    _Static_assert(offsetof(intent_t, operation) == 0, "layout");
+    _Static_assert(offsetof(intent_t, make_off) == 24, "layout");
+    _Static_assert(offsetof(intent_t, drop_off) == 40, "layout");
+    _Static_assert(sizeof(intent_t) == LINE_BYTES, "layout");
+
+    typedef struct {
+        uint64_t tag;
+        uint64_t serial;              /* slack << 56 | serial */
+        uint64_t next_off;            /* from here on payload; links of a hole or cached block */
+        uint64_t previous_off;
+    } block_t;
+    _Static_assert(offsetof(block_t, tag) == 0, "layout");
+    _Static_assert(offsetof(block_t, serial) == 8, "layout");
+    _Static_assert(offsetof(block_t, next_off) == 16, "layout");
+    _Static_assert(offsetof(block_t, previous_off) == 24, "layout");
+
+    #define BLOCK_HEAD_BYTES 16u
+    #define BLOCK_REAR_BYTES 8u
+    #define BLOCK_MIN_BYTES 48u
+    #define BLOCK_ALIGN_BYTES 16u
+    #define BLOCK_MAX_ALIGN_BYTES 4096u
+    #define TAG_SIZE_MASK 0x0000fffffffffff0ull
+    #define TAG_TYPE_SHIFT 48
+    #define SERIAL_MASK 0x00ffffffffffffffull
+    #define SLACK_SHIFT 56
+    #define GOLDEN 0x9e3779b97f4a7c15ull  /* 2**64 / golden ratio, odd: spreads offsets and names */
+
+    #define TLSF_FIRST_LEVELS 40
+    #define TLSF_SECOND_SHIFT 5
+    #define TLSF_SECOND_LEVELS 32
+    #define CACHE_BINS 64
+    typedef struct {
+        uint64_t cache_off[CACHE_BINS];      /* bin i: blocks of (i + 3) * 16 bytes */
+        uint32_t cache_count[CACHE_BINS];
+        uint64_t ring_off;                   /* next-fit: the walking pointer, 0 when no hole */
+        uint64_t first_bitmap;               /* TLSF */
+        uint32_t second_bitmap[TLSF_FIRST_LEVELS];
+        uint64_t head_off[TLSF_FIRST_LEVELS][TLSF_SECOND_LEVELS];
+    } free_index_t;
+    _Static_assert(offsetof(free_index_t, cache_count) == 512, "layout");
+    _Static_assert(offsetof(free_index_t, ring_off) == 768, "layout");
+    _Static_assert(offsetof(free_index_t, first_bitmap) == 776, "layout");
+    _Static_assert(offsetof(free_index_t, second_bitmap) == 784, "layout");
+    _Static_assert(offsetof(free_index_t, head_off) == 944, "layout");
+    _Static_assert(sizeof(free_index_t) == 11184, "layout");
+    #define INDEX_BYTES 12288u
+
+    typedef struct {                  /* payload of a name table; slots follow */
+        uint64_t capacity;            /* a power of two */
+        uint64_t filled;              /* slots that are not empty, an index */
+    } name_table_t;
+    typedef struct { uint64_t hash; uint64_t entry_off; } name_slot_t;
+    typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
+        uint64_t value;               /* directory: payload offset; types: type id */
+        uint64_t serial;              /* directory: of the block that was named; the place may be another's by now */
+        uint32_t name_bytes;
+        uint32_t data_bytes;
+    } name_entry_t;
+    _Static_assert(sizeof(name_table_t) == 16 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 24, "layout");
+    #define SLOT_EMPTY 0u
+    #define SLOT_REMOVED 1u
+
+    typedef struct {                  /* payload of an array; then shape, strides, pins, dtype text; data last */
+        uint64_t data_off;            /* from the payload's start, a multiple of 64 */
+        uint64_t data_bytes;
+        uint32_t flags;
+        uint16_t n_dims;
+        uint16_t dtype_bytes;
+        uint32_t n_pin_words;
+        uint32_t spare;
+    } array_t;
+    _Static_assert(offsetof(array_t, flags) == 16, "layout");
+    _Static_assert(offsetof(array_t, n_pin_words) == 24, "layout");
+    _Static_assert(sizeof(array_t) == 32, "layout");
+    #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
+    #define ARRAY_UNNAMED 2u          /* its last name is gone: freed with its last pin */
+
+    /* Synchronisation: a block's payload, a field of an object, or the state in a named one's file.  All zero: a
+       semaphore of value 0, an event that is not signaled, a mutex that nobody holds. */
+    typedef struct {
+        uint32_t value;
+        uint32_t spare;
+        uint64_t channel;             /* see _sync/channel.pxd */
+    } semaphore_t;
+    _Static_assert(offsetof(semaphore_t, channel) == 8 && sizeof(semaphore_t) == 16, "layout");
+    typedef struct {
+        uint64_t word;                /* 1: signaled | how often it was, times 2; waiters in the high half */
+    } event_t;
+    _Static_assert(sizeof(event_t) == 8, "layout");
+    typedef struct {
+        uint64_t owner;               /* generation << 32 | index + 1, or 0 */
+        uint64_t channel;
+        uint64_t thread;              /* the rest is the owner's alone: thread pointer */
+        uint64_t next_held_off;       /* of the mutexes that this thread holds, latest first; 0: the last one */
+        uint32_t depth;
+        uint32_t died;                /* 1: the last owner ended without releasing it; the next one is to be told */
+        uint64_t owner_deaths;
+    } mutex_t;
+    _Static_assert(offsetof(mutex_t, channel) == 8 && offsetof(mutex_t, thread) == 16, "layout");
+    _Static_assert(offsetof(mutex_t, next_held_off) == 24 && offsetof(mutex_t, depth) == 32, "layout");
+    _Static_assert(offsetof(mutex_t, owner_deaths) == 40 && sizeof(mutex_t) == 48, "layout");
+
+    typedef struct {                  /* payload of a queue, see _sync/ring.pyx; the dtype's text, then the slots, follow */
+        uint64_t capacity;            /* slots */
+        uint64_t slot_bytes;
+        uint64_t record_bytes;        /* of an item; of byte strings the largest */
+        uint64_t data_off;            /* of the slots, from the payload's start */
+        uint32_t kind;
+        uint32_t type_id;             /* of a Struct class */
+        uint32_t text_bytes;
+        uint32_t closed;              /* 1: shut down; written under the producers' gate */
+        uint8_t spare0[16];
+        uint64_t producers_gate;      /* line of its own, with what its owner alone uses */
+        uint64_t head_seen;           /* `head` as a producer saw it last: never ahead of it */
+        uint8_t spare1[48];
+        uint64_t tail;                /* line of its own: how many were ever put */
+        uint8_t spare2[56];
+        uint64_t consumers_gate;      /* line of its own, with what its owner alone uses */
+        uint64_t tail_seen;
+        uint8_t spare3[48];
+        uint64_t head;                /* line of its own: how many were ever taken */
+        uint8_t spare4[56];
+        uint64_t not_empty;           /* line of its own: channel on which consumers sleep */
+        uint8_t spare5[56];
+        uint64_t not_full;            /* line of its own: channel on which producers sleep */
+        uint8_t spare6[56];
+    } queue_t;
+    _Static_assert(offsetof(queue_t, kind) == 32 && offsetof(queue_t, closed) == 44, "layout");
+    _Static_assert(offsetof(queue_t, producers_gate) == 64 && offsetof(queue_t, tail) == 128, "layout");
+    _Static_assert(offsetof(queue_t, consumers_gate) == 192 && offsetof(queue_t, head) == 256, "layout");
+    _Static_assert(offsetof(queue_t, not_empty) == 320 && offsetof(queue_t, not_full) == 384, "layout");
+    _Static_assert(sizeof(queue_t) == 448, "layout");
+
+    #define NAMED_MAGIC 0x1a534d454d4853ull   /* "SHMEMS\x1a": a named semaphore or event */
+    #define NAMED_VERSION 1u
+    #define NAMED_SEMAPHORE 1u
+    #define NAMED_EVENT 2u
+    typedef union { semaphore_t semaphore; event_t event; uint8_t line[64]; } named_state_t;
+    typedef struct {                  /* the file of a named semaphore or event */
+        uint64_t magic;
+        uint32_t version;
+        uint32_t kind;
+        uint8_t uuid[16];
+        uint8_t spare[32];
+        named_state_t state;
+    } named_t;
+    _Static_assert(offsetof(named_t, uuid) == 16 && offsetof(named_t, state) == 64 && sizeof(named_t) == 128, "layout");
+
+    /* FNV-1a over what another build could disagree about */
+    static inline uint64_t layout_fingerprint(void) {
+        const uint64_t facts[] = {
+            LAYOUT_VERSION, sizeof(header_t), offsetof(header_t, max_size), offsetof(header_t, heap_start),
+            offsetof(header_t, top), offsetof(header_t, gate), offsetof(header_t, upgrade), offsetof(header_t, drain),
+            offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
+            sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
+            sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
+            TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
+            sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
+        uint64_t hash = 0xcbf29ce484222325ull;
+        for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * 0x100000001b3ull;
+        return hash;
+    }
+    #endif
+    """
+    const uint64_t MAGIC_BEING_MADE
+    const uint64_t MAGIC
+    const uint32_t LAYOUT_VERSION
+    const size_t PAGE_BYTES
+    const size_t LINE_BYTES
+
+    ctypedef struct header_t:
+        uint64_t magic
+        uint32_t version
+        uint32_t header_bytes
+        uint64_t fingerprint
+        uint64_t salt
+        uint8_t uuid[16]
+        char label[208]
+        uint64_t max_size
+        uint64_t desired_address
+        uint32_t index_kind
+        uint32_t max_participants
+        uint32_t clean
+        uint32_t broken
+        char boot_id[40]
+        uint64_t participants_off
+        uint64_t intents_off
+        uint64_t index_off
+        uint64_t heap_start
+        uint64_t root_off
+        uint64_t directory_off
+        uint64_t types_off
+        uint64_t top
+        uint64_t reserved
+        uint64_t high_water
+        uint64_t next_serial
+        uint64_t gate
+        uint64_t owner_deaths
+        uint32_t death_notice
+        uint64_t gate_readers
+        uint64_t gate_writers
+        uint64_t upgrade
+        uint64_t drain
+        uint64_t heap_gate
+        uint64_t used_blocks
+        uint64_t used_bytes
+        uint64_t hole_blocks
+        uint64_t hole_bytes
+        uint64_t cached_blocks
+        uint64_t cached_bytes
+        uint64_t recoveries
+        uint32_t participants_high
+
+    ctypedef struct participant_t:
+        uint64_t readers
+        uint32_t attached
+        uint32_t pending
+        uint32_t pins
+        uint32_t waiting
+        uint64_t pid
+
+    ctypedef struct intent_t:
+        uint64_t operation
+        uint64_t slot_off
+        uint64_t value
+        uint64_t make_off[2]
+        uint64_t drop_off[2]
+        uint64_t spare
+
+    ctypedef struct block_t:
+        uint64_t tag
+        uint64_t serial
+        uint64_t next_off
+        uint64_t previous_off
+
+    const size_t BLOCK_HEAD_BYTES
+    const size_t BLOCK_REAR_BYTES
+    const size_t BLOCK_MIN_BYTES
+    const size_t BLOCK_ALIGN_BYTES
+    const size_t BLOCK_MAX_ALIGN_BYTES
+    const uint64_t TAG_SIZE_MASK
+    const int TAG_TYPE_SHIFT
+    const uint64_t SERIAL_MASK
+    const int SLACK_SHIFT
+    const uint64_t GOLDEN
+
+    enum: TLSF_FIRST_LEVELS
+    enum: TLSF_SECOND_SHIFT
+    enum: TLSF_SECOND_LEVELS
+    enum: CACHE_BINS
+    const size_t INDEX_BYTES
+
+    ctypedef struct free_index_t:
+        uint64_t cache_off[CACHE_BINS]
+        uint32_t cache_count[CACHE_BINS]
+        uint64_t ring_off
+        uint64_t first_bitmap
+        uint32_t second_bitmap[TLSF_FIRST_LEVELS]
+        uint64_t head_off[TLSF_FIRST_LEVELS][TLSF_SECOND_LEVELS]
+
+    ctypedef struct name_table_t:
+        uint64_t capacity
+        uint64_t filled
+
+    ctypedef struct name_slot_t:
+        uint64_t hash
+        uint64_t entry_off
+
+    ctypedef struct name_entry_t:
+        uint64_t value
+        uint64_t serial
+        uint32_t name_bytes
+        uint32_t data_bytes
+
+    const uint64_t SLOT_EMPTY
+    const uint64_t SLOT_REMOVED
+
+    ctypedef struct array_t:
+        uint64_t data_off
+        uint64_t data_bytes
+        uint32_t flags
+        uint16_t n_dims
+        uint16_t dtype_bytes
+        uint32_t n_pin_words
+
+    const uint32_t ARRAY_TEMPORARY
+    const uint32_t ARRAY_UNNAMED
+
+    ctypedef struct semaphore_t:
+        uint32_t value
+        uint64_t channel
+
+    ctypedef struct event_t:
+        uint64_t word
+
+    ctypedef struct mutex_t:
+        uint64_t owner
+        uint64_t channel
+        uint64_t thread
+        uint64_t next_held_off
+        uint32_t depth
+        uint32_t died
+        uint64_t owner_deaths
+
+    ctypedef struct queue_t:
+        uint64_t capacity
+        uint64_t slot_bytes
+        uint64_t record_bytes
+        uint64_t data_off
+        uint32_t kind
+        uint32_t type_id
+        uint32_t text_bytes
+        uint32_t closed
+        uint64_t producers_gate
+        uint64_t head_seen
+        uint64_t tail
+        uint64_t consumers_gate
+        uint64_t tail_seen
+        uint64_t head
+        uint64_t not_empty
+        uint64_t not_full
+
+    const uint64_t NAMED_MAGIC
+    const uint32_t NAMED_VERSION
+    const uint32_t NAMED_SEMAPHORE
+    const uint32_t NAMED_EVENT
+
+    ctypedef union named_state_t:
+        semaphore_t semaphore
+        event_t event
+
+    ctypedef struct named_t:
+        uint64_t magic
+        uint32_t version
+        uint32_t kind
+        uint8_t uuid[16]
+        named_state_t state
+
+    uint64_t layout_fingerprint() noexcept nogil
+
+cdef enum:
+    MAX_LABEL_BYTES = 200
+    MAX_PARTICIPANTS = 65535
+
+cdef enum IndexKind:
+    INDEX_TLSF = 1
+    INDEX_NEXT_FIT = 2
+
+cdef enum BlockState:
+    STATE_HOLE = 1
+    STATE_PENDING = 2
+    STATE_USED = 3
+    STATE_CACHED = 4
+
+cdef enum TypeId:
+    TYPE_PLAIN = 0
+    TYPE_ARRAY = 1
+    TYPE_NAME_TABLE = 2
+    TYPE_NAME_ENTRY = 3
+    TYPE_SEMAPHORE = 4
+    TYPE_EVENT = 5
+    TYPE_MUTEX = 6
+    TYPE_QUEUE = 7
+    TYPE_FIRST_USER = 16
+    TYPE_LAST_USER = 65535
+
+
+cdef inline uint64_t tag_make(uint64_t size_bytes, uint64_t state, uint64_t type_id) noexcept nogil:
+    return size_bytes | state | (type_id << TAG_TYPE_SHIFT)
+
+
+cdef inline uint64_t tag_size(uint64_t tag) noexcept nogil:
+    return tag & TAG_SIZE_MASK
+
+
+cdef inline uint64_t tag_state(uint64_t tag) noexcept nogil:
+    return tag & 15
+
+
+cdef inline uint64_t tag_type(uint64_t tag) noexcept nogil:
+    return tag >> TAG_TYPE_SHIFT
+
+
+cdef inline uint64_t seal(uint64_t salt, uint64_t size_bytes, uint64_t end_off) noexcept nogil:
+    """The rear tag of a block that ends at `end_off`; its own inverse."""
+    return size_bytes ^ salt ^ (end_off * GOLDEN)
+
+
+cdef inline uint64_t round_up(uint64_t value, uint64_t power_of_two) noexcept nogil:
+    return (value + power_of_two - 1) & ~(power_of_two - 1)
+
+
+cdef inline uint64_t payload_to_block(uint64_t payload_off) noexcept nogil:
+    return payload_off - BLOCK_HEAD_BYTES
+
+
+cdef inline uint64_t block_to_payload(uint64_t block_off) noexcept nogil:
+    return block_off + BLOCK_HEAD_BYTES
+
+
+cdef inline uint64_t payload_bytes(uint64_t block_bytes) noexcept nogil:
+    return block_bytes - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES
+
+
+cdef inline uint64_t block_bytes_for(uint64_t request_bytes) noexcept nogil:
+    """The size of a block whose payload holds `request_bytes`, which the caller has bounded."""
+    cdef uint64_t size_bytes = round_up(request_bytes + BLOCK_HEAD_BYTES + BLOCK_REAR_BYTES, BLOCK_ALIGN_BYTES)
+    return size_bytes if size_bytes > BLOCK_MIN_BYTES else BLOCK_MIN_BYTES
+
+
+cdef inline uint64_t* array_shape(array_t* array) noexcept nogil:
+    return <uint64_t*>(<char*>array + sizeof(array_t))
+
+
+cdef inline int64_t* array_strides(array_t* array) noexcept nogil:
+    return <int64_t*>(<char*>array + sizeof(array_t)) + array.n_dims
+
+
+cdef inline uint64_t* array_pins(array_t* array) noexcept nogil:
+    return <uint64_t*>(<char*>array + sizeof(array_t)) + 2 * array.n_dims
+
+
+cdef inline char* array_dtype(array_t* array) noexcept nogil:
+    return <char*>(array_pins(array) + array.n_pin_words)
+
+
+cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t dtype_bytes) noexcept nogil:
+    return round_up(sizeof(array_t) + 16 * n_dims + 8 * n_pin_words + dtype_bytes, LINE_BYTES)
+
+
+cdef inline char* queue_text(queue_t* queue) noexcept nogil:
+    """The text of its dtype."""
+    return <char*>queue + sizeof(queue_t)
+
+
+cdef inline name_slot_t* table_slots(name_table_t* table) noexcept nogil:
+    return <name_slot_t*>(<char*>table + sizeof(name_table_t))
+
+
+cdef inline char* entry_name(name_entry_t* entry) noexcept nogil:
+    return <char*>entry + sizeof(name_entry_t)
+
+
+cdef inline char* entry_data(name_entry_t* entry) noexcept nogil:
+    return <char*>entry + sizeof(name_entry_t) + entry.name_bytes

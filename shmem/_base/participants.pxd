@@ -1,0 +1,29 @@
+# cython: language_level=3
+from libc.stdint cimport uint32_t, uint64_t
+from shmem._base.section cimport section_t
+
+cdef enum:
+    OPENING_BYTE = 0x2000000000000000        # far past any end; held while opening or closing
+    LIVENESS_BYTE = 0x2000000000000001       # plus the index: held while the participant lives
+
+cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t generation) noexcept nogil
+cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil
+cdef int section_descriptor(section_t* section) noexcept nogil
+cdef bint participants_any_alive(section_t* section) noexcept nogil
+cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
+                          void** page, int* kept_fd) noexcept nogil
+
+
+cdef inline bint participant_left_something(section_t* section, uint32_t index) noexcept nogil:
+    """Whether the owner of an entry had business in the heap: blocks being made, pins, an intent."""
+    return (section.participants[index].pending != 0 or section.participants[index].pins != 0
+            or section.intents[index].operation != 0)
+
+
+cdef inline uint32_t participant_generation(section_t* section, uint32_t index) noexcept nogil:
+    return <uint32_t>(section.participants[index].readers >> 32)
+
+
+cdef inline uint64_t participant_signature(uint32_t index, uint32_t generation) noexcept nogil:
+    """How a participant signs a word it owns."""
+    return <uint64_t>generation << 32 | (index + 1)

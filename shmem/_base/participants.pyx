@@ -1,0 +1,127 @@
+# cython: language_level=3
+"""Who is attached to a section, and who has died.
+
+An entry of the table belongs to whoever holds the kernel's lock on byte `LIVENESS_BYTE + index` of the
+section's file.  The kernel is asked, nothing is guessed from process ids.
+
+* A word that names an owner carries index and generation.  The owner is alive if the entry has that
+  generation and its byte is locked.  Load the word, ask, then compare-and-swap that very word: an entry given
+  out again has another generation, so the answer cannot be about the wrong one.
+* `readers` holds the generation in its high half and changes owner in one store, which also
+  zeroes the count of the dead.
+* `attached` tells whose the pins are: while it is 2 the entry has a new owner, who lives, and what its former one left.  It is stored
+  before the generation that shows everybody that the former one is dead.
+* "Dead" is believed only from a descriptor that still means the section's file and reports my own byte
+  as locked: one that user code closed, and that now is some other file, would call everybody dead.
+"""
+
+from libc.errno cimport EAGAIN
+from libc.stdint cimport uint32_t, uint64_t
+
+from shmem._atomics cimport (
+    compare_exchange_seq_cst_u32, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32, store_seq_cst_u64)
+from shmem._base.section cimport section_t
+from shmem._base.status cimport OK, TOO_MANY_PARTICIPANTS
+from shmem._base.system cimport byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, liveness_take, process_id
+
+
+cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
+    cdef file_facts_t facts
+    return file_facts(fd, &facts) == 0 and facts.device == section.device and facts.inode == section.inode
+
+
+cdef int section_descriptor(section_t* section) noexcept nogil:
+    """A descriptor of the section's file, opened again by its path when user code closed the old one; -1 when that is gone.
+
+    Whatever changes the file asks here first: the old number may mean somebody else's file by now.
+    """
+    cdef int fd = section.fd, new_fd = -1
+    if _descriptor_is_the_section(section, fd):
+        return fd
+    if file_open(section.path, False, 0, &new_fd) != 0:
+        return -1
+    if _descriptor_is_the_section(section, new_fd) and compare_exchange_seq_cst_u32(
+            <uint32_t*>&section.fd, <uint32_t>fd, <uint32_t>new_fd):
+        return new_fd
+    file_close(new_fd)
+    return section.fd if _descriptor_is_the_section(section, section.fd) else -1
+
+
+cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
+    """Whether "not locked" means dead."""
+    cdef int fd = section.fd
+    cdef bint is_locked = False
+    cdef uint64_t my_byte = LIVENESS_BYTE + section.private.index_plus_1 - 1
+    if not _descriptor_is_the_section(section, fd):
+        section_descriptor(section)          # the next question goes through a new one
+        return False
+    return section.private.index_plus_1 == 0 or (byte_range_is_locked(fd, my_byte, 1, &is_locked) == 0 and is_locked)
+
+
+cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil:
+    """Whether anybody holds the entry.  Oneself is alive by definition."""
+    cdef bint is_locked = True
+    if index + 1 == section.private.index_plus_1:
+        return True
+    if byte_range_is_locked(section.fd, LIVENESS_BYTE + index, 1, &is_locked) != 0:
+        section_descriptor(section)
+        return True                          # no answer is no death
+    return is_locked or not _descriptor_can_be_believed(section)
+
+
+cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:
+    """Whether the owner that a word names by index and generation is alive."""
+    if index >= section.max_participants:
+        return False
+    if <uint32_t>(load_seq_cst_u64(&section.participants[index].readers) >> 32) != generation:
+        return False
+    return participant_entry_is_alive(section, index)
+
+
+cdef bint participants_any_alive(section_t* section) noexcept nogil:
+    """Whether anybody is attached, this process included.  In doubt: yes."""
+    cdef bint is_locked = True
+    cdef int fd = section_descriptor(section)
+    return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
+
+
+cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogil:
+    cdef uint32_t high
+    while True:
+        high = load_seq_cst_u32(&section.header.participants_high)
+        if high >= n_entries or compare_exchange_seq_cst_u32(&section.header.participants_high, high, n_entries):
+            return
+
+
+cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
+                          void** page, int* kept_fd) noexcept nogil:
+    """Take an entry for this process, or with `inherit` for a child about to be born.
+
+    Entries left by the door come first, those of the dead second.  The caller then clears up what a dead
+    owner left (`lock_forget`, `heap_recover`), and then stores 1 in `attached`; `former_readers` is that one's word.
+    """
+    cdef uint32_t i, round_, generation
+    cdef int status
+    for round_ in range(2):
+        for i in range(section.max_participants):
+            if round_ == 0 and (load_acquire_u32(&section.participants[i].attached) or participant_left_something(section, i)):
+                continue
+            if participant_entry_is_alive(section, i):
+                continue
+            status = liveness_take(section.fd, section.path, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
+            if status == EAGAIN:
+                continue
+            if status != 0:
+                return status
+            _raise_high_mark(section, i + 1)
+            former_readers[0] = load_seq_cst_u64(&section.participants[i].readers)
+            store_release_u32(&section.participants[i].attached, 2)
+            generation = <uint32_t>(former_readers[0] >> 32) + 1
+            if generation == 0:
+                generation = 1
+            store_seq_cst_u64(&section.participants[i].readers, <uint64_t>generation << 32)
+            section.participants[i].waiting = 0
+            section.participants[i].pid = process_id()
+            index[0] = i
+            return OK
+    return TOO_MANY_PARTICIPANTS

@@ -1,0 +1,152 @@
+# cython: language_level=3
+"""What one process knows of one section: `section_t`, made by `_base.system`, used by everything above it.
+
+There is one `section_t` per section and process, however many handles are open; `n_holds` counts them.
+It is plain memory: heap, locks and participants work on it without the GIL.
+
+`private_t` lies in pages that a fork wipes (`MADV_WIPEONFORK`).  A child, even one whose birth no
+handler saw, therefore finds `index_plus_1 == 0` and no thread holding anything: it is not attached,
+and the first thing it does with the section attaches it.
+
+A thread finds its `thread_t` by its thread pointer, the register that also leads to thread-local
+storage: unique among the threads that live, and read in one instruction.  A slot whose thread has
+ended holds `THREAD_ENDED`, never 0 again, so that a search may stop at the first 0.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, prefetch
+from shmem._base.layout cimport block_t, free_index_t, header_t, intent_t, participant_t
+
+cdef extern from *:
+    """
+    #ifndef SHMEM_SECTION
+    #define SHMEM_SECTION
+    #include <stdint.h>
+    #define MAX_THREADS 4096u
+    #define THREAD_ENDED 1u
+    typedef struct {                    /* one line per thread; only that thread writes it */
+        uint64_t thread;                /* thread pointer, THREAD_ENDED or 0 */
+        uint32_t exclusive;             /* depth */
+        uint32_t shared;                /* depth */
+        uint32_t counted;               /* 1: one of my participant's `readers` is mine */
+        uint32_t upgrading;             /* 1: `upgrade` names my participant because of me */
+        uint64_t held_mutex_off;        /* the mutex taken last, of those that this thread holds; see _sync/primitives.pyx */
+        uint8_t spare[32];
+    } thread_t;
+    typedef struct {
+        uint64_t gate_word;             /* generation << 32 | index + 1: how I sign */
+        uint32_t index_plus_1;          /* 0: not attached */
+        uint32_t generation;
+        uint32_t spare[12];
+        thread_t threads[MAX_THREADS];
+    } private_t;
+    _Static_assert(sizeof(thread_t) == 64 && sizeof(private_t) % 64 == 0, "private pages");
+    static inline uint64_t thread_pointer(void) { return (uint64_t)(uintptr_t)__builtin_thread_pointer(); }
+    static inline uint32_t thread_hash(uint64_t thread) { return (uint32_t)((thread * 0x9e3779b97f4a7c15ull) >> 52); }
+    #endif
+    """
+    enum: MAX_THREADS
+    const uint64_t THREAD_ENDED
+
+    ctypedef struct thread_t:
+        uint64_t thread
+        uint32_t exclusive
+        uint32_t shared
+        uint32_t counted
+        uint32_t upgrading
+        uint64_t held_mutex_off
+
+    ctypedef struct private_t:
+        uint64_t gate_word
+        uint32_t index_plus_1
+        uint32_t generation
+        thread_t threads[MAX_THREADS]
+
+    uint64_t thread_pointer() noexcept nogil
+    uint32_t thread_hash(uint64_t thread) noexcept nogil
+
+ctypedef struct section_t:
+    char* base                    # whole file, read and write
+    char* read_only_base          # whole file, read only; NULL until somebody asks
+    uint64_t size_bytes
+    header_t* header
+    participant_t* participants
+    intent_t* intents
+    free_index_t* index
+    private_t* private
+    uint64_t salt
+    uint64_t heap_start
+    uint32_t max_participants
+    int fd                        # never holds a lock: probing, growing, truncating
+    uint64_t device
+    uint64_t inode
+    char* path
+    bint anonymous                # the last one out removes it
+    bint keeps_fd                 # this file system drops a lock with its descriptor
+    bint departed                 # left at exit while views live on
+    uint32_t leaves               # it is to be left: whoever waits for the lock comes out after its slice of sleep
+    uint64_t id                   # of this section_t among all that this process ever made
+    uint64_t n_holds              # Mapping objects, under the process mutex
+    uint32_t n_busy               # threads inside the library without the GIL: none may be while the process departs
+    uint64_t n_open               # of them, handles not closed yet, under the GIL
+    uint64_t n_forks              # between the opener and this process
+    section_t* next               # list of this process's sections, under the process mutex
+    int (*attach)(section_t*) noexcept nogil     # makes an unattached process a participant
+    void* liveness_page           # keeps the kernel's lock on my byte; not mapped in a child
+    int liveness_fd               # keeps it where a mapping does not; -1
+    uint32_t child_index_plus_1   # the entry taken for a child about to be born, and what keeps it
+    uint32_t child_generation
+    void* child_page
+    int child_fd
+    # SHMEM_DEBUG, else NULL: look at everything before the heap gate is given back; and how many blocks it may look at
+    void (*verify)(section_t*) noexcept nogil
+    uint64_t n_to_verify
+    bint was_recovered                   # this process came first, and the file had not been closed
+
+
+cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
+    """This thread's slot, or NULL when it has none yet.  Only this thread ever writes its pointer there."""
+    cdef uint64_t me = thread_pointer(), thread
+    cdef uint32_t i = thread_hash(me), probes_left = MAX_THREADS
+    while probes_left:
+        probes_left -= 1
+        thread = section.private.threads[i].thread
+        if thread == me:
+            return &section.private.threads[i]
+        if thread == 0:
+            return NULL
+        i = (i + 1) & (MAX_THREADS - 1)
+    return NULL
+
+
+cdef inline void busy_begin(section_t* section) noexcept nogil:
+    """Before the GIL is given up; `busy_end` before it is asked for again.  Whoever has the GIL and finds 0 is alone."""
+    fetch_add_seq_cst_u32(&section.n_busy, 1)
+
+
+cdef inline void busy_end(section_t* section) noexcept nogil:
+    fetch_sub_seq_cst_u32(&section.n_busy, 1)
+
+
+cdef inline block_t* block_at(section_t* section, uint64_t block_off) noexcept nogil:
+    return <block_t*>(section.base + block_off)
+
+
+cdef enum:
+    AHEAD_BYTES = 8192
+    MOST_AHEAD_BYTES = 4096
+
+
+cdef inline uint64_t block_step(section_t* section, uint64_t block_off, uint64_t size_bytes) noexcept nogil:
+    """The offset of the next block of a walk along the chain.  Each tag tells where the next one is, so the walk
+    would wait for memory at each; what lies a little ahead is fetched meanwhile."""
+    cdef uint64_t off = block_off + AHEAD_BYTES
+    cdef uint64_t end_off = off + (size_bytes if size_bytes < MOST_AHEAD_BYTES else MOST_AHEAD_BYTES)
+    while off < end_off:
+        prefetch(section.base + off)
+        off += 64
+    return block_off + size_bytes
+
+
+cdef inline uint64_t* word_at(section_t* section, uint64_t off) noexcept nogil:
+    return <uint64_t*>(section.base + off)

@@ -1,0 +1,619 @@
+# cython: language_level=3
+"""The only place that calls the operating system.  This is the page for Linux.
+
+What Linux is asked for, and what it promises:
+
+* *Open-file-description locks* (``F_OFD_SETLK``) belong to the description, not to the process: two
+  descriptions in one process exclude each other, and a description that a mapping keeps alive
+  keeps its locks after its descriptor is closed.  The kernel drops them when the last descriptor and the
+  last mapping are gone, hence when the process is, whatever killed it.
+* ``FUTEX_WAIT`` compares and sleeps in one step; never PRIVATE, since the word lies in a shared page.
+* ``fallocate`` gives backing without touching what is there.  glibc's ``posix_fallocate`` would write
+  where the file system cannot, over stores of other processes: hence the system call, and zeros
+  written only beyond what is reserved.
+* ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
+"""
+
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EFBIG, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memmove, memset, strlen, strrchr
+
+from shmem._base.debug cimport PROCESS_MUTEX, debug_dropped, debug_level, debug_may_take, debug_opening_byte, debug_sleep, debug_taken
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec* now)
+    int nanosleep(const timespec* duration, timespec* left)
+
+cdef extern from "<unistd.h>" nogil:
+    long syscall(long number, ...)
+    int close(int fd)
+    int ftruncate(int fd, int64_t length)
+    int fsync(int fd)
+    int unlink(const char* path)
+    int64_t readlinkat(int folder_fd, const char* path, char* target, size_t size_bytes)
+    int linkat(int from_fd, const char* from_path, int to_fd, const char* to_path, int flags)
+    int64_t pread(int fd, void* buffer, size_t count, int64_t offset)
+    int64_t pwrite(int fd, const void* buffer, size_t count, int64_t offset)
+    int getpid()
+    uint32_t geteuid()
+
+cdef extern from "<sched.h>" nogil:
+    ctypedef struct cpu_set_t:
+        pass
+    int sched_getaffinity(int pid, size_t size_bytes, cpu_set_t* processors)
+    int CPU_COUNT(cpu_set_t* processors)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    long SYS_futex
+
+cdef extern from "<linux/futex.h>" nogil:
+    int FUTEX_WAIT
+    int FUTEX_WAKE
+
+cdef extern from "<sys/random.h>" nogil:
+    int64_t getrandom(void* buffer, size_t length, unsigned int flags)
+
+cdef extern from "<fcntl.h>" nogil:
+    struct flock:
+        short l_type
+        short l_whence
+        int64_t l_start
+        int64_t l_len
+        int l_pid
+    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_DIRECTORY, O_PATH, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
+    int AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH
+    int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
+    short F_WRLCK, F_UNLCK
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+    int open(const char* path, int flags, ...)
+    int fcntl(int fd, int command, ...)
+    int fallocate(int fd, int mode, int64_t offset, int64_t length)
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct stat_t "stat":
+        uint64_t st_dev
+        uint64_t st_ino
+        uint64_t st_nlink
+        uint32_t st_uid
+        unsigned int st_mode
+        int64_t st_size
+    int fstat(int fd, stat_t* facts)
+    int stat(const char* path, stat_t* facts)
+    bint S_ISREG(unsigned int mode)
+    bint S_ISLNK(unsigned int mode)
+
+cdef extern from "<sys/resource.h>" nogil:
+    struct rlimit:
+        uint64_t rlim_cur
+    int RLIMIT_FSIZE
+    uint64_t RLIM_INFINITY
+    int getrlimit(int resource, rlimit* limit)
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs_t "statfs":
+        long f_type
+        uint64_t f_bavail
+        uint64_t f_bsize
+    int fstatfs(int fd, statfs_t* facts)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_NONE, PROT_READ, PROT_WRITE
+    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE
+    int MADV_DONTFORK, MADV_WIPEONFORK, MS_SYNC
+    void* MAP_FAILED
+    void* mmap(void* address, size_t length, int protection, int flags, int fd, int64_t offset)
+    int munmap(void* address, size_t length)
+    int madvise(void* address, size_t length, int advice)
+    int msync(void* address, size_t length, int flags)
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef unsigned int pthread_key_t
+    int pthread_mutex_init(pthread_mutex_t* mutex, const void* attributes)
+    int pthread_mutex_lock(pthread_mutex_t* mutex)
+    int pthread_mutex_unlock(pthread_mutex_t* mutex)
+    int pthread_atfork(void (*prepare)() noexcept nogil, void (*parent)() noexcept nogil, void (*child)() noexcept nogil)
+    int pthread_key_create(pthread_key_t* key, void (*destructor)(void*) noexcept nogil)
+    int pthread_setspecific(pthread_key_t key, const void* value)
+
+cdef enum:
+    LIVENESS_PAGE_BYTES = 4096
+    ZEROS_BYTES = 65536
+    PATH_BYTES = 4096
+    MAX_LINKS = 40
+
+
+# -- time and waiting ---------------------------------------------------------------------------------
+
+cdef int64_t now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef void pause_ns(int64_t duration_ns) noexcept nogil:
+    cdef timespec duration
+    duration.tv_sec = duration_ns // 1000000000
+    duration.tv_nsec = duration_ns % 1000000000
+    nanosleep(&duration, NULL)
+
+
+cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil:
+    """Sleep while `word` holds `expected`: 0 when woken or changed, ETIMEDOUT, or EINTR after a signal."""
+    cdef timespec timeout
+    if debug_level:
+        debug_sleep()
+    timeout.tv_sec = timeout_ns // 1000000000
+    timeout.tv_nsec = timeout_ns % 1000000000
+    if syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0) == 0 or errno == EAGAIN:
+        return 0
+    return errno
+
+
+cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
+    """Wake so many of those who sleep: how many did."""
+    return <int>syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+cdef int _own_link_target(const char* path, char* target) noexcept nogil:
+    """Where a symbolic link of this user's leads: ELOOP when it is another user's.  Owner and target are of one and the same link."""
+    cdef stat_t link
+    cdef int64_t n = -1
+    cdef size_t n_folder = 0
+    cdef const char* slash = strrchr(path, b"/")
+    cdef int status = 0, fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC)
+    if fd < 0:
+        return errno
+    if fstat(fd, &link) != 0 or (S_ISLNK(link.st_mode) and link.st_uid != geteuid()):
+        status = ELOOP
+    elif not S_ISLNK(link.st_mode):
+        status = EAGAIN                  # something else by now
+    else:
+        n = readlinkat(fd, b"", target, PATH_BYTES)
+        if n < 0 or n >= PATH_BYTES:
+            status = ENAMETOOLONG
+    close(fd)
+    if status != 0:
+        return status
+    target[n] = 0
+    if target[0] != b"/" and slash != NULL:
+        n_folder = slash - path + 1
+        if n_folder + n >= PATH_BYTES:
+            return ENAMETOOLONG
+        memmove(target + n_folder, target, n + 1)
+        memcpy(target, path, n_folder)
+    return 0
+
+
+cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil:
+    """Open for reading and writing.  A symbolic link is followed only if it belongs to this user, and so for one that it leads to.
+
+    In a folder that everybody may write to the system may refuse to open another user's file with O_CREAT: without it, the caller
+    can say whose it is.
+    """
+    cdef char places[2][PATH_BYTES]
+    cdef const char* place = path
+    cdef int n_links, status, flags = O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW
+    for n_links in range(MAX_LINKS):
+        fd[0] = open(place, flags | O_CREAT if create else flags, permissions)
+        if fd[0] < 0 and errno == EACCES and create:
+            fd[0] = open(place, flags)
+            if fd[0] < 0 and errno == ENOENT:
+                return EACCES
+        if fd[0] >= 0:
+            return 0
+        if errno != ELOOP:
+            return errno
+        status = _own_link_target(place, places[n_links & 1])
+        if status == EAGAIN:
+            continue
+        if status != 0:
+            return status
+        place = places[n_links & 1]
+    return ELOOP
+
+
+cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil:
+    """A new file of that file system that has no name: it goes with its descriptor, or is given one."""
+    fd[0] = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions)
+    return 0 if fd[0] >= 0 else errno
+
+
+cdef int file_give_name(int fd, const char* path) noexcept nogil:
+    """Name a file that has no name: EEXIST when the name is taken; ENOSYS where the kernel needs /proc, and there is none."""
+    cdef char found[40]
+    snprintf(found, sizeof(found), b"/proc/self/fd/%d", fd)
+    if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0:
+        return 0
+    if errno != ENOENT:
+        return errno
+    if linkat(fd, b"", AT_FDCWD, path, AT_EMPTY_PATH) == 0:
+        return 0
+    return ENOSYS if errno == ENOENT else errno
+
+
+cdef int file_reopen(int fd, const char* path, int* new_fd) noexcept nogil:
+    """A description of its own of the same file.  Where there is no /proc, by the path it had: ENOSYS when that is another one's by now."""
+    cdef char link[40]
+    cdef file_facts_t old, new
+    cdef int status
+    snprintf(link, sizeof(link), b"/proc/self/fd/%d", fd)
+    new_fd[0] = open(link, O_RDWR | O_CLOEXEC)
+    if new_fd[0] >= 0 or errno != ENOENT:
+        return 0 if new_fd[0] >= 0 else errno
+    status = file_open(path, False, 0, new_fd)
+    if status != 0:
+        new_fd[0] = -1
+        return ENOSYS if status == ENOENT else status
+    if file_facts(fd, &old) == 0 and file_facts(new_fd[0], &new) == 0 and old.device == new.device and old.inode == new.inode:
+        return 0
+    file_close(new_fd[0])
+    new_fd[0] = -1
+    return ENOSYS
+
+
+cdef void file_close(int fd) noexcept nogil:
+    if fd >= 0:
+        close(fd)
+
+
+cdef void _convert_facts(const stat_t* found, file_facts_t* facts) noexcept nogil:
+    facts.device = found.st_dev
+    facts.inode = found.st_ino
+    facts.n_links = found.st_nlink
+    facts.size_bytes = found.st_size
+    facts.user = found.st_uid
+    facts.is_regular = S_ISREG(found.st_mode)
+
+
+cdef int file_facts(int fd, file_facts_t* facts) noexcept nogil:
+    cdef stat_t found
+    if fstat(fd, &found) != 0:
+        return errno
+    _convert_facts(&found, facts)
+    return 0
+
+
+cdef int path_facts(const char* path, file_facts_t* facts) noexcept nogil:
+    cdef stat_t found
+    if stat(path, &found) != 0:
+        return errno
+    _convert_facts(&found, facts)
+    return 0
+
+
+cdef int file_read(int fd, void* buffer, size_t size_bytes, uint64_t off, size_t* got) noexcept nogil:
+    cdef int64_t n
+    got[0] = 0
+    while got[0] < size_bytes:
+        n = pread(fd, <char*>buffer + got[0], size_bytes - got[0], <int64_t>(off + got[0]))
+        if n < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        if n == 0:
+            break
+        got[0] += n
+    return 0
+
+
+cdef bint _is_past_limit(uint64_t end_off) noexcept nogil:
+    """Whether this process may not write so far into a file.  The kernel refuses it too, but with a SIGXFSZ, which kills whoever does not
+    ignore it.  Python ignores it, and programs may have restored the default."""
+    cdef rlimit limit
+    return getrlimit(RLIMIT_FSIZE, &limit) == 0 and limit.rlim_cur != RLIM_INFINITY and end_off > limit.rlim_cur
+
+
+cdef bint _grows_past_limit(int fd, uint64_t end_off) noexcept nogil:
+    cdef stat_t found
+    return _is_past_limit(end_off) and (fstat(fd, &found) != 0 or end_off > <uint64_t>found.st_size)
+
+
+cdef int file_write(int fd, const void* buffer, size_t size_bytes, uint64_t off) noexcept nogil:
+    cdef int64_t n
+    cdef size_t done = 0
+    if _is_past_limit(off + size_bytes):
+        return EFBIG
+    while done < size_bytes:
+        n = pwrite(fd, <const char*>buffer + done, size_bytes - done, <int64_t>(off + done))
+        if n < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        done += n
+    return 0
+
+
+cdef int file_set_size(int fd, uint64_t size_bytes) noexcept nogil:
+    if _grows_past_limit(fd, size_bytes):
+        return EFBIG
+    while ftruncate(fd, <int64_t>size_bytes) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t reserved_off) noexcept nogil:
+    """Backing for [start, end).  Where the file system cannot allocate, zeros are written, but only from
+    `reserved_off` on: below it other processes may be storing."""
+    cdef char zeros[ZEROS_BYTES]
+    cdef uint64_t off
+    cdef size_t n
+    cdef int status
+    if end_off <= start_off:
+        return 0
+    if _grows_past_limit(fd, end_off):
+        return EFBIG
+    while fallocate(fd, 0, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
+        if errno == EINTR:
+            continue
+        if errno != EOPNOTSUPP and errno != ENOSYS:
+            return errno
+        memset(zeros, 0, sizeof(zeros))
+        off = start_off if start_off > reserved_off else reserved_off
+        while off < end_off:
+            n = ZEROS_BYTES if end_off - off > <uint64_t>ZEROS_BYTES else end_off - off
+            status = file_write(fd, zeros, n, off)
+            if status != 0:
+                return status
+            off += n
+        return 0
+    return 0
+
+
+cdef int file_give_back(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
+    """Return the backing of [start, end) to the file system; it reads as zeros afterwards."""
+    if end_off <= start_off:
+        return 0
+    while fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int file_sync(int fd) noexcept nogil:
+    while fsync(fd) != 0:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int folder_sync(const char* folder) noexcept nogil:
+    """Have the names in a folder on disk: a file's own sync need not reach the name that it is found by.
+
+    A folder that may not be read, or whose file system has no such call, is left to the kernel.
+    """
+    cdef int status = 0, fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    if fd < 0:
+        return 0 if errno == EACCES or errno == ENOENT else errno
+    status = file_sync(fd)
+    close(fd)
+    return 0 if status == EINVAL else status
+
+
+cdef int file_remove(const char* path) noexcept nogil:
+    return 0 if unlink(path) == 0 else errno
+
+
+cdef uint64_t file_system_kind(int fd) noexcept nogil:
+    cdef statfs_t facts
+    return <uint32_t>facts.f_type if fstatfs(fd, &facts) == 0 else 0
+
+
+cdef uint64_t file_system_free_bytes(int fd) noexcept nogil:
+    cdef statfs_t facts
+    return facts.f_bavail * facts.f_bsize if fstatfs(fd, &facts) == 0 else 0
+
+
+cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil:
+    """Whether mappings and locks agree between all processes that can open the file (statfs(2) has the numbers)."""
+    return not (kind == 0x6969             # NFS
+                or kind == 0x0bd00bd0      # Lustre
+                or kind == 0x01021997      # 9p
+                or kind == 0xff534d42U or kind == 0xfe534d42U or kind == 0x517b    # CIFS, SMB
+                or kind == 0x00c36400      # Ceph
+                or kind == 0x47504653      # GPFS
+                or kind == 0x01161970      # GFS2
+                or kind == 0x7461636f      # OCFS2
+                or kind == 0x5346414f or kind == 0x6b414653    # AFS
+                or kind == 0x73757245)     # Coda
+
+
+# -- byte locks ---------------------------------------------------------------------------------------
+
+cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_bytes) noexcept nogil:
+    memset(request, 0, sizeof(flock))
+    request.l_type = kind
+    request.l_start = <int64_t>off
+    request.l_len = <int64_t>n_bytes
+
+
+cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
+    """Lock one byte through this description: EAGAIN when another holds it and `wait` is false; EINTR."""
+    cdef flock request
+    if debug_level and wait:
+        debug_opening_byte()
+    _describe_range(&request, F_WRLCK, off, 1)
+    if fcntl(fd, F_OFD_SETLKW if wait else F_OFD_SETLK, &request) == 0:
+        return 0
+    return EAGAIN if errno == EACCES else errno
+
+
+cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil:
+    """Whether any other description holds a lock in the range.  A description never sees its own."""
+    cdef flock request
+    _describe_range(&request, F_WRLCK, off, n_bytes)
+    if fcntl(fd, F_OFD_GETLK, &request) != 0:
+        return errno
+    is_locked[0] = request.l_type != F_UNLCK
+    return 0
+
+
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
+    """Lock a byte for as long as this address space lives: EAGAIN when somebody has it.
+
+    The lock is taken through a new description, one page is mapped through it and the descriptor closed.
+    On a file system that drops the lock with the descriptor (overlayfs maps the file beneath) the
+    descriptor is kept instead, and `keeps_fd` remembers that.  With `inherit` a child born next has it too.
+    """
+    cdef int own_fd = -1, status
+    cdef bint is_locked = False
+    cdef void* mapped
+    page[0] = NULL
+    kept_fd[0] = -1
+    status = file_reopen(fd, path, &own_fd)
+    if status != 0:
+        return status
+    status = byte_lock(own_fd, off, False)
+    if status != 0:
+        close(own_fd)
+        return status
+    if keeps_fd[0]:
+        kept_fd[0] = own_fd
+        return 0
+    mapped = mmap(NULL, LIVENESS_PAGE_BYTES, PROT_NONE, MAP_SHARED, own_fd, 0)
+    if mapped == MAP_FAILED:
+        status = errno
+        close(own_fd)
+        return status
+    if not inherit:
+        madvise(mapped, LIVENESS_PAGE_BYTES, MADV_DONTFORK)
+    close(own_fd)
+    status = byte_range_is_locked(fd, off, 1, &is_locked)
+    if status == 0 and is_locked:
+        page[0] = mapped
+        return 0
+    munmap(mapped, LIVENESS_PAGE_BYTES)
+    if status != 0:
+        return status
+    keeps_fd[0] = True
+    return liveness_take(fd, path, off, inherit, keeps_fd, page, kept_fd)
+
+
+cdef void liveness_drop(void* page, int kept_fd) noexcept nogil:
+    if page != NULL:
+        munmap(page, LIVENESS_PAGE_BYTES)
+    if kept_fd >= 0:
+        close(kept_fd)
+
+
+cdef void liveness_do_not_inherit(void* page) noexcept nogil:
+    if page != NULL:
+        madvise(page, LIVENESS_PAGE_BYTES, MADV_DONTFORK)
+
+
+# -- memory -------------------------------------------------------------------------------------------
+
+cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address, char** base) noexcept nogil:
+    """Map the file from its start.  `address` 0: anywhere; else there or EEXIST."""
+    cdef int flags = MAP_SHARED
+    cdef void* mapped
+    if address:
+        flags |= MAP_FIXED_NOREPLACE
+    mapped = mmap(<void*>address, size_bytes, PROT_READ | PROT_WRITE if writable else PROT_READ, flags, fd, 0)
+    if mapped == MAP_FAILED:
+        return errno
+    if address and <uint64_t>mapped != address:      # a kernel older than the flag takes it for a hint
+        munmap(mapped, size_bytes)
+        return EEXIST
+    base[0] = <char*>mapped
+    return 0
+
+
+cdef void memory_unmap(void* base, uint64_t size_bytes) noexcept nogil:
+    if base != NULL:
+        munmap(base, size_bytes)
+
+
+cdef int memory_sync(void* base, uint64_t size_bytes) noexcept nogil:
+    return 0 if msync(base, size_bytes, MS_SYNC) == 0 else errno
+
+
+cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil:
+    """Zeroed private pages that a child finds zeroed again; NULL when there is no memory."""
+    cdef void* mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if mapped == MAP_FAILED:
+        return NULL
+    if madvise(mapped, size_bytes, MADV_WIPEONFORK) != 0:
+        munmap(mapped, size_bytes)
+        return NULL
+    return mapped
+
+
+# -- the process --------------------------------------------------------------------------------------
+
+cdef uint64_t process_id() noexcept nogil:
+    return getpid()
+
+
+cdef uint32_t processor_count() noexcept nogil:
+    """How many processors this process may run on; 2 if the system does not say."""
+    cdef cpu_set_t processors
+    return <uint32_t>CPU_COUNT(&processors) if sched_getaffinity(0, sizeof(processors), &processors) == 0 else 2
+
+
+cdef uint32_t user_id() noexcept nogil:
+    return geteuid()
+
+
+cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil:
+    while getrandom(buffer, size_bytes, 0) != <int64_t>size_bytes:
+        if errno != EINTR:
+            return errno
+    return 0
+
+
+cdef int boot_id(char* text, size_t size_bytes) noexcept nogil:
+    """The kernel's name for this boot, NUL-terminated without the newline; for people, and empty where there is no /proc."""
+    cdef size_t got = 0
+    cdef int fd = open(b"/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC)
+    memset(text, 0, size_bytes)
+    if fd < 0:
+        return 0 if errno == ENOENT else errno
+    cdef int status = file_read(fd, text, size_bytes - 1, 0, &got)
+    close(fd)
+    got = strlen(text)
+    if got > 0 and text[got - 1] == b"\n":
+        text[got - 1] = 0
+    return status
+
+
+cdef pthread_mutex_t _process_mutex
+cdef pthread_key_t _thread_key
+pthread_mutex_init(&_process_mutex, NULL)
+
+
+cdef void process_mutex_lock() noexcept nogil:
+    """The mutex around opening, closing and the list of sections.  Nobody needs the GIL while holding it."""
+    if debug_level:
+        debug_may_take(PROCESS_MUTEX)
+    pthread_mutex_lock(&_process_mutex)
+    if debug_level:
+        debug_taken(PROCESS_MUTEX)
+
+
+cdef void process_mutex_unlock() noexcept nogil:
+    if debug_level:
+        debug_dropped(PROCESS_MUTEX)
+    pthread_mutex_unlock(&_process_mutex)
+
+
+cdef int at_fork(fork_handler_t before, fork_handler_t in_parent, fork_handler_t in_child) noexcept nogil:
+    return pthread_atfork(before, in_parent, in_child)
+
+
+cdef int at_thread_end(thread_end_t handler) noexcept nogil:
+    """Have `handler` called in every watched thread as it ends.  Once per process."""
+    return pthread_key_create(&_thread_key, handler)
+
+
+cdef void watch_thread() noexcept nogil:
+    pthread_setspecific(_thread_key, <void*>1)

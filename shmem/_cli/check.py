@@ -1,0 +1,283 @@
+"""Say what is wrong with a section's file, where, and what would be lost; mend it; find what nobody can reach.
+
+Without --repair nothing is opened for writing, and files that cannot be opened as a section any more are read too: cut off, or with
+damaged header, tags or names.  Processes that want to open it wait meanwhile.  A section that processes are attached to is
+checked by attaching to it, as they do.
+
+--repair copies the file aside first, as FILE.before-repair-N, then mends it, and says what it did and what is lost.  What is
+a block no more becomes a plain block, and is not given to anybody else until somebody frees it.
+
+--leaks follows references from the root object and the names.  An object's references are known by its type.  What plain blocks, arrays and
+queues hold is known to their users alone: blocks that a word of them may refer to are marked "perhaps", and do not count.  In a
+section that is in use, what only the variables of a process lead to is listed too.
+
+Exit status, as fsck's: 0 whole.  Else the sum of: 1 it was damaged, and is repaired; 4 damaged, or leaks were found, and left so;
+8 it was not checked, or --repair refused: no section, it cannot be read, processes are attached.  2: wrong arguments.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import stat
+import struct
+import sys
+import tempfile
+
+import shmem
+from shmem._fsck.leaks import Reach
+from shmem._fsck.wreck import AT, AT_32, NotASection, Wreck, extents
+from shmem._objects import persistence
+from shmem._sections import image
+
+OPENING_BYTE = 0x2000000000000000  # as in _base/participants.pxd
+ANONYMOUS = "/dev/shm/shmem."
+COPY_BYTES = 1 << 16
+REPAIRED, LEFT, NOT_DONE = 1, 4, 8  # exit status; the bits mean the same in fsck's
+
+
+class Refused(Exception):
+    """It was not done; the message says why."""
+
+
+@dataclasses.dataclass
+class Report:
+    """What is said at the end."""
+
+    file: str
+    state: str = "whole"
+    """whole, damaged, repaired, not a section, unreadable, refused"""
+    in_use: bool = False
+    findings: list = dataclasses.field(default_factory=list)
+    notes: list = dataclasses.field(default_factory=list)
+    copy: str | None = None
+    leaks: list | None = None
+    blocks: int | None = None
+    used_bytes: int | None = None
+
+    @property
+    def status(self):
+        """The exit status."""
+        status = {"whole": 0, "repaired": REPAIRED, "damaged": LEFT}.get(self.state, NOT_DONE)
+        return status | LEFT if any(leak.perhaps is None for leak in self.leaks or ()) else status
+
+
+# -- the file -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(path, writable):
+    """A descriptor of the file; nobody opens or closes the section meanwhile."""
+    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise NotASection("it is no regular file")
+        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK if writable else fcntl.F_RDLCK, os.SEEK_SET, OPENING_BYTE, 1, 0)
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, wanted)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def copy_aside(fd, path):
+    """Copy the file as it is, holes as holes, and have it on disk; the copy's path.
+
+    Raises
+    ------
+    OSError
+        No room; then there is no copy.
+    """
+    n = 1
+    while True:
+        aside = f"{path}.before-repair-{n}"
+        try:
+            to = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, stat.S_IMODE(os.fstat(fd).st_mode))
+            break
+        except FileExistsError:
+            n += 1
+    try:
+        size = os.fstat(fd).st_size
+        os.ftruncate(to, size)
+        for start, end in extents(fd, size):
+            for at in range(start, end, COPY_BYTES):
+                content = os.pread(fd, min(COPY_BYTES, end - at), at)
+                if content.strip(b"\0"):  # what was reserved and never written reads as zeros
+                    write_all(to, content, at)
+        os.fsync(to)
+    except BaseException:
+        os.unlink(aside)
+        raise
+    finally:
+        os.close(to)
+    sync_folder(path)
+    return aside
+
+
+def write_all(fd, content, offset):
+    """Write bytes at an offset, all of them."""
+    done = 0
+    while done < len(content):
+        done += os.pwrite(fd, content[done:], offset + done)
+
+
+def sync_folder(path):
+    """Have the name on disk."""
+    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# -- checking and mending -------------------------------------------------------------------------------------
+
+
+def check_in_use(path, report, with_leaks):
+    """Attach, and ask `check_heap`; leaks are looked for in a snapshot."""
+    report.in_use = True
+    name = {"shared_name": path[len(ANONYMOUS) :]} if path.startswith(ANONYMOUS) else {"file_name": path}
+    with shmem.SharedMemory(**name, mode="read_only") as section:
+        others = [pid for pid in section._header_facts()["participants"] if pid != os.getpid()]
+        report.notes.append(f"in use by {len(others)} processes: {', '.join(map(str, others))}; checked by attaching")
+        try:
+            found = section.check_heap()
+        except shmem.HeapCorruption as error:
+            report.state = "damaged"
+            report.findings.append({"offset": error.offset, "problem": str(error), "remedy": "when all have left: --repair", "lost": ""})
+            return
+        report.blocks, report.used_bytes = found.blocks, found.used_bytes
+        if with_leaks:
+            report.notes.append("what only a variable of a process leads to is listed as a leak too")
+            with tempfile.TemporaryFile(prefix="shmem-check-") as file:
+                status = persistence.write_copy(section, file.fileno())
+                if status != 0:
+                    raise Refused(f"no copy could be made to look for leaks in: {shmem.get_error_text(status)}")
+                wreck = Wreck(file.fileno())
+                wreck.examine()
+                report.leaks = Reach(wreck).leaks()
+
+
+def check_file(fd, report, with_leaks):
+    """Read the file; the `Wreck`."""
+    wreck = Wreck(fd)
+    wreck.examine()
+    report.findings += [dataclasses.asdict(finding) for finding in wreck.findings]
+    report.notes += wreck.notes
+    if wreck.findings:
+        report.state = "damaged"
+    users = Reach(wreck)
+    report.blocks, report.used_bytes = len(users.users), sum(wreck.blocks[payload - 16] for payload in users.users)
+    if with_leaks:
+        report.leaks = users.leaks()
+    return wreck
+
+
+def mend(fd, heap_only):
+    """Write what `Wreck` would change, and mark the file as not closed: whoever opens it recovers it."""
+    wreck = Wreck(fd)
+    if heap_only:
+        wreck.examine_heap()
+    else:
+        wreck.examine()
+    if wreck.file_bytes < wreck.words.get(AT["top"], 0):
+        os.ftruncate(fd, wreck.size)
+    for offset, value in wreck.words.items():
+        write_all(fd, struct.pack("<Q", value), offset)
+    write_all(fd, struct.pack("<I", 0), AT_32["clean"])
+    os.fsync(fd)
+
+
+def repair(path, report):
+    """Copy aside, mend, open and close."""
+    with opened(path, True) as fd:
+        if image.is_in_use(fd):
+            raise Refused("processes are attached: nothing was repaired")
+        report.copy = copy_aside(fd, path)
+        was_clean = Wreck(fd).was_clean
+    for heap_only in (False,) if was_clean else (True, False):
+        with opened(path, True) as fd:
+            if image.is_in_use(fd):
+                raise Refused(f"a process attached meanwhile: repair again when it has left; as it was: {report.copy}")
+            mend(fd, heap_only)
+        with shmem.SharedMemory(path, trust_owner=True) as section:
+            if not heap_only:
+                section.check_heap()
+    report.state = "repaired"
+
+
+def examine(path, with_repair, with_leaks):
+    """The `Report` on a file."""
+    path = os.path.abspath(path)
+    report = Report(path)
+    try:
+        with opened(path, False) as fd:
+            in_use = image.is_in_use(fd)
+            if not in_use:
+                check_file(fd, report, with_leaks)
+        if in_use:
+            check_in_use(path, report, with_leaks)
+        if with_repair and in_use:
+            raise Refused("processes are attached: nothing was repaired")
+        if with_repair and report.findings:
+            repair(path, report)
+    except NotASection as error:
+        report.state = "not a section"
+        report.notes.append(str(error))
+    except (Refused, shmem.ShmemError) as error:
+        report.state = "damaged" if report.findings or isinstance(error, shmem.HeapCorruption) else "refused"
+        report.notes.append(str(error))
+    except OSError as error:
+        report.state = "unreadable" if not report.findings else "damaged"
+        report.notes.append(f"{error.strerror}: {error.filename or path}")
+    return report
+
+
+# -- output ---------------------------------------------------------------------------------------------------
+
+
+def print_report(report, file):
+    """The report for people."""
+    sizes = "" if report.blocks is None else f", {report.blocks} blocks, {report.used_bytes:,} bytes in use"
+    print(f"{report.file}: {report.state}{sizes}", file=file)
+    for note in report.notes:
+        print(f"  {note}", file=file)
+    for finding in sorted(report.findings, key=lambda finding: finding["offset"] or 0):
+        print(f"  {finding['offset'] or 0:>#12x}  {finding['problem']}", file=file)
+        print(f"  {'':12}  {'done' if report.copy else 'repair'}: {finding['remedy']}", file=file)
+        if finding["lost"]:
+            print(f"  {'':12}  lost: {finding['lost']}", file=file)
+    if report.copy:
+        print(f"  as it was: {report.copy}", file=file)
+    if report.leaks is not None:
+        print_leaks(report.leaks, file)
+
+
+def print_leaks(leaks, file):
+    """The leaks as a table."""
+    certain = [leak for leak in leaks if leak.perhaps is None]
+    print(f"  leaks: {len(certain)} blocks, {sum(leak.n_bytes for leak in certain):,} bytes that nothing leads to", file=file)
+    if len(certain) < len(leaks):
+        print(f"  and {len(leaks) - len(certain)} that a word in a plain block, an array or a queue may lead to", file=file)
+    for leak in leaks:
+        perhaps = f"  perhaps reached from {leak.perhaps:#x}" if leak.perhaps is not None else ""
+        print(f"  {leak.offset:>#12x}  {leak.n_bytes:>14,}  {leak.type}{perhaps}", file=file)
+
+
+def command_arguments(parser):
+    """What the command takes."""
+    parser.add_argument("file", metavar="FILE", help="the section's file; of an anonymous one /dev/shm/shmem.NAME")
+    parser.add_argument("--repair", action="store_true", help="copy the file aside, then mend it")
+    parser.add_argument("--leaks", action="store_true", help="list the blocks that nobody can reach")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def command(options):
+    """Check; the exit status."""
+    report = examine(options.file, options.repair, options.leaks)
+    if options.json:
+        print(json.dumps(dataclasses.asdict(report), indent=1))
+    else:
+        print_report(report, sys.stdout)
+    return report.status

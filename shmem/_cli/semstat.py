@@ -1,0 +1,368 @@
+"""Every semaphore and event of the machine that you may see, with its value.
+
+Shown are this library's named semaphores and events, POSIX named semaphores, and System V sets (of
+which `ipcs -s` shows no values).  What cannot be read is listed with the reason.  Files are read, not
+mapped, and nothing is opened for writing: looking changes nothing.  Values and waiters may be moments apart.
+
+How many wait is for this library's an upper bound: whoever was killed while waiting is counted until the next wake.
+
+Semaphores, events and mutexes that lie in sections are not shown: to see them one has to attach to the
+section, which takes one of its places and, when nobody else is attached, recovers its heap.
+
+Exit status: 0, also when something could not be read; 2 wrong arguments.
+"""
+
+import contextlib
+import datetime
+import errno
+import functools
+import grp
+import json
+import os
+import pwd
+import stat
+import struct
+import sys
+
+from shmem._cli import sysv
+
+FOLDER = "/dev/shm"
+SYSV_LIST = "/proc/sysvipc/sem"
+VALUE_MAX = 0x7FFFFFFF
+WIDTH = 100
+
+
+class Unreadable(Exception):
+    """What lies there is not what its name says; the message is the reason."""
+
+
+# -- this library's, as `named_t` in _base/layout.pxd has it ---------------------------------------------------------
+
+NAMED = struct.Struct("<8sII48x")                   # magic, version, kind, uuid and spare
+NAMED_FILE_BYTES = 4096
+NAMED_MAGIC = b"SHMEMS\x1a\0"
+NAMED_VERSION = 1
+NAMED_SEMAPHORE, NAMED_EVENT = 1, 2
+NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
+SEMAPHORE = struct.Struct("<I4xQ")                  # value, channel
+EVENT = struct.Struct("<Q")
+
+
+def _named_state(content, size, kind):
+    """The bytes of the state, when the file is what it should be."""
+    if not content.startswith(NAMED_MAGIC):
+        raise Unreadable("it was not made by this library")
+    if size != NAMED_FILE_BYTES:
+        raise Unreadable(f"it is damaged: {size} bytes instead of {NAMED_FILE_BYTES}")
+    _, version, found = NAMED.unpack_from(content)
+    if version != NAMED_VERSION:
+        raise Unreadable(f"it has layout version {version}; this is version {NAMED_VERSION}")
+    if found != kind:
+        raise Unreadable(f"it is {NAMED_KINDS.get(found, f'of the unknown kind {found}')}, not {NAMED_KINDS[kind]}")
+    return content[NAMED.size :]
+
+
+def _checked_value(value):
+    if value > VALUE_MAX:
+        raise Unreadable(f"it is damaged: no semaphore has the value {value}")
+    return value
+
+
+def read_semaphore(content, size):
+    """What a named semaphore's file says."""
+    value, channel = SEMAPHORE.unpack_from(_named_state(content, size, NAMED_SEMAPHORE))
+    return {"value": _checked_value(value), "waiters": channel >> 32}
+
+
+def read_event(content, size):
+    """What a named event's file says."""
+    (word,) = EVENT.unpack_from(_named_state(content, size, NAMED_EVENT))
+    return {"signaled": bool(word & 1), "waiters": word >> 32}
+
+
+# -- POSIX named semaphores, as glibc has them on 64 bits -------------------------------------------------------
+
+POSIX_BYTES = 32
+POSIX = struct.Struct("<QI")                        # waiters << 32 | value, mark
+POSIX_SHARED = 0x80                                 # the mark of a semaphore that several processes use
+
+
+def read_posix(content, size):
+    """What the file of a POSIX named semaphore says.  The layout is glibc's since 2.21; anything else is not guessed at."""
+    if size != POSIX_BYTES:
+        raise Unreadable(f"it has {size} bytes, and a semaphore of glibc's on 64 bits {POSIX_BYTES}")
+    word, mark = POSIX.unpack_from(content)
+    if mark != POSIX_SHARED:
+        raise Unreadable("its layout is not that of glibc on 64 bits")
+    return {"value": _checked_value(word & 0xFFFFFFFF), "waiters": word >> 32}
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def user_name(uid):
+    """Of a user; the number, as text, if it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
+
+
+@functools.cache
+def group_name(gid):
+    """Of a group; the number, as text, if it has none."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except (KeyError, OverflowError):
+        return str(gid)
+
+
+def _ownership(uid, gid, mode):
+    return {"owner": user_name(uid), "uid": uid, "group": group_name(gid), "gid": gid, "permissions": f"{mode & 0o7777:04o}"}
+
+
+READ_BYTES = 128
+NOBODYS = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
+
+
+def _read_file(path):
+    """The first bytes of a regular file, 0 where it has none, and its size.
+
+    Nothing else is opened: it might wait, or something might happen.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise Unreadable("it is no regular file")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        return os.pread(fd, READ_BYTES, 0).ljust(READ_BYTES, b"\0"), os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def _describe_file(path, name, what, values, read):
+    """An entry.  FileNotFoundError when the file is gone by now."""
+    facts = os.lstat(path)
+    entry = {**what, "name": name, "path": path, **_ownership(facts.st_uid, facts.st_gid, facts.st_mode), **values, "error": None}
+    try:
+        entry.update(read(*_read_file(path)))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        entry["error"] = error.strerror
+    except Unreadable as error:
+        entry["error"] = str(error)
+    return entry
+
+
+def _list_files(prefix, what, values, read, name_prefix=""):
+    """Entries for the files whose names begin with `prefix`, by name."""
+    try:
+        found = sorted(name for name in os.listdir(FOLDER) if name.startswith(prefix) and name != prefix)
+    except OSError as error:
+        return [{**what, "name": None, "path": FOLDER, **NOBODYS, **values, "error": error.strerror}]
+    entries = []
+    for file_name in found:
+        with contextlib.suppress(FileNotFoundError):
+            name = name_prefix + file_name.removeprefix(prefix)
+            entries.append(_describe_file(os.path.join(FOLDER, file_name), name, what, values, read))
+    return entries
+
+
+def list_shmem():
+    """This library's named semaphores, then its named events."""
+    values = dict.fromkeys(("value", "signaled", "waiters"))
+    return [
+        *_list_files("shmem-semaphore.", {"kind": "shmem", "type": "semaphore"}, values, read_semaphore),
+        *_list_files("shmem-event.", {"kind": "shmem", "type": "event"}, values, read_event),
+    ]
+
+
+def list_posix():
+    """POSIX named semaphores."""
+    values = dict.fromkeys(("value", "waiters"))
+    return _list_files("sem.", {"kind": "posix", "type": "semaphore"}, values, read_posix, name_prefix="/")
+
+
+# -- System V sets ------------------------------------------------------------------------------------------------
+
+SEMAPHORE_KEYS = ("value", "waiting_for_increase", "waiting_for_zero", "last_pid")
+
+
+def _iso_time(seconds):
+    """Local time with its offset; None for 0, which the kernel says for never."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat() if seconds else None
+
+
+def _sysv_entry(row=None, error=None):
+    """A set as a row of the kernel's list shows it, without values."""
+    numbers = {} if row is None else {name: int(text, 8 if name == "perms" else 10) for name, text in row.items()}
+    if row is None:
+        owned = {**NOBODYS, "creator_uid": None, "creator_gid": None}
+    else:
+        owned = _ownership(numbers["uid"], numbers["gid"], numbers["perms"])
+        owned |= {"creator_uid": numbers["cuid"], "creator_gid": numbers["cgid"]}
+    return {
+        "kind": "sysv",
+        "type": "set",
+        "key": numbers.get("key"),
+        "id": numbers.get("semid"),
+        **owned,
+        "size": numbers.get("nsems"),
+        "last_operation": _iso_time(numbers.get("otime")),
+        "changed": _iso_time(numbers.get("ctime")),
+        "semaphores": None,
+        "error": error,
+    }
+
+
+def list_sysv():
+    """System V sets, by id."""
+    try:
+        with open(SYSV_LIST, encoding="ascii") as file:
+            columns, *rows = [line.split() for line in file]
+    except OSError as error:
+        return [_sysv_entry(error=f"{SYSV_LIST}: {error.strerror}")]
+    entries = []
+    for row in rows:
+        entry = _sysv_entry(dict(zip(columns, row, strict=True)))
+        try:
+            found = sysv.semaphores_of_set(entry["id"])
+            entry["semaphores"] = [dict(zip(SEMAPHORE_KEYS, one, strict=True)) for one in found]
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EIDRM):      # removed since it was listed
+                continue
+            entry["error"] = error.strerror
+        entries.append(entry)
+    return sorted(entries, key=lambda entry: entry["id"])
+
+
+# -- the table ----------------------------------------------------------------------------------------------------
+
+
+def _printable(name):
+    """A name of anyone's making, such that it cannot do anything to a terminal."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _aligned(rows, right):
+    """Lines of columns; those whose heading is in `right` end together."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    is_right = [heading in right for heading in rows[0]]
+    for row in rows:
+        cells = zip(row, widths, is_right, strict=True)
+        yield "  ".join(text.rjust(width) if at_right else text.ljust(width) for text, width, at_right in cells).rstrip()
+
+
+def _or_dash(value):
+    return "-" if value is None else str(value)
+
+
+def _table(headings, entries, cells, right):
+    """A heading, then for each entry its line, and what follows it."""
+    header, *lines = _aligned([headings, *map(cells, entries)], right)
+    yield header
+    for entry, line in zip(entries, lines, strict=True):
+        yield line
+        if entry["error"] is not None:
+            yield f"    cannot be read: {entry['error']}"
+        yield from _semaphore_lines(entry.get("semaphores") or ())
+
+
+def _file_cells(entry):
+    state = entry["value"]
+    if entry.get("signaled") is not None:
+        state = "signaled" if entry["signaled"] else "reset"
+    texts = [state, entry["waiters"], entry["owner"], entry["group"], entry["permissions"]]
+    name = entry["path"] if entry["name"] is None else _printable(entry["name"])
+    return [*([entry["type"]] if entry["kind"] == "shmem" else []), *map(_or_dash, texts), name]
+
+
+def _sysv_cells(entry):
+    key = "-" if entry["key"] is None else f"0x{entry['key'] & 0xFFFFFFFF:08x}"
+    names = ("id", "owner", "group", "permissions", "size")
+    last = "never" if entry["id"] is not None and entry["last_operation"] is None else entry["last_operation"]
+    return [key, *(_or_dash(entry[name]) for name in names), _or_dash(last), _or_dash(entry["changed"])]
+
+
+LABELS = ("values", "wait for more", "wait for zero", "last process")
+
+
+def _semaphore_lines(semaphores):
+    """The values, at most 16 in a line, under each line what else is to be said of the same semaphores.
+
+    What is 0 for all of them is not said (but the values are); lines that only repeat those before are one "*".
+    """
+    if not semaphores:
+        return
+    width = max(len(str(number)) for one in semaphores for number in one.values())
+    number_width = 4 + len(str(len(semaphores) - 1))
+    label_width = max(map(len, LABELS))
+    per_line = 16 if number_width + 2 + label_width + 16 * (width + 1) <= WIDTH else 8
+    before, is_repeated = None, False
+    for start in range(0, len(semaphores), per_line):
+        page = [tuple(one.values()) for one in semaphores[start : start + per_line]]
+        if page == before:
+            if not is_repeated:
+                yield "    *"
+            is_repeated = True
+            continue
+        before, is_repeated = page, False
+        first = f"{start:>{number_width}}  "
+        for label, numbers in zip(LABELS, zip(*page, strict=True), strict=True):
+            if label == LABELS[0] or any(numbers):
+                shown = "".join(f" {number:>{width}}" for number in numbers)
+                yield f"{first if label == LABELS[0] else '':<{len(first)}}{label:<{label_width}}{shown}"
+
+
+def _section(title, lines):
+    return [title, *(lines or ["none"]), ""]
+
+
+FILE_HEADINGS = ["state", "waiters", "owner", "group", "mode", "name"]
+SYSV_HEADINGS = ["key", "id", "owner", "group", "mode", "size", "last operation", "changed"]
+KINDS = {
+    "shmem": (list_shmem, "Semaphores and events of this library", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
+    "posix": (list_posix, "POSIX named semaphores", ["value", *FILE_HEADINGS[1:]], _file_cells, ("value", "waiters")),
+    "sysv": (list_sysv, "System V sets of semaphores", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
+}
+
+
+def table_of(kinds):
+    """The text that is shown without `--json`."""
+    lines = []
+    for kind in kinds:
+        list_all, title, headings, cells, right = KINDS[kind]
+        entries = list_all()
+        lines += _section(title, list(_table(headings, entries, cells, right)) if entries else [])
+    return "\n".join(lines[:-1])
+
+
+def json_of(kinds):
+    """A list of objects, each in a line of its own.
+
+    All have `kind`, `type`, `owner`, `uid`, `group`, `gid`, `permissions` and `error`.  What could not be read is null.
+    """
+    objects = [json.dumps(entry) for kind in kinds for entry in KINDS[kind][0]()]
+    return "[" + ",\n ".join(objects) + "]"
+
+
+# -- the command --------------------------------------------------------------------------------------------------
+
+
+def command_arguments(parser):
+    """Declare what `python -m shmem semstat` takes."""
+    parser.add_argument("--kind", choices=KINDS, action="append", help="only these; may be repeated (default: all)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each, instead of tables")
+
+
+def command(options):
+    """Run `python -m shmem semstat`; the exit status."""
+    kinds = [kind for kind in KINDS if options.kind is None or kind in options.kind]
+    text = json_of(kinds) if options.json else table_of(kinds)
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:                             # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,113 @@
+# cython: language_level=3
+"""Looking into a name table: a block of slots {hash, entry}, probed linearly; an entry is a block of its own.
+
+All calls are made under the heap gate.  Whatever is read is checked before it is followed: a damaged
+table is CORRUPTED, or shows nothing, and never leads outside the mapping.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp
+
+from shmem._base.bounds cimport used_tag
+from shmem._base.layout cimport (
+    SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, name_entry_t, name_slot_t, name_table_t,
+    payload_bytes, payload_to_block, tag_size, tag_type)
+from shmem._base.section cimport block_at, section_t
+from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
+
+
+cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil:
+    """A name and its hash: FNV-1a, then the finalizer of MurmurHash3."""
+    cdef name_t name
+    cdef uint64_t hash_ = <uint64_t>0xcbf29ce484222325U
+    cdef uint32_t i
+    for i in range(n_bytes):
+        hash_ = (hash_ ^ <unsigned char>text[i]) * <uint64_t>0x100000001b3U
+    hash_ = (hash_ ^ hash_ >> 33) * <uint64_t>0xff51afd7ed558ccdU
+    name.text = text
+    name.n_bytes = n_bytes
+    name.hash = hash_ ^ hash_ >> 33
+    return name
+
+
+cdef uint64_t _used_room(section_t* section, uint64_t payload_off, uint64_t type_id) noexcept nogil:
+    """Payload bytes of a used block of this type, 0 when there is none at that offset."""
+    cdef uint64_t tag = used_tag(section, payload_off)
+    return payload_bytes(tag_size(tag)) if tag != 0 and tag_type(tag) == type_id else 0
+
+
+cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil:
+    """How many slots; 0 when there is no table, or none that could be right."""
+    cdef uint64_t room, capacity
+    if table_off == 0:
+        return 0
+    room = _used_room(section, table_off, TYPE_NAME_TABLE)
+    if room < sizeof(name_table_t):
+        return 0
+    capacity = (<name_table_t*>(section.base + table_off)).capacity
+    if capacity & (capacity - 1) or capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
+        return 0
+    return capacity
+
+
+cdef uint64_t table_slot_off(uint64_t table_off, uint64_t i) noexcept nogil:
+    return table_off + sizeof(name_table_t) + i * sizeof(name_slot_t)
+
+
+cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil:
+    """The entry that a slot shows; NULL when it is empty, or shows none that could be right."""
+    cdef uint64_t entry_off = (<name_slot_t*>(section.base + slot_off)).entry_off, room
+    cdef name_entry_t* entry
+    if entry_off == SLOT_EMPTY or entry_off == SLOT_REMOVED:
+        return NULL
+    room = _used_room(section, entry_off, TYPE_NAME_ENTRY)
+    if room < sizeof(name_entry_t):
+        return NULL
+    entry = <name_entry_t*>(section.base + entry_off)
+    if entry.name_bytes == 0 or <uint64_t>entry.name_bytes + entry.data_bytes > room - sizeof(name_entry_t):
+        return NULL
+    return entry
+
+
+cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off) noexcept nogil:
+    """The slot that shows the name: 0, NOT_FOUND (with the slot to use, or 0), or CORRUPTED."""
+    cdef uint64_t capacity = table_capacity(section, table_off), i, n_left, free_off = 0, at
+    cdef name_slot_t* slot
+    cdef name_entry_t* entry
+    slot_off[0] = 0
+    if capacity == 0:
+        return NOT_FOUND if table_off == 0 else CORRUPTED
+    i = name.hash & (capacity - 1)
+    n_left = capacity
+    while n_left:
+        at = table_slot_off(table_off, i)
+        slot = <name_slot_t*>(section.base + at)
+        if slot.entry_off == SLOT_EMPTY or slot.entry_off == SLOT_REMOVED:
+            if free_off == 0:
+                free_off = at
+            if slot.entry_off == SLOT_EMPTY:
+                break
+        elif slot.hash == name.hash:
+            entry = table_entry(section, at)
+            if entry == NULL:
+                return CORRUPTED
+            if entry.name_bytes == name.n_bytes and memcmp(entry_name(entry), name.text, name.n_bytes) == 0:
+                slot_off[0] = at
+                return OK
+        i = (i + 1) & (capacity - 1)
+        n_left -= 1
+    slot_off[0] = free_off
+    return NOT_FOUND
+
+
+cdef bint block_has_name(section_t* section, uint64_t payload_off, uint64_t but_slot_off) noexcept nogil:
+    """Whether a name of the directory, other than the one in `but_slot_off`, leads to this very block."""
+    cdef uint64_t i, at, table_off = section.header.directory_off
+    cdef uint64_t serial = block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK
+    cdef name_entry_t* entry
+    for i in range(table_capacity(section, table_off)):
+        at = table_slot_off(table_off, i)
+        entry = table_entry(section, at)
+        if entry != NULL and entry.value == payload_off and entry.serial == serial and at != but_slot_off:
+            return True
+    return False

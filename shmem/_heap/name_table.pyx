@@ -1,0 +1,296 @@
+# cython: language_level=3
+"""Name tables: from a name to a number, in the section, safe against a kill at any instruction.
+
+How a table lies in memory, and how it is searched: `_heap.name_slots`.  The section has two: the directory (value:
+payload offset of what has the name, and its serial) and the registry of types (value: type id; the entry's
+data is the type's description).  Each is found through its anchor, a word of the header.
+
+Everything happens under the heap gate; what is read is copied out, since no Python code may run under it.  A
+slot shows an entry by one store, under an intent:
+
+* insert: the entry, PENDING, becomes USED with the store; so does a value that was made for this name.
+* remove: the store hides the entry; it and, if nothing else leads to it, the value are freed.
+* grow: a new table, PENDING, is filled; the store into the table's anchor in the header swaps it for the old.
+
+`filled` is an index: recovery counts again.  Names are at most 64 KiB; equal hashes are told apart by the bytes.
+"""
+
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from shmem._atomics cimport store_release_u64
+from shmem._base.layout cimport (
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER, TYPE_NAME_ENTRY, TYPE_NAME_TABLE,
+    array_t, entry_data, entry_name, name_entry_t, name_slot_t, name_table_t, payload_to_block, round_up, table_slots, tag_type)
+from shmem._base.section cimport block_at, section_t
+from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
+from shmem._heap.heap cimport (
+    HEAP_PENDING, HEAP_ZERO, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release)
+from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
+from shmem._heap.name_slots cimport block_has_name, name_t, table_capacity, table_entry, table_find, table_slot_off
+from shmem._heap.recovery cimport array_is_pinned
+
+cdef enum:
+    FIRST_CAPACITY = 32
+
+
+# -- reading --------------------------------------------------------------------------------------------
+
+cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial) noexcept nogil:
+    """The value of a name: 0, NOT_FOUND, CORRUPTED."""
+    cdef uint64_t slot_off = 0
+    cdef name_entry_t* entry
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    status = table_find(section, anchor[0], name, &slot_off)
+    if status == OK:
+        entry = table_entry(section, slot_off)
+        value[0] = entry.value
+        serial[0] = entry.serial
+    heap_leave(section)
+    return status
+
+
+cdef void _copy_entry(section_t* section, name_entry_t* entry, const name_entry_t* head, char* target) noexcept nogil:
+    """`head` is what the entry said when its length was looked at."""
+    cdef copied_t* copied = <copied_t*>target
+    copied.order = block_at(section, payload_to_block(<char*>entry - section.base)).serial & SERIAL_MASK
+    copied.value = head.value
+    copied.serial = head.serial
+    copied.name_bytes = head.name_bytes
+    copied.data_bytes = head.data_bytes
+    memcpy(target + sizeof(copied_t), entry_name(entry), <size_t>head.name_bytes + head.data_bytes)
+
+
+cdef inline uint64_t _copied_bytes(const name_entry_t* entry) noexcept nogil:
+    return round_up(sizeof(copied_t) + <uint64_t>entry.name_bytes + entry.data_bytes, 8)
+
+
+cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_t* n_bytes) noexcept nogil:
+    """All entries, one `copied_t` after the other, in memory that the caller frees."""
+    cdef uint64_t i, off = 0
+    cdef name_entry_t* entry
+    cdef name_entry_t head
+    cdef int status = heap_enter(section, True)
+    n_bytes[0] = 0
+    copied[0] = NULL
+    if status != OK:
+        return status
+    for i in range(table_capacity(section, anchor[0])):
+        entry = table_entry(section, table_slot_off(anchor[0], i))
+        if entry != NULL:
+            n_bytes[0] += _copied_bytes(entry)
+    copied[0] = <char*>malloc(n_bytes[0] + 1)
+    if copied[0] == NULL:
+        heap_leave(section)
+        return ENOMEM
+    for i in range(table_capacity(section, anchor[0])):
+        entry = table_entry(section, table_slot_off(anchor[0], i))
+        if entry == NULL:
+            continue
+        head = entry[0]
+        if _copied_bytes(&head) > n_bytes[0] - off:      # somebody writes who may not: what was counted is not what is there
+            break
+        _copy_entry(section, entry, &head, copied[0] + off)
+        off += _copied_bytes(&head)
+    n_bytes[0] = off
+    heap_leave(section)
+    return OK
+
+
+# -- changing -------------------------------------------------------------------------------------------
+
+cdef uint64_t _count_live(section_t* section, uint64_t table_off) noexcept nogil:
+    cdef uint64_t i, n_live = 0
+    for i in range(table_capacity(section, table_off)):
+        n_live += table_entry(section, table_slot_off(table_off, i)) != NULL
+    return n_live
+
+
+cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table) noexcept nogil:
+    """Fill a new table, which nobody sees yet, with what an old one shows."""
+    cdef name_slot_t* slots = table_slots(table)
+    cdef name_slot_t* slot
+    cdef uint64_t i, j
+    for i in range(table_capacity(section, from_off)):
+        if table_entry(section, table_slot_off(from_off, i)) == NULL:
+            continue
+        slot = <name_slot_t*>(section.base + table_slot_off(from_off, i))
+        j = slot.hash & (table.capacity - 1)
+        while slots[j].entry_off != SLOT_EMPTY:
+            j = (j + 1) & (table.capacity - 1)
+        slots[j] = slot[0]
+        table.filled += 1
+
+
+cdef int _swap_table(section_t* section, uint64_t* anchor, uint64_t new_off) noexcept nogil:
+    """The anchor leads to the new table by one store; the old one is freed.  The gate is mine."""
+    cdef uint64_t old_off = anchor[0]
+    cdef int status = OK
+    _copy_slots(section, old_off, <name_table_t*>(section.base + new_off))
+    intent_begin(my_intent(section), INTENT_SWAP_SLOT | <uint64_t>TYPE_NAME_TABLE << INTENT_FIRST_TYPE_SHIFT,
+                 <char*>anchor - section.base, new_off, new_off, 0, old_off, 0)
+    store_release_u64(anchor, new_off)                                                              # commit
+    heap_commit(section, new_off, TYPE_NAME_TABLE)
+    if old_off != 0:
+        status = heap_release(section, old_off)
+    intent_end(my_intent(section))
+    return status
+
+
+cdef int _grow(section_t* section, uint64_t* anchor) noexcept nogil:
+    """Make room for one more name."""
+    cdef uint64_t capacity = FIRST_CAPACITY, new_off = 0, n_live
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    n_live = _count_live(section, anchor[0])
+    heap_leave(section)
+    while capacity < 4 * (n_live + 1):
+        capacity *= 2
+    status = heap_allocate(section, sizeof(name_table_t) + capacity * sizeof(name_slot_t), 16, 0, HEAP_ZERO | HEAP_PENDING, &new_off)
+    if status != OK:
+        return status
+    (<name_table_t*>(section.base + new_off)).capacity = capacity
+    status = heap_enter(section, True)
+    if status == OK and _count_live(section, anchor[0]) * 4 > capacity * 3:       # others were faster: try again
+        heap_leave(section)
+        heap_abandon(section, new_off)
+        return OK
+    if status == OK:
+        status = _swap_table(section, anchor, new_off)
+        heap_leave(section)
+    return status
+
+
+cdef bint _must_grow(section_t* section, uint64_t table_off) noexcept nogil:
+    cdef uint64_t capacity = table_capacity(section, table_off)
+    return capacity == 0 or ((<name_table_t*>(section.base + table_off)).filled + 1) * 4 > capacity * 3
+
+
+cdef int _show_entry(section_t* section, uint64_t slot_off, const name_t* name, uint64_t entry_off, uint64_t pending_off,
+                     uint32_t pending_type) noexcept nogil:
+    """The one store that makes a name, and with it a pending value, exist.  The gate is mine."""
+    cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
+    cdef bint was_empty = slot.entry_off == SLOT_EMPTY
+    slot.hash = name.hash
+    intent_begin(my_intent(section), INTENT_SWAP_SLOT | <uint64_t>TYPE_NAME_ENTRY << INTENT_FIRST_TYPE_SHIFT
+                 | <uint64_t>pending_type << INTENT_SECOND_TYPE_SHIFT, <char*>&slot.entry_off - section.base, entry_off,
+                 entry_off, pending_off, 0, 0)
+    store_release_u64(&slot.entry_off, entry_off)                                                   # commit
+    heap_commit(section, entry_off, TYPE_NAME_ENTRY)
+    if pending_off != 0:
+        heap_commit(section, pending_off, pending_type)
+    intent_end(my_intent(section))
+    return was_empty
+
+
+cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogil:
+    """One more than the largest value; the first user type in an empty table."""
+    cdef uint64_t i, last = TYPE_FIRST_USER - 1
+    cdef name_entry_t* entry
+    for i in range(table_capacity(section, table_off)):
+        entry = table_entry(section, table_slot_off(table_off, i))
+        if entry != NULL and entry.value > last:
+            last = entry.value
+    return last + 1
+
+
+cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t entry_off,
+                      uint64_t serial, uint64_t pending_off, uint32_t pending_type) noexcept nogil:
+    """One attempt under the gate: NOT_FOUND when the table must grow first."""
+    cdef uint64_t slot_off = 0
+    cdef bint is_linked
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    if section.header.broken:
+        status = CORRUPTED
+    elif _must_grow(section, anchor[0]):
+        status = NOT_FOUND if anchor[0] == 0 or table_capacity(section, anchor[0]) != 0 else CORRUPTED
+    else:
+        status = table_find(section, anchor[0], name, &slot_off)
+        if status == OK:
+            status = NAME_EXISTS
+        elif status == NOT_FOUND:
+            is_linked = serial != 0 and pending_off == 0
+            status = heap_check_block(section, value, serial) if is_linked else OK         # still there?
+            if value == 0:
+                (<name_entry_t*>(section.base + entry_off)).value = _next_number(section, anchor[0])
+            if status == OK and _show_entry(section, slot_off, name, entry_off, pending_off, pending_type):
+                (<name_table_t*>(section.base + anchor[0])).filled += 1
+            if status == OK and is_linked and tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_ARRAY:
+                (<array_t*>(section.base + value)).flags &= ~(ARRAY_UNNAMED | ARRAY_TEMPORARY)      # it has a name
+    heap_leave(section)
+    return status
+
+
+cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
+                      uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type) noexcept nogil:
+    """Give a name to a value: 0, NAME_EXISTS, NO_MEMORY, ...
+
+    The value is a block with this serial: my PENDING one, `pending_off`, which becomes USED with the same store (on error it
+    stays PENDING), or a used one, which is checked.  Value 0 stands for the next number.
+    """
+    cdef uint64_t entry_off = 0
+    cdef name_entry_t* entry
+    cdef int status = heap_allocate(section, sizeof(name_entry_t) + <uint64_t>name.n_bytes + data_bytes, 16, 0, HEAP_PENDING,
+                                    &entry_off)
+    if status != OK:
+        return status
+    entry = <name_entry_t*>(section.base + entry_off)
+    entry.value = value
+    entry.serial = serial
+    entry.name_bytes = name.n_bytes
+    entry.data_bytes = data_bytes
+    memcpy(entry_name(entry), name.text, name.n_bytes)
+    if data_bytes:                       # else it may be NULL, which memcpy may not be given even for no bytes
+        memcpy(entry_data(entry), data, data_bytes)
+    while True:
+        status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type)
+        if status != NOT_FOUND:
+            break
+        status = _grow(section, anchor)
+        if status != OK:
+            break
+    if status != OK:
+        heap_abandon(section, entry_off)
+    return status
+
+
+cdef int _hide_entry(section_t* section, uint64_t slot_off) noexcept nogil:
+    """The one store that removes a name; then its entry and, if nothing else leads there, its value go."""
+    cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
+    cdef name_entry_t* entry = table_entry(section, slot_off)
+    cdef uint64_t entry_off = slot.entry_off, drop_off = 0
+    cdef int status
+    if (heap_check_block(section, entry.value, entry.serial) == OK and section.header.root_off != entry.value
+            and not block_has_name(section, entry.value, slot_off)):
+        drop_off = entry.value
+    intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED,
+                 0, 0, entry_off, drop_off)
+    store_release_u64(&slot.entry_off, SLOT_REMOVED)                                                # commit
+    status = heap_release(section, entry_off)
+    if drop_off != 0 and status == OK:
+        if tag_type(block_at(section, payload_to_block(drop_off)).tag) == TYPE_ARRAY and array_is_pinned(section, drop_off, False, True):
+            (<array_t*>(section.base + drop_off)).flags |= ARRAY_UNNAMED
+        else:
+            status = heap_release(section, drop_off)
+    intent_end(my_intent(section))
+    return status
+
+
+cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name) noexcept nogil:
+    """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED."""
+    cdef uint64_t slot_off = 0
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    status = CORRUPTED if section.header.broken else table_find(section, anchor[0], name, &slot_off)
+    if status == OK:
+        status = _hide_entry(section, slot_off)
+    heap_leave(section)
+    return status

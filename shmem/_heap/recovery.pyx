@@ -1,0 +1,352 @@
+# cython: language_level=3
+"""Recovery: from the chain of front tags, which is the truth, to a whole heap.
+
+Called under the heap gate: by whoever takes the gate over from a dead owner, by who takes over a dead
+participant's entry with business left in the heap, before a section is called full, and by the first opener of
+a section that was not closed.  It obeys the commit rule itself (each change of the chain is one store, made
+after everything it makes visible), so it may be killed at any instruction and begun again.
+
+1. Walk the chain.  If it cannot be walked, set `broken`: reading goes on, changing raises HeapCorruption.
+2. Finish or undo the intents of the dead.
+3. Walk again: PENDING of the dead and CACHED become holes, pins of the dead are dropped (and arrays that
+   nobody names or pins any more freed), adjacent holes merge, rear tags, index and counters are made anew.
+4. A hole at the end lowers `top`.
+5. The counts of the dead go to zero.
+
+Nobody comes alive meanwhile in an entry that was found dead: its new owner clears up first, under this gate.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from shmem._atomics cimport (
+    compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._base.bounds cimport block_room, damaged, heap_top, participants_bound, size_fits
+from shmem._base.debug cimport debug_fail
+from shmem._base.layout cimport (
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY, STATE_CACHED, STATE_HOLE,
+    STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t,
+    payload_bytes, payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+from shmem._base.participants cimport participant_entry_is_alive, participant_left_something
+from shmem._base.section cimport block_at, block_step, section_t, word_at
+from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.free_index cimport index_insert, index_reset
+from shmem._heap.intents cimport (
+    INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK, INTENT_SWAP_SLOT, intent_end)
+from shmem._heap.name_slots cimport block_has_name
+
+cdef extern from * nogil:
+    int __builtin_ctzll(unsigned long long value)
+
+cdef enum:
+    DEAD_BYTES = 8192                # a bit for each of the 65,535 participants there can be
+
+ctypedef struct dead_t:
+    uint8_t bits[DEAD_BYTES]
+
+
+cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
+    return index >= MAX_PARTICIPANTS or dead.bits[index >> 3] >> (index & 7) & 1
+
+
+cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
+    """Who is dead, or not there: the same answer for heap and pins."""
+    cdef uint32_t i, high = participants_bound(section)
+    cdef bint is_alive
+    memset(dead, 0xff, sizeof(dead_t))
+    for i in range(section.max_participants):
+        is_alive = former != EVERYBODY and former != i and i < high and participant_entry_is_alive(section, i)
+        if is_alive:
+            dead.bits[i >> 3] &= ~(1 << (i & 7))
+
+
+cdef bint dead_left_something(section_t* section) noexcept nogil:
+    """Whether some dead participant had business in the heap."""
+    cdef uint32_t i
+    for i in range(participants_bound(section)):
+        if participant_left_something(section, i) and not participant_entry_is_alive(section, i):
+            return True
+    return False
+
+
+cdef bint tag_is_plausible(uint64_t block_off, uint64_t tag, uint64_t top) noexcept nogil:
+    return STATE_HOLE <= tag_state(tag) and tag_state(tag) <= STATE_CACHED and size_fits(block_off, tag_size(tag), top)
+
+
+cdef uint64_t chain_first_fault(section_t* section) noexcept nogil:
+    """The offset of the first front tag that cannot be; 0 when the chain is whole, 1 when `top` itself cannot be."""
+    cdef uint64_t off = section.heap_start, top = load_relaxed_u64(&section.header.top), tag
+    if top < off or top > section.size_bytes or top & 15:
+        return 1
+    while off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):
+            return off
+        off = block_step(section, off, tag_size(tag))
+    return 0
+
+
+cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil:
+    """Whether a block begins at this offset: told by walking the chain, for error messages."""
+    cdef uint64_t off = section.heap_start, top = heap_top(section), tag
+    while off < block_off and off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):
+            return False
+        off = block_step(section, off, tag_size(tag))
+    return off == block_off and off < top
+
+
+# -- intents --------------------------------------------------------------------------------------------
+
+cdef block_t* _intent_block(section_t* section, uint64_t payload_off) noexcept nogil:
+    """The block that an intent names, or NULL when there is none or it makes no sense."""
+    cdef uint64_t off = payload_to_block(payload_off), top = heap_top(section)
+    if payload_off & 15 or off < section.heap_start or off > top - BLOCK_MIN_BYTES:
+        return NULL
+    return block_at(section, off) if tag_is_plausible(off, load_relaxed_u64(&block_at(section, off).tag), top) else NULL
+
+
+cdef bint _is_used(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef block_t* block = _intent_block(section, payload_off)
+    return block != NULL and tag_state(block.tag) == STATE_USED
+
+
+cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t participant, uint64_t type_id) noexcept nogil:
+    cdef block_t* block = _intent_block(section, payload_off)
+    if block != NULL and tag_state(block.tag) == STATE_PENDING and tag_type(block.tag) == participant:
+        store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id))
+
+
+cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Free a block, or if it is an array that somebody pins, leave that to the last pin."""
+    cdef block_t* block = _intent_block(section, payload_off)
+    if block == NULL or tag_state(block.tag) != STATE_USED:
+        return
+    if tag_type(block.tag) == TYPE_ARRAY and array_is_pinned(section, payload_off, False, True):
+        (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED
+        return
+    store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_HOLE, 0))
+
+
+cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
+    """What follows the store that resizes a block in place; or if that was not made, what undoes its preparations."""
+    cdef uint64_t off = intent.slot_off, size_bytes, cut_off
+    cdef block_t* block = _intent_block(section, block_to_payload(off))
+    if block == NULL or tag_state(block.tag) != STATE_USED:
+        return
+    size_bytes = tag_size(block.tag)
+    cut_off = off + tag_size(intent.value)
+    if block.tag == intent.value:
+        store_release_u64(&block.serial, intent.make_off[0])
+        if (intent.operation == INTENT_RESIZE and block_to_payload(off) <= intent.drop_off[1]
+                and intent.drop_off[1] < intent.make_off[1] and intent.make_off[1] <= off + size_bytes - BLOCK_REAR_BYTES):
+            memset(section.base + intent.drop_off[1], 0, intent.make_off[1] - intent.drop_off[1])
+        return
+    store_release_u64(&block.serial, intent.drop_off[0])
+    if intent.operation == INTENT_SHRINK and off + BLOCK_MIN_BYTES <= cut_off and cut_off < off + size_bytes:
+        word_at(section, cut_off - BLOCK_REAR_BYTES)[0] = intent.drop_off[1]
+        word_at(section, cut_off)[0] = intent.make_off[1]
+
+
+cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
+    """Finish what a dead participant had decided, leave undone what it had not."""
+    cdef intent_t* intent = &section.intents[index]
+    cdef uint64_t operation = load_acquire_u64(&intent.operation)
+    cdef uint64_t slot_off = intent.slot_off, kind = operation & 0xffff
+    cdef bint was_decided
+    if operation == 0:
+        return
+    if slot_off & 7 == 0 and slot_off < heap_top(section):       # an image has no more bytes than that
+        was_decided = load_acquire_u64(word_at(section, slot_off)) == intent.value
+        if kind == INTENT_RESIZE or kind == INTENT_SHRINK:
+            resize_finish(section, intent)
+        elif was_decided and (kind == INTENT_SWAP_SLOT or kind == INTENT_MOVE):
+            _make_block(section, intent.make_off[0], index, operation >> INTENT_FIRST_TYPE_SHIFT & 0xffff)
+            _make_block(section, intent.make_off[1], index, operation >> INTENT_SECOND_TYPE_SHIFT & 0xffff)
+            _drop_block(section, intent.drop_off[0])
+            _drop_block(section, intent.drop_off[1])
+            if kind == INTENT_MOVE and section.header.root_off == block_to_payload(slot_off):
+                store_release_u64(&section.header.root_off, intent.make_off[0])
+    intent_end(intent)
+
+
+# -- pins -----------------------------------------------------------------------------------------------
+
+cdef inline uint32_t _pin_words(section_t* section) noexcept nogil:
+    return (section.max_participants + 63) >> 6
+
+
+cdef uint64_t* array_pins_found(section_t* section, uint64_t payload_off) noexcept nogil:
+    """The pin bits of the array in a block, one for each participant there can be; NULL when its header says they lie outside the block."""
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    cdef uint64_t pins_off = sizeof(array_t) + 16 * <uint64_t>array.n_dims
+    if damaged(array.n_pin_words != _pin_words(section)
+               or pins_off + 8 * <uint64_t>_pin_words(section) > block_room(section, payload_off)):
+        return NULL
+    return <uint64_t*>(section.base + payload_off + pins_off)
+
+
+cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
+    """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do.
+
+    Of an entry that has just been taken the pins are its former owner's, who is dead.
+    """
+    cdef uint64_t* pins = array_pins_found(section, payload_off)
+    cdef uint64_t bits
+    cdef uint32_t i, index
+    if pins == NULL:
+        return False
+    for i in range(_pin_words(section)):
+        bits = pins[i]
+        while bits != 0:
+            index = 64 * i + __builtin_ctzll(bits)
+            bits &= bits - 1
+            if by_others and index + 1 == section.private.index_plus_1:
+                continue
+            if not ask or (load_acquire_u32(&section.participants[index].attached) != 2 and participant_entry_is_alive(section, index)):
+                return True
+    return False
+
+
+cdef bint array_is_forsaken(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Whether an array that nobody pins is to be freed: its flags say so, and neither a name nor the root leads to it.
+
+    The flags are an index of the names: a process may have died between naming an array again and clearing them.
+    """
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0 or section.header.root_off == payload_off:
+        return False
+    if block_has_name(section, payload_off, 0):
+        array.flags &= ~(ARRAY_TEMPORARY | ARRAY_UNNAMED)
+        return False
+    return True
+
+
+cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
+    """Clear the pins of the dead; True when that leaves an array that nobody names or pins."""
+    cdef uint64_t* pins = array_pins_found(section, payload_off)
+    cdef uint64_t left = 0
+    cdef uint32_t i
+    if pins == NULL:
+        return False
+    for i in range(64 * _pin_words(section)):
+        if pins[i >> 6] >> (i & 63) & 1 and (i >= section.max_participants or _is_dead(dead, i)):
+            pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+    for i in range(_pin_words(section)):
+        left |= pins[i]
+    return left == 0 and array_is_forsaken(section, payload_off)
+
+
+# -- the sweep --------------------------------------------------------------------------------------------
+
+cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room) noexcept nogil:
+    """`filled` of a name table is an index too."""
+    cdef name_table_t* table = <name_table_t*>(section.base + payload_off)
+    cdef uint64_t i, filled = 0, capacity = load_relaxed_u64(&table.capacity)
+    if room < sizeof(name_table_t) or capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
+        return
+    for i in range(capacity):
+        if table_slots(table)[i].entry_off != SLOT_EMPTY:
+            filled += 1
+    table.filled = filled
+
+
+cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
+    """Turn into a hole, by one store, what recovery frees; True for every hole."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t state = tag_state(tag)
+    if state == STATE_HOLE:
+        block.serial = 0                 # it may have died between the two stores that free
+        return True
+    if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
+            or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
+        if compare_exchange_release_u64(&block.tag, tag, tag_make(tag_size(tag), STATE_HOLE, 0)):
+            block.serial = 0
+            return True
+    return False
+
+
+cdef void _keep_block(section_t* section, uint64_t off, uint64_t tag, uint64_t* last_serial) noexcept nogil:
+    """Count a block that stays, and seal it."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes
+    word_at(section, end_off - 8)[0] = seal(section.salt, size_bytes, end_off)
+    section.header.used_blocks += 1
+    section.header.used_bytes += size_bytes
+    if (block.serial & SERIAL_MASK) > last_serial[0]:
+        last_serial[0] = block.serial & SERIAL_MASK
+    if tag_type(tag) == TYPE_NAME_TABLE and tag_state(tag) == STATE_USED:
+        _recount_table(section, block_to_payload(off), payload_bytes(size_bytes))
+
+
+cdef int _finish_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil:
+    word_at(section, off + size_bytes - 8)[0] = seal(section.salt, size_bytes, off + size_bytes)
+    return index_insert(section, off, size_bytes)
+
+
+cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
+    """Free, merge and seal block by block; make index and counters anew."""
+    cdef uint64_t off = section.heap_start, hole_off = 0, hole_bytes = 0, size_bytes, last_serial = 0, tag
+    cdef uint64_t top = heap_top(section)
+    cdef int status = OK
+    index_reset(section)
+    section.header.used_blocks = section.header.used_bytes = 0
+    section.header.hole_blocks = section.header.hole_bytes = 0
+    section.header.cached_blocks = section.header.cached_bytes = 0
+    while off < top and status == OK:
+        tag = load_acquire_u64(&block_at(section, off).tag)
+        size_bytes = tag_size(tag)
+        if damaged(not tag_is_plausible(off, tag, top)):         # it was a moment ago
+            return CORRUPTED
+        if _becomes_hole(section, off, tag, dead):
+            if hole_off == 0:
+                hole_off, hole_bytes = off, size_bytes
+            else:
+                hole_bytes += size_bytes
+                store_release_u64(&block_at(section, hole_off).tag, tag_make(hole_bytes, STATE_HOLE, 0))
+        else:
+            if hole_off != 0:
+                status = _finish_hole(section, hole_off, hole_bytes)
+                hole_off = 0
+            _keep_block(section, off, tag, &last_serial)
+        off = block_step(section, off, size_bytes)
+    if hole_off != 0 and status == OK:
+        store_release_u64(&section.header.top, hole_off)
+    if section.header.next_serial <= last_serial:
+        section.header.next_serial = last_serial + 1
+    return status
+
+
+cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
+    """See the head of this file."""
+    cdef dead_t dead
+    cdef uint32_t i
+    cdef int status
+    cdef uint64_t fault_off = chain_first_fault(section)
+    if fault_off != 0:
+        if section.verify != NULL and former != EVERYBODY and section.header.broken == 0:
+            if fault_off == 1:
+                debug_fail(b"BAD_TOP", section.path, <char*>&section.header.top - section.base, section.size_bytes, section.header.top)
+            debug_fail(b"BAD_TAG", section.path, fault_off, 0, block_at(section, fault_off).tag)
+        store_release_u32(&section.header.broken, 1)
+        return CORRUPTED
+    _find_dead(section, former, &dead)
+    for i in range(section.max_participants):
+        # intents exist only under the gate, which is mine: every other one's is a dead one's, even in an entry taken anew.  So is what
+        # lies in my own entry when I have just got the gate; else (NOBODY) it may be mine, and I am to finish it
+        if former != NOBODY or i + 1 != section.private.index_plus_1:
+            _finish_intent(section, i)
+    status = _sweep(section, &dead)
+    if status != OK:
+        store_release_u32(&section.header.broken, 1)
+        return status
+    for i in range(section.max_participants):
+        if _is_dead(&dead, i):
+            section.participants[i].pending = 0
+            section.participants[i].pins = 0
+    if section.header.root_off != 0 and not _is_used(section, section.header.root_off):
+        store_release_u64(&section.header.root_off, 0)
+    section.header.recoveries += 1
+    store_release_u32(&section.header.broken, 0)
+    return OK

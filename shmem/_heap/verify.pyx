@@ -1,0 +1,278 @@
+# cython: language_level=3
+"""`check_heap`: walk everything, believe nothing.
+
+What dead participants left is cleared up first, as the next allocation in need would.  Then the chain is
+walked block by block, and the free index and the cached lists are asked for what that walk counted.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from shmem._atomics cimport load_relaxed_u64
+from shmem._base.bounds cimport block_room, heap_top, slack_fits
+from shmem._base.debug cimport HEAP_GATE, debug_dropped, debug_fail, debug_level
+from shmem._base.layout cimport (
+    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE, STATE_PENDING,
+    TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, header_t,
+    name_slot_t, name_table_t, payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+from shmem._base.section cimport block_at, block_step, section_t, word_at
+from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
+from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
+from shmem._heap.recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover, tag_is_plausible
+from shmem._sync.gate cimport GATE_WAITERS
+
+cdef enum:
+    VERIFY_BLOCKS = 32
+
+cdef const char** _NAMES = [
+    b"FINE", b"BAD_TOP", b"BAD_TAG", b"BAD_REAR", b"HOLES_TOUCH", b"HOLE_AT_TOP", b"BAD_INDEX", b"BAD_CACHE", b"BAD_COUNT", b"BAD_SERIAL",
+    b"BAD_BOUNDS", b"BAD_NAME", b"BAD_ARRAY", b"MARKED_BROKEN"]
+
+
+cdef Problem _say(heap_facts_t* facts, Problem problem, uint64_t off, uint64_t expected, uint64_t found) noexcept nogil:
+    facts.bad_off = off
+    facts.expected = expected
+    facts.found = found
+    return problem
+
+
+cdef void _count(heap_facts_t* facts, uint64_t tag) noexcept nogil:
+    cdef uint64_t size_bytes = tag_size(tag), state = tag_state(tag), type_id = tag_type(tag)
+    if state == STATE_HOLE:
+        facts.n_holes += 1
+        facts.hole_bytes += size_bytes
+        if size_bytes > facts.largest_hole:
+            facts.largest_hole = size_bytes
+    elif state == STATE_CACHED:
+        facts.n_cached += 1
+        facts.cached_bytes += size_bytes
+    else:
+        facts.n_used += 1
+        facts.used_bytes += size_bytes
+        if state == STATE_PENDING:
+            facts.n_pending += 1
+        elif type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY:
+            facts.n_internal += 1
+
+
+cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts) noexcept nogil:
+    cdef array_t* array = <array_t*>(section.base + block_to_payload(off))
+    cdef uint64_t room = block_room(section, block_to_payload(off))
+    if (array.n_pin_words != (section.max_participants + 63) >> 6 or array.data_off > room
+            or array.data_bytes > room - array.data_off
+            or sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words + array.dtype_bytes > array.data_off):
+        return _say(facts, BAD_ARRAY, off, room, array.data_off + array.data_bytes)
+    return FINE
+
+
+cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint after_hole, heap_facts_t* facts) noexcept nogil:
+    """One block: its rear, its serial, and whether it and the one before are both holes."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes, rear
+    if tag_state(tag) == STATE_HOLE and after_hole:
+        return _say(facts, HOLES_TOUCH, off, 0, 0)
+    rear = seal(section.salt, word_at(section, end_off - 8)[0], end_off)
+    if rear != size_bytes:
+        return _say(facts, BAD_REAR, off, size_bytes, rear)
+    if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED:
+        return FINE
+    if (block.serial & SERIAL_MASK) >= section.header.next_serial or not slack_fits(block.serial, payload_bytes(size_bytes)):
+        return _say(facts, BAD_SERIAL, off, section.header.next_serial, block.serial & SERIAL_MASK)
+    if tag_state(tag) != STATE_PENDING and tag_type(tag) == TYPE_ARRAY:
+        return _check_array(section, off, facts)
+    return FINE
+
+
+cdef Problem _check_chain(section_t* section, heap_facts_t* facts) noexcept nogil:
+    cdef uint64_t off = section.heap_start, tag, top = heap_top(section)
+    cdef bint after_hole = False
+    cdef Problem problem
+    while off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):              # it was a moment ago
+            return _say(facts, BAD_TAG, off, 0, tag)
+        _count(facts, tag)
+        problem = _check_block(section, off, tag, after_hole, facts)
+        if problem != FINE:
+            return problem
+        after_hole = tag_state(tag) == STATE_HOLE
+        off = block_step(section, off, tag_size(tag))
+    if after_hole:
+        return _say(facts, HOLE_AT_TOP, section.header.top, 0, 0)
+    return FINE
+
+
+cdef Problem _check_counts(section_t* section, heap_facts_t* facts) noexcept nogil:
+    if facts.used_bytes + facts.hole_bytes + facts.cached_bytes != section.header.top - section.heap_start:
+        return _say(facts, BAD_COUNT, section.header.top, section.header.top - section.heap_start,
+                    facts.used_bytes + facts.hole_bytes + facts.cached_bytes)
+    if facts.n_used != section.header.used_blocks or facts.used_bytes != section.header.used_bytes:
+        return _say(facts, BAD_COUNT, section.heap_start, facts.n_used, section.header.used_blocks)
+    if facts.n_holes != section.header.hole_blocks or facts.hole_bytes != section.header.hole_bytes:
+        return _say(facts, BAD_COUNT, section.heap_start, facts.n_holes, section.header.hole_blocks)
+    if facts.n_cached != section.header.cached_blocks or facts.cached_bytes != section.header.cached_bytes:
+        return _say(facts, BAD_COUNT, section.heap_start, facts.n_cached, section.header.cached_blocks)
+    if section.header.top > section.header.high_water or section.header.high_water > section.size_bytes:
+        return _say(facts, BAD_BOUNDS, section.header.top, section.header.top, section.header.high_water)
+    if section.header.top > section.header.reserved or section.header.reserved > section.size_bytes:
+        return _say(facts, BAD_BOUNDS, section.header.top, section.header.top, section.header.reserved)
+    return FINE
+
+
+cdef Problem _check_tlsf(section_t* section, heap_facts_t* facts) noexcept nogil:
+    """Each list holds holes of its class, linked both ways; together as many as the chain has."""
+    cdef uint32_t first, second, first_found = 0, second_found = 0
+    cdef uint64_t off, before, n_seen = 0
+    for first in range(TLSF_FIRST_LEVELS):
+        if (section.index.first_bitmap >> first & 1) != (section.index.second_bitmap[first] != 0):
+            return _say(facts, BAD_INDEX, 0, first, section.index.second_bitmap[first])
+        for second in range(TLSF_SECOND_LEVELS):
+            off = section.index.head_off[first][second]
+            if (section.index.second_bitmap[first] >> second & 1) != (off != 0):
+                return _say(facts, BAD_INDEX, off, first, second)
+            before = 0
+            while off != 0:
+                n_seen += 1
+                if n_seen > facts.n_holes or not hole_is_plausible(section, off) or block_at(section, off).previous_off != before:
+                    return _say(facts, BAD_INDEX, off, facts.n_holes, n_seen)
+                tlsf_class(tag_size(block_at(section, off).tag), &first_found, &second_found)
+                if first_found != first or second_found != second:
+                    return _say(facts, BAD_INDEX, off, first, first_found)
+                before = off
+                off = block_at(section, off).next_off
+    return FINE if n_seen == facts.n_holes else _say(facts, BAD_INDEX, 0, facts.n_holes, n_seen)
+
+
+cdef Problem _check_ring(section_t* section, heap_facts_t* facts) noexcept nogil:
+    cdef uint64_t off = section.index.ring_off, n_seen = 0, next_off
+    while off != 0:
+        n_seen += 1
+        if n_seen > facts.n_holes or not hole_is_plausible(section, off):
+            return _say(facts, BAD_INDEX, off, facts.n_holes, n_seen)
+        next_off = block_at(section, off).next_off
+        if not hole_is_plausible(section, next_off) or block_at(section, next_off).previous_off != off:
+            return _say(facts, BAD_INDEX, off, off, next_off)
+        if next_off == section.index.ring_off:
+            break
+        off = next_off
+    return FINE if n_seen == facts.n_holes else _say(facts, BAD_INDEX, 0, facts.n_holes, n_seen)
+
+
+cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogil:
+    cdef uint32_t i
+    cdef uint64_t off, size_bytes, n_seen = 0, n_here
+    for i in range(CACHE_BINS):
+        size_bytes = (<uint64_t>i + 3) << 4
+        off = section.index.cache_off[i]
+        n_here = 0
+        while off != 0:
+            n_here += 1
+            n_seen += 1
+            if (n_seen > facts.n_cached or off < section.heap_start or off & 15 or off > heap_top(section) - BLOCK_MIN_BYTES
+                    or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
+                return _say(facts, BAD_CACHE, off, facts.n_cached, n_seen)
+            off = block_at(section, off).next_off
+        if n_here != section.index.cache_count[i]:
+            return _say(facts, BAD_CACHE, 0, n_here, section.index.cache_count[i])
+    return FINE if n_seen == facts.n_cached else _say(facts, BAD_CACHE, 0, facts.n_cached, n_seen)
+
+
+cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
+    cdef uint64_t i, at, n_filled = 0, capacity = table_capacity(section, table_off)
+    cdef name_table_t* table
+    if table_off == 0:
+        return FINE
+    if capacity == 0:
+        return _say(facts, BAD_NAME, table_off, 0, 0)
+    table = <name_table_t*>(section.base + table_off)
+    for i in range(capacity):
+        at = table_slot_off(table_off, i)
+        if table_slots(table)[i].entry_off != SLOT_EMPTY:
+            n_filled += 1
+        if table_slots(table)[i].entry_off > SLOT_REMOVED and table_entry(section, at) == NULL:
+            return _say(facts, BAD_NAME, at, 0, (<name_slot_t*>(section.base + at)).entry_off)
+    return FINE if n_filled == table.filled else _say(facts, BAD_NAME, table_off, table.filled, n_filled)
+
+
+cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil:
+    cdef uint64_t fault = chain_first_fault(section)
+    cdef Problem problem
+    if fault == 1:
+        return _say(facts, BAD_TOP, section.header.top, section.size_bytes, section.header.top)
+    if fault != 0:
+        return _say(facts, BAD_TAG, fault, 0, block_at(section, fault).tag)
+    problem = _check_chain(section, facts)
+    if problem == FINE:
+        problem = _check_counts(section, facts)
+    if problem == FINE:
+        problem = _check_ring(section, facts) if section.header.index_kind == INDEX_NEXT_FIT else _check_tlsf(section, facts)
+    if problem == FINE:
+        problem = _check_cache(section, facts)
+    if problem == FINE:
+        problem = _check_names(section, section.header.directory_off, facts)
+    if problem == FINE:
+        problem = _check_names(section, section.header.types_off, facts)
+    if problem == FINE and section.header.broken:
+        return _say(facts, MARKED_BROKEN, 0, 0, 1)
+    return problem
+
+
+cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) noexcept nogil:
+    cdef int status
+    memset(facts, 0, sizeof(heap_facts_t))
+    problem[0] = FINE
+    status = heap_enter(section, WAIT_A_SLICE)
+    if status != OK:
+        return status
+    if section.header.broken == 0 and dead_left_something(section):
+        heap_recover(section, NOBODY)
+    problem[0] = heap_check_as_it_is(section, facts)
+    heap_leave(section)
+    return OK if problem[0] == FINE else CORRUPTED
+
+
+cdef void heap_verify(section_t* section) noexcept nogil:
+    """The gate's owner, the sums, and the whole heap: at each call with SHMEM_DEBUG=2, else so often that it makes 32 blocks a call."""
+    cdef header_t* header = section.header
+    cdef uint64_t word = load_relaxed_u64(&header.heap_gate), n_blocks = header.used_blocks + header.hole_blocks + header.cached_blocks
+    cdef heap_facts_t facts
+    cdef Problem problem
+    if word & ~<uint64_t>GATE_WAITERS != section.private.gate_word:
+        debug_fail(b"the heap gate is given back, and is not ours", section.path, <char*>&header.heap_gate - section.base,
+                   section.private.gate_word, word)
+    debug_dropped(HEAP_GATE)
+    if header.broken:
+        return
+    if header.used_bytes + header.hole_bytes + header.cached_bytes != header.top - section.heap_start:
+        debug_fail(b"BAD_COUNT: used, free and cached bytes are not all there are", section.path, <char*>&header.used_bytes - section.base,
+                   header.top - section.heap_start, header.used_bytes + header.hole_bytes + header.cached_bytes)
+    section.n_to_verify += VERIFY_BLOCKS
+    if section.n_to_verify < n_blocks and debug_level < 2:
+        return
+    section.n_to_verify = 0
+    memset(&facts, 0, sizeof(heap_facts_t))
+    problem = heap_check_as_it_is(section, &facts)
+    if problem != FINE:
+        debug_fail(_NAMES[<int>problem], section.path, facts.bad_off, facts.expected, facts.found)
+
+
+cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
+    cdef uint64_t off = section.heap_start, top, tag
+    cdef int status
+    memset(facts, 0, sizeof(heap_facts_t))
+    status = heap_enter(section, WAIT_A_SLICE)
+    if status != OK:
+        return status
+    top = heap_top(section)
+    if chain_first_fault(section) != 0:
+        status = CORRUPTED
+    while status == OK and off < top:
+        tag = load_relaxed_u64(&block_at(section, off).tag)
+        if not tag_is_plausible(off, tag, top):
+            status = CORRUPTED
+        _count(facts, tag)
+        off = block_step(section, off, tag_size(tag))
+    heap_leave(section)
+    return status

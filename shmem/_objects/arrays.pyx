@@ -1,0 +1,450 @@
+# cython: language_level=3
+"""numpy arrays in a section: self-describing blocks, and pins that keep them while somebody looks.
+
+An array's block begins with `array_t`, then shape, strides, one pin bit per participant and the text of its dtype
+(as in the .npy format; nothing is unpickled); its data follow on a 64-byte boundary.
+
+Pins.  Every `SharedArray` made from a block, and every view of it, refers to one `ArrayHold`; this process's
+holds of a block are counted here, and its pin bit is set while there is one.  Setting and clearing happen under
+the heap gate, and `participant.pins` is raised before the first, so recovery knows whom to look for.
+A hold is counted by offset and serial.  The serial is read without the gate, and may be 0 where no block begins just then: no block's
+serial is 0, and nothing is pinned by it.
+"Its name is gone" and "temporary" mean: the one who clears the last bit frees the block.  A child
+born by fork has holds without pins: they die quietly.
+"""
+
+import ast
+import functools
+import operator
+import os
+import threading
+
+import numpy as np
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from shmem import _core
+from shmem._base import errors
+from shmem._objects import finding
+
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
+from shmem._base.bounds cimport damaged
+from shmem._base.damage cimport raise_damaged, room_at
+from shmem._base.layout cimport (
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, TYPE_ARRAY, array_dtype, array_header_bytes, array_pins,
+    array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
+from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
+from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale
+from shmem._heap.heap cimport heap_check_block, heap_commit, heap_enter, heap_leave, heap_release
+from shmem._heap.recovery cimport array_is_forsaken, array_is_pinned, array_pins_found
+from shmem._objects.directory cimport give_up_pending, insert_name
+
+cdef enum:
+    MAX_DIMS = 64
+    MAX_DTYPE_BYTES = 60000
+
+cdef dict _counts = {}              # (section_t, forks, offset, serial) -> holds of this process
+cdef object _counts_lock = threading.RLock()
+
+
+def _start_anew_in_child():
+    """The parent's counts are not the child's, and the lock may have been held by a thread that the child does not have."""
+    global _counts_lock
+    _counts_lock = threading.RLock()
+    _counts.clear()
+
+
+os.register_at_fork(after_in_child=_start_anew_in_child)
+
+
+# -- pins -----------------------------------------------------------------------------------------------
+
+cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, bint wait) noexcept nogil:
+    """Set my pin bit of an array that is there: 0, or INVALID_BLOCK and its kin."""
+    cdef uint32_t me
+    cdef uint64_t* pins
+    cdef int status
+    if serial == 0:              # read where no block began just then; it would fit any, and two keys would share one bit
+        return INVALID_BLOCK
+    status = heap_enter(section, wait)
+    if status != OK:
+        return status
+    status = heap_check_block(section, payload_off, serial)
+    if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY:
+        status = INVALID_BLOCK
+    pins = array_pins_found(section, payload_off) if status == OK else NULL
+    if status == OK and pins == NULL:
+        status = CORRUPTED
+    if status == OK:
+        me = section.private.index_plus_1 - 1
+        if not pins[me >> 6] >> (me & 63) & 1:
+            fetch_add_seq_cst_u32(&section.participants[me].pins, 1)
+            pins[me >> 6] |= <uint64_t>1 << (me & 63)
+    heap_leave(section)
+    return status
+
+
+cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, bint wait) noexcept nogil:
+    """Clear my pin bit; free the array if that was the last one and nobody names it."""
+    cdef uint32_t me
+    cdef array_t* array = <array_t*>(section.base + payload_off)
+    cdef uint64_t* pins = NULL
+    cdef int status = heap_enter(section, wait)
+    if status != OK:
+        return status
+    me = section.private.index_plus_1 - 1
+    # if it is not there, it was freed under the view, on purpose
+    if heap_check_block(section, payload_off, serial) == OK:
+        pins = array_pins_found(section, payload_off)
+    if pins != NULL:
+        pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
+        if (array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
+                and array_is_forsaken(section, payload_off)):
+            status = heap_release(section, payload_off)
+    if section.participants[me].pins:
+        fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)
+    heap_leave(section)
+    return status
+
+
+cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) noexcept:
+    if section.departed:
+        return
+    if _unpin(section, payload_off, serial, False) == WOULD_BLOCK:
+        busy_begin(section)
+        with nogil:
+            _unpin(section, payload_off, serial, True)
+            busy_end(section)
+
+
+def drop_all_pins():
+    """At exit: views may live on, but they keep nothing from being freed any more."""
+    cdef uint64_t section
+    with _counts_lock:
+        for key in list(_counts):
+            del _counts[key]
+            section = key[0]
+            if (<section_t*>section).n_forks == key[1]:
+                _unpin_now(<section_t*>section, key[2], key[3])
+
+
+cdef class ArrayHold(Placed):
+    """What all views of one array in this process refer to: a buffer of its data, and a share of the pin."""
+    cdef char* start
+    cdef Py_ssize_t n_bytes
+    cdef object key                   # None: not counted
+
+    cdef int take_pin(self, bint is_pending) except -1:
+        """Count this hold; the first one sets the pin bit (a PENDING array is pinned by its maker)."""
+        cdef section_t* section = self.mapping.section
+        cdef uint64_t payload_off = self.payload_off()
+        cdef int status = OK
+        key = (<uint64_t>section, section.n_forks, payload_off, self.serial)
+        with _counts_lock:
+            _counts[key] = _counts.get(key, 0) + 1
+            self.key = key
+            if _counts[key] == 1 and not is_pending:
+                status = _pin(section, payload_off, self.serial, False)
+                if status == WOULD_BLOCK:
+                    busy_begin(section)
+                    with nogil:
+                        status = _pin(section, payload_off, self.serial, True)
+                        busy_end(section)
+                if status != OK:
+                    del _counts[key]
+                    self.key = None
+        if status != OK:
+            check(status, self.mapping, f"get the array at offset {payload_off:#x}")
+        return 0
+
+    cdef int drop_pin(self) except -1:
+        """The reverse.  In a child the parent's holds are not mine to undo."""
+        cdef section_t* section = self.mapping.section
+        cdef uint64_t payload_off = self.payload_off()
+        if self.key is None or self.key[1] != section.n_forks or section.departed:     # the last: a daemon thread may have died in here
+            return 0
+        with _counts_lock:
+            if self.key in _counts:             # else dropped at exit
+                _counts[self.key] -= 1
+                if _counts[self.key] == 0:
+                    del _counts[self.key]
+                    _unpin_now(section, payload_off, self.serial)
+            self.key = None
+        return 0
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if flags & PyBUF_WRITABLE and not self.mapping.writable:
+            check(READ_ONLY, self.mapping, "write to an array")
+        PyBuffer_FillInfo(view, self, self.start, self.n_bytes, not self.mapping.writable, flags)
+
+    def __del__(self):
+        if self.key is not None:
+            self.drop_pin()
+
+
+# -- what numpy knows -------------------------------------------------------------------------------------
+
+@functools.lru_cache(maxsize=256)
+def _dtype_to_text(dtype):
+    if dtype.hasobject:
+        raise TypeError(f"an array in a section holds plain bytes, not Python objects: dtype {dtype} cannot be placed; "
+                        "use a numeric, structured or fixed-width string dtype")
+    text = repr(np.lib.format.dtype_to_descr(dtype)).encode()
+    if len(text) > MAX_DTYPE_BYTES:
+        raise TypeError(f"the description of this dtype takes {len(text):,} bytes; {MAX_DTYPE_BYTES:,} is the limit")
+    return text
+
+
+@functools.lru_cache(maxsize=256)
+def _text_to_dtype(text):
+    dtype = np.lib.format.descr_to_dtype(ast.literal_eval(text.decode()))
+    if dtype.hasobject:
+        raise ValueError(f"a section never holds Python objects: {text!r}")
+    return dtype
+
+
+class SharedArray(np.ndarray):
+    """A numpy array whose memory lies in a section.
+
+    It is an `numpy.ndarray` in every respect.  Views of it keep the section mapped, and the array from being freed by
+    another process; results of arithmetic are plain arrays.  Through `multiprocessing` it travels as a
+    handle; `pickle`, `numpy.save` and `joblib.dump` store its data.
+    """
+
+    @property
+    def section(self):
+        """The `SharedMemory` it lies in, or None: a copy lies in no section."""
+        return finding.find_storage(self)
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        if array is self or type(self) is not SharedArray:
+            return array
+        if return_scalar or (array.ndim == 0 and np.lib.NumpyVersion(np.__version__) < "2.0.0"):
+            return array[()]
+        return array.view(np.ndarray)
+
+    def __reduce_ex__(self, protocol):
+        sent = _core.travel(self)
+        if sent is not None:
+            return sent
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+    def __reduce__(self):
+        return self.view(np.ndarray).__reduce__()
+
+
+cdef object _array_of(ArrayHold hold, object shape, object dtype, object strides):
+    return np.ndarray.__new__(SharedArray, shape, dtype, hold, 0, strides)
+
+
+def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
+    """The dtype that a block's header names."""
+    try:
+        return _text_to_dtype(text)
+    except errors.DAMAGED_TEXT as error:
+        raise_damaged(mapping.section, payload_off, f"its dtype is {text!r:.100}: {error}")
+
+
+ctypedef struct facts_t:              # an array's header, copied, and known to lie in its block
+    array_t head
+    uint64_t dims[MAX_DIMS]           # its shape
+    uint64_t steps[MAX_DIMS]          # its strides: an array of its own has none below zero
+    const char* text
+
+
+cdef int _read_header(Mapping mapping, uint64_t payload_off, facts_t* facts) except -1:
+    """Copy the header of the array in a block, every number checked."""
+    cdef char* at = mapping.base + payload_off
+    cdef array_t* head = &facts.head
+    cdef uint64_t room = room_at(mapping.section, payload_off), n_words = (mapping.section.max_participants + 63) >> 6
+    if damaged(room < sizeof(array_t)):
+        raise_damaged(mapping.section, payload_off, "an array's header does not fit its block")
+    memcpy(head, at, sizeof(array_t))
+    if damaged(head.n_dims > MAX_DIMS or head.n_pin_words != n_words or head.data_off > room or head.data_bytes > room - head.data_off
+               or array_header_bytes(head.n_dims, n_words, head.dtype_bytes) > head.data_off):
+        raise_damaged(mapping.section, payload_off, "an array's header does not fit its block")
+    at += sizeof(array_t)
+    memcpy(facts.dims, at, 8 * head.n_dims)
+    memcpy(facts.steps, at + 8 * head.n_dims, 8 * head.n_dims)
+    facts.text = at + 16 * head.n_dims + 8 * n_words
+    return 0
+
+
+cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogil:
+    """Whether the elements are all of the array's data, and lie in it.  numpy asks much the same, but lets products wrap round."""
+    cdef uint64_t data_bytes = facts.head.data_bytes, n_bytes = item_bytes, end = item_bytes, n, step
+    cdef uint32_t i
+    for i in range(facts.head.n_dims):
+        if facts.dims[i] == 0:
+            return data_bytes == 0
+    for i in range(facts.head.n_dims):
+        n, step = facts.dims[i], facts.steps[i]
+        if n > 1 and step > data_bytes // (n - 1):
+            return False
+        if n_bytes != 0 and n > data_bytes // n_bytes:
+            return False
+        end += (n - 1) * step
+        n_bytes *= n
+        if end > data_bytes:
+            return False                 # now, before sums wrap round
+    return n_bytes == data_bytes
+
+
+cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
+    """The array in a block, every number of its header checked."""
+    cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
+    cdef facts_t facts
+    place(hold, mapping, payload_off)
+    hold.serial = serial                 # of the block that was meant, whatever is there now: nobody else's is pinned
+    hold.take_pin(False)                 # from here on it stays
+    _read_header(mapping, payload_off, &facts)
+    hold.start = hold.data + facts.head.data_off
+    hold.n_bytes = facts.head.data_bytes
+    dtype = dtype_from(mapping, payload_off, facts.text[:facts.head.dtype_bytes])
+    shape = tuple([facts.dims[i] for i in range(facts.head.n_dims)])
+    strides = tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
+    if damaged(dtype.subdtype is not None or not _elements_fit(&facts, dtype.itemsize)):
+        raise_damaged(mapping.section, payload_off, f"an array of shape {shape}, strides {strides} is not what {hold.n_bytes} bytes hold")
+    try:
+        return _array_of(hold, shape, dtype, strides)
+    except errors.DAMAGED_TEXT as error:
+        raise_damaged(mapping.section, payload_off, f"an array's header is damaged: {error}")
+
+
+def _open(Mapping mapping, uint64_t payload_off, type_id, uint64_t serial):
+    return _open_array(mapping, payload_off, serial)
+
+
+_core.register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)
+
+
+# -- making arrays ----------------------------------------------------------------------------------------
+
+cdef tuple _shape_argument(object shape):
+    if isinstance(shape, (tuple, list)):
+        return tuple([operator.index(n) for n in shape])
+    try:
+        return (operator.index(shape),)
+    except TypeError:
+        return tuple([operator.index(n) for n in shape])
+
+
+cdef uint64_t _count_bytes(Mapping mapping, tuple shape, object dtype) except? 0xffffffffffffffff:
+    if len(shape) > MAX_DIMS:
+        raise ValueError(f"an array has at most {MAX_DIMS} dimensions, not {len(shape)}")
+    n_bytes = dtype.itemsize
+    for n in shape:
+        if n < 0:
+            raise ValueError(f"dimensions are not negative: {shape}")
+        n_bytes *= n
+    if n_bytes > mapping.section.size_bytes:
+        check(NO_MEMORY, mapping, f"allocate an array of {n_bytes:,} bytes")
+    return n_bytes
+
+
+cdef void _write_header(array_t* array, uint64_t data_off, uint64_t n_bytes, size_t n_dims, uint32_t n_words,
+                        const char* text, size_t n_text, uint32_t flags) noexcept nogil:
+    memset(array, 0, data_off)
+    array.data_off = data_off
+    array.data_bytes = n_bytes
+    array.flags = flags
+    array.n_dims = <uint16_t>n_dims
+    array.dtype_bytes = <uint16_t>n_text
+    array.n_pin_words = n_words
+    memcpy(array_dtype(array), text, n_text)
+
+
+cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n_bytes, bint zero, uint32_t flags):
+    """A PENDING array, pinned by me, all but shape and strides written."""
+    cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
+    cdef section_t* section = mapping.section
+    cdef bytes text = _dtype_to_text(dtype)
+    cdef uint32_t n_words = (section.max_participants + 63) >> 6, me
+    cdef uint64_t data_off = array_header_bytes(len(shape), n_words, len(text)), payload_off
+    # a block of a multiple of 64 bytes: then the next array's block needs no gap before it
+    cdef uint64_t size_bytes = round_up(data_off + n_bytes + BLOCK_HEAD_BYTES + BLOCK_REAR_BYTES, LINE_BYTES)
+    payload_off = allocate_pending(mapping, size_bytes - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES, LINE_BYTES, zero)
+    place(hold, mapping, payload_off)
+    _write_header(<array_t*>hold.data, data_off, n_bytes, len(shape), n_words, text, len(text), flags)
+    me = section.private.index_plus_1 - 1
+    fetch_add_seq_cst_u32(&section.participants[me].pins, 1)
+    array_pins(<array_t*>hold.data)[me >> 6] |= <uint64_t>1 << (me & 63)
+    hold.take_pin(True)
+    hold.start = hold.data + data_off
+    hold.n_bytes = n_bytes
+    return hold
+
+
+cdef int _give_up(ArrayHold hold) except -1:
+    """Making it failed: the PENDING block and its pin go."""
+    cdef section_t* section = hold.mapping.section
+    with _counts_lock:
+        _counts.pop(hold.key, None)
+        hold.key = None
+    fetch_sub_seq_cst_u32(&section.participants[section.private.index_plus_1 - 1].pins, 1)
+    give_up_pending(section, hold.payload_off())
+    return 0
+
+
+cdef int _write_dims(array_t* head, tuple shape, tuple strides) except -1:
+    cdef int i
+    for i in range(len(shape)):
+        array_shape(head)[i] = shape[i]
+        array_strides(head)[i] = strides[i]
+    return 0
+
+
+def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fill=None):
+    """Make an array: allocate, let `fill(array)` write it while nobody sees it, then show it, named or not."""
+    cdef Mapping mapping = memory.writable_mapping("allocate an array")
+    cdef ArrayHold hold
+    if order not in ("C", "F"):
+        raise ValueError(f"order is 'C' or 'F': {order!r}")
+    if name is not None and temporary:
+        raise ValueError("a temporary array goes with its last view; one with a name stays: give one of the two")
+    dtype = np.dtype(dtype)
+    dims = _shape_argument(shape)
+    if dtype.subdtype is not None:
+        dims += dtype.shape
+        dtype = dtype.base
+    hold = _make_hold(mapping, dims, dtype, _count_bytes(mapping, dims, dtype), zero, ARRAY_TEMPORARY if temporary else 0)
+    try:
+        array = np.ndarray.__new__(SharedArray, dims, dtype, hold, 0, None, order)
+        _write_dims(<array_t*>hold.data, dims, array.strides)
+        if fill is not None:
+            fill(array)
+        if name is not None:
+            insert_name(mapping, name, hold.payload_off(), hold.serial, True, TYPE_ARRAY)
+    except BaseException:
+        _give_up(hold)
+        raise
+    if name is None:
+        heap_commit(mapping.section, hold.payload_off(), TYPE_ARRAY)
+    return array
+
+
+def is_whole(array):
+    """Whether an array is all of its block's array, not a view of a part or of another shape."""
+    cdef Placed placed = placed_behind(array)
+    cdef facts_t facts
+    if not isinstance(placed, ArrayHold) or not isinstance(array, np.ndarray) or placed_is_stale(placed):
+        return False
+    _read_header(placed.mapping, placed.payload_off(), &facts)
+    return (array.ctypes.data == <uint64_t>(<ArrayHold>placed).start and array.ndim == facts.head.n_dims
+            and array.shape == tuple([facts.dims[i] for i in range(facts.head.n_dims)])
+            and array.strides == tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
+            and array.dtype == dtype_from(placed.mapping, placed.payload_off(), facts.text[:facts.head.dtype_bytes]))
+
+
+def view_facts(array):
+    """How to make a view again in another process: (byte offset in the data, shape, strides, dtype text)."""
+    cdef ArrayHold hold = placed_behind(array)
+    return array.ctypes.data - <uint64_t>hold.start, array.shape, array.strides, _dtype_to_text(array.dtype)
+
+
+def view_again(array, delta, shape, strides, text):
+    """The reverse of `view_facts`, for the whole array that was found."""
+    return np.ndarray.__new__(SharedArray, shape, _text_to_dtype(text), placed_behind(array), delta, strides)

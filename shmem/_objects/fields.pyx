@@ -1,0 +1,726 @@
+# cython: language_level=3, auto_pickle=False
+"""Field types, and the descriptors that read and write them in place.
+
+What must hold:
+
+* A descriptor touches memory only after three questions: is the object of a class that has the field,
+  is its block still the one it was made for (one load: the block's serial), and, before a write, is
+  the mapping writable.  So the worst that a stale object can do is raise `InvalidBlock`.
+* A reference is the payload offset of a block, 0 for None.  What it finds is believed only after a look
+  at bounds and tag; its class comes from the tag, never from the field.  It does not keep the
+  block from being freed, and a place that was used again for another object of a fitting type is, to a
+  reference, that object: who frees must unlink first.
+* Which classes a reference takes is decided by type names, not by class objects: a class that was
+  defined again, and a class that this process does not know, are what their names say.
+* A scalar is read and written by one plain load or store of its own size, a reference by an acquire load
+  and a release store: whoever finds a reference finds what was written before it.  More than that is
+  the business of the locks the user takes.
+"""
+
+import math
+import types
+import typing
+
+import numpy as np
+
+from shmem._base.errors import InvalidBlock, ReadOnlyError
+from shmem._objects.arrays import is_whole
+
+cimport cython
+cimport shmem._atomics as atomic
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.complex cimport Py_complex, PyComplex_FromDoubles
+from cpython.float cimport PyFloat_AsDouble
+from cpython.long cimport PyLong_Check
+from cpython.number cimport PyNumber_Index
+from libc.math cimport isinf
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from shmem._base.bounds cimport used_tag
+from shmem._base.layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
+from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, wrap
+
+cdef extern from "Python.h":
+    Py_complex PyComplex_AsCComplex(object) except *        # Cython's own declaration overlooks the exception
+
+cdef object ndarray = np.ndarray
+cdef uint64_t generation = 1          # of class definitions in this process: an older TypeCache is out of date
+
+MAX_FIELD_BYTES = (1 << 31) - 1       # of a field, and of an object: numpy's dtypes go no further
+ANY = "*"                             # the target name that every block has
+
+
+# --- field types
+
+cdef class FieldType:
+    def __init__(self, *args, **kwargs):
+        raise TypeError("field types are made by subscription, as in Array[float64, 3]")
+
+    cdef Field make_field(self):
+        raise NotImplementedError
+
+    cpdef list describe(self):
+        raise NotImplementedError
+
+
+cdef enum Kind:
+    BOOL
+    INT8
+    INT16
+    INT32
+    INT64
+    UINT8
+    UINT16
+    UINT32
+    UINT64
+    FLOAT32
+    FLOAT64
+    COMPLEX64
+    COMPLEX128
+
+
+@cython.final
+cdef class Scalar(FieldType):
+    """A number of fixed size: `shmem.int64`, `shmem.float32`, `shmem.bool_` and the like.
+
+    As the annotation of a field it gives an attribute that is read as a Python number.  Where numpy wants
+    a dtype it can be given as one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import shmem
+    >>> np.dtype(shmem.float64)
+    dtype('float64')
+    """
+    cdef readonly str name
+    cdef Kind kind
+
+    cdef Field make_field(self):
+        cdef ScalarField field = ScalarField.__new__(ScalarField)
+        field.kind = self.kind
+        return field
+
+    cpdef list describe(self):
+        return [self.dtype.str]
+
+    def __repr__(self):
+        return f"shmem.{self.name}"
+
+
+cdef Scalar make_scalar(str name, Kind kind):
+    cdef Scalar scalar = Scalar.__new__(Scalar)
+    scalar.name = name
+    scalar.kind = kind
+    scalar.dtype = np.dtype(name.rstrip("_"))
+    scalar.n_bytes = scalar.dtype.itemsize
+    scalar.align_bytes = scalar.dtype.alignment
+    return scalar
+
+
+bool_ = make_scalar("bool_", BOOL)
+int8 = make_scalar("int8", INT8)
+int16 = make_scalar("int16", INT16)
+int32 = make_scalar("int32", INT32)
+int64 = make_scalar("int64", INT64)
+uint8 = make_scalar("uint8", UINT8)
+uint16 = make_scalar("uint16", UINT16)
+uint32 = make_scalar("uint32", UINT32)
+uint64 = make_scalar("uint64", UINT64)
+float32 = make_scalar("float32", FLOAT32)
+float64 = make_scalar("float64", FLOAT64)
+complex64 = make_scalar("complex64", COMPLEX64)
+complex128 = make_scalar("complex128", COMPLEX128)
+
+SCALARS = {scalar.dtype: scalar for scalar in (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64,
+                                               complex64, complex128)}
+PYTHON_TYPES = {bool: bool_, int: int64, float: float64, complex: complex128}
+
+
+@cython.final
+cdef class Bytes(FieldType):
+    """Up to `N` bytes: ``Bytes[16]``.
+
+    The rest is filled with NUL bytes, which reading takes off again; a value that ends in one is
+    therefore refused.  For raw bytes use ``Array[uint8, N]``.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> class Person(shmem.Struct):
+    ...     name: shmem.Bytes[16]
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     shm.new(Person, name="Ada".encode()).name
+    b'Ada'
+    """
+
+    def __class_getitem__(cls, count):
+        cdef Bytes self = Bytes.__new__(Bytes)
+        self.n_bytes = dimension(count)
+        self.align_bytes = 1
+        self.dtype = np.dtype(f"S{self.n_bytes}")
+        return self
+
+    cdef Field make_field(self):
+        return BytesField.__new__(BytesField)
+
+    cpdef list describe(self):
+        return [f"S{self.n_bytes}"]
+
+    def __repr__(self):
+        return f"shmem.Bytes[{self.n_bytes}]"
+
+
+@cython.final
+cdef class Array(FieldType):
+    """An array of fixed shape inside an object: ``Array[float64, 3]``, ``Array[float64, 2, 3]``, ``Array[float64, (2, 3)]``.
+
+    Reading the field gives a numpy array that lies in the section and keeps it mapped, not writeable where
+    the section was opened read-only.  Assigning writes in place, with numpy's rules for shapes and types.
+    ``Array[float64, Literal[3]]`` means the same and satisfies type checkers.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> class Body(shmem.Struct):
+    ...     position: shmem.Array[shmem.float64, 3]
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     body = shm.new(Body, position=1.5)
+    ...     body.position[0] += 1
+    ...     body.position
+    array([2.5, 1.5, 1.5])
+    """
+    cdef readonly object element      # numpy dtype
+    cdef readonly tuple shape
+
+    def __class_getitem__(cls, args):
+        if not isinstance(args, tuple) or len(args) < 2:
+            raise TypeError(f"an Array has an element type and a shape, as in Array[float64, 3]; found Array[{args!r}]")
+        cdef Array self = Array.__new__(Array)
+        self.element = element_dtype(args[0])
+        shape = args[1] if len(args) == 2 and isinstance(args[1], tuple) else args[1:]
+        self.shape = tuple([dimension(count) for count in shape])
+        n_bytes = math.prod(self.shape) * self.element.itemsize
+        if not 0 < n_bytes <= MAX_FIELD_BYTES:
+            raise TypeError(f"an Array field has at most {MAX_FIELD_BYTES} bytes; {self!r} has {n_bytes}.  "
+                            "Let a field refer to an array, Ref[numpy.ndarray]")
+        self.n_bytes = n_bytes
+        self.align_bytes = self.element.alignment
+        self.dtype = np.dtype((self.element, self.shape))
+        return self
+
+    cdef Field make_field(self):
+        return ArrayField.__new__(ArrayField)
+
+    cpdef list describe(self):
+        return [self.element.str, list(self.shape)]
+
+    def __repr__(self):
+        return f"shmem.Array[{self.element}, {', '.join(map(str, self.shape))}]"
+
+
+@cython.final
+cdef class Ref(FieldType):
+    """A reference to another block of the same section, or None: ``Ref["Node"]``, ``Ref[Node]``, ``Ref[Any]``.
+
+    The target is a Struct class, by itself or by its name, which is looked up late so that a class may refer
+    to itself (also as ``Ref[Self]``) and to classes defined after it; `Block`; `numpy.ndarray`; or `Any`.  What is
+    assigned must lie in the same section and be of the target class or one that inherits from it.  Reading gives an
+    object of the class that the block was made as.  A reference does not keep its block from being freed: following
+    one to a freed block raises `InvalidBlock`.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> class Node(shmem.Struct):
+    ...     key: shmem.int64
+    ...     next: shmem.Ref["Node"]
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     node = shm.new(Node, key=1, next=shm.new(Node, key=2))
+    ...     node.next.key, node.next.next
+    (2, None)
+    """
+    cdef readonly object target       # a class, or an expression to evaluate late
+    cdef readonly str type_name       # of the target, once known
+
+    def __class_getitem__(cls, target):
+        cdef Ref self = Ref.__new__(Ref)
+        self.target = target
+        self.n_bytes = self.align_bytes = sizeof(uint64_t)
+        self.dtype = np.dtype(np.uint64)
+        if not isinstance(target, str) and target is not typing.Self:
+            self.type_name = target_name(target)
+        return self
+
+    def __or__(self, other):
+        """``Ref[Node] | None``, which type checkers may want, is ``Ref[Node]``: a reference may always be None."""
+        return self if other is None else NotImplemented
+
+    def __ror__(self, other):
+        return self if other is None else NotImplemented
+
+    cdef Field make_field(self):
+        cdef RefField field = RefField.__new__(RefField)
+        field.target_name = self.type_name
+        return field
+
+    cpdef list describe(self):
+        return ["ref", self.type_name]
+
+    def __repr__(self):
+        target = self.type_name or self.target
+        return f"shmem.Ref[{'Any' if target == ANY else target}]"
+
+
+def ref_to_type_name(str name):
+    """A Ref whose target is given as the section knows it."""
+    cdef Ref ref = Ref[name]
+    ref.type_name = name
+    return ref
+
+
+KINDS = {"ref": ref_to_type_name}     # makes a field type of its description, where that is no dtype; modules above add theirs
+
+
+def public_name(cls):
+    """The name by which a section knows a class: where it is imported from, private modules of this package left out."""
+    layout = getattr(cls, "_shmem_layout_", None)
+    if layout is not None:
+        return layout.type_name
+    package = cls.__module__.partition("._")[0] if cls.__module__.startswith("shmem._") else cls.__module__
+    return f"{package}.{cls.__qualname__}"
+
+
+def target_name(target):
+    """The type name that a reference to `target` asks for.
+
+    Raises
+    ------
+    TypeError
+        `target` is nothing that lies in a section.
+    """
+    if typing.get_origin(target) in (typing.Union, types.UnionType):
+        others = [option for option in typing.get_args(target) if option is not type(None)]
+        target = others[0] if len(others) == 1 else target
+    if target is typing.Any or target is object:
+        return ANY
+    if isinstance(target, type) and issubclass(target, (Placed, np.ndarray)):
+        return public_name(target)
+    raise TypeError(f"a Ref refers to a Struct class, Block, numpy.ndarray or Any; found {target!r}")
+
+
+# --- from annotation to field type
+
+cdef object dimension(object count):
+    """A positive int, also as Literal[count]."""
+    if typing.get_origin(count) is typing.Literal and len(typing.get_args(count)) == 1:
+        count = typing.get_args(count)[0]
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
+        raise TypeError(f"a length is an int or Literal[int]; found {count!r}")
+    count = count.__index__()
+    if not 0 < count <= MAX_FIELD_BYTES:
+        raise TypeError(f"a length is 1 to {MAX_FIELD_BYTES}; found {count}")
+    return count
+
+
+cdef object element_dtype(object element):
+    """The dtype of an array's elements."""
+    if isinstance(element, str):
+        raise TypeError(f"the element type of an Array is shmem.float64 or the like, or a numpy dtype; found the string {element!r}")
+    if isinstance(element, (Ref, Array)):
+        raise TypeError(f"an Array holds numbers; found Array[{element!r}, ...].  For references declare one field each, "
+                        "or let a field refer to an array of offsets")
+    dtype = element.dtype if isinstance(element, FieldType) else PYTHON_TYPES[element].dtype if element in PYTHON_TYPES else None
+    if dtype is None and is_numpy_type(element):
+        dtype = np.dtype(element)
+    if dtype is None or dtype.kind not in "biufcSUmM" or not dtype.isnative or not dtype.itemsize:
+        raise TypeError(f"the elements of an Array are numbers of fixed size in native byte order; found {element!r}")
+    return dtype
+
+
+cdef bint is_numpy_type(object annotation) except -1:
+    return isinstance(annotation, np.dtype) or (isinstance(annotation, type) and issubclass(annotation, np.generic))
+
+
+def as_field_type(annotation):
+    """What an evaluated annotation stands for.
+
+    Raises
+    ------
+    TypeError
+        No field can be made of it.
+    """
+    if isinstance(annotation, FieldType):
+        return annotation
+    declared = getattr(annotation, "__shmem_field__", None)     # how other modules add a kind
+    if isinstance(declared, FieldType):
+        return declared
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        found = [extra for extra in args[1:] if isinstance(extra, FieldType)]
+        return as_field_type(found[0] if found else args[0])
+    if origin in (typing.Union, types.UnionType):
+        others = [option for option in args if option is not type(None)]
+        if len(others) == 1 and isinstance(others[0], Ref):
+            return others[0]
+    if annotation is Ref:
+        return Ref[typing.Any]
+    if isinstance(annotation, type) and annotation in PYTHON_TYPES:
+        return PYTHON_TYPES[annotation]
+    if is_numpy_type(annotation):
+        dtype = np.dtype(annotation)
+        if dtype.subdtype is not None:
+            return Array[dtype.base, dtype.shape]
+        if dtype in SCALARS:
+            return SCALARS[dtype]
+        if dtype.kind == "S" and dtype.itemsize:
+            return Bytes[dtype.itemsize]
+    hint = ""
+    if isinstance(annotation, type) and issubclass(annotation, Placed):
+        hint = f"; to refer to an object write Ref[{annotation.__name__}]"
+    elif annotation in (str, bytes):
+        hint = "; for bytes write Bytes[N]"
+    elif annotation is Array:
+        hint = "; write Array[float64, 3]"
+    raise TypeError(f"a field is int64, float64, bool_ or the like, Bytes[N], Array[type, shape] or Ref[class]; found {annotation!r}{hint}")
+
+
+def field_type_from_description(code, *rest):
+    """The field type that `describe` described."""
+    if code in KINDS:
+        return KINDS[code](*rest)
+    dtype = np.dtype(code)
+    return Array[dtype, tuple(rest[0])] if rest else as_field_type(dtype)
+
+
+# --- descriptors
+
+cdef int raise_stale(Placed placed) except -1:
+    raise InvalidBlock(f"the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x} was freed; "
+                       "this object refers to what lay there before")
+
+
+cdef int raise_stranger(Field field, object instance) except -1:
+    raise TypeError(f"{field.where()} is a field of {field.owner.__name__} objects; found a {type(instance).__name__}")
+
+
+cdef class Field:
+    """A field of a Struct class, as ``Node.key``.
+
+    Attributes
+    ----------
+    name : str
+    type : FieldType
+        `shmem.int64`, ``Array[float64, 3]`` and the like.
+    offset : int
+        Bytes from the object's start.
+    origin : type
+        The class that declared it.
+    """
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError("fields are made by annotations in the body of a Struct class")
+
+    @property
+    def __objclass__(self):
+        return self.owner
+
+    def where(self):
+        return f"{self.owner.__name__}.{self.name}"
+
+    def __repr__(self):
+        return f"<field {self.where()}: {self.type!r} at {self.offset}>"
+
+    cdef object load(self, Placed placed, char* at):
+        raise NotImplementedError
+
+    cdef int store(self, object holder, char* at, object value) except -1:
+        raise NotImplementedError
+
+    cdef int assign(self, Placed placed, object value) except -1:
+        cdef char* at = field_address(self, placed)
+        if not placed.mapping.writable:
+            raise ReadOnlyError(f"cannot set {self.where()}: the section was opened read-only")
+        return self.store(placed, at, value)
+
+    def __get__(self, instance, owner):
+        if instance is None:
+            return self
+        cdef char* at = field_address(self, instance)
+        return self.load(<Placed>instance, at)
+
+    def __set__(self, instance, value):
+        if not isinstance(instance, Placed):
+            raise_stranger(self, instance)
+        self.assign(<Placed>instance, value)
+
+    def __delete__(self, instance):
+        raise AttributeError(f"the field {self.where()} cannot be deleted")
+
+
+def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
+    """The descriptor for a field of this type, called so, in that class, there; declared there or in the class `origin`."""
+    cdef Field field = type_.make_field()
+    field.type = type_
+    field.name = name
+    field.owner = owner
+    field.offset = offset
+    field.origin = owner if origin is None else origin
+    return field
+
+
+ctypedef fused integer:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+
+cdef inline int store_integer(integer* at, object value) except -1:
+    at[0] = value if PyLong_Check(value) else PyNumber_Index(value)
+    return 0
+
+
+cdef inline int store_float(float* at, double value) except -1:
+    cdef float narrow = <float>value
+    if isinf(narrow) and not isinf(value):
+        raise OverflowError
+    at[0] = narrow
+    return 0
+
+
+cdef int store_bool(uint8_t* at, object value) except -1:
+    if value is True or value is False or isinstance(value, np.bool_):
+        at[0] = 1 if value else 0
+        return 0
+    value = PyNumber_Index(value)
+    if value not in (0, 1):
+        raise OverflowError
+    at[0] = value
+    return 0
+
+
+@cython.final
+cdef class ScalarField(Field):
+    cdef Kind kind
+
+    cdef object load(self, Placed placed, char* at):
+        cdef Kind kind = self.kind
+        if kind == INT64:
+            return (<int64_t*>at)[0]
+        elif kind == FLOAT64:
+            return (<double*>at)[0]
+        elif kind == BOOL:
+            return (<uint8_t*>at)[0] != 0
+        elif kind == INT8:
+            return (<int8_t*>at)[0]
+        elif kind == INT16:
+            return (<int16_t*>at)[0]
+        elif kind == INT32:
+            return (<int32_t*>at)[0]
+        elif kind == UINT8:
+            return (<uint8_t*>at)[0]
+        elif kind == UINT16:
+            return (<uint16_t*>at)[0]
+        elif kind == UINT32:
+            return (<uint32_t*>at)[0]
+        elif kind == UINT64:
+            return (<uint64_t*>at)[0]
+        elif kind == FLOAT32:
+            return <double>(<float*>at)[0]
+        elif kind == COMPLEX64:
+            return PyComplex_FromDoubles((<float*>at)[0], (<float*>at)[1])
+        return PyComplex_FromDoubles((<double*>at)[0], (<double*>at)[1])
+
+    cdef int store(self, object holder, char* at, object value) except -1:
+        try:
+            self.store_number(at, value)
+        except (OverflowError, TypeError) as error:
+            raise self.refusal(value, isinstance(error, OverflowError)) from None
+        return 0
+
+    cdef int store_number(self, char* at, object value) except -1:
+        cdef Kind kind = self.kind
+        cdef Py_complex number
+        if kind == INT64:
+            store_integer(<int64_t*>at, value)
+        elif kind == FLOAT64:
+            (<double*>at)[0] = PyFloat_AsDouble(value)
+        elif kind == BOOL:
+            store_bool(<uint8_t*>at, value)
+        elif kind == INT8:
+            store_integer(<int8_t*>at, value)
+        elif kind == INT16:
+            store_integer(<int16_t*>at, value)
+        elif kind == INT32:
+            store_integer(<int32_t*>at, value)
+        elif kind == UINT8:
+            store_integer(<uint8_t*>at, value)
+        elif kind == UINT16:
+            store_integer(<uint16_t*>at, value)
+        elif kind == UINT32:
+            store_integer(<uint32_t*>at, value)
+        elif kind == UINT64:
+            store_integer(<uint64_t*>at, value)
+        elif kind == FLOAT32:
+            store_float(<float*>at, PyFloat_AsDouble(value))
+        elif kind == COMPLEX64:
+            number = PyComplex_AsCComplex(value)
+            store_float(<float*>at, number.real)
+            store_float(<float*>at + 1, number.imag)
+        else:
+            number = PyComplex_AsCComplex(value)
+            (<double*>at)[0] = number.real
+            (<double*>at)[1] = number.imag
+        return 0
+
+    def refusal(self, value, bint does_not_fit):
+        """The exception for a value of the wrong type or size."""
+        dtype = self.type.dtype
+        if not does_not_fit:
+            return TypeError(f"{self.where()} is {self.type!r}; found {type(value).__name__} {value!r}")
+        limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype) if dtype.kind in "fc" else None
+        bounds = f"{limits.min} to {limits.max}" if limits is not None else "False or True"
+        return OverflowError(f"{self.where()} is {self.type!r}, {bounds}; {value!r} does not fit")
+
+
+@cython.final
+cdef class BytesField(Field):
+    cdef object load(self, Placed placed, char* at):
+        cdef size_t count = self.type.n_bytes
+        while count and at[count - 1] == 0:
+            count -= 1
+        return at[:count]
+
+    cdef int store(self, object holder, char* at, object value) except -1:
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            hint = "; encode it first" if isinstance(value, str) else ""
+            raise TypeError(f"{self.where()} is {self.type!r}; found {type(value).__name__} {value!r}{hint}")
+        cdef bytes text = bytes(value)
+        cdef size_t count = PyBytes_GET_SIZE(text)
+        if count > self.type.n_bytes:
+            raise ValueError(f"{self.where()} holds at most {self.type.n_bytes} bytes; found {count}")
+        if text.endswith(b"\0"):
+            raise ValueError(f"{self.where()} is filled with NUL bytes at the end, and the value {value!r} ends in one; "
+                             "for raw bytes declare Array[uint8, N]")
+        memcpy(at, PyBytes_AS_STRING(text), count)
+        memset(at + count, 0, self.type.n_bytes - count)
+        return 0
+
+
+@cython.final
+cdef class ArrayField(Field):
+    cdef object view(self, object holder):
+        """An array over the field's bytes in `holder`, an object or a bytearray; it keeps the holder, and that the mapping."""
+        cdef Array type_ = <Array>self.type
+        return ndarray(type_.shape, type_.element, holder, self.offset)
+
+    cdef object load(self, Placed placed, char* at):
+        return self.view(placed)
+
+    cdef int store(self, object holder, char* at, object value) except -1:
+        self.view(holder)[...] = value
+        return 0
+
+
+@cython.final
+cdef class RefField(Field):
+    cdef readonly str target_name       # None until resolved
+    cdef object accepted                # the class that was found fitting last
+
+    cdef object load(self, Placed placed, char* at):
+        cdef uint64_t payload_off = atomic.load_acquire_u64(<uint64_t*>at)
+        if payload_off == 0:
+            return None
+        return follow(self, placed.mapping, payload_off)
+
+    cdef int store(self, object holder, char* at, object value) except -1:
+        cdef uint64_t payload_off = 0
+        if value is not None:
+            if not isinstance(holder, Placed):
+                raise TypeError(f"the only default a reference can have is None; found {value!r} for {self.where()}")
+            payload_off = self.offset_of(holder, value)
+        atomic.store_release_u64(<uint64_t*>at, payload_off)
+        return 0
+
+    cdef uint64_t offset_of(self, Placed holder, object value) except 0:
+        """The payload offset of `value`, once it is known to fit."""
+        cdef Placed placed
+        if type(value) is not self.accepted:
+            self.accept(value)
+        if not isinstance(value, Placed):
+            return self.offset_of_array(holder.mapping, value)
+        placed = <Placed>value
+        if placed.mapping is None or placed.serial & PART_OF_BLOCK:
+            offset_in(holder.mapping, value)            # which says why not
+        if object_is_stale(placed):
+            raise_stale(placed)
+        if placed.mapping.section is not holder.mapping.section:
+            raise InvalidBlock(f"{self.where()} can only refer to what lies in the same section; this {type(value).__name__} "
+                               "lies in another")
+        return <uint64_t>(placed.data - placed.mapping.base)
+
+    cdef uint64_t offset_of_array(self, Mapping mapping, object value) except 0:
+        """The payload offset of an array that is a block of its own: who follows the reference gets no less and no more."""
+        cdef uint64_t payload_off = offset_in(mapping, value)
+        if not is_whole(value):
+            raise InvalidBlock(f"{self.where()} can only refer to a whole array; this {value.dtype} array of shape {value.shape} is a view "
+                               "of something larger")
+        return payload_off
+
+    cdef int accept(self, object value) except -1:
+        found = type(value)
+        layout = getattr(found, "_shmem_layout_", None)
+        names = layout.type_names if layout is not None else [public_name(cls) for cls in found.__mro__]
+        if not isinstance(value, (Placed, np.ndarray)) or (self.target_name != ANY and self.target_name not in names):
+            raise TypeError(f"{self.where()} is {self.type!r} or None; found {found.__name__} {value!r}")
+        self.accepted = found
+        return 0
+
+
+def resolve_ref(RefField field, target):
+    """Say what a reference given as a string refers to: the object that the string named."""
+    cdef Ref ref = Ref[target]
+    field.type = ref
+    field.target_name = ref.type_name
+
+
+# --- which class a block's object gets
+
+cdef TypeCache cache_of(Mapping mapping):
+    """The mapping's cache, emptied if a class was defined since."""
+    cdef TypeCache cache = mapping.type_cache
+    if cache is None or cache.generation != generation:
+        cache = TypeCache.__new__(TypeCache)
+        cache.generation = generation
+        cache.by_id = []
+        cache.by_class = {}
+        mapping.type_cache = cache
+    return cache
+
+
+cdef void forget_types() noexcept:
+    global generation
+    generation += 1
+
+
+cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
+    """The object that a reference leads to.  No class is looked up where the mapping knows this type id already."""
+    cdef Placed found
+    cdef uint64_t tag = used_tag(mapping.section, payload_off)
+    cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps round for the library's own types
+    cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
+    cdef TypeEntry entry
+    if tag == 0:
+        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where no block is any more: it was freed")
+    if cache is not None and cache.generation == generation and index < <uint64_t>len(cache.by_id):
+        entry = <TypeEntry>cache.by_id[index]
+        if entry is not None and entry.n_bytes <= payload_bytes(tag_size(tag)):
+            found = object_at(mapping, entry.cls, mapping.base + payload_off)
+            if used_tag(mapping.section, payload_off) == tag and found.serial != 0:     # else it was freed just then
+                return found
+    return wrap(mapping, payload_off)

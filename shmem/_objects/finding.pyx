@@ -1,0 +1,155 @@
+# cython: language_level=3
+"""From an object, an address or a handle to the section it lies in, and from the section to its root object."""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint64_t
+
+from shmem._base import errors
+
+from shmem._base.layout cimport SERIAL_MASK, payload_to_block
+from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
+from shmem._base.status cimport INTERRUPTED, OK, WOULD_BLOCK
+from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, wrap
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root
+from shmem._sections.opening cimport section_of_address
+
+
+def find_storage(obj):
+    """Which section something lies in.
+
+    Parameters
+    ----------
+    obj : Block, array, typed object, any buffer, or int
+        An int is an address of this process.
+
+    Returns
+    -------
+    SharedMemory or None
+        An open handle of the section; None when `obj` lies in no section that this process has open.
+    """
+    cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
+    cdef section_t* section
+    cdef uint64_t address
+    cdef const unsigned char[:] some
+    if placed is not None:
+        if placed.mapping.is_open:
+            return face_of(placed.mapping)
+        section = placed.mapping.section
+    elif isinstance(obj, Placed):
+        return None
+    elif isinstance(obj, int):
+        address = obj if 0 < obj < 1 << 64 else 0
+        with nogil:
+            section = section_of_address(address)
+    else:
+        some = memoryview(obj).cast("B")
+        address = <uint64_t>&some[0] if some.shape[0] else 0
+        with nogil:
+            section = section_of_address(address)
+    if section == NULL:
+        return None
+    for mapping in open_mappings():
+        if (<Mapping>mapping).section == section:
+            return face_of(mapping)
+    return None
+
+
+def deallocate(obj):
+    """Free what a Block, an array or a typed object lies in, whichever section that is.
+
+    Raises
+    ------
+    InvalidBlock
+        It lies in no section, or was freed already, or another process has a view of the array.
+    """
+    cdef Placed placed = placed_behind(obj)
+    if placed is None:
+        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} lies in no section")
+    free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
+
+
+def locate(Memory memory, obj):
+    """(offset, serial) of what lies in an open section: what a handle says of it."""
+    cdef uint64_t payload_off = offset_in(memory.opened(), obj)
+    return payload_off, placed_behind(obj).serial
+
+
+def reopen(Memory memory, offset, serial):
+    """The reverse of `locate`: InvalidBlock when the block was freed meanwhile."""
+    if serial == 0:
+        raise errors.InvalidBlock(f"no block has the serial number 0, which the handle names at offset {offset:#x}")
+    return wrap(memory.opened(), offset, serial)
+
+
+def find_open(uuid, mode):
+    """An open handle of this process for the section with that uuid, or None.  Whose it is, another thread, may close it at any moment."""
+    cdef Mapping mapping
+    for found in open_mappings():
+        mapping = found
+        if mapping.writable == (mode == "read_write") and (<char*>mapping.section.header.uuid)[:16] == uuid:
+            memory = face_of(mapping)
+            if memory is not None:               # None: closed since
+                return memory
+    return None
+
+
+# -- the root object: methods of `SharedMemory` ---------------------------------------------------------------
+
+def set_root_object(Memory self, obj):
+    """Make `obj` what `get_root_object` finds; None unsets it.  Freeing the root object unsets it too."""
+    cdef Mapping mapping = self.writable_mapping("set the root object")
+    cdef section_t* section = mapping.section
+    cdef uint64_t payload_off = 0, serial = 0
+    cdef int status
+    if obj is not None:
+        payload_off = offset_in(mapping, obj)
+        serial = placed_behind(obj).serial
+    busy_begin(section)
+    with nogil:
+        status = heap_set_root(section, payload_off, serial)
+        busy_end(section)
+    check(status, mapping, "set the root object")
+
+
+cdef int _look_at_root(section_t* section, uint64_t* payload_off, uint64_t* serial, int wait) noexcept nogil:
+    """Where the root object lies, 0 when there is none, and its serial."""
+    cdef int status = heap_enter(section, wait)
+    if status != OK:
+        return status
+    payload_off[0] = section.header.root_off
+    if payload_off[0] != 0:
+        status = heap_check_users_block(section, payload_off[0], 0)
+        if status == OK:
+            serial[0] = block_at(section, payload_to_block(payload_off[0])).serial & SERIAL_MASK
+    heap_leave(section)
+    return status
+
+
+cdef uint64_t _find_root(Mapping mapping, uint64_t* serial) except? 0xffffffffffffffff:
+    cdef uint64_t payload_off = 0
+    cdef int status = _look_at_root(mapping.section, &payload_off, serial, False)
+    while status == WOULD_BLOCK or status == INTERRUPTED:
+        PyErr_CheckSignals()
+        busy_begin(mapping.section)
+        with nogil:
+            status = _look_at_root(mapping.section, &payload_off, serial, WAIT_A_SLICE)
+            busy_end(mapping.section)
+    if status != OK:
+        check(status, mapping, "get the root object")
+    return payload_off
+
+
+def get_root_object(Memory self):
+    """The object that everything else is reached from; None when unset."""
+    cdef Mapping mapping = self.opened()
+    cdef uint64_t serial = 0, found_serial = 0
+    cdef uint64_t payload_off = _find_root(mapping, &serial)
+    while payload_off != 0:
+        try:
+            return wrap(mapping, payload_off, serial)
+        except errors.InvalidBlock:
+            payload_off = _find_root(mapping, &found_serial)
+            if payload_off != 0 and found_serial == serial:
+                raise
+            serial = found_serial            # it went just then, and another one came
+    return None

@@ -1,0 +1,331 @@
+# cython: language_level=3
+"""The storage lock as Python sees it: descriptors, context managers, time-outs, Ctrl-C, the news of a death."""
+
+import enum
+import functools
+import inspect
+import warnings
+import weakref
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from shmem._base import errors
+
+from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
+from shmem._base.participants cimport participant_is_alive
+from shmem._base.section cimport busy_begin, busy_end, section_t, thread_pointer
+from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
+from shmem._core cimport Mapping, Memory, check, deadline_argument
+from shmem._sections.opening cimport section_unlock, thread_ended
+from shmem._sync.storage_lock cimport (
+    lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
+
+
+class LockMode(enum.Enum):
+    """How a `LockDescriptor` holds the storage lock."""
+
+    shared = "shared"
+    exclusive = "exclusive"
+
+
+# -- taking and releasing -------------------------------------------------------------------------------
+
+cdef int _release(Mapping mapping, bint exclusive) noexcept:
+    return unlock_exclusive(mapping.section) if exclusive else unlock_shared(mapping.section)
+
+
+cdef int _tell_of_death(Mapping mapping, bint exclusive) except -1:
+    """I am the next holder after a death: warn, once.  If the warning raises, the lock is released first."""
+    if exchange_seq_cst_u32(&mapping.section.header.death_notice, 0) == 0:
+        return 0
+    try:
+        warnings.warn(
+            "a former holder of the storage lock ended without releasing it: what it was changing may be half done",
+            errors.OwnerDiedWarning, stacklevel=2)
+    except BaseException:
+        _release(mapping, exclusive)
+        raise
+    return 0
+
+
+cdef int _wait(Mapping mapping, bint exclusive, object timeout) except -1:
+    """The slow way: sleep without the GIL, look for signals in between, when nothing is claimed."""
+    cdef section_t* section = mapping.section
+    cdef int64_t deadline_ns = deadline_argument(timeout)
+    cdef int status = INTERRUPTED
+    while True:
+        busy_begin(section)
+        with nogil:
+            if exclusive:
+                status = lock_exclusive_wait(section, deadline_ns, True)
+            else:
+                status = lock_shared_wait(section, deadline_ns, True)
+            busy_end(section)
+        if status != INTERRUPTED:
+            break
+        PyErr_CheckSignals()
+        if not mapping.is_open:
+            raise errors.ClosedError("the SharedMemory was closed while this thread waited for its lock")
+    return check(status, mapping, "exclusive lock" if exclusive else "shared lock")
+
+
+cdef inline int _acquire(Mapping mapping, bint exclusive, object timeout) except -1:
+    if (lock_exclusive_try(mapping.section) if exclusive else lock_shared_try(mapping.section)) != OK:
+        _wait(mapping, exclusive, timeout)
+    if load_relaxed_u32(&mapping.section.header.death_notice):
+        _tell_of_death(mapping, exclusive)
+    return 0
+
+
+cdef int _leave(Memory memory, bint exclusive) except -1:
+    """The unusual end of a `with` block: the handle was closed inside it, or a child leaves its parent's block.
+
+    A closed handle: if it was this process's last, close() has released; if not, the lock is still to be released.
+    """
+    cdef uint64_t section_id = memory.section_id
+    if memory.mapping is None:
+        with nogil:
+            section_unlock(section_id, exclusive)
+    elif memory.mapping.section.n_forks == 0 and memory.mapping.section.private.index_plus_1 != 0:
+        check(NOT_OWNER, memory.mapping, "leave the lock")
+    return 0
+
+
+# -- context managers -------------------------------------------------------------------------------------
+
+cdef class _Lock:
+    """What `exclusive_lock` and `shared_lock` share.  No state of its own: the depth is the thread's."""
+    cdef readonly Memory section
+    cdef readonly object timeout
+
+    def __init__(self, section, timeout=None):
+        if not isinstance(section, Memory):
+            raise TypeError(f"a lock is taken on a SharedMemory, not on {type(section).__name__}")
+        deadline_argument(timeout)
+        self.section = section
+        self.timeout = timeout
+
+    def __call__(self, function):
+        """Decorate a plain function: each call holds the lock."""
+        if not callable(function):
+            raise TypeError(f"not a function: {function!r}")
+        if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function.__qualname__} is a generator or coroutine: it would hold the lock while it is suspended; "
+                            "use the with statement inside it")
+
+        @functools.wraps(function)
+        def with_lock(*args, **kwargs):
+            with self:
+                return function(*args, **kwargs)
+        return with_lock
+
+
+cdef class exclusive_lock(_Lock):
+    """Hold the storage lock exclusively: nobody else holds it meanwhile.
+
+    A context manager without state of its own: it can be used again, nested, and shared between threads.  Also a
+    decorator for plain functions.  Inside `shared_lock` it is an upgrade.
+
+    Parameters
+    ----------
+    section : SharedMemory
+    timeout : float, optional
+        Seconds; None waits for ever, 0 does not wait.
+
+    Raises
+    ------
+    LockTimeout
+        Not obtained in time.
+    DeadlockError
+        An upgrade while another holder of the shared lock upgrades already.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     counter = shm.zeros(1, "int64")
+    ...     with shmem.exclusive_lock(shm):
+    ...         counter += 1
+    ...     int(counter[0])
+    1
+    """
+
+    def __enter__(self):
+        cdef Mapping mapping = self.section.mapping
+        if mapping is None:
+            self.section.opened()
+        _acquire(mapping, True, self.timeout)
+        return self.section
+
+    def __exit__(self, exc_type, exc, traceback):
+        cdef Mapping mapping = self.section.mapping
+        if mapping is None or unlock_exclusive(mapping.section) != OK:
+            _leave(self.section, True)
+
+
+cdef class shared_lock(_Lock):
+    """Hold the storage lock shared: others may too, nobody holds it exclusively.
+
+    A context manager without state of its own: it can be used again, nested, and shared between threads.  Also a
+    decorator for plain functions.  Inside `exclusive_lock` it is always granted.
+
+    Parameters
+    ----------
+    section : SharedMemory
+    timeout : float, optional
+        Seconds; None waits for ever, 0 does not wait.
+
+    Raises
+    ------
+    LockTimeout
+        Not obtained in time.
+    """
+
+    def __enter__(self):
+        cdef Mapping mapping = self.section.mapping
+        if mapping is None:
+            self.section.opened()
+        _acquire(mapping, False, self.timeout)
+        return self.section
+
+    def __exit__(self, exc_type, exc, traceback):
+        cdef Mapping mapping = self.section.mapping
+        if mapping is None or unlock_shared(mapping.section) != OK:
+            _leave(self.section, False)
+
+
+# -- descriptors --------------------------------------------------------------------------------------------
+
+cdef class LockDescriptor:
+    """One request for the storage lock, as in the original: `SharedMemory.lock(descriptor)`, `.unlock(descriptor)`.
+
+    Descriptors are released in any order.  The section keeps a held descriptor alive; a handle that is dropped without
+    `close` gives it up.
+
+    Parameters
+    ----------
+    mode : LockMode
+
+    Examples
+    --------
+    >>> import shmem
+    >>> shm = shmem.SharedMemory(max_size=1 << 20)
+    >>> reader = shmem.LockDescriptor(shmem.LockMode.shared)
+    >>> shm.lock(reader)
+    >>> shm.unlock(reader)
+    >>> shm.close()
+    """
+    cdef readonly object mode
+    cdef bint exclusive
+    cdef bint busy                # locked, or about to be
+    cdef object where             # weak reference to the Mapping it is held through, or None
+    cdef Mapping closed           # that Mapping once its handle is closed: nothing else may keep it for the thread that holds the lock
+    cdef uint64_t thread
+    cdef uint64_t n_forks
+
+    def __init__(self, mode):
+        self.mode = LockMode(mode)
+        self.exclusive = self.mode is LockMode.exclusive
+        self.busy = False
+
+    @property
+    def held(self):
+        """Whether it holds the lock (in this process)."""
+        return _is_held_through(self, _mapping_of(self))
+
+    def _give_up(self, Mapping mapping):
+        """The handle it holds the lock through is being closed: released, if this is the thread that holds it.
+
+        If it is another thread's, that thread holds the lock until it unlocks, or ends.
+        """
+        if _is_held_through(self, mapping) and self.thread != thread_pointer():
+            self.closed = mapping
+            return
+        if _is_held_through(self, mapping):
+            _release(mapping, self.exclusive)
+        _forget(self, mapping)
+
+    def __repr__(self):
+        return f"<shmem.LockDescriptor {self.mode.value}{', held' if self.held else ''}>"
+
+
+cdef Mapping _mapping_of(LockDescriptor descriptor):
+    if descriptor.closed is not None or descriptor.where is None:
+        return descriptor.closed
+    return descriptor.where()
+
+
+cdef bint _is_held_through(LockDescriptor descriptor, Mapping mapping) noexcept:
+    return mapping is not None and mapping.section.n_forks == descriptor.n_forks
+
+
+def lock(Memory memory, LockDescriptor descriptor, timeout):
+    """See `SharedMemory.lock`."""
+    cdef Mapping mapping = memory.opened(), former = _mapping_of(descriptor)
+    if former is not None and not _is_held_through(descriptor, former):
+        _forget(descriptor, former)                # the parent's: this process holds nothing by it
+    if descriptor.busy:
+        raise errors.LockError(f"{descriptor!r} is in use: one descriptor, one request at a time")
+    deadline_argument(timeout)
+    descriptor.busy = True
+    try:
+        _acquire(mapping, descriptor.exclusive, timeout)
+    except BaseException:
+        descriptor.busy = False
+        raise
+    descriptor.where = weakref.ref(mapping)
+    descriptor.thread = thread_pointer()
+    descriptor.n_forks = mapping.section.n_forks
+    mapping.held[id(descriptor)] = descriptor        # the section keeps it alive
+
+
+cdef _forget(LockDescriptor descriptor, Mapping mapping):
+    mapping.held.pop(id(descriptor), None)
+    descriptor.where = descriptor.closed = None
+    descriptor.busy = False
+
+
+def unlock(Memory memory, LockDescriptor descriptor):
+    """See `SharedMemory.unlock`."""
+    cdef Mapping mapping = memory.mapping, holder = _mapping_of(descriptor)
+    cdef int status
+    if mapping is None and holder is not None and holder.section.id == memory.section_id:
+        mapping = holder                          # the handle was closed while this thread held its lock
+    if mapping is None:
+        mapping = memory.opened()
+    if holder is None:
+        raise errors.LockError(f"{descriptor!r} was never locked, or was unlocked already")
+    if holder.section != mapping.section:
+        raise errors.LockError(f"{descriptor!r} holds the lock of another section")
+    if not _is_held_through(descriptor, holder):
+        _forget(descriptor, holder)
+        return
+    if descriptor.thread != thread_pointer():
+        raise errors.LockError(f"{descriptor!r} was locked by another thread, which alone can unlock it")
+    status = _release(mapping, descriptor.exclusive)
+    _forget(descriptor, holder)
+    check(status, mapping, "unlock")
+
+
+def depths(Memory memory):
+    """How deep this thread holds the lock: (exclusive, shared)."""
+    cdef uint32_t exclusive = 0, shared = 0
+    lock_depths(memory.opened().section, &exclusive, &shared)
+    return exclusive, shared
+
+
+def participant(Memory memory):
+    """A number for this process among all that were ever attached to the section."""
+    return memory.opened().section.private.gate_word
+
+
+def participant_lives(Memory memory, uint64_t number):
+    """Whether the process with that number is attached still.  Process ids would not tell: other namespaces have the same ones."""
+    return participant_is_alive(memory.opened().section, <uint32_t>number - 1, <uint32_t>(number >> 32))
+
+
+def end_thread():
+    """Release what this thread holds in any section, as if it had ended."""
+    with nogil:
+        thread_ended(NULL)

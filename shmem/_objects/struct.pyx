@@ -1,0 +1,619 @@
+# cython: language_level=3, auto_pickle=False
+"""Struct classes: what they look like in memory, which class an object gets, and `new`.
+
+What must hold:
+
+* A class is laid out once, as soon as its annotations can be evaluated, before its first object exists;
+  never again.  Fields of the base class come first and lie where they lie in the base, so that the
+  base's descriptors and methods work on every object that inherits from it.
+* A section knows a type by its name, and under that name a description of its fields.  A class works on
+  a block only if its own description is the one that the section has: compared once per mapping and type.
+* An object keeps its mapping, nothing else.  It has no attributes of its own, so two objects for one
+  block are interchangeable, and compare equal.
+* Nothing is imported to find a class.  A type that is unknown here gets a class made from the description,
+  until a class of that name is defined.
+"""
+
+import contextlib
+import json
+import sys
+import typing
+
+import numpy as np
+
+from shmem._base.errors import DAMAGED_TEXT, InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
+from shmem._core import register_opener, travel
+from shmem._objects.annotations import Scope, evaluate, is_class_variable, own_annotations
+from shmem._objects.fields import (
+    MAX_FIELD_BYTES, ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field, resolve_ref)
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from shmem._base.damage cimport asked_at, room_at
+from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
+from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block
+from shmem._objects.directory cimport type_by_id, type_id_for
+from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, object_is_stale, raise_stale
+
+cdef extern from "Python.h":
+    ctypedef int (*initproc)(object, object, object) except -1
+    ctypedef struct PyTypeObject:
+        initproc tp_init
+
+__all__ = ["Struct", "StructMeta", "new", "on_new_class"]
+
+on_new_class = []               # callables; each is called with every Struct class that is made
+
+RESERVED_NAMES = frozenset({"offset", "section", "dtype"})
+
+cdef dict classes_by_type_name = {}          # the newest definition of each
+cdef dict classes_by_qualified_name = {}     # (module, qualified name) -> the same, for annotations
+cdef dict generic_classes = {}               # (type name, description) -> class made from the description
+
+
+# --- layout
+
+cdef class Layout:
+    """The fields of one Struct class, where they lie, and what a section is told about them."""
+    cdef readonly object cls
+    cdef readonly str type_name
+    cdef readonly tuple type_names      # its own, then those of its base classes
+    cdef readonly dict fields           # name -> Field, the base's first; None until laid out
+    cdef readonly object dtype
+    cdef readonly size_t n_bytes
+    cdef readonly size_t align_bytes
+    cdef readonly bint is_generic
+    cdef bytes format                   # PEP 3118, None where there is no such format
+    cdef readonly bytes image           # an object with its defaults, None when that is all zero
+    cdef bytes description              # None until every reference is resolved
+    cdef dict pending                   # own annotations, as far as evaluated
+    cdef readonly object scope
+
+    cdef int lay_out(self) except -1:
+        """Give every field its place.  While an annotation uses a name that is not defined: NameError, and nothing is changed."""
+        cdef dict own = self.own_types()
+        cdef Layout base = self.base_layout()
+        cdef dict fields = {}
+        cdef uint64_t end = 0, align = 1      # as in C: each field on its own alignment, the whole on the largest
+        cdef FieldType type_
+        cdef Field field
+        for field in base.fields.values() if base is not None else ():
+            fields[field.name] = make_field(field.type, field.name, self.cls, field.offset, field.origin)
+            end = field.offset + field.type.n_bytes
+            align = max(align, field.type.align_bytes)
+        self.check_redeclared(fields, own)
+        for name, type_ in own.items():
+            if name not in fields:
+                end = round_up(end, type_.align_bytes)
+                fields[name] = make_field(type_, name, self.cls, end)
+                end += type_.n_bytes
+                align = max(align, type_.align_bytes)
+        if round_up(end, align) > <uint64_t>MAX_FIELD_BYTES:
+            raise TypeError(f"a {self.cls.__name__} would have {end} bytes; an object has at most {MAX_FIELD_BYTES}")
+        self.n_bytes = round_up(end, align)
+        self.align_bytes = max(align, BLOCK_ALIGN_BYTES)
+        self.image = self.make_image(base, fields, own)
+        self.dtype = np.dtype({"names": list(fields), "formats": [f.type.dtype for f in fields.values()],
+                               "offsets": [f.offset for f in fields.values()], "itemsize": self.n_bytes}, align=True)
+        with contextlib.suppress(ValueError):       # numpy exports no dates
+            self.format = memoryview(np.zeros((), self.dtype)).format.encode()
+        for name, field in fields.items():
+            type.__setattr__(self.cls, name, field)
+        self.fields = fields
+        self.pending = None
+        return 0
+
+    cdef dict own_types(self):
+        """The types of the fields that the class itself declares; what could be evaluated stays evaluated."""
+        found = {}
+        for name, annotation in list(self.pending.items()):
+            try:
+                if not is_class_variable(annotation):
+                    self.pending[name] = annotation = evaluate(annotation, self.scope, Ref)
+                if not is_class_variable(annotation):
+                    found[name] = as_field_type(annotation)
+            except TypeError as error:
+                raise TypeError(f"{self.cls.__name__}.{name}: {error}") from None
+        for name in found:
+            if name in RESERVED_NAMES or name.startswith("_shmem_") or (name.startswith("__") and name.endswith("__")):
+                raise TypeError(f"a field of {self.cls.__name__} cannot be called {name!r}: every object has an attribute of that name")
+        return found
+
+    cdef Layout base_layout(self):
+        """The layout that this one continues."""
+        layouts = [layout_of(base) for base in self.cls.__bases__ if isinstance(base, StructMeta)]
+        if not layouts:
+            return None
+        longest = max(layouts, key=lambda layout: len(layout.fields))
+        for layout in layouts:
+            strange = [name for name, field in layout.fields.items()
+                       if name not in longest.fields or longest.fields[name].origin is not field.origin]
+            if strange:
+                raise TypeError(f"{self.cls.__name__} cannot inherit fields from both {longest.cls.__name__} and {layout.cls.__name__}: "
+                                "they would lie in the same place")
+        return longest
+
+    def check_redeclared(self, dict inherited, dict own):
+        """Of an inherited field only the default may change."""
+        for name, field in inherited.items():
+            what = f"the field {field.origin.__name__}.{name}, {field.type!r}"
+            hiding = [cls for cls in self.cls.__mro__ if name in cls.__dict__][0]
+            if name in own:
+                if isinstance(own[name], Ref) or own[name].describe() != field.type.describe():
+                    raise TypeError(f"{self.cls.__name__}.{name} is declared as {own[name]!r}, but there is {what} already")
+            elif not isinstance(hiding.__dict__[name], Field):
+                raise TypeError(f"{hiding.__name__}.{name} would hide {what}; for another default write the annotation again")
+
+    cdef bytes make_image(self, Layout base, dict fields, dict own):
+        """The bytes of an object with its defaults, None when all are zero."""
+        cdef bytearray image
+        cdef Field field
+        defaults = {name: self.cls.__dict__[name] for name in own if name in self.cls.__dict__}
+        inherited = base.image if base is not None else None
+        if not defaults and inherited is None:
+            return None
+        image = bytearray(self.n_bytes)
+        if inherited is not None:
+            image[:len(inherited)] = inherited
+        for name, value in defaults.items():
+            field = fields[name]
+            field.store(image, <char*>image + field.offset, value)
+        return bytes(image) if image.strip(b"\0") else None
+
+    cdef int resolve(self) except -1:
+        """Find the classes that references name.  NameError while one is not defined."""
+        for field in self.fields.values():
+            if isinstance(field, RefField) and field.target_name is None:
+                expression, scope = field.type.target, field.origin._shmem_layout_.scope
+                try:
+                    target = evaluate(expression, scope, Ref)
+                except (NameError, AttributeError, TypeError):      # then it may be a type_name
+                    target = classes_by_type_name.get(expression)
+                    if target is None:
+                        raise NameError(f"{field.where()} refers to {expression}, which is not defined; define or import the "
+                                        f"class before the first {self.cls.__name__} is made or read") from None
+                try:
+                    resolve_ref(field, field.origin if target is typing.Self else target)
+                except TypeError as error:
+                    raise TypeError(f"{field.where()}: {error}") from None
+        return 0
+
+    cdef bytes describe(self):
+        """What a section is told: fields in order, and whose fields and methods an object can be expected to have."""
+        if self.description is None:
+            self.resolve()
+            _, *bases, _ = self.type_names      # between its own name and that of Struct
+            facts = {"fields": [[name, *field.type.describe()] for name, field in self.fields.items()], "bases": bases}
+            self.description = json.dumps(facts, separators=(",", ":")).encode()
+        return self.description
+
+
+cdef Layout layout_of(cls):
+    """The layout of a Struct class, made now if it could not be made earlier."""
+    cdef Layout layout = cls.__dict__["_shmem_layout_"]
+    if layout.fields is None:
+        try:
+            layout.lay_out()
+        except NameError as error:
+            raise NameError(f"{cls.__name__} cannot be used yet, an annotation uses a name that is not defined: {error}") from error
+    return layout
+
+
+# --- classes
+
+class StructMeta(type):
+    """The type of Struct classes."""
+
+    def __new__(meta, name, bases, namespace, *, type_name=None, _generic=None, **kwargs):
+        if namespace.get("__slots__", ()) not in ((), [], ""):
+            raise TypeError(f"what a {name} object holds lies in the section: declare fields by annotations instead of __slots__")
+        cls = super().__new__(meta, name, bases, {"__slots__": (), **namespace}, **kwargs)
+        if cls.__dictoffset__:
+            culprits = ", ".join([base.__name__ for base in cls.__mro__ if "__dict__" in base.__dict__])
+            raise TypeError(f"{name} objects would have attributes outside the section, because of {culprits}; "
+                            "a class beside Struct needs __slots__ = ()")
+        cdef Layout layout = Layout.__new__(Layout)
+        layout.cls = cls
+        layout.type_name = name_of_type(cls, type_name)
+        layout.type_names = (layout.type_name, *[base._shmem_layout_.type_name for base in cls.__mro__[1:] if isinstance(base, StructMeta)])
+        layout.scope = Scope(cls, classes_by_qualified_name)
+        type.__setattr__(cls, "_shmem_layout_", layout)
+        if _generic is None:
+            prepare(layout, sys._getframe())
+        else:
+            layout.is_generic = True
+            layout.pending, layout.description, layout.type_names = _generic
+            layout.lay_out()
+        for call in on_new_class:
+            call(cls)
+        return cls
+
+    def __call__(cls, *args, **kwargs):
+        raise TypeError(f"a {cls.__name__} has to lie in a section: shm.new({cls.__name__}, ...) makes one there")
+
+
+cdef str name_of_type(cls, type_name):
+    if type_name is None:
+        module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
+        return f"{module}.{cls.__qualname__}"
+    if not isinstance(type_name, str) or not type_name:
+        raise TypeError(f"type_name is a non-empty string; found {type_name!r}")
+    return type_name
+
+
+cdef int prepare(Layout layout, frame) except -1:
+    """Do what can be done when the class statement has run, and make the class known under its name."""
+    layout.pending = own_annotations(layout.cls)
+    layout.scope.see(frame)
+    with contextlib.suppress(NameError):        # some name is defined later: layout_of tries again
+        layout.lay_out()
+        layout.resolve()
+    layout.scope.forget_locals()
+    if len(layout.type_names) == 1:             # Struct itself
+        return 0
+    classes_by_qualified_name[layout.cls.__module__, layout.cls.__qualname__] = layout.cls
+    define(layout.type_name, layout.cls)
+    return 0
+
+
+cdef int define(str type_name, cls) except -1:
+    """From now on this class is what the type name means; objects made from descriptions give way to it."""
+    global generic_classes
+    classes_by_type_name[type_name] = cls
+    generic_classes = {key: generic for key, generic in generic_classes.items() if type_name not in generic._shmem_layout_.type_names}
+    forget_types()
+    return 0
+
+
+cdef dict read_description(str type_name, bytes description):
+    """What a section says of a type.  LayoutMismatch when that is no description: it was damaged, or is of a later version."""
+    try:
+        facts = json.loads(description)
+        if not all([isinstance(name, str) for name in [*facts["bases"], *[field[0] for field in facts["fields"]]]]):
+            raise TypeError("fields and base classes have names")
+        facts["types"] = {name: field_type_from_description(*how) for name, *how in facts["fields"]}
+    except DAMAGED_TEXT as error:
+        raise LayoutMismatch(f"the section describes its type {type_name!r} in words that this version cannot read: "
+                             f"{description!r:.200}") from error
+    return facts
+
+
+cdef object generic_class(str type_name, bytes description):
+    """A class for a type that is not defined in this process: the same fields, and the methods of its nearest base that is."""
+    cdef Layout layout
+    cls = generic_classes.get((type_name, description))
+    if cls is not None:
+        return cls
+    facts = read_description(type_name, description)
+    types = facts["types"]
+    names = (type_name, *facts["bases"], Struct._shmem_layout_.type_name)
+    base = Struct
+    for name in facts["bases"]:
+        known = classes_by_type_name.get(name)
+        if known is not None:
+            with contextlib.suppress(NameError):
+                layout = layout_of(known)
+                known_fields = json.loads(layout.describe())["fields"]
+                if facts["fields"][:len(known_fields)] == known_fields:
+                    base = known
+                    break
+    own = {name: type_ for name, type_ in types.items() if name not in base._shmem_layout_.fields}
+    module, _, short_name = type_name.rpartition(".")
+    try:
+        cls = StructMeta.__new__(StructMeta, short_name, (base,), {"__module__": module or "shmem"}, type_name=type_name,
+                                 _generic=(own, description, names))
+    except (TypeError, ValueError) as error:
+        raise LayoutMismatch(f"the section describes its type {type_name!r} as no class can be: {error}") from error
+    generic_classes[type_name, description] = cls
+    return cls
+
+
+class _DtypeOfClass:
+    """`Struct.dtype`: the same for the class and for its objects."""
+
+    def __get__(self, instance, owner):
+        return layout_of(owner).dtype
+
+
+cdef class StructBase(Placed):
+    """What all Struct objects are in C: a Placed with Python's manners."""
+
+    def __cinit__(self):
+        # _fields.object_at makes its objects as Placed and never comes here: no object without a block can exist
+        raise TypeError(f"a {type(self).__name__} has to lie in a section: shm.new({type(self).__name__}, ...) makes one there")
+
+    def __init__(self, /, *args, **fields):
+        if args:
+            raise TypeError(f"{type(self).__name__} takes the values of its fields by keyword; found {len(args)} positional arguments")
+        set_fields(self, layout_of(type(self)), fields)
+
+    @property
+    def __class__(self):
+        # read-only: with the fields of another class an object would reach beyond its block
+        return type(self)
+
+    def __eq__(self, other):
+        if not isinstance(other, StructBase):
+            return NotImplemented
+        cdef Placed one = self, two = <Placed>other
+        return (one.mapping.section is two.mapping.section and one.data - one.mapping.base == two.data - two.mapping.base
+                and one.serial == two.serial)
+
+    def __hash__(self):
+        return hash((self.mapping.section.id, self.data - self.mapping.base, self.serial))
+
+    def __repr__(self):
+        cdef Layout layout = layout_of(type(self))
+        name = f"generic {layout.type_name}" if layout.is_generic else type(self).__qualname__
+        where = f"<{name} at offset {self.data - self.mapping.base:#x}"
+        if object_is_stale(self):
+            return f"{where}, freed>"
+        values = [f"{field.name}={field.__get__(self, type(self))!r}" for field in layout.fields.values()
+                  if not isinstance(field, (ArrayField, RefField))]
+        return f"{where}: {', '.join(values)}>" if values else f"{where}>"
+
+    def __reduce_ex__(self, protocol):
+        sent = travel(self)
+        if sent is not None:
+            return sent
+        raise TypeError(f"a {type(self).__name__} lies in shared memory and cannot be pickled or copied by value.  To other processes "
+                        "multiprocessing sends it as a handle, and so does shmem.handle(obj); to store it, store its fields")
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        """The object's bytes; to whoever asks for a format, one item of the class's dtype, so that np.asarray works in place."""
+        if object_is_stale(self):
+            raise_stale(self)
+        if flags & PyBUF_WRITABLE and not self.mapping.writable:
+            raise ReadOnlyError("the section was opened read-only")
+        cdef Py_ssize_t n_bytes = asked_at(self.mapping.section, self.payload_off())
+        PyBuffer_FillInfo(view, self, self.data, n_bytes, not self.mapping.writable, flags)
+        cdef Layout layout
+        if flags & PyBUF_FORMAT:
+            layout = layout_of(type(self))
+            if layout.format is not None:
+                view.format = layout.format
+                view.len = view.itemsize = layout.n_bytes
+                view.ndim = 0
+                view.shape = view.strides = NULL
+
+
+class Struct(StructBase, metaclass=StructMeta, type_name="shmem.Struct"):
+    """Base of the classes whose objects lie in a section.
+
+    The annotations of the class body are the fields: numbers (`int64`, `float32`, `bool_` …; also `int`,
+    `float`, `bool`, `complex` and numpy types), ``Bytes[N]``, ``Array[float64, 3]`` and ``Ref["Node"]``.  A value behind the
+    annotation is the field's default; without one a field starts as zero, False, empty or None.  Every other attribute is refused.
+    Fields are inherited, methods and properties work as anywhere.
+
+    Objects are made by ``shm.new(Node, key=1)``: fields by keyword, or whatever ``__init__`` takes if the class
+    has one.  They are read and written in place, by every process that maps the section.  The section knows their class
+    by its qualified name, or by the one given as in ``class Node(Struct, type_name="node")``.  Two objects are equal
+    when they are the same block.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        The fields as a structured dtype.  Of the class as well as of its objects.
+    offset : int
+        Bytes from the section's start to the object.
+    section : SharedMemory
+        Where the object lies.
+
+    Raises
+    ------
+    InvalidBlock
+        A field is read or written after the object was freed.
+    ReadOnlyError
+        A field is written in a section that was opened read-only.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> class Node(shmem.Struct):
+    ...     key: shmem.int64 = 0
+    ...     left: shmem.Ref["Node"]
+    ...     right: shmem.Ref["Node"]
+    ...     position: shmem.Array[shmem.float64, 3]
+    ...
+    ...     def leaves(self):
+    ...         children = [child for child in (self.left, self.right) if child is not None]
+    ...         return sum(child.leaves() for child in children) if children else 1
+    >>> with shmem.SharedMemory(max_size=1 << 20) as shm:
+    ...     root = shm.new(Node, key=7, left=shm.new(Node), position=(0, 1, 2))
+    ...     root.right = shm.new(Node, key=9)
+    ...     root.key, root.right.key, root.leaves(), root.position
+    (7, 9, 2, array([0., 1., 2.]))
+    >>> Node.dtype.itemsize
+    48
+    """
+
+    __module__ = "shmem"
+
+    dtype = _DtypeOfClass()
+
+
+# --- objects
+
+cdef int set_fields(StructBase obj, Layout layout, dict values) except -1:
+    for name, value in values.items():
+        field = layout.fields.get(name)
+        if field is None:
+            known = f"its fields are {', '.join(layout.fields)}" if layout.fields else "it has none"
+            raise TypeError(f"{layout.cls.__name__} has no field {name!r}; {known}")
+        (<Field>field).assign(obj, value)
+    return 0
+
+
+cdef str difference(str type_name, bytes here, bytes there):
+    """In which fields two descriptions differ."""
+    mine, theirs = json.loads(here), read_description(type_name, there)
+    own = {name: how for name, *how in mine["fields"]}
+    other = {name: how for name, *how in theirs["fields"]}
+    found = []
+    for name in own | other:
+        if own.get(name) != other.get(name):
+            found.append(f"field {name!r} is {as_text(own.get(name))} here, {as_text(other.get(name))} there")
+    if not found and list(own) != list(other):
+        found.append(f"the fields are in the order {', '.join(own)} here, {', '.join(other)} there")
+    if mine["bases"] != theirs["bases"]:
+        found.append(f"the base classes are {', '.join(mine['bases']) or 'none'} here, {', '.join(theirs['bases']) or 'none'} there")
+    return "; ".join(found)
+
+
+cdef str as_text(how):
+    return "missing" if how is None else repr(field_type_from_description(*how))
+
+
+cdef object mismatch(str type_name, bytes here, bytes there):
+    return LayoutMismatch(f"the section knows the type {type_name!r} with another layout: {difference(type_name, here, there)}.  Objects "
+                          "made with the other layout cannot be used by this class; give the new one a type_name of its own")
+
+
+cdef object section_mismatch(Mapping mapping, str type_name, bytes here, error):
+    """What type_id_for refused, with the difference told if it can be found."""
+    for type_id in range(TYPE_FIRST_USER, TYPE_LAST_USER + 1):
+        found = type_by_id(mapping, type_id)
+        if found is None:
+            return error
+        if found[0] == type_name.encode():
+            return mismatch(type_name, here, found[1])
+    return error
+
+
+cdef TypeEntry make_entry(Layout layout, uint32_t type_id):
+    cdef TypeEntry entry = TypeEntry.__new__(TypeEntry)
+    entry.cls = layout.cls
+    entry.type_id = type_id
+    entry.n_bytes = layout.n_bytes
+    entry.layout = layout
+    return entry
+
+
+cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
+    """What a new object of this class needs; the section gets to know the type if it does not yet."""
+    if cls is Struct:
+        raise TypeError("Struct has no fields; derive a class from it, and make objects of that")
+    cdef Layout layout = layout_of(cls)
+    cdef bytes description = layout.describe()
+    cdef str name = layout.type_name if type_name is None else name_of_type(cls, type_name)
+    if type_name is not None and classes_by_type_name.get(name) is not cls:
+        define(name, cls)
+    try:
+        type_id = type_id_for(mapping, name.encode(), description)
+    except LayoutMismatch as error:
+        raise section_mismatch(mapping, name, description, error) from None
+    cdef TypeEntry entry = make_entry(layout, type_id)
+    cache_of(mapping).by_class[cls if type_name is None else (cls, type_name)] = entry
+    return entry
+
+
+cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
+    """The class whose objects stand for blocks with this type id."""
+    cdef TypeCache cache = cache_of(mapping)
+    cdef Py_ssize_t index = <Py_ssize_t>type_id - TYPE_FIRST_USER
+    if index < len(cache.by_id) and cache.by_id[index] is not None:
+        return cache.by_id[index]
+    found = type_by_id(mapping, type_id)
+    if found is None:
+        raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
+    name, description = found[0].decode("utf-8", "replace"), found[1]
+    cache = cache_of(mapping)       # before the class: should one be defined meanwhile, nobody looks at this cache any more
+    cls = classes_by_type_name.get(name)
+    if cls is None:
+        cls = generic_class(name, description)
+    cdef Layout layout = layout_of(cls)
+    if layout.describe() != description:
+        raise mismatch(name, layout.describe(), description)
+    cdef TypeEntry entry = make_entry(layout, type_id)
+    cache.by_id.extend([None] * (index + 1 - len(cache.by_id)))
+    cache.by_id[index] = entry
+    return entry
+
+
+def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
+    """The object for a used block with a type id of a user's type: what `_core.wrap` calls."""
+    cdef TypeEntry entry = entry_of_id(mapping, type_id)
+    cdef char* data = mapping.base + payload_off
+    cdef uint64_t found = room_at(mapping.section, payload_off)
+    if found < entry.n_bytes:
+        raise InvalidBlock(f"the block at offset {payload_off:#x} has {found} bytes, too few for a {entry.cls.__name__} with its "
+                           f"{entry.n_bytes}: it was reallocated")
+    return object_at(mapping, entry.cls, data)
+
+
+register_opener(TYPE_FIRST_USER, TYPE_LAST_USER, open_object)
+
+
+def type_of_class(Mapping mapping not None, cls):
+    """The type id under which a section knows a class: registered now if it is not yet."""
+    return entry_of_class(mapping, cls, None).type_id
+
+
+def class_of_type(Mapping mapping not None, uint32_t type_id):
+    """The reverse: the class that stands for a type id, generic if this process has none."""
+    if not TYPE_FIRST_USER <= type_id <= TYPE_LAST_USER:
+        raise InvalidBlock(f"{type_id} is no user's type id")
+    return entry_of_id(mapping, type_id).cls
+
+
+def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):
+    """Make an object in a section: what `SharedMemory.new` does.
+
+    Parameters
+    ----------
+    memory : SharedMemory
+    cls : Struct class or numpy dtype
+        A dtype gives an array of no dimensions.
+    *args, **kwargs
+        Values of fields, by keyword; or, if the class has an ``__init__`` of its own, whatever that takes.  It finds
+        the fields holding their defaults.  When it raises, the block is freed again.
+    type_name : str, optional
+        The type's name in the section; by default the class's own.
+
+    Returns
+    -------
+    Struct or numpy.ndarray
+
+    Raises
+    ------
+    SectionFull
+        No room.
+    LayoutMismatch
+        The section knows a type of that name with other fields.
+    """
+    if not isinstance(cls, StructMeta):
+        return new_array(memory, cls, args, kwargs)
+    cdef Mapping mapping = memory.opened()
+    if not mapping.writable:
+        raise ReadOnlyError(f"cannot make a {cls.__name__}: the section was opened read-only")
+    found = cache_of(mapping).by_class.get(cls if type_name is None else (cls, type_name))
+    cdef TypeEntry entry = <TypeEntry>found if found is not None else entry_of_class(mapping, cls, type_name)
+    cdef Layout layout = <Layout>entry.layout
+    cdef uint64_t payload_off = allocate_block(mapping, entry.n_bytes, layout.align_bytes, entry.type_id, True)
+    cdef StructBase obj = object_at(mapping, entry.cls, mapping.base + payload_off)
+    if layout.image is not None:
+        memcpy(obj.data, PyBytes_AS_STRING(layout.image), PyBytes_GET_SIZE(layout.image))
+    try:
+        if (<PyTypeObject*>cls).tp_init != (<PyTypeObject*>StructBase).tp_init:
+            (<PyTypeObject*>cls).tp_init(obj, args, kwargs)
+        elif args:
+            StructBase.__init__(obj, *args)
+        else:
+            set_fields(obj, layout, kwargs)
+    except BaseException:
+        with contextlib.suppress(ShmemError):       # __init__ may have freed it, or closed the section
+            free_block(mapping, payload_off, obj.serial)
+        raise
+    return obj
+
+
+cdef object new_array(Memory memory, dtype, tuple args, dict kwargs):
+    """An array of no dimensions, for a dtype or something with one."""
+    is_type = isinstance(dtype, (np.dtype, FieldType)) or (isinstance(dtype, type) and issubclass(dtype, np.generic))
+    if not is_type:
+        raise TypeError(f"new makes objects of Struct classes, and arrays of a numpy dtype; found {dtype!r}")
+    if args or kwargs:
+        raise TypeError("new takes no values for an array: assign them, as in array[...] = values")
+    return memory.zeros((), np.dtype(dtype if not isinstance(dtype, FieldType) else dtype.dtype))

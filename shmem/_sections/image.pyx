@@ -1,0 +1,90 @@
+# cython: language_level=3
+"""Images: a section's bytes where no other process can see them.
+
+A snapshot that has no name yet, and a private copy that `check` looks at, are images.  Nobody is attached to an image, so the code that
+recovers and verifies a heap works on it as it does for a first opener: everybody who ever had an entry is dead.  Its gates
+are opened before anything else, and nothing here waits.
+"""
+
+from libc.errno cimport ENOMEM
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from shmem import _core
+from shmem._base.layout cimport free_index_t, header_t, intent_t, layout_fingerprint, participant_t
+from shmem._base.participants cimport LIVENESS_BYTE
+from shmem._base.section cimport private_t, section_t
+from shmem._base.status cimport OK
+from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
+from shmem._heap.recovery cimport EVERYBODY, heap_recover
+from shmem._heap.verify cimport FINE, Problem, heap_check_as_it_is, heap_facts_t
+from shmem._sections.opening cimport control_bytes, section_quiet
+
+
+cdef int image_begin(section_t* section, char* base, uint64_t size_bytes, int fd) noexcept nogil:
+    cdef header_t* header = <header_t*>base
+    cdef file_facts_t facts
+    memset(section, 0, sizeof(section_t))
+    section.private = <private_t*>calloc(1, sizeof(private_t))       # signed by nobody
+    if section.private == NULL:
+        return ENOMEM
+    section.base = base
+    section.size_bytes = size_bytes
+    section.header = header
+    section.participants = <participant_t*>(base + header.participants_off)
+    section.intents = <intent_t*>(base + header.intents_off)
+    section.index = <free_index_t*>(base + header.index_off)
+    section.salt = header.salt
+    section.heap_start = header.heap_start
+    section.max_participants = header.max_participants
+    section.liveness_fd = section.child_fd = -1
+    section.fd = fd
+    section.path = b""
+    if file_facts(fd, &facts) == 0:
+        section.device, section.inode = facts.device, facts.inode
+    section_quiet(section)
+    return OK
+
+
+cdef void image_end(section_t* section) noexcept nogil:
+    free(section.private)
+
+
+def is_in_use(int fd, max_participants=65535):
+    """Whether any process is attached to the section in the file behind a descriptor."""
+    cdef bint is_locked = True
+    return byte_range_is_locked(fd, LIVENESS_BYTE, max_participants, &is_locked) != 0 or is_locked
+
+
+def layout():
+    """What the header of every section of this version says, and how large its control pages are for so many participants."""
+    return layout_fingerprint(), lambda n_participants: control_bytes(n_participants)
+
+
+def check(const unsigned char[::1] image, int fd, bint recover):
+    """What is wrong with a heap whose chain of front tags is whole: (problem, facts); (None, facts) when nothing is.
+
+    Parameters
+    ----------
+    image : writable buffer
+        All bytes of the section; header and chain were looked at.
+    fd : int
+        The file that it was read from.
+    recover : bool
+        Recover it first, as the first opener would.
+    """
+    cdef section_t section
+    cdef heap_facts_t facts
+    cdef Problem problem = FINE
+    cdef int status = image_begin(&section, <char*>&image[0], image.shape[0], fd)
+    if status != OK:
+        raise MemoryError
+    section.size_bytes = max(section.size_bytes, section.header.max_size)      # bounds are compared with it; nothing is read above `top`
+    memset(&facts, 0, sizeof(heap_facts_t))
+    with nogil:
+        if recover:
+            heap_recover(&section, EVERYBODY)
+        problem = heap_check_as_it_is(&section, &facts)
+        image_end(&section)
+    return _core.PROBLEMS.get(problem), facts

@@ -1,0 +1,121 @@
+# cython: language_level=3
+"""The files of named semaphores and events: one page each, `named_t` at its start.
+
+A file is written before it has a name, and given its name in one step that fails if the name is taken.  So whatever a
+name leads to is whole, a kill leaves nothing behind, and of several who create at the same time one wins and
+the others open what it made.  Nothing but the state changes afterwards.
+
+Whatever else is found under the name is left alone.  Who may write the file can damage it, as with sections: another user's
+is refused, and another user's symbolic link not followed.  What is looked at is looked at when it is opened: who truncates a file that
+is open elsewhere ends those processes (SIGBUS), as with any mapped file; replacing it, or writing any bytes, does not.
+"""
+
+from libc.errno cimport EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENXIO
+from libc.string cimport memset
+
+from shmem._base.layout cimport NAMED_MAGIC, NAMED_VERSION, PAGE_BYTES, named_t
+from shmem._base.status cimport NOT_A_SECTION, OK, UNTRUSTED_OWNER
+from shmem._base.system cimport (
+    file_close, file_facts, file_facts_t, file_give_name, file_open, file_open_unnamed, file_remove, file_reserve, file_set_size,
+    file_write, memory_map, memory_unmap, path_facts, random_bytes, user_id)
+
+cdef enum:
+    MAX_TRIES = 100
+
+cdef const char* FOLDER = b"/dev/shm"
+
+
+cdef int _make(named_request_t* request, int* fd) noexcept nogil:
+    """A file with the initial state, under its name: EEXIST when somebody was faster."""
+    cdef named_t named
+    cdef int status
+    memset(&named, 0, sizeof(named_t))
+    named.magic = NAMED_MAGIC
+    named.version = NAMED_VERSION
+    named.kind = request.kind
+    named.state = request.initial
+    status = random_bytes(named.uuid, sizeof(named.uuid))
+    if status == OK:
+        status = file_open_unnamed(FOLDER, request.permissions, fd)
+    if status == OK:
+        status = file_set_size(fd[0], PAGE_BYTES)
+    if status == OK:
+        status = file_reserve(fd[0], 0, PAGE_BYTES, 0)
+    if status == OK:
+        status = file_write(fd[0], &named, sizeof(named_t), 0)
+    if status == OK:
+        status = file_give_name(fd[0], request.path)
+    return status
+
+
+cdef int _open_or_make(named_request_t* request, int* fd) noexcept nogil:
+    cdef file_facts_t facts
+    cdef int status = EEXIST, tries_left = MAX_TRIES
+    while tries_left:
+        tries_left -= 1
+        status = file_open(request.path, False, 0, fd)
+        if status == ENOENT and request.create:
+            status = _make(request, fd)
+            if status == EEXIST:
+                file_close(fd[0])
+                fd[0] = -1
+                continue
+        if status == ELOOP:
+            request.user = 0
+            return ELOOP
+        if status == EISDIR or status == ENXIO:             # a folder, a socket
+            return NOT_A_SECTION
+        if status == EACCES and path_facts(request.path, &facts) == OK and facts.user != user_id():
+            request.user = facts.user
+            return UNTRUSTED_OWNER
+        return status
+    return NOT_A_SECTION                                    # a symbolic link that leads nowhere
+
+
+cdef int _check(int fd, named_request_t* request) noexcept nogil:
+    """Whether this file may be touched, and is what it should be; maps it."""
+    cdef file_facts_t facts
+    cdef char* base = NULL
+    cdef named_t* named
+    cdef int status = file_facts(fd, &facts)
+    if status != OK:
+        return status
+    if not facts.is_regular:
+        return NOT_A_SECTION
+    if facts.user != user_id() and not request.trust_owner:
+        request.user = facts.user
+        return UNTRUSTED_OWNER
+    if facts.size_bytes != PAGE_BYTES:
+        return NOT_A_SECTION
+    status = memory_map(fd, PAGE_BYTES, True, 0, &base)
+    if status != OK:
+        return status
+    named = <named_t*>base
+    if named.magic != NAMED_MAGIC or named.version != NAMED_VERSION or named.kind != request.kind:
+        memory_unmap(base, PAGE_BYTES)
+        return NOT_A_SECTION
+    request.named = named
+    request.device = facts.device
+    request.inode = facts.inode
+    return OK
+
+
+cdef int named_open(named_request_t* request) noexcept nogil:
+    cdef int fd = -1
+    cdef int status = _open_or_make(request, &fd)
+    if status == OK:
+        status = _check(fd, request)
+    file_close(fd)
+    return status
+
+
+cdef void named_unmap(named_t* named) noexcept nogil:
+    memory_unmap(named, PAGE_BYTES)
+
+
+cdef int named_unlink(const char* path, uint64_t device, uint64_t inode) noexcept nogil:
+    cdef file_facts_t facts
+    cdef int status = path_facts(path, &facts)
+    if status == OK and (facts.device != device or facts.inode != inode):
+        return ENOENT
+    return status if status != OK else file_remove(path)

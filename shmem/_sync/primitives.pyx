@@ -1,0 +1,280 @@
+# cython: language_level=3
+"""Semaphore, event, mutex: words that processes wait on, wherever they lie.
+
+All wait on a channel, which `_sync/channel.pxd` explains: who waits registers, looks again, sleeps a slice of at
+most 50 ms; who changes something notifies.  Nobody waiting means no system call.
+
+Semaphore.  `value` is taken by compare-and-swap and never negative; `signal(n)` adds n in one step and wakes n.  A killed
+waiter had nothing, a killed signaller has added or has not; if it was killed before it woke anybody, sleepers find out after their slice.
+
+Event.  One word, which is its own channel: bit 0 says signaled, the rest of the low half counts how often it was.
+Waiting ends when the event is signaled *or has been since*: a reset that follows a signal at once does not
+take from those who waited what they waited for (as in `threading`), nor from those who just look whether Ctrl-C
+was pressed.  A signal takes all registrations away.
+
+Mutex.  Owned by a thread of a participant::
+
+    owner = 0                  free
+    owner = index, generation  held by that participant, by its thread `thread`, `depth` times
+    the same, that one dead    free for whoever swaps that very word for its own: the owner's death is told to this one
+
+Everything but `owner` and `channel` is written by the owner alone.  A thread that ends releases what it holds: it finds
+it along `next_held_off`, from `held_mutex_off` in its private slot.  If it is killed away, the participant is dead, and its
+whole list void.  Nor does a link lead to a mutex of this thread's once that one's block was freed, by whoever does such a thing: who takes
+another one cuts the list there, lest a mutex in a place that is used again be linked twice.  What the thread took
+before the freed one is then not released when it ends.
+
+A block that is freed while somebody sleeps in it (misuse) is found out by the sleeper, after its slice at the latest, before it
+touches a word.
+
+Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock` one.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._base.layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
+from shmem._base.participants cimport participant_is_alive
+from shmem._base.section cimport section_t, thread_find, thread_t
+from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
+from shmem._base.system cimport futex_wake, now_ns
+from shmem._sync.channel cimport EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
+from shmem._sync.storage_lock cimport AT_ONCE, FOREVER, thread_register
+
+cdef enum:
+    N_SPINS = 100
+    N_SLEEPS = 16                  # woken so often while others were faster: look for signals all the same
+    OWNER_MASK = 0xffff
+
+
+cdef inline bint _is_gone(const place_t* place) noexcept nogil:
+    """Whether the block was freed: then its words are the heap's, or somebody else's, and who slept on them keeps its hands off."""
+    return place != NULL and (tag_state(load_acquire_u64(&place.block.tag)) != STATE_USED
+                              or (place.block.serial ^ place.serial) & SERIAL_MASK != 0)
+
+
+cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
+    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
+
+
+# -- semaphore ------------------------------------------------------------------------------------------
+
+cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Take one, waiting if need be."""
+    cdef uint32_t sequence
+    cdef int status, spins_left = N_SPINS, sleeps_left = N_SLEEPS
+    if _is_gone(place):
+        return INVALID_BLOCK
+    while spins_left:
+        if semaphore_try(semaphore) == OK:
+            return OK
+        if deadline_ns == AT_ONCE:
+            return TIMEOUT_EXPIRED
+        cpu_relax()
+        spins_left -= 1
+    while not _is_gone(place):
+        sequence = channel_register(&semaphore.channel)
+        if semaphore_try(semaphore) == OK:
+            channel_withdraw(&semaphore.channel, sequence)
+            return OK
+        status = channel_sleep(&semaphore.channel, sequence, deadline_ns, SLICE_NS)
+        if _is_gone(place):
+            return INVALID_BLOCK
+        if status != 0:
+            channel_withdraw(&semaphore.channel, sequence)
+        if semaphore_try(semaphore) == OK:      # also when giving up: the wake that was meant for me is used
+            return OK
+        if _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        sleeps_left -= 1
+        if stop_for_signals and (status != 0 or sleeps_left == 0):
+            return INTERRUPTED
+    return INVALID_BLOCK
+
+
+# -- event ----------------------------------------------------------------------------------------------
+
+cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Wait until it is signaled, or has been since."""
+    cdef uint32_t before
+    cdef int status
+    if _is_gone(place):
+        return INVALID_BLOCK
+    if since & EVENT_SIGNALED or event_sequence(event) != since:      # signaled meanwhile, and perhaps reset
+        return OK
+    while deadline_ns != AT_ONCE:
+        if _is_gone(place):
+            return INVALID_BLOCK
+        before = channel_register(&event.word)
+        if before != since:
+            channel_withdraw(&event.word, before)
+            return OK
+        status = channel_sleep(&event.word, since, deadline_ns, SLICE_NS)
+        if _is_gone(place):
+            return INVALID_BLOCK
+        if status != 0:
+            channel_withdraw(&event.word, since)
+        if event_sequence(event) != since:
+            return OK
+        if _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        if stop_for_signals and status != 0:
+            return INTERRUPTED
+    return TIMEOUT_EXPIRED
+
+
+cdef void event_signal(event_t* event) noexcept nogil:
+    """Signal it: all who wait go on.  One that is signaled already stays so."""
+    cdef uint64_t word = load_seq_cst_u64(&event.word)
+    while word & EVENT_SIGNALED == 0:
+        if compare_exchange_seq_cst_u64(&event.word, word, <uint32_t>(<uint32_t>word + 2) | EVENT_SIGNALED):
+            if word >> 32 != 0:
+                futex_wake(low_half(&event.word), EVERYBODY)
+            return
+        word = load_seq_cst_u64(&event.word)
+
+
+cdef void event_reset(event_t* event) noexcept nogil:
+    """Not signaled any more.  Who waited when it was signaled goes on all the same."""
+    cdef uint64_t word = load_seq_cst_u64(&event.word)
+    while word & EVENT_SIGNALED:
+        if compare_exchange_seq_cst_u64(&event.word, word, word & ~<uint64_t>EVENT_SIGNALED):
+            return
+        word = load_seq_cst_u64(&event.word)
+
+
+# -- mutex ----------------------------------------------------------------------------------------------
+
+cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogil:
+    return not participant_is_alive(section, <uint32_t>(word & OWNER_MASK) - 1, <uint32_t>(word >> 32))
+
+
+cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
+                      bint* owner_died) noexcept nogil:
+    """Make `owner` mine: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
+    cdef uint64_t word
+    cdef uint32_t sequence
+    cdef int status = 0, spins_left = N_SPINS, sleeps_left = N_SLEEPS
+    while not _is_gone(place):
+        word = load_seq_cst_u64(&mutex.owner)
+        if word == 0:
+            if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.gate_word):
+                return OK
+            continue
+        if spins_left and deadline_ns != AT_ONCE:
+            spins_left -= 1
+            cpu_relax()
+            continue
+        if (status != 0 or _is_past(deadline_ns)) and _owner_is_dead(section, word):      # after a signal too
+            if compare_exchange_seq_cst_u64(&mutex.owner, word, section.private.gate_word):
+                owner_died[0] = True
+                return OK
+            continue
+        if _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        if stop_for_signals and (status != 0 or sleeps_left == 0):
+            return INTERRUPTED
+        sleeps_left -= 1
+        sequence = channel_register(&mutex.channel)
+        if load_seq_cst_u64(&mutex.owner) == 0:
+            channel_withdraw(&mutex.channel, sequence)
+            continue
+        status = channel_sleep(&mutex.channel, sequence, deadline_ns, SLICE_NS)
+        if _is_gone(place):
+            return INVALID_BLOCK
+        if status != 0:
+            channel_withdraw(&mutex.channel, sequence)
+    return INVALID_BLOCK
+
+
+cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
+                    bint* owner_died) noexcept nogil:
+    """Take it, waiting if need be; once more if this thread has it already."""
+    cdef thread_t* me = NULL
+    cdef int status = thread_register(section, &me)
+    owner_died[0] = False
+    if status != OK:
+        return status
+    if mutex_is_mine(section, mutex):
+        mutex.depth += 1
+        return OK
+    status = _mutex_claim(section, mutex, place, deadline_ns, stop_for_signals, owner_died)
+    if status != OK:
+        return status
+    mutex_sign(section, mutex, me, owner_died)
+    return OK
+
+
+cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
+    """Whether there is, in bounds, a mutex of this thread's: one whose block was freed meanwhile ends the list."""
+    return (off & 7 == 0 and off >= section.heap_start and off <= section.size_bytes - sizeof(mutex_t)
+            and mutex_is_mine(section, <mutex_t*>(section.base + off)))
+
+
+cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
+    """Cut the list where it leads to no mutex of this thread's, or back; one that is claimed and not signed yet is none."""
+    cdef uint64_t* link = &me.held_mutex_off
+    cdef uint64_t off = link[0], n_steps = 0, mark_off = 0
+    while off != 0 and off != mark_off and _is_held(section, off):
+        if n_steps & (n_steps - 1) == 0:
+            mark_off = off               # after 1, 2, 4 ... steps (Brent): who walks in a circle meets it
+        n_steps += 1
+        link = &(<mutex_t*>(section.base + off)).next_held_off
+        off = load_relaxed_u64(link)
+    link[0] = 0
+
+
+cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nogil:
+    """Take a mutex out of the list of those that this thread holds; nearly always it is the first."""
+    cdef uint64_t off = me.held_mutex_off, wanted = <uint64_t>(<char*>mutex - section.base)
+    cdef mutex_t* before
+    if off == wanted:
+        me.held_mutex_off = mutex.next_held_off
+        return
+    mutexes_forget_freed(section, me)    # from here on it ends
+    off = me.held_mutex_off
+    while off != 0 and _is_held(section, off):
+        before = <mutex_t*>(section.base + off)
+        if before.next_held_off == wanted:
+            before.next_held_off = mutex.next_held_off
+            return
+        off = before.next_held_off
+
+
+cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
+    """Release it once: NOT_OWNER when this thread does not have it."""
+    cdef thread_t* me = thread_find(section)
+    if me == NULL or not mutex_is_mine(section, mutex):
+        return NOT_OWNER
+    if mutex.depth > 1:
+        mutex.depth -= 1
+        return OK
+    _unlink(section, me, mutex)
+    mutex.thread = 0
+    store_seq_cst_u64(&mutex.owner, 0)
+    channel_notify(&mutex.channel, 1)
+    return OK
+
+
+cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil:
+    """Whether anybody has it who lives."""
+    cdef uint64_t word = load_seq_cst_u64(&mutex.owner)
+    return word != 0 and not _owner_is_dead(section, word)
+
+
+cdef void mutexes_release_all(section_t* section) noexcept nogil:
+    """Release every mutex that this thread holds, as if its owner had died."""
+    cdef thread_t* me = thread_find(section)
+    cdef mutex_t* mutex
+    cdef uint64_t off
+    if me == NULL:
+        return
+    off = me.held_mutex_off
+    me.held_mutex_off = 0
+    while off != 0 and _is_held(section, off):
+        mutex = <mutex_t*>(section.base + off)
+        off = mutex.next_held_off
+        mutex.died = 1
+        mutex.thread = 0
+        store_seq_cst_u64(&mutex.owner, 0)
+        channel_notify(&mutex.channel, 1)

@@ -1,0 +1,368 @@
+# cython: language_level=3
+"""A ring of slots of one size: a bounded first-in-first-out queue that lives through the death of whoever works on it.
+
+::
+
+    head                tail                    both only grow; slot = number % capacity
+     |  put, not taken   |  free, or being written by who has the producers' gate
+     |  the first may be being copied by who has the consumers' gate
+
+    0 <= tail - head <= capacity          empty: equal; full: capacity
+
+*One store commits.*  Put: copy into the free slots, then store `tail`.  Get: copy out of the first slots, then store `head`.  Killed
+before that store, nothing was put, or nothing taken; after it, all was, and what a killed consumer had taken was in its hands.
+So there is nothing to be repaired, and whoever takes a gate over from a dead owner goes on where `tail` and `head` are.
+
+Gates, see `_sync/gate.pxd`: one for producers, one for consumers.  Producers and consumers never
+meet in a gate.  Each side keeps what it saw last of the other's number (`head_seen`, `tail_seen`) beside its gate, and looks again
+only when by that there is no room, or nothing: so the lines of `head` and `tail` do not travel with every message.  What was
+seen is never ahead of the truth, so acting on it is safe, also after its writer was killed.
+
+Who wakes whom.  A put of n wakes n of those on `not_empty`, a get of n wakes n of those on `not_full`, a shutdown all of both.  Who
+waits has registered on the channel, looked again, and then sleeps, a slice of 50 ms at most (see `_sync/channel.pxd`): that
+is for the wake of somebody who was killed before it woke, or after it was woken and before it took anything.  Who is woken and does not
+come through the gate to look, for want of time or for a signal, passes its wake on.
+`tail` and the registration are two words: the store of one, and the look at the other after it, are sequentially consistent on both sides.
+
+Freed.  Nobody writes to the block of a queue that was freed: whether it was is looked at before a gate is asked for, inside it, and after
+each sleep.  (It can be freed between look and store; who frees a queue is to know that nobody uses it.)
+
+A wake costs microseconds, more than a message.  So who finds no room, or nothing, looks for some time before it sleeps, on more than one
+core; how long is learnt from whether it helped.
+
+Shutdown.  `closed` is set under the producers' gate: whoever has seen it, and finds the queue empty after that, knows that
+nothing comes any more.
+
+Nothing that leads anywhere is read from the section but `head`, `tail` and lengths, which are bounded before they are used: capacity, slot
+size and place are this process's own copies, checked when the queue was opened.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from shmem._atomics cimport (
+    cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
+from shmem._base.bounds cimport damaged
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state
+from shmem._base.section cimport section_t
+from shmem._base.status cimport (
+    CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
+from shmem._base.system cimport now_ns, processor_count
+from shmem._sync.channel cimport ETIMEDOUT, EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
+from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
+from shmem._sync.storage_lock cimport AT_ONCE, FOREVER
+
+cdef enum:
+    N_LOOKS = 1000
+    MIN_SPINS = 8
+    MAX_SPINS = 400
+
+cdef bint _may_spin = processor_count() > 1
+
+
+cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
+    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
+
+
+cdef inline bint _is_stale(ring_t* ring) noexcept nogil:
+    """Whether the block was freed: by its tag, and by its serial should the place be used again."""
+    cdef block_t* block = <block_t*>(<char*>ring.at - BLOCK_HEAD_BYTES)
+    return tag_state(block.tag) != STATE_USED or ((block.serial ^ ring.serial) & SERIAL_MASK) != 0
+
+
+cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t serial, uint64_t room_bytes) noexcept nogil:
+    """Copy and check what says how large everything is."""
+    if room_bytes < sizeof(queue_t):
+        return CORRUPTED
+    ring.section = section
+    ring.at = queue
+    ring.serial = serial
+    ring.capacity = queue.capacity
+    ring.slot_bytes = queue.slot_bytes
+    ring.record_bytes = queue.record_bytes
+    ring.kind = queue.kind
+    ring.type_id = queue.type_id
+    ring.text_bytes = queue.text_bytes
+    ring.is_bytes = ring.kind == QUEUE_BYTES
+    ring.put_spins = ring.get_spins = MAX_SPINS
+    cdef uint64_t data_off = queue.data_off, least_off = sizeof(queue_t) + <uint64_t>ring.text_bytes
+    if data_off < least_off or data_off > room_bytes or data_off & (LINE_BYTES - 1):
+        return CORRUPTED
+    if ring.record_bytes == 0 or ring.record_bytes > room_bytes or ring.capacity == 0:
+        return CORRUPTED
+    if ring.kind < QUEUE_RECORDS or ring.kind > QUEUE_STRUCT:
+        return CORRUPTED
+    if ring.slot_bytes != (packed_bytes(ring.record_bytes) if ring.is_bytes else ring.record_bytes):
+        return CORRUPTED
+    if ring.capacity > (room_bytes - data_off) // ring.slot_bytes:
+        return CORRUPTED
+    ring.data = <char*>queue + data_off
+    return OK
+
+
+cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Take a gate: 0, TIMEOUT_EXPIRED or INTERRUPTED, INVALID_BLOCK, or why this process cannot be attached."""
+    cdef gate_wait_t wait
+    cdef int status = gate_wait_begin(ring.section, &wait, deadline_ns, GATE_SPINS if _may_spin else 0)
+    if status != OK:
+        return status
+    while True:
+        if _is_stale(ring):
+            return INVALID_BLOCK
+        status = gate_step(ring.section, gate, &wait)
+        if status == OK or status == OWNER_DIED:         # nothing to be repaired
+            return OK
+        if status == WOULD_BLOCK:
+            continue
+        if status == ETIMEDOUT and _is_past(deadline_ns):
+            return TIMEOUT_EXPIRED
+        if stop_for_signals:
+            return INTERRUPTED
+
+
+# -- copying --------------------------------------------------------------------------------------------
+
+cdef inline char* _slot(ring_t* ring, uint64_t number) noexcept nogil:
+    return ring.data + number % ring.capacity * ring.slot_bytes
+
+
+cdef void _copy_in(ring_t* ring, uint64_t tail, batch_t* batch, uint64_t n) noexcept nogil:
+    """Write n messages to the slots from `tail` on, which are free."""
+    cdef char* slot
+    cdef uint64_t i, length, first
+    if not ring.is_bytes:
+        first = ring.capacity - tail % ring.capacity             # how many slots there are up to the ring's end
+        if first > n:
+            first = n
+        memcpy(_slot(ring, tail), batch.data, first * ring.slot_bytes)
+        if n > first:
+            memcpy(ring.data, batch.data + first * ring.slot_bytes, (n - first) * ring.slot_bytes)
+        batch.data += n * ring.slot_bytes
+    elif batch.length != PACKED:
+        slot = _slot(ring, tail)
+        (<uint64_t*>slot)[0] = batch.length
+        memcpy(slot + sizeof(uint64_t), batch.data, batch.length)
+    else:
+        for i in range(n):
+            length = (<uint64_t*>batch.data)[0]
+            memcpy(_slot(ring, tail + i), batch.data, sizeof(uint64_t) + length)
+            batch.data += packed_bytes(length)
+
+
+cdef int _copy_records_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t n) noexcept nogil:
+    cdef uint64_t first = ring.capacity - head % ring.capacity
+    if first > n:
+        first = n
+    memcpy(batch.data, _slot(ring, head), first * ring.slot_bytes)
+    if n > first:
+        memcpy(batch.data + first * ring.slot_bytes, ring.data, (n - first) * ring.slot_bytes)
+    return OK
+
+
+cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* n) noexcept nogil:
+    """As many of n as fit into the batch; `n` says how many.  CORRUPTED when the first one has an impossible length."""
+    cdef char* slot
+    cdef uint64_t i, length, used = 0
+    for i in range(n[0]):
+        slot = _slot(ring, head + i)
+        length = load_relaxed_u64(<uint64_t*>slot)
+        if damaged(length > ring.record_bytes):
+            n[0] = i
+            return OK if i else CORRUPTED
+        if batch.length != PACKED:
+            memcpy(batch.data, slot + sizeof(uint64_t), length)
+            batch.length = length
+            return OK
+        if used + packed_bytes(length) > batch.n_bytes:
+            n[0] = i
+            return OK
+        (<uint64_t*>(batch.data + used))[0] = length             # as it was checked, whatever the section says by now
+        memcpy(batch.data + used + sizeof(uint64_t), slot + sizeof(uint64_t), length)
+        used += packed_bytes(length)
+    return OK
+
+
+# -- inside the gates -----------------------------------------------------------------------------------
+
+cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
+    """The producers' gate is mine: put what there is room for, leave it, wake consumers."""
+    cdef queue_t* queue = ring.at
+    cdef uint64_t n = batch.n_items, tail = load_relaxed_u64(&queue.tail), used = tail - load_relaxed_u64(&queue.head_seen), head
+    cdef int status = OK
+    if _is_stale(ring):
+        status = INVALID_BLOCK
+    elif load_relaxed_u32(&queue.closed):
+        status = QUEUE_CLOSED
+    else:
+        if used > ring.capacity or ring.capacity - used < n:
+            head = load_seq_cst_u64(&queue.head)                 # partner: the store in _get_inside, after its copy out
+            queue.head_seen = head
+            used = tail - head
+        if damaged(used > ring.capacity):
+            status = CORRUPTED
+        elif used == ring.capacity:
+            status = QUEUE_FULL
+    if status != OK:
+        gate_leave(&queue.producers_gate)
+        return status
+    if n > ring.capacity - used:
+        n = ring.capacity - used
+    _copy_in(ring, tail, batch, n)
+    # The commit.  Sequentially consistent: the look at the channel comes after it, as in consumers the look at
+    # `tail` comes after the registration
+    store_seq_cst_u64(&queue.tail, tail + n)
+    gate_leave(&queue.producers_gate)
+    channel_notify(&queue.not_empty, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    batch.n_items -= n
+    batch.n_done += n
+    return OK
+
+
+cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
+    """The consumers' gate is mine: take what there is, leave it, wake producers."""
+    cdef queue_t* queue = ring.at
+    cdef uint64_t head = load_relaxed_u64(&queue.head), n = load_relaxed_u64(&queue.tail_seen) - head, tail
+    cdef bint closed
+    cdef int status = OK
+    if _is_stale(ring):
+        status = INVALID_BLOCK
+    elif n > ring.capacity or n < batch.n_items:
+        closed = load_seq_cst_u32(&queue.closed) != 0            # before `tail`: with `closed` set, `tail` is the last one
+        tail = load_seq_cst_u64(&queue.tail)                     # partner: the store in _put_inside, after its copy in
+        queue.tail_seen = tail
+        n = tail - head
+        if n == 0:
+            status = QUEUE_CLOSED if closed else QUEUE_EMPTY
+        elif damaged(n > ring.capacity):
+            status = CORRUPTED
+    if status == OK:
+        if n > batch.n_items:
+            n = batch.n_items
+        status = _copy_bytes_out(ring, head, batch, &n) if ring.is_bytes else _copy_records_out(ring, head, batch, n)
+    if status != OK:
+        gate_leave(&queue.consumers_gate)
+        return status
+    store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the look at the channel, as in _put_inside
+    gate_leave(&queue.consumers_gate)
+    channel_notify(&queue.not_full, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    batch.n_done = n
+    return OK
+
+
+cdef int ring_put_try(ring_t* ring, batch_t* batch) noexcept nogil:
+    if _is_stale(ring):
+        return INVALID_BLOCK
+    if not gate_try(ring.section, &ring.at.producers_gate):
+        return WOULD_BLOCK
+    return _put_inside(ring, batch)
+
+
+cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil:
+    if _is_stale(ring):
+        return INVALID_BLOCK
+    if not gate_try(ring.section, &ring.at.consumers_gate):
+        return WOULD_BLOCK
+    return _get_inside(ring, batch)
+
+
+# -- waiting --------------------------------------------------------------------------------------------
+
+cdef int _step(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Through the gate once."""
+    cdef int status = _enter(ring, &ring.at.producers_gate if is_put else &ring.at.consumers_gate, deadline_ns, stop_for_signals)
+    if status != OK:
+        return status
+    return _put_inside(ring, batch) if is_put else _get_inside(ring, batch)
+
+
+cdef bint _look_a_while(ring_t* ring, bint is_put) noexcept nogil:
+    """Look, without sleeping, whether the other side does something; learn from that how long it is worth while."""
+    cdef uint32_t* spins = &ring.put_spins if is_put else &ring.get_spins
+    cdef uint32_t n_spins = spins[0]
+    cdef uint64_t nothing = ring.capacity if is_put else 0
+    if not _may_spin:
+        return False
+    for _ in range(n_spins):
+        cpu_relax()
+        if load_relaxed_u64(&ring.at.tail) - load_relaxed_u64(&ring.at.head) != nothing:
+            spins[0] = 2 * n_spins if 2 * n_spins < MAX_SPINS else MAX_SPINS
+            return True
+    spins[0] = n_spins // 2 if n_spins // 2 > MIN_SPINS else MIN_SPINS
+    return False
+
+
+cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """Put everything, or get something."""
+    cdef uint64_t* channel = &ring.at.not_full if is_put else &ring.at.not_empty
+    cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK
+    cdef int64_t look_round_ns = now_ns() + SLICE_NS             # for signals: also who is woken in vain, or gets on by small parts
+    cdef uint32_t sequence
+    cdef bint is_woken = False                   # and has not looked since
+    while True:
+        status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
+        if status != refused and not (status == OK and is_put and batch.n_items):
+            if is_woken and (status == TIMEOUT_EXPIRED or status == INTERRUPTED):
+                channel_notify(channel, 1)       # not even looked: the wake is for somebody else
+            return status
+        is_woken = False
+        if status == OK:                         # a part: the time is over only when no more is to be had
+            slept = OK
+        elif _is_past(deadline_ns):
+            return refused
+        if stop_for_signals and (slept != OK or now_ns() > look_round_ns):
+            return INTERRUPTED
+        if status == OK or (slept == OK and _look_a_while(ring, is_put)):
+            continue
+        sequence = channel_register(channel)
+        status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
+        if status != refused:
+            if status != INVALID_BLOCK:
+                channel_withdraw(channel, sequence)
+            if status == OK and is_put and batch.n_items:
+                continue
+            return status
+        slept = channel_sleep(channel, sequence, deadline_ns, SLICE_NS)
+        is_woken = slept == OK
+        if slept != OK and not _is_stale(ring):
+            channel_withdraw(channel, sequence)
+
+
+cdef int ring_put(ring_t* ring, batch_t* batch, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    return _wait(ring, batch, True, deadline_ns, stop_for_signals)
+
+
+cdef int ring_get(ring_t* ring, batch_t* batch, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    return _wait(ring, batch, False, deadline_ns, stop_for_signals)
+
+
+cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    cdef queue_t* queue = ring.at
+    cdef int status = _enter(ring, &queue.producers_gate, deadline_ns, stop_for_signals)
+    if status != OK:
+        return status
+    if _is_stale(ring):
+        gate_leave(&queue.producers_gate)
+        return INVALID_BLOCK
+    exchange_seq_cst_u32(&queue.closed, 1)                       # before the looks at the channels
+    gate_leave(&queue.producers_gate)
+    if immediate:
+        status = _enter(ring, &queue.consumers_gate, deadline_ns, stop_for_signals)
+        if status == OK:
+            store_seq_cst_u64(&queue.head, load_seq_cst_u64(&queue.tail))
+            gate_leave(&queue.consumers_gate)
+    channel_notify(&queue.not_empty, EVERYBODY)
+    channel_notify(&queue.not_full, EVERYBODY)
+    return status
+
+
+cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil:
+    """`head` twice: if it stood still, then `tail` was read beside it.  If it never does, what is there is about right."""
+    cdef uint64_t head = 0, tail = 0
+    for _ in range(N_LOOKS):
+        head = load_seq_cst_u64(&queue.head)
+        tail = load_seq_cst_u64(&queue.tail)
+        if load_seq_cst_u64(&queue.head) == head:
+            n_items[0] = tail - head
+            return OK if tail - head <= capacity else CORRUPTED
+    n_items[0] = tail - head if tail - head < capacity else capacity
+    return OK

@@ -1,0 +1,472 @@
+"""What `crashtest` asks of a section after a kill, and the processes that ask it.
+
+A *state* is what a section's file held at some instant of an operation.  A checker is a process of its own, which does with a state
+what other processes do with the section of somebody killed at that instant:
+
+open    as the first opener of the file: nobody lives
+live    as a participant that was there all the time, at its entry of the table: it finds the dead one's words while it works
+join    as a process that attaches while another one lives, and is given the dead one's entry
+hold    nothing is re-enacted: it is attached to the very file when the process beside it is really killed
+
+Each ends by looking at everything (`observe`): what it sees must be what was there before the operation, or after it.  The order in which a
+checker does things changes from state to state, so that each call is the first one to meet the dead.
+
+Checkers never fork one another while one of them has a section: a fork would attach the child.
+"""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import struct
+import traceback
+import warnings
+
+import numpy as np
+
+import shmem
+
+MAX_SIZE = 1 << 16
+MAX_PARTICIPANTS = 3
+LONGEST_SECONDS = 60  # a checker that takes longer hangs
+
+# What is read of a section's file without the library; offsets as in _base/layout.pxd
+_DIRECTORY, _TYPES, _TOP, _CLEAN = 368, 376, 448, 280
+_HEAP_START, _PARTICIPANTS, _HIGH = 352, 4096, 832
+_ENTRY_BYTES, _ATTACHED = 64, 8
+_USED = 3
+_PLAIN, _ARRAY, _NAME_TABLE, _NAME_ENTRY = 0, 1, 2, 3
+_SIZE_MASK = 0x0000FFFFFFFFFFF0
+
+
+class Damage(Exception):
+    """A section after a kill is not what was promised."""
+
+
+def _word(content, offset):
+    return int.from_bytes(content[offset : offset + 8], "little")
+
+
+def blocks_of(content):
+    """The chain of blocks of a section's bytes, as (payload's offset, size of the payload, state, type)."""
+    offset, top = _word(content, _HEAP_START), _word(content, _TOP)
+    while offset < top:
+        tag = _word(content, offset)
+        size = tag & _SIZE_MASK
+        if size < 48:
+            raise Damage(f"the chain of blocks cannot be walked: tag {tag:#x} at offset {offset:#x}")
+        yield offset + 16, size - 24, tag & 15, tag >> 48
+        offset += size
+
+
+def _reachable(content):
+    """The payload offsets of the two name tables and of the entries in them."""
+    found = set()
+    for anchor in (_DIRECTORY, _TYPES):
+        table = _word(content, anchor)
+        if table:
+            found.add(table)
+            for i in range(_word(content, table)):
+                entry = _word(content, table + 16 + 16 * i + 8)
+                if entry > 1:
+                    found.add(entry)
+    return found
+
+
+def _users_block(content, offset, size, type_id):
+    """What of a user's block must not change: its type, its size, and of arrays and plain blocks the content.
+
+    An object that has no name yet may have been killed between two of its fields: its content is its maker's.
+    """
+    if type_id == _PLAIN:
+        wanted = size - content[offset - 1]  # the slack, in the top byte of the serial's word
+        return type_id, wanted, bytes(content[offset : offset + wanted])
+    if type_id == _ARRAY:
+        data, n_bytes = struct.unpack_from("<QQ", content, offset)
+        return type_id, size, bytes(content[offset + data : offset + data + n_bytes])
+    return type_id, size, b""
+
+
+def _describe(value):
+    """A named object or the root, as something that can be compared."""
+    if isinstance(value, np.ndarray):
+        return "array", value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, shmem.Block):
+        return "block", bytes(value)
+    if isinstance(value, shmem.Queue):
+        found = []
+        with contextlib.suppress(shmem.QueueEmpty):
+            while True:
+                found.append(value.get(timeout=5) if len(found) < value.qsize() else value.get_nowait())
+        value.put(b"again" if value.max_bytes else 0, timeout=5)  # it still takes
+        return "queue", repr(found), repr(value.get(timeout=5))
+    if isinstance(value, shmem.Semaphore):
+        return "semaphore", value.value
+    if isinstance(value, shmem.Event):
+        return "event", value.is_set()
+    if isinstance(value, shmem.Mutex):
+        with value:
+            return ("mutex",)
+    return type(value).__name__, repr({name: getattr(value, name) for name in type(value).dtype.names})
+
+
+def observe(shm):
+    """All that a user can see: names and what they lead to, the root, the blocks.  Also that nothing else is allocated."""
+    report = shm.check_heap()
+    if report.pending_blocks:
+        raise Damage(f"{report.pending_blocks} blocks are still being made by nobody")
+    with open(shm.path, "rb") as file:
+        content = file.read()
+    kept = _reachable(content)
+    blocks = []
+    for offset, size, state, type_id in blocks_of(content):
+        if state != _USED:
+            continue
+        if type_id in (_NAME_TABLE, _NAME_ENTRY):
+            if offset not in kept:
+                raise Damage(f"lost: {'a table' if type_id == _NAME_TABLE else 'a name'} at offset {offset:#x} that nothing leads to")
+            kept.discard(offset)
+        else:
+            blocks.append(_users_block(content, offset, size, type_id))
+    if kept:
+        raise Damage(f"offsets {sorted(map(hex, kept))} hold names, and are no used blocks")
+    if len(blocks) != report.blocks:
+        raise Damage(f"check_heap counts {report.blocks} blocks, the chain has {len(blocks)}")
+    names = {name: _describe(shm[name]) for name in shm}
+    root = shm.root
+    return {"names": names, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
+
+
+def _empty(shm):
+    """Delete all and free all: nothing may be in the way, no pin of a dead one, no half-made block."""
+    shm.root = None
+    for name in list(shm):
+        del shm[name]
+    with open(shm.path, "rb") as file:
+        content = file.read()
+    for offset, _, state, type_id in blocks_of(content):
+        if state == _USED and type_id not in (_NAME_TABLE, _NAME_ENTRY):
+            shm.free(offset)
+    report = shm.check_heap()
+    with open(shm.path, "rb") as file:
+        kept = _reachable(file.read())  # the types stay
+    if report.blocks or report.internal_blocks != len(kept):
+        raise Damage(f"after everything was freed, {report.blocks} blocks and {report.internal_blocks} tables and names are left")
+
+
+def _lock(shm, timeout):
+    with shmem.exclusive_lock(shm, timeout), shmem.shared_lock(shm, timeout):
+        pass
+
+
+def _lock_shared(shm, timeout):
+    with shmem.shared_lock(shm, timeout):
+        pass
+
+
+def _use_heap(shm, timeout):
+    with contextlib.suppress(shmem.SectionFull):  # one operation fills it
+        shm.free(shm.allocate(100))
+        shm.free(shm.allocate(2000))
+
+
+def _look(shm, timeout):
+    shm.check_heap()
+    list(shm)
+
+
+def _change_names(shm, timeout):
+    shm["by the checker"] = [1, 2, 3]
+    del shm["by the checker"]
+
+
+FIRST = [_lock, _look, _use_heap, _lock_shared, _change_names]
+
+
+def carry_on(shm, number, others=0):
+    """Do with the section what any process does; what it observes.  `number` decides the order, `others` live beside it."""
+    timeout = 0 if number % 2 else 20  # whether polling alone gets the lock of the dead
+    turn = number % len(FIRST)
+    for action in FIRST[turn:] + FIRST[:turn]:
+        action(shm, timeout)
+    seen = observe(shm)
+    participants = shm.stats().participants
+    if len(participants) != 1 + others:
+        raise Damage(f"{len(participants)} participants, of which {1 + others} live")
+    return seen
+
+
+# -- re-enacting ----------------------------------------------------------------------------------------------
+
+
+def _write(path, content):
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def occupy(path, entry):
+    """Have a free entry of the table look as if somebody had died there, so that nobody takes it first."""
+    with open(path, "r+b") as file:
+        file.seek(_PARTICIPANTS + entry * _ENTRY_BYTES + _ATTACHED)
+        file.write(b"\1")
+
+
+def pour(path, content, mine=None):
+    """Put a state's bytes into a section that is in use.
+
+    Parameters
+    ----------
+    mine : int, optional
+        An entry of the table that was free in that state and is this process's: it stays as it is.
+    """
+    content = bytearray(content)
+    with open(path, "r+b") as file:
+        if mine is not None:
+            at = _PARTICIPANTS + mine * _ENTRY_BYTES
+            file.seek(at)
+            content[at : at + _ENTRY_BYTES] = file.read(_ENTRY_BYTES)
+            content[_HIGH : _HIGH + 4] = max(mine + 1, _word(content, _HIGH) & 0xFFFFFFFF).to_bytes(4, "little")
+        file.seek(0)
+        file.write(content)
+
+
+def _is_clean(path):
+    with open(path, "rb") as file:
+        content = file.read()
+    if _word(content, _CLEAN) != 1:  # `clean` and `broken` side by side
+        raise Damage("the last one out did not leave it clean")
+
+
+def _open(task, folder, partner):
+    path = os.path.join(folder, "open")
+    _write(path, task["state"])
+    with shmem.SharedMemory(path, max_size=MAX_SIZE, max_participants=MAX_PARTICIPANTS, index=task["index"]) as shm:
+        seen = carry_on(shm, task["number"])
+    _is_clean(path)
+    with shmem.SharedMemory(path) as shm:
+        _empty(shm)
+    return seen
+
+
+def _pour_beside(task, shm):
+    """The state comes while the one beside it does what it did at that instant, or is done with it."""
+    with survivor(task["operation"], shm):
+        if not task["let_go"]:
+            pour(shm.path, task["state"])
+    if task["let_go"]:
+        pour(shm.path, task["state"])
+
+
+def _live(task, folder, partner):
+    path = os.path.join(folder, "live")
+    _write(path, task["base"])
+    with shmem.SharedMemory(path) as shm:
+        _pour_beside(task, shm)
+        seen = carry_on(shm, task["number"])
+        _empty(shm)
+    _is_clean(path)
+    return seen
+
+
+def _join(task, folder, partner):
+    path = os.path.join(folder, "join")
+    _write(path, task["base"])
+    with shmem.SharedMemory(path) as shm:
+        _pour_beside(task, shm)
+        occupy(path, 2)
+        partner.send({"mode": "attach", "path": path, "number": task["number"]})
+        seen, error = partner.recv()
+        if error:
+            raise Damage(error)
+        _empty(shm)
+    _is_clean(path)
+    return seen
+
+
+def _attach(task, folder, partner):
+    with shmem.SharedMemory(task["path"]) as shm:
+        return carry_on(shm, task["number"], others=1)
+
+
+_held = {}
+
+
+def _hold(task, folder, partner):
+    """Attach, and do what the operation asks of the one who lives beside it."""
+    shm = shmem.SharedMemory(task["path"])
+    doing = survivor(task["operation"], shm)
+    doing.__enter__()
+    _held["shm"], _held["doing"] = shm, doing
+
+
+def _let_go(task, folder, partner):
+    """Stop what was asked for; stay attached."""
+    _held["doing"].__exit__(None, None, None)
+    _held["doing"] = contextlib.nullcontext()
+
+
+def _go_on(task, folder, partner):
+    """The one beside it is dead."""
+    shm, doing = _held.pop("shm"), _held.pop("doing")
+    with shm:
+        doing.__exit__(None, None, None)
+        seen = carry_on(shm, task["number"])
+        _empty(shm)
+    return seen
+
+
+def _drop(task, folder, partner):
+    """The one beside it has done its work: go."""
+    shm, doing = _held.pop("shm"), _held.pop("doing")
+    doing.__exit__(None, None, None)
+    del doing
+    shm.close()
+
+
+MODES = {"open": _open, "live": _live, "join": _join, "attach": _attach, "hold": _hold, "let go": _let_go, "go on": _go_on, "drop": _drop}
+
+
+@contextlib.contextmanager
+def survivor(name, shm):
+    """What the process that lives beside an operation does meanwhile: holds the lock, looks at an array."""
+    from shmem.testing.crash.operations import OPERATIONS
+
+    beside = OPERATIONS[name].beside
+    if beside is None:
+        yield
+    else:
+        with beside(shm):
+            yield
+
+
+# -- processes ------------------------------------------------------------------------------------------------
+
+
+def _serve(link, folder, partner):
+    """The life of a checker: a task, an answer (what it saw, None) or (None, what is wrong)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
+    while True:
+        try:
+            task = link.recv()
+        except EOFError:
+            os._exit(0)
+        try:
+            answer = MODES[task["mode"]](task, folder, partner), None
+        except Exception as error:
+            answer = None, f"{error}\n" if isinstance(error, Damage) else _last_lines(error)
+            _held.clear()
+        link.send(answer)
+
+
+def _last_lines(error):
+    return "".join(traceback.format_tb(error.__traceback__)[-1:]) + f"{type(error).__name__}: {error}\n"
+
+
+def _start(folder, partner, to_close):
+    mine, its = multiprocessing.Pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: numpy's, which are idle
+        pid = os.fork()
+    if pid == 0:
+        try:
+            mine.close()
+            for link in to_close:
+                link.close()
+            _serve(its, folder, partner)
+        finally:
+            os._exit(1)
+    its.close()
+    return pid, mine
+
+
+class Checker:
+    """A process that checks, with a partner for what takes two.
+
+    Parameters
+    ----------
+    folder : str
+        Where it may write; of its own.
+    """
+
+    _links = []  # noqa: RUF012 - of all checkers: a new one closes its copies
+
+    def __init__(self, folder):
+        self.folder = folder
+        os.makedirs(folder, exist_ok=True)
+        self._begin()
+
+    def _begin(self):
+        partner_pid, partner = _start(self.folder, None, Checker._links)
+        pid, self.link = _start(self.folder, partner, Checker._links)
+        self.pids = [pid, partner_pid]
+        partner.close()
+        Checker._links.append(self.link)
+        self.task = None
+
+    def ask(self, task):
+        """Hand it a task; the answer is in `link` some time later."""
+        self.task = task
+        self.link.send(task)
+
+    def answer(self, timeout=LONGEST_SECONDS):
+        """What it saw, and what is wrong or None.  A checker that hangs or dies is replaced."""
+        try:
+            if self.link.poll(timeout):
+                return self.link.recv()
+            wrong = f"it hangs: no answer within {timeout} s\n"
+        except (EOFError, ConnectionError):
+            wrong = "the checking process crashed\n"
+        self.end()
+        self._begin()
+        return None, wrong
+
+    def end(self):
+        """Kill both processes."""
+        Checker._links.remove(self.link)
+        self.link.close()
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+class Pool:
+    """Checkers that work at the same time: most of the time of each goes by waiting until a slice of sleep is over.
+
+    Parameters
+    ----------
+    folder : str
+    n : int
+        How many.
+    """
+
+    def __init__(self, folder, n):
+        self.checkers = [Checker(os.path.join(folder, f"checker{i}")) for i in range(n)]
+
+    def run(self, tasks):
+        """Have all tasks done; yields (task, what it saw, what is wrong), in any order."""
+        tasks = iter(tasks)
+        idle, busy = list(self.checkers), {}
+        while True:
+            for task in tasks:
+                checker = idle.pop()
+                checker.ask(task)
+                busy[checker.link] = checker
+                if not idle:
+                    break
+            if not busy:
+                return
+            ready = multiprocessing.connection.wait(list(busy), LONGEST_SECONDS)
+            for link in ready or list(busy):
+                checker = busy.pop(link)
+                task = checker.task
+                seen, wrong = checker.answer(0 if not ready else LONGEST_SECONDS)
+                idle.append(checker)
+                yield task, seen, wrong
+
+    def end(self):
+        """End all processes."""
+        for checker in self.checkers:
+            checker.end()

@@ -1,0 +1,476 @@
+"""The operations that `crashtest` kills in the middle.
+
+An operation is prepared by `ready(shm)`, whose result `run(shm, it)` gets; the kill may come at any instruction of `run`.  Both run
+in the process that is to die.  `beside(shm)` is a context manager: what another process does meanwhile.
+
+Every section begins with the same content (`furnish`).  What is seen after a kill must be what `run` found, or what it left, or one of the
+`between`: what else may be seen, told from both.  Here are the heap, arrays, names and objects; the rest is in `testing.crash.operations_waiting`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+import shmem
+
+OPERATIONS = {}
+LARGE = 1500  # more than the heap keeps in its cache of freed blocks
+SMALL = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One entry of the table."""
+
+    name: str
+    ready: Callable
+    run: Callable
+    beside: Callable | None = None
+    """What a live participant does meanwhile."""
+    let_go_after: int = 0
+    """After how many changes the one beside it stops doing that; 0: not before the end."""
+    alone: bool = False
+    """Nobody else is attached: it is the first one in, or the last one out."""
+    opens: bool = False
+    """`run` opens the section itself: it gets the path instead."""
+    same: bool = False
+    """What users see is the same before and after."""
+    between: Callable | None = None
+    """`between(before, after)`: what else may be seen."""
+    small: bool = True
+    """Few instructions: part of `--quick`."""
+    index: str = "tlsf"
+    forks: bool = False
+    """`run` begins a process or a thread."""
+    follows: bool = False
+    """It is that process or thread that is stepped; the kill gets both."""
+
+
+def operation(name, **how):
+    """Put a generator function into the table: up to its `yield` it prepares, the rest is the operation."""
+
+    def register(function):
+        def ready(shm):
+            running = function(shm)
+            next(running)
+            return running
+
+        def run(shm, running):
+            for _ in running:
+                pass
+
+        OPERATIONS[name] = Operation(name, ready, run, **how)
+        return function
+
+    return register
+
+
+def furnish(shm):
+    """What every section has: an array, a text, a mutex and a root."""
+    shm["kept"] = np.arange(20)
+    shm["text"] = b"not to be lost"
+    shm.mutex(name="mutex")
+    block = shm.allocate(200)
+    memoryview(block)[:] = bytes(range(200))
+    shm.root = block
+
+
+def fill(block, byte=0xAA):
+    """Not all zero, so that what should be cleared shows."""
+    memoryview(block)[:] = bytes([byte]) * block.nbytes
+    return block
+
+
+def row(shm, *sizes):
+    """Blocks side by side."""
+    return [fill(shm.allocate(size)) for size in sizes]
+
+
+def hole(shm, size, *around):
+    """A hole of a freed block's size, between used blocks."""
+    _, middle, _ = row(shm, SMALL, size, SMALL)
+    shm.free(middle)
+
+
+# -- allocate -------------------------------------------------------------------------------------------------
+
+for index in ("tlsf", "next_fit"):
+    suffix = "" if index == "tlsf" else ", next_fit"
+
+    @operation("allocate: split a hole" + suffix, index=index)
+    def _(shm):
+        hole(shm, 4000)
+        yield
+        shm.allocate(LARGE, zero=False)
+
+    @operation("allocate: exact fit" + suffix, index=index)
+    def _(shm):
+        hole(shm, LARGE)
+        yield
+        shm.allocate(LARGE, zero=False)
+
+    @operation("allocate: aligned, in a hole" + suffix, index=index)
+    def _(shm):
+        hole(shm, 6000)
+        yield
+        shm.allocate(SMALL, align=1024)
+
+    @operation("free: both neighbours are holes" + suffix, index=index)
+    def _(shm):
+        blocks = row(shm, LARGE, LARGE, LARGE, LARGE)
+        shm.free(blocks[0])
+        shm.free(blocks[2])
+        yield
+        shm.free(blocks[1])
+
+
+@operation("allocate: clear a dirty hole")
+def _(shm):
+    hole(shm, LARGE)
+    yield
+    shm.allocate(LARGE)
+
+
+@operation("allocate: above the last block")
+def _(shm):
+    shm.allocate(SMALL)
+    yield
+    shm.allocate(SMALL)
+
+
+@operation("allocate: the first backing")
+def _(shm):
+    yield
+    shm.allocate(3000)
+
+
+@operation("allocate: aligned, above the last block")
+def _(shm):
+    shm.allocate(SMALL)
+    yield
+    shm.allocate(SMALL, align=1024)
+
+
+@operation("allocate: a cached block")
+def _(shm):
+    shm.free(row(shm, SMALL, SMALL)[0])
+    yield
+    shm.allocate(SMALL)
+
+
+@operation("allocate: the cache is emptied for it", small=False)
+def _(shm):
+    blocks = row(shm, *[SMALL] * 30)
+    with contextlib.suppress(shmem.SectionFull):
+        while True:
+            shm.allocate(LARGE, zero=False)
+    for block in blocks[1:-1]:
+        shm.free(block)
+    yield
+    shm.allocate(1600)
+
+
+@operation("allocate: no room", same=True)
+def _(shm):
+    yield
+    with contextlib.suppress(shmem.SectionFull):
+        shm.allocate(60000)
+
+
+# -- free -----------------------------------------------------------------------------------------------------
+
+
+@operation("free: no neighbour is a hole")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE, LARGE)
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: a hole before")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE, LARGE)
+    shm.free(blocks[0])
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: a hole behind")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE, LARGE)
+    shm.free(blocks[1])
+    yield
+    shm.free(blocks[0])
+
+
+@operation("free: the last block")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE)
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: the last block, a hole before")
+def _(shm):
+    blocks = row(shm, LARGE, LARGE)
+    shm.free(blocks[0])
+    yield
+    shm.free(blocks[1])
+
+
+@operation("free: into the cache")
+def _(shm):
+    blocks = row(shm, SMALL, SMALL)
+    yield
+    shm.free(blocks[0])
+
+
+@operation("free: the root object")
+def _(shm):
+    yield
+    shm.free(shm.root)
+
+
+@operation("trim", same=True)
+def _(shm):
+    shm.free(shm.allocate(20000))
+    shm.free(shm.allocate(SMALL))
+    yield
+    shm.trim()
+
+
+# -- reallocate -----------------------------------------------------------------------------------------------
+
+
+@operation("reallocate: grow in place")
+def _(shm):
+    blocks = row(shm, 101, LARGE, SMALL)
+    shm.free(blocks[1])
+    yield
+    shm.reallocate(blocks[0], 400)
+
+
+@operation("reallocate: grow in place, the whole hole")
+def _(shm):
+    blocks = row(shm, 101, LARGE, SMALL)
+    shm.free(blocks[1])
+    yield
+    shm.reallocate(blocks[0], 101 + LARGE)
+
+
+@operation("reallocate: grow within the slack")
+def _(shm):
+    blocks = row(shm, 97, SMALL)
+    yield
+    shm.reallocate(blocks[0], 103)
+
+
+@operation("reallocate: grow at the end")
+def _(shm):
+    blocks = row(shm, SMALL, 101)
+    yield
+    shm.reallocate(blocks[1], 700)
+
+
+@operation("reallocate: shrink")
+def _(shm):
+    blocks = row(shm, 2000, SMALL)
+    yield
+    shm.reallocate(blocks[0], 301)
+
+
+@operation("reallocate: move")
+def _(shm):
+    blocks = row(shm, 301, SMALL)
+    yield
+    shm.reallocate(blocks[0], 500)
+
+
+@operation("reallocate: move the root")
+def _(shm):
+    row(shm, SMALL)
+    yield
+    shm.reallocate(shm.root, 500)
+
+
+# -- arrays and names -----------------------------------------------------------------------------------------
+
+
+@operation("array: without a name")
+def _(shm):
+    yield
+    shm.full(30, 7)
+
+
+@operation("array: with a name")
+def _(shm):
+    yield
+    shm.full(30, 7, name="new")
+
+
+@operation("array: large, with a name", small=False)
+def _(shm):
+    hole(shm, 4000)
+    yield
+    shm.zeros(400, name="new")
+
+
+@operation("array: temporary, made and dropped", same=True, small=False)
+def _(shm):
+    row(shm, SMALL)
+    yield
+    shm.full(30, 7, temporary=True)
+
+
+@operation("directory: the first name")
+def _(shm):
+    for name in list(shm):
+        del shm[name]
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: assign a list")
+def _(shm):
+    yield
+    shm["new"] = [1.5, 2.5, 3.5]
+
+
+@operation("directory: a place that a deleted name had")
+def _(shm):
+    shm["new"] = b"old"
+    del shm["new"]
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: a value that is there already")
+def _(shm):
+    (block,) = row(shm, SMALL)
+    yield
+    shm["new"] = block
+
+
+@operation("directory: a second name for an array")
+def _(shm):
+    array = shm["kept"]
+    yield
+    shm["new"] = array
+
+
+@operation("directory: insert, the table grows", small=False)
+def _(shm):
+    for i in range(22):
+        shm[f"name {i}"] = b"v"
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: overwrite refused", same=True)
+def _(shm):
+    yield
+    with contextlib.suppress(shmem.NameExists):
+        shm["kept"] = [1, 2, 3]
+
+
+@operation("directory: delete")
+def _(shm):
+    yield
+    del shm["kept"]
+
+
+@operation("directory: delete one of two names")
+def _(shm):
+    shm["new"] = shm["kept"]
+    yield
+    del shm["kept"]
+
+
+@operation("directory: delete the root's name")
+def _(shm):
+    shm.root = shm["kept"]
+    yield
+    del shm["kept"]
+
+
+@contextlib.contextmanager
+def _looking(shm):
+    array = shm["kept"]
+    yield
+    assert array[7] == 7
+
+
+@operation("directory: delete what another one looks at", beside=_looking)
+def _(shm):
+    yield
+    del shm["kept"]
+
+
+@operation("directory: delete what I look at")
+def _(shm):
+    array = shm["kept"]
+    yield
+    del shm["kept"]
+    del array
+
+
+@operation("root: set")
+def _(shm):
+    (block,) = row(shm, SMALL)
+    yield
+    shm.root = block
+
+
+@operation("root: unset")
+def _(shm):
+    yield
+    shm.root = None
+
+
+@operation("pins: get an array, drop it", same=True)
+def _(shm):
+    yield
+    array = shm["kept"]
+    del array
+
+
+@operation("pins: drop the last view of a deleted array", same=True)
+def _(shm):
+    array = shm["kept"]
+    del shm["kept"]
+    views = [array]
+    del array
+    yield
+    views.clear()
+
+
+# -- typed objects --------------------------------------------------------------------------------------------
+
+
+class Pair(shmem.Struct, type_name="shmem.crashtest.Pair"):
+    """An object with a number and a reference."""
+
+    number: shmem.int64 = 5
+    other: shmem.Ref["Pair"]
+
+
+@operation("object: the first of its type")
+def _(shm):
+    yield
+    shm.new(Pair, number=7)
+
+
+@operation("object: another one")
+def _(shm):
+    shm["first"] = first = shm.new(Pair, number=6)
+    yield
+    shm.new(Pair, number=7, other=first)
+
+
+@operation("object: a reference is set")
+def _(shm):
+    shm["first"] = first = shm.new(Pair, number=6)
+    yield
+    first.other = first

@@ -1,0 +1,108 @@
+"""More operations that `crashtest` kills in the middle: a fork, in parent and child; a thread that ends; read-only handles."""
+
+import contextlib
+import os
+import signal
+import threading
+
+import shmem
+from shmem.testing.crash.operations import operation
+from shmem.testing.crash.operations_waiting import opening
+
+# -- fork -------------------------------------------------------------------------------------------------------
+
+
+@operation("fork: in the parent", same=True, forks=True, small=False)
+def _(shm):
+    yield
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def _fork(shm, act):
+    """True in the child; the parent stays until it is killed.  While it learns its way the child acts and goes at once."""
+    pid = os.fork()
+    learns = os.path.basename(shm.path) == "scratch"
+    if pid == 0:
+        if learns:
+            act()
+            os._exit(0)
+        return True
+    if learns:
+        os.waitpid(pid, 0)
+    else:
+        while True:
+            signal.pause()
+    return False
+
+
+def _use(shm):
+    with shmem.exclusive_lock(shm):
+        shm["kept"].sum()
+    shm.close()
+
+
+@operation("fork: in the child, until it has closed", same=True, forks=True, follows=True, small=False)
+def _(shm):
+    array = shm["kept"]  # the parent's pin is not the child's
+    yield
+    if _fork(shm, lambda: _use(shm)):
+        _use(shm)
+    del array
+
+
+@operation("fork: the lock in the parent's hand, in the child", same=True, forks=True, follows=True, small=False)
+def _(shm):
+    lock = shmem.exclusive_lock(shm)
+    lock.__enter__()
+    yield
+    _fork(shm, lambda: lock.__exit__(None, None, None))
+    lock.__exit__(None, None, None)  # in the child nothing happens: it is not the child's
+
+
+# -- a thread's end ---------------------------------------------------------------------------------------------
+
+
+def _in_thread(shm, hold):
+    thread = threading.Thread(target=hold)
+    thread.start()
+    thread.join()  # it goes on for a while, outside of Python
+    while os.path.basename(shm.path) != "scratch":
+        signal.pause()
+
+
+@operation("thread: ends with the lock in hand", same=True, forks=True, follows=True, small=False)
+def _(shm):
+    yield
+    _in_thread(shm, lambda: shm.lock(shmem.LockDescriptor(shmem.LockMode.exclusive)))
+
+
+@operation("thread: ends with lock, share and mutexes in hand", same=True, forks=True, follows=True, small=False)
+def _(shm):
+    first, second = shm.mutex(name="first"), shm["mutex"]
+
+    def hold():
+        shm.lock(shmem.LockDescriptor(shmem.LockMode.shared))
+        shm.lock(shmem.LockDescriptor(shmem.LockMode.exclusive))
+        first.acquire()
+        second.acquire()
+
+    yield
+    _in_thread(shm, hold)
+
+
+# -- read-only --------------------------------------------------------------------------------------------------
+
+opening("open: join, read-only", mode="read_only")
+opening("open: the first one, read-only", alone=True, mode="read_only")
+
+
+@operation("read-only handle: get an array, drop it, lock, close", same=True, small=False)
+def _(shm):
+    reader = shmem.SharedMemory(shm.path, mode="read_only")
+    yield
+    with contextlib.closing(reader), shmem.shared_lock(reader):
+        array = reader["kept"]
+        del array

@@ -1,0 +1,192 @@
+"""`SHMEM_DEBUG`: each check is seen to find what it is for, says so, and aborts; what is right passes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# Offsets are those that `base/test_layout.py` holds.  `words(off)`: memory from there on; `meanwhile(f)`: another thread calls f for ever
+PROGRAM = """
+import ctypes, os, resource, sys, threading, warnings
+import shmem
+from shmem._base import debug
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+section = shmem.SharedMemory(os.path.join(sys.argv[1], "section.shm"), max_size=1 << 26)
+def words(off, kind=ctypes.c_uint64): return (kind * 512).from_address(section.address + off)
+def meanwhile(f):
+    def run():
+        while True: f()
+    sys.setswitchinterval(1e-4)
+    threading.Thread(target=run, daemon=True).start()
+GATE, HEAP_GATE, USED_BLOCKS, USED_BYTES, DIRECTORY, PRODUCERS_GATE = 512, 704, 768, 776, 368, 64
+READERS = words(328)[0]
+PENDING = READERS + 12
+"""
+
+
+def run(code, folder, level="1"):
+    """The exit status and what it said, of a program with `SHMEM_DEBUG`."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PROGRAM + code + "\nprint('to the end')", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "SHMEM_DEBUG": level},
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+PAST_THE_END = "a, b = section.allocate(100), section.allocate(100)\nctypes.memset(a.address, 1, 112)\n"
+
+WRONG = {
+    "past the end, then the next one is freed": (
+        PAST_THE_END + "section.free(b)",
+        "the end of the block before one that is freed was overwritten",
+    ),
+    "past the end, then anything": (PAST_THE_END + "section.allocate(9)", "BAD_REAR"),
+    "tag behind": (
+        "a, b = section.allocate(100), section.allocate(100)\nwords(b.offset - 16)[0] = 0\nsection.free(a)",
+        "the tag behind a block that is freed was overwritten",
+    ),
+    "tag": ("a, b = section.allocate(100), section.allocate(100)\nwords(a.offset - 16)[0] = 0\nsection.allocate(9)", "BAD_TAG"),
+    "link of a hole": (
+        "a, b = section.allocate(5000), section.allocate(9)\nsection.free(a)\nwords(a.offset)[1] = 4096\nsection.allocate(50000)",
+        "BAD_INDEX",
+    ),
+    "link of a cached block": (
+        "a, b = section.allocate(100), section.allocate(9)\nsection.free(a)\nwords(a.offset)[0] = 4096\nsection.allocate(5000)",
+        "BAD_CACHE",
+    ),
+    "number of blocks": ("words(USED_BLOCKS)[0] += 1\nsection.allocate(9)", "BAD_COUNT"),
+    "bytes": ("words(USED_BYTES)[0] += 16\nsection.allocate(9)", "BAD_COUNT: used, free and cached bytes are not all there are"),
+    "a name": (
+        "section['a'] = [1]\ntable = words(words(DIRECTORY)[0])\ni = next(i for i in range(3, 512, 2) if table[i] > 1)\ntable[i] = 4096\n"
+        "section.allocate(9)",
+        "BAD_NAME",
+    ),
+    "a share": (
+        "with shmem.shared_lock(section): words(READERS)[0] = 0",
+        "a share of the lock is given back that its participant has not counted",
+    ),
+    "the lock's gate": ("with shmem.exclusive_lock(section): words(GATE)[0] = 9", "the lock is given back, and its gate is not ours"),
+    "the heap gate": (
+        "section['a'] = bytes(1 << 24)\ngate = words(HEAP_GATE)\ndef scribble():\n    if gate[0] not in (0, 9): gate[0] = 9\n"
+        "meanwhile(scribble)\nwhile True: section.snapshot(sys.argv[1] + '/copy')",
+        "the heap gate is given back, and is not ours",
+    ),
+    "a pending block": (
+        "pending = words(PENDING, ctypes.c_uint32)\ndef scribble(): pending[0] = 0\nmeanwhile(scribble)\n"
+        "while True: section.free(section.allocate(1 << 25))",
+        "a block was PENDING that its maker had not counted",
+    ),
+    "the mutex under the gate": (
+        "debug.pretend('heap gate')\nshmem.SharedMemory(max_size=1 << 20)",
+        "lock order: a heap gate is held, and the process mutex asked for",
+    ),
+    "the mutex twice": (
+        "debug.pretend('process mutex')\nshmem.SharedMemory(max_size=1 << 20)",
+        "lock order: the process mutex is held, and asked for again",
+    ),
+    "the gate twice": (
+        "a = section.zeros(5, temporary=True)\ndebug.pretend('heap gate')\ndel a",
+        "lock order: a heap gate is held, and one asked for",
+    ),
+    "the opening byte alone": ("debug.ask('opening byte')", "lock order: an opening byte is waited for without the process mutex"),
+    "the opening byte under the gate": (
+        "debug.pretend('process mutex'); debug.pretend('heap gate'); debug.ask('opening byte')",
+        "lock order: an opening byte is waited for without the process mutex, or under a heap gate",
+    ),
+    "the lock under the gate": (
+        "debug.pretend('heap gate'); debug.ask('storage lock')",
+        "lock order: the storage lock is asked for under the process mutex or a heap gate",
+    ),
+    "a gate that is not there": ("debug.ask('heap gate')", "a heap gate is given back by a thread that has not got it"),
+    "a mutex that is not there": ("debug.ask('process mutex')", "the process mutex is given back by a thread that has not got it"),
+    "Python under the gate": (
+        "debug.pretend('heap gate')\nsection.allocate(9)",
+        "Python code runs under the process mutex or a heap gate",
+    ),
+    "sleep under the gate": ("debug.pretend('heap gate'); debug.ask('sleep')", "somebody is about to sleep under a heap gate"),
+    "sleep with the GIL": ("debug.ask('sleep')", "somebody is about to sleep with the GIL"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_found(wrong, tmp_path):
+    code, words = WRONG[wrong]
+    status, said = run(code, tmp_path)
+    assert status == -signal.SIGABRT, said
+    assert f"shmem: SHMEM_DEBUG: {words}" in said
+    assert "to the end" not in said
+
+
+def test_says_where(tmp_path):
+    """Which file, and at which offset what was expected and found."""
+    _, said = run("a = section.allocate(100)\nwords(a.offset - 16)[0] = 7\nprint(hex(a.offset - 16))\nsection.allocate(9)", tmp_path)
+    where, said = said.split("\n", 1)
+    assert said.startswith(f"shmem: SHMEM_DEBUG: BAD_TAG: in {tmp_path}/section.shm, at offset {where}: expected 0, found 0x7\n")
+
+
+USE = """
+import random
+with shmem.exclusive_lock(section), shmem.shared_lock(section): section["a"] = range(1000)
+random.seed(1)
+blocks = []
+for _ in range(3000):
+    if random.random() < 0.5 or not blocks: blocks.append(section.allocate(random.choice((1, 50, 500, 5000))))
+    else: section.free(blocks.pop(random.randrange(len(blocks))))
+del section["a"]
+with shmem.shared_lock(section):
+    with shmem.exclusive_lock(section): pass
+def wait():
+    with shmem.exclusive_lock(section): pass
+with shmem.exclusive_lock(section):
+    threads = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in threads: thread.start()
+pid = os.fork()
+if pid == 0:
+    section.allocate(100); os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+for thread in threads: thread.join()
+queue = section.queue(3, bytes, max_bytes=10)
+thread = threading.Thread(target=queue.get); thread.start(); queue.put(b"x"); thread.join()
+words(queue.offset + PRODUCERS_GATE)[0] = words(READERS)[0] | 1
+try: section.snapshot(sys.argv[1] + "/copy", timeout=0.2)
+except shmem.LockTimeout: words(queue.offset + PRODUCERS_GATE)[0] = 0
+section.snapshot(sys.argv[1] + "/copy")
+section.trim(); section.close()
+"""
+
+
+@pytest.mark.parametrize("level", ["", "0", "1", "2", "yes"])
+def test_what_is_right_passes(level, tmp_path):
+    assert run("warnings.simplefilter('ignore')" + USE, tmp_path, level) == (0, "to the end\n")
+
+
+@pytest.mark.parametrize("level", ["", "0"])
+def test_off(level, tmp_path):
+    """What nobody looks for is not found."""
+    assert run(PAST_THE_END + "section.allocate(9)\nos._exit(3)", tmp_path, level) == (3, "")
+
+
+def test_thorough_looks_each_time(tmp_path):
+    """With 1 the whole heap is walked as often as that makes 32 blocks a call, with 2 at each call."""
+    code = "blocks = [section.allocate(50) for _ in range(2000)]\nctypes.memset(blocks[1000].address, 1, 60)\n"
+    once = code + "section.allocate(50)"
+    assert run(once, tmp_path, "2")[0] == -signal.SIGABRT
+    assert run(once + "\nos._exit(3)", tmp_path / "..", "1")[0] == 3
+    assert run(code + "for _ in range(200): section.allocate(50)", tmp_path / "..", "1")[0] == -signal.SIGABRT
+
+
+@pytest.mark.parametrize(("level", "seen"), [("1", "dd"), ("", "01")])
+def test_freed_memory_is_filled(level, seen, tmp_path):
+    code = """
+a = section.allocate(100)
+view = memoryview(a)
+view[:] = bytes([1]) * 100
+section.free(a)
+print(bytes(view[16:]).hex())"""
+    assert run(code, tmp_path, level) == (0, seen * 84 + "\nto the end\n")

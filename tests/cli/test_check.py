@@ -1,0 +1,552 @@
+"""`python -m shmem check`: what is wrong with a file, what a repair makes of it, what nobody can reach."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+
+import damaging
+import numpy as np
+import pytest
+
+import shmem
+from shmem.__main__ import main
+
+START = 24576  # of the heap, with so few participants
+DATA = bytes(range(1, 201))
+NOBODY_HAS = (1 << 47).to_bytes(8, "little")  # as much address space
+
+
+class Node(shmem.Struct, type_name="check.Node"):
+    small: shmem.int8
+    next: shmem.Ref["check.Node"]
+    name: shmem.Bytes[5]
+    other: shmem.Ref
+
+
+def check(capsys, path, *options):
+    """Exit status, and the report."""
+    status = main(["check", str(path), "--json", *options])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def make(path, **options):
+    """A section with something of everything; offsets of the payloads."""
+    with shmem.SharedMemory(path, max_size=1 << 20, max_participants=7, **options) as section:
+        section["a"] = np.arange(100)
+        section["b"] = DATA
+        block = section.allocate(300)
+        memoryview(block)[:] = DATA + DATA[:100]
+        section["c"] = np.arange(12.0).reshape(3, 4)
+        section.root = section.new(Node, small=1, name=b"root", next=section.new(Node, small=2, other=block))
+        hole = section.allocate(3000)
+        section["last"] = DATA
+        where = {"hole": hole.offset, "block": block.offset, "root": section.root.offset, "next": section.root.next.offset}
+        section.free(hole)
+    del block, hole
+    return where | {name: word(path, slot_of(path, name.encode())[1]) for name in ("a", "b", "c", "last")}
+
+
+@pytest.fixture
+def made(section_file):
+    return section_file, make(section_file)
+
+
+def poke(path, offset, content):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
+def word(path, offset):
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return struct.unpack("<Q", file.read(8))[0]
+
+
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest(), os.stat(path).st_mtime_ns
+
+
+def repaired(capsys, path):
+    """Check, which must change nothing, then repair; the report.  Afterwards the file is whole, and the copy is what it was."""
+    before = digest(path)
+    status, found = check(capsys, path)
+    assert (status, found["state"]) == (4, "damaged")
+    assert found["findings"]
+    assert digest(path) == before
+    status, report = check(capsys, path, "--repair")
+    assert (status, report["state"]) == (1, "repaired"), report
+    assert report["findings"] == found["findings"]
+    assert digest(report["copy"])[0] == before[0]
+    status, after = check(capsys, path)
+    assert (status, after["state"], after["findings"]) == (0, "whole", [])
+    return report
+
+
+def intact(path, *lost):
+    """Everything but what is lost is there."""
+    with shmem.SharedMemory(path) as section:
+        section.check_heap()
+        expected = {"a": list(range(100)), "b": DATA, "c": np.arange(12.0).reshape(3, 4).tolist(), "last": DATA}
+        found = {}
+        for name in section:
+            value = section[name]
+            found[name] = bytes(value) if isinstance(value, shmem.Block) else value.tolist()
+        assert found == {name: value for name, value in expected.items() if name not in lost}
+        if "root" not in lost:
+            assert (section.root.name, section.root.next.small) == (b"root", 2)
+            assert bytes(section.root.next.other)[:300] == DATA + DATA[:100]
+        section.free(section.allocate(1000))
+
+
+def test_whole(made, capsys):
+    path, _ = made
+    before = digest(path)
+    status, report = check(capsys, path)
+    assert (status, report["state"], report["findings"], report["notes"], report["leaks"]) == (0, "whole", [], [], None)
+    assert report["blocks"] == 7
+    assert check(capsys, path, "--repair")[0] == 0  # nothing to do: no copy
+    assert digest(path) == before
+    assert os.listdir(os.path.dirname(path)) == ["section.shm"]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", bytes(8192), b"SHMEM1\x1a\n" + bytes(8192), b"SHMEMNEW" + bytes(8192)])
+def test_not_a_section(tmp_path, capsys, content):
+    (tmp_path / "f").write_bytes(content)
+    for options in ((), ("--repair",), ("--leaks",)):
+        status, report = check(capsys, tmp_path / "f", *options)
+        assert (status, report["state"]) == (8, "not a section")
+    assert (tmp_path / "f").read_bytes() == content
+    assert check(capsys, tmp_path)[0] == 8
+    assert check(capsys, tmp_path / "missing")[0] == 8
+    with pytest.raises(SystemExit) as caught:
+        main(["check", str(tmp_path / "f"), "--mend"])
+    assert caught.value.code == 2
+    capsys.readouterr()
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c", "block", "root", "next", "last"])
+def test_front_tag_overwritten(made, capsys, name):
+    """The rear tag says how large the block is; a name, or its header, what it was."""
+    path, where = made
+    offset = where[name] - 16
+    poke(path, offset, b"\xff" * 16)
+    report = repaired(capsys, path)
+    assert [finding["offset"] for finding in report["findings"]] == [offset]  # what is behind it was found, holes too
+    with shmem.SharedMemory(path) as section:
+        assert bytes(section.block(where["b"]))[: len(DATA)] == DATA
+        if name in ("a", "c"):
+            assert section[name].shape == {"a": (100,), "c": (3, 4)}[name]
+        elif name in ("b", "last"):
+            assert bytes(section[name])[: len(DATA)] == DATA
+        elif name == "block":
+            assert bytes(section.root.next.other)[:300] == DATA + DATA[:100]
+        else:
+            section.block(where[name])  # of a type that nobody knows any more, but there
+        section.free(section.allocate(1000))
+
+
+def test_front_tag_of_a_hole_overwritten(made, capsys):
+    """The lists of free blocks say what it was."""
+    path, where = made
+    blocks = check(capsys, path)[1]["blocks"]
+    poke(path, where["hole"] - 16, b"\xff" * 16)
+    assert repaired(capsys, path)["blocks"] == blocks
+    with shmem.SharedMemory(path) as section:
+        assert section.stats().largest_hole >= 3000
+        with pytest.raises(shmem.InvalidBlock):
+            section.block(where["hole"])
+    intact(path)
+
+
+def test_overrun(made, capsys):
+    """A write past a block's end: its rear tag, the next one's front tag, the first bytes there."""
+    path, where = made
+    end = where["block"] - 16 + (word(path, where["block"] - 16) & 0xFFFFFFFFFFF0)
+    poke(path, end - 8, b"\xee" * 40)
+    report = repaired(capsys, path)
+    assert {finding["offset"] for finding in report["findings"]} >= {where["block"] - 16, end}
+    with shmem.SharedMemory(path) as section:
+        assert section["a"].tolist() == list(range(100))
+        assert bytes(section.root.next.other)[:300] == DATA + DATA[:100]
+        section.check_heap()
+
+
+def test_both_tags_of_neighbours_overwritten(made, capsys):
+    """Nothing says where the one ends and the other begins: one plain block, which nobody is given until it is freed."""
+    path, where = made
+    first, second = where["next"] - 16, where["root"] - 16
+    assert first + (word(path, first) & 0xFFFFFFFFFFF0) == second
+    end = second + (word(path, second) & 0xFFFFFFFFFFF0)
+    for at, n in ((first, 16), (second - 8, 24), (end - 8, 8)):
+        poke(path, at, b"\xaa" * n)
+    with open(path, "rb") as file:
+        content = file.read()[first + 16 : end - 8]
+    report = repaired(capsys, path)
+    (finding,) = [finding for finding in report["findings"] if finding["offset"] == first]
+    assert f"which blocks lay in these {end - first} bytes" in finding["lost"]
+    with shmem.SharedMemory(path) as section:
+        assert section["a"].tolist() == list(range(100))
+        assert section.root is None
+        block = section.block(first + 16)
+        assert bytes(block) == content
+        section.free(block)
+        section.check_heap()
+
+
+@pytest.mark.parametrize("clean", [b"\0", b"\1"])
+def test_a_tag_that_says_too_little(made, capsys, clean):
+    """Its end says the same; what is left to the next block is too small for one, and belongs to it."""
+    path, where = made
+    at = where["block"] - 16
+    size = word(path, at) & 0xFFFFFFFFFFF0
+    with open(path, "rb") as file:
+        image = bytearray(file.read())
+    damaging.put(image, at, word(path, at) - 16)
+    damaging.seal(image, at, size - 16)
+    poke(path, 0, image)
+    poke(path, 280, clean)
+    report = repaired(capsys, path)
+    assert [finding["offset"] for finding in report["findings"]] == [at + size - 16]
+    with shmem.SharedMemory(path) as section:
+        section.check_heap()
+        assert section["a"].tolist() == list(range(100))
+        assert bytes(section.root.next.other)[:276] == (DATA + DATA[:100])[:276]
+
+
+def test_end_overwritten_only(made, capsys):
+    path, where = made
+    end = where["b"] - 16 + (word(path, where["b"] - 16) & 0xFFFFFFFFFFF0)
+    poke(path, end - 8, b"\0" * 8)
+    (finding,) = repaired(capsys, path)["findings"]
+    assert (finding["offset"], finding["lost"]) == (where["b"] - 16, "")
+    intact(path)
+
+
+@pytest.mark.parametrize(
+    ("offset", "content"),
+    [
+        (0, b"X"), (8, b"\7"), (12, b"\xff\xff"), (24, b"salty!!!"), (48, b"\xff" * 208), (256, b"\1"), (256, NOBODY_HAS), (264, b"\1"),
+        (272, b"\x09"), (276, b"\xff\xff"), (280, b"\x09"), (284, b"\1"), (328, b"\1"), (336, b"\1" * 8), (344, b"\0" * 8),
+        (352, b"\xff" * 8), (336, b"\xff" * 3), (368, b"\x10"), (448, b"\xff" * 8), (448, b"\0" * 8), (456, b"\xff" * 8),
+        (464, b"\0" * 8), (472, b"\0" * 8), (472, b"\xff" * 8), (776, b"\xff"),
+    ],
+)  # fmt: skip
+def test_header(made, capsys, offset, content):
+    """What follows from other fields is written again; nothing but a label or an address is lost."""
+    path, _ = made
+    poke(path, offset, content)
+    repaired(capsys, path)
+    intact(path)
+
+
+def test_root_and_tables(made, capsys):
+    path, _ = made
+    poke(path, 360, b"\x10\x60" + b"\0" * 5 + b"\1")
+    report = repaired(capsys, path)
+    assert "root" in report["findings"][0]["lost"]
+    intact(path, "root")
+    poke(path, 376, b"\xff" * 8)  # two tables: which one it was, the other anchor says
+    repaired(capsys, path)
+    with shmem.SharedMemory(path) as section:
+        assert section.new(Node, small=3).small == 3
+
+
+def slot_of(path, name):
+    """Where the slot lies that shows a name."""
+    table = word(path, 368)
+    for at in range(table + 16, table + 16 + 16 * word(path, table), 16):
+        entry = word(path, at + 8)
+        if entry > 1:
+            with open(path, "rb") as file:
+                file.seek(entry + 24)
+                if file.read(len(name)) == name:
+                    return at, entry
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("damage", ["entry", "hash", "zero", "both"])
+def test_slot_overwritten(made, capsys, damage):
+    """The entry is there still, and found again."""
+    path, _ = made
+    at, _ = slot_of(path, b"last")
+    if damage in ("entry", "both"):
+        poke(path, at + 8, b"\xff" * 8)
+    if damage in ("hash", "both"):
+        poke(path, at, b"\xff" * 8)
+    if damage == "zero":
+        poke(path, at, b"\0" * 16)
+    repaired(capsys, path)
+    intact(path)
+
+
+@pytest.mark.parametrize("text", [b"\xff", b""])
+def test_name_that_is_no_text(made, capsys, text):
+    path, _ = made
+    _, entry = slot_of(path, b"last")
+    poke(path, entry + 24 if text else entry + 16, text or b"\0\0\0\0")
+    report = repaired(capsys, path)
+    assert "a name" in [finding["lost"] for finding in report["findings"]]
+    intact(path, "last")
+
+
+def test_name_that_leads_nowhere(made, capsys):
+    path, _ = made
+    _, entry = slot_of(path, b"last")
+    poke(path, entry, struct.pack("<Q", 0x7FFF0))
+    report = repaired(capsys, path)
+    assert ["'last'" in finding["lost"] for finding in report["findings"]] == [True]
+    intact(path, "last")
+
+
+def test_array_header_overwritten(made, capsys):
+    path, where = made
+    poke(path, where["a"], b"\xff" * 8)
+    report = repaired(capsys, path)
+    assert "shape" in report["findings"][0]["lost"]
+    with shmem.SharedMemory(path) as section:
+        assert np.frombuffer(section["a"], "int64")[-100:].tolist()[-1] == 99 or 99 in np.frombuffer(bytes(section["a"])[:-8], "int64")
+
+
+def test_cut_off(made, capsys):
+    """Cut in the middle of the last block: that one is kept with zeros, the others are whole."""
+    path, where = made
+    os.truncate(path, where["last"] + 50)
+    with pytest.raises(shmem.NotASection):
+        shmem.SharedMemory(path)
+    report = repaired(capsys, path)
+    assert "cut off" in report["findings"][0]["problem"]
+    with shmem.SharedMemory(path) as section:
+        assert section["a"].tolist() == list(range(100))
+        if "last" in section:
+            assert bytes(section["last"])[:50] == DATA[:50]
+            assert bytes(section["last"])[60:].strip(b"\0") == b""
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.damages
+def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
+    """Whatever is done to the bytes of the heap: a repair ends, the heap is whole after it, and says what it did."""
+    rng = random.Random(seed)
+    make(section_file, index=["tlsf", "next_fit"][seed % 2])
+    size = os.path.getsize(section_file)
+    if seed % 3 == 1:
+        poke(section_file, 280, b"\0\0\0\0")  # not closed
+    for _ in range(rng.randrange(1, 6)):
+        n = rng.choice([1, 8, 16, 40, 300])
+        poke(section_file, rng.randrange(START - 13000 * (seed % 3 == 0), size - n), rng.randbytes(n))
+    if seed % 4 == 0:
+        os.truncate(section_file, rng.randrange(START + 100, size))
+    _, report = check(capsys, section_file, "--repair")
+    assert report["state"] in ("repaired", "whole"), report
+    assert check(capsys, section_file, "--leaks")[1]["state"] == "whole"
+    with shmem.SharedMemory(section_file) as section:
+        section.check_heap()
+        section.free(section.allocate(1000))
+        for name in section:
+            section[name]
+
+
+def test_killed_process_is_no_damage(section_file, capsys, child):
+    other = child(
+        "section = shmem.SharedMemory(args[0], max_size=1 << 24); section['a'] = [1, 2, 3]; say('go')\n"
+        "while True: section['b'] = bytes(100_000); del section['b']",
+        section_file,
+    )
+    other.hear()
+    other.kill()
+    before = digest(section_file)
+    status, report = check(capsys, section_file, "--leaks")
+    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert any("not closed" in note for note in report["notes"])
+    assert digest(section_file) == before
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().recoveries == 1
+
+
+def test_damage_in_a_file_that_was_not_closed(section_file, capsys, child):
+    other = child("section = shmem.SharedMemory(args[0], max_size=1 << 20); section['a'] = [1, 2]; section['b'] = b'bytes'\n"
+                  "say(section['b'].offset); sys.stdin.readline()", section_file)  # fmt: skip
+    offset = int(other.hear()) - 16
+    other.kill()
+    poke(section_file, offset, b"\xff" * 16)
+    repaired(capsys, section_file)
+    with shmem.SharedMemory(section_file) as section:
+        assert section["a"].tolist() == [1, 2]
+        assert bytes(section["b"])[:5] == b"bytes"
+
+
+@pytest.mark.damages
+def test_in_use(place, capsys):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        section["a"] = [1]
+        leak = section.allocate(500)
+        code = "import sys, shmem.__main__; sys.exit(shmem.__main__.main(['check', sys.argv[1], '--json', *sys.argv[2:]]))"
+        for options, status in ((), 0), (("--leaks",), 4), (("--repair",), 8):
+            done = subprocess.run([sys.executable, "-P", "-c", code, section.path, *options], capture_output=True, text=True, check=False)
+            report = json.loads(done.stdout)
+            assert (done.returncode, done.stderr, report["in_use"]) == (status, "", True)
+            assert f"in use by 1 processes: {os.getpid()}" in report["notes"][0]
+            if options == ("--leaks",):
+                assert [one["offset"] for one in report["leaks"]] == [leak.offset]
+            if options == ("--repair",):
+                assert "nothing was repaired" in report["notes"][-1]
+        assert os.path.exists(section.path)
+        second = section.allocate(100)
+        tag = word(section.path, second.offset - 16)
+        poke(section.path, second.offset - 16, b"\xff" * 8)
+        done = subprocess.run([sys.executable, "-P", "-c", code, section.path], capture_output=True, text=True, check=False)
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["state"], report["findings"][0]["offset"]) == (4, "damaged", second.offset - 16)
+        poke(section.path, second.offset - 16, struct.pack("<Q", tag))
+        assert section.stats().participants == (os.getpid(),)
+
+
+def test_leaks_beside_damage(made, capsys):
+    path, where = made
+    with shmem.SharedMemory(path) as section:
+        section.allocate(100)
+    poke(path, where["b"] - 16, b"\xff" * 16)
+    assert check(capsys, path, "--leaks")[0] == 4
+    assert check(capsys, path, "--leaks", "--repair")[0] == 1 | 4
+    assert check(capsys, path, "--leaks")[0] == 4
+
+
+# -- participants and intents ---------------------------------------------------------------------------------
+
+PARTICIPANTS, INTENTS, HIGH = 4096, 8192, 832  # with so few participants
+SWAP_SLOT, RESIZE, MOVE = 1, 2, 3
+
+
+def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
+    return struct.pack("<8Q", operation, slot, value, *make, *drop, 0)
+
+
+@pytest.mark.parametrize(("offset", "content", "problem"), [
+    (HIGH, struct.pack("<I", 8), "8 of them were in use"),
+    (PARTICIPANTS + 64, b"\xff" * 64, "entry 1 of the participants: it was overwritten"),
+    (PARTICIPANTS + 2 * 64, struct.pack("<Q", 5 << 32 | 4097), "entry 2 of the participants: it says 4,097 threads"),
+    (PARTICIPANTS + 12, struct.pack("<i", -1), "blocks that it is making"),
+    (PARTICIPANTS + 16, struct.pack("<i", -1), "arrays that it looks at"),
+    (INTENTS, b"\xff" * 64, "participant 0 makes no sense: its operation"),
+    (INTENTS + 64, intent(9, START), "participant 1 makes no sense: its operation"),
+    (INTENTS, intent(SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
+    (INTENTS, intent(RESIZE, START + 16), "it resizes a block"),
+    (INTENTS, intent(MOVE, START, drop=(START + 17, 0)), "it names a block"),
+])  # fmt: skip
+@pytest.mark.parametrize("was_closed", [True, False])
+def test_what_no_process_writes(made, capsys, offset, content, problem, was_closed):
+    path, _ = made
+    poke(path, offset, content)
+    poke(path, 280, struct.pack("<I", was_closed))
+    (finding,) = repaired(capsys, path)["findings"]
+    assert problem in finding["problem"]
+    assert finding["lost"] == ""
+    intact(path)
+
+
+def test_intent_in_a_section_that_was_closed(made, capsys):
+    """It makes sense, and recovery would free a named block for it."""
+    path, where = made
+    poke(path, INTENTS, intent(SWAP_SLOT, 368, word(path, 368), drop=(where["b"], 0)))
+    (finding,) = repaired(capsys, path)["findings"]
+    assert "in a section that was closed" in finding["problem"]
+    intact(path)
+
+
+def test_intent_of_the_killed_is_no_damage(made, capsys):
+    """The slot does not have its value: it was not decided."""
+    path, where = made
+    poke(path, INTENTS + 3 * 64, intent(SWAP_SLOT, 368, 1, drop=(where["b"], 0)))
+    poke(path, PARTICIPANTS + 3 * 64, struct.pack("<QIIIIQ", 3 << 32 | 1, 1, 1, 2, 0, 4321))
+    poke(path, 280, struct.pack("<I", 0))
+    status, report = check(capsys, path)
+    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert any("participant 3 was killed while naming" in note for note in report["notes"])
+    assert any("entry 3 of the participants: process 4321 was killed" in note for note in report["notes"])
+    with shmem.SharedMemory(path) as section:
+        assert section.stats().recoveries == 1
+    intact(path)
+
+
+def test_opening_waits_for_a_check(made, child):
+    from shmem._cli import check as _check  # what is not public
+
+    path, _ = made
+    with _check.opened(path, False):
+        other = child("say('go'); section = shmem.SharedMemory(args[0]); say('open')", path)
+        other.hear()
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.process.wait(0.3)
+    assert other.hear() == "open"
+    other.end()
+
+
+def test_leaks(section_file, capsys):
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        far = section.allocate(64)
+        held = section.allocate(100)
+        held_offset = held.offset
+        nobody, behind = section.new(Node), section.new(Node)
+        nobody.next = behind  # reached by a leak alone
+        lost = section.zeros((3, 5), "float32")
+        section.root = lost
+        lost_offset = word(section_file, 360)
+        section.root = section.new(Node, next=section.new(Node, other=far))
+        section["offsets"] = np.array([held.offset])
+        expected = {
+            nobody.offset: ("check.Node", None),
+            behind.offset: ("check.Node", None),
+            lost_offset: ("array (3, 5) of <f4", None),
+            held_offset: ("bytes", True),
+        }
+        del lost, far, held, nobody, behind
+    status, report = check(capsys, section_file, "--leaks")
+    assert (status, report["state"]) == (4, "whole")
+    found = {one["offset"]: (one["type"], one["perhaps"] and True) for one in report["leaks"]}
+    assert {offset: found.get(offset) for offset in expected} == expected
+    assert len(found) == 4
+    sizes = {one["offset"]: one["n_bytes"] for one in report["leaks"]}
+    assert sizes[held_offset] == 100
+    main(["check", section_file, "--leaks"])
+    text = capsys.readouterr().out
+    assert "leaks: 3 blocks" in text
+    assert "perhaps reached from 0x" in text
+
+
+def test_copies_are_numbered_and_sparse(made, capsys):
+    path, where = made
+    with shmem.SharedMemory(path, max_size=1 << 26) as section:
+        section.allocate(30_000_000, zero=False)
+        section.allocate(100)
+    for n in (1, 2):
+        poke(path, where["b"] - 16, b"\xff" * 16)
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, 1)
+        report = repaired(capsys, path)
+        assert report["copy"] == f"{path}.before-repair-{n}"
+        assert os.stat(report["copy"]).st_blocks * 512 < 4_000_000
+        assert os.stat(report["copy"]).st_mode == os.stat(path).st_mode
+
+
+def test_no_room_for_the_copy(made, capsys, monkeypatch):
+    from shmem._cli import check as _check
+
+    path, where = made
+    poke(path, where["b"] - 16, b"\xff" * 16)
+    before = digest(path)
+    monkeypatch.setattr(_check, "write_all", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    status, report = check(capsys, path, "--repair")
+    assert (status, report["state"], report["copy"]) == (4, "damaged", None)
+    assert "No space left" in report["notes"][-1]
+    assert digest(path) == before
+    assert os.listdir(os.path.dirname(path)) == ["section.shm"]
+    shutil.rmtree(os.path.dirname(path))
+    os.mkdir(os.path.dirname(path))

@@ -1,0 +1,473 @@
+"""`python -m shmem tstshmem`: the table, the proofs, and what it makes of processes that are killed."""
+
+import contextlib
+import ctypes
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+
+import shmem
+from shmem.__main__ import main
+from shmem._cli import tstshmem as _tstshmem
+from shmem._cli import tstshmem_tree
+
+SIZE = 1 << 25
+WHOLE = "last to leave: tree empty, heap whole, no block left"
+VARIANTS = ["python", "cython"]
+
+
+class Program:
+    """A running `python -m shmem tstshmem`."""
+
+    def __init__(self, *arguments):
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-X", "faulthandler", "-W", "error", "-m", "shmem", "tstshmem", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            start_new_session=True,
+        )
+        self.pid = self.process.pid
+
+    def end(self):
+        """(exit status, what it printed, what it complained of)."""
+        try:
+            out, err = self.process.communicate(timeout=300)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGABRT)  # faulthandler says where each thread of each process is
+            out, err = self.process.communicate()
+            raise AssertionError(f"it hangs:\n{err}") from None
+        return self.process.returncode, out, err
+
+    def kill(self):
+        """SIGKILL to the instance; its members go on."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def start():
+    """Start programs; the process groups of those that still run at the end are killed."""
+    started = []
+
+    def run(*arguments):
+        started.append(Program(*arguments))
+        return started[-1]
+
+    yield run
+    for one in started:
+        if one.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(one.pid, signal.SIGKILL)
+            one.process.communicate()
+
+
+@pytest.fixture
+def memory(section_file):
+    """A section in a file that stays open while programs come and go."""
+    with shmem.SharedMemory(section_file, max_size=SIZE) as section:
+        yield section
+
+
+def wait_for(condition, seconds=60):
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.002)
+    raise AssertionError("it never came true")
+
+
+def working_members(memory):
+    """Process ids of the members of the newest instance, once there are nodes in the tree."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
+        with shmem.shared_lock(memory):  # else the instance may be freed, and what lies there now is no process id
+            control = memory.root
+            if control is None or control.first is None or memory.stats().blocks < 100:
+                return []
+            return [int(pid) for pid in control.first.members if pid and int(pid) in memory.stats().participants]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_table(start, variant):
+    status, out, err = start("-p", 2, "-t", 4, "-n", 300, "--variant", variant, "--size", "32M").end()
+    assert (status, err) == (0, "")
+    header, alone, together, verdict = out.splitlines()
+    assert header.split() == ["variant", "locking", "processes", "threads", "keys", "seconds"]
+    assert alone.split()[:-1] == [variant, "no", "1", "1", "300"]
+    assert together.split()[:-1] == [variant, "yes", "2", "4", "2,400"]
+    assert float(alone.split()[-1]) >= 0
+    assert float(together.split()[-1]) > 0
+    assert verdict == f"{variant}: own keys gone; {WHOLE}"
+
+
+def test_json_of_both_variants(start):
+    status, out, err = start("--variant", "both", "-p", 1, "-t", 2, "-n", 50, "--json", "--size", "32M").end()
+    assert (status, err) == (0, "")
+    rows = json.loads(out)
+    assert [(row["variant"], row["locking"], row["threads"]) for row in rows] == [
+        ("python", False, 1), ("python", True, 2), ("cython", False, 1), ("cython", True, 2)]  # fmt: skip
+    for row in rows:
+        assert row["own_keys_left"] == row["blocks_left"] == row["killed"] == 0
+        assert (row["is_last"], row["tree_empty"], row["heap_whole"], row["problems"]) == (True, True, True, [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-p", "33"], ["-t", "33"], ["-p", "0"], ["-n", "0"], ["-n", "x"], ["--no-locking", "-t", "2"], ["--file", "x", "--name", "y"],
+     ["--size", "1Q"], ["--variant", "perl"]],
+)  # fmt: skip
+def test_wrong_arguments(capsys, arguments):
+    try:
+        status = main(["tstshmem", *arguments])
+    except SystemExit as exit:
+        status = exit.code
+    assert status == 2
+    assert capsys.readouterr().err
+
+
+def test_help(capsys):
+    says = {"--help": "fuzz", "tstshmem --help": "--no-locking", "fuzz --help": "--steps", "--version": shmem.__version__}
+    for arguments, word in says.items():
+        with pytest.raises(SystemExit) as caught:
+            main(arguments.split())
+        assert caught.value.code == 0
+        assert word in capsys.readouterr().out
+    with pytest.raises(SystemExit) as caught:
+        main(["no-such-command"])
+    assert caught.value.code == 2
+
+
+def test_no_locking_on_a_file(start, section_file):
+    status, out, err = start("--no-locking", "-n", 200, "--file", section_file).end()
+    assert (status, err) == (0, "")
+    assert [line.split()[:-1] for line in out.splitlines()[1:-1]] == [["cython", "no", "1", "1", "200"]]
+    with shmem.SharedMemory(section_file) as section:
+        assert section.root is None
+        assert section.check_heap().blocks == 0
+
+
+def test_file_is_kept_and_used_again(start, section_file):
+    for variant in ("python", "cython", "python"):
+        status, out, err = start("-p", 1, "-n", 100, "--variant", variant, "--file", section_file, "--size", "32M").end()
+        assert (status, err) == (0, "")
+        assert WHOLE in out
+    assert os.path.getsize(section_file) < 1 << 18
+
+
+def test_several_instances_on_one_section(start):
+    name = f"test-tstshmem-{os.getpid()}"
+    programs = [start("-p", 2, "-t", 2, "-n", 2000, "--name", name, "--size", "32M") for _ in range(3)]
+    ends = [program.end() for program in programs]
+    assert [(status, err) for status, _, err in ends] == [(0, "")] * 3
+    assert all("own keys gone" in out for _, out, _ in ends)
+    assert any(WHOLE in out for _, out, _ in ends)
+    with pytest.raises(shmem.SectionNotFound):
+        shmem.SharedMemory(shared_name=name)
+
+
+def test_keys_are_unique():
+    shares = [_tstshmem.keys_of_thread(number, member, thread, 50)
+              for number, member, thread in itertools.product((1, 2, 1 << 20), (0, 1, 31), (0, 1, 31))]  # fmt: skip
+    keys = np.concatenate(shares)
+    assert len(np.unique(keys)) == len(keys) == 27 * 50
+    assert keys.dtype == np.int64
+    assert keys.min() < 0 < keys.max()
+
+
+# -- the tree ---------------------------------------------------------------------------------------------------
+
+
+def make_tree(memory, variant, class_of_python=_tstshmem.PythonTree):
+    control = memory.new(_tstshmem.Control, variant=VARIANTS.index(variant), locking=True)
+    return control, class_of_python(memory, control, True) if variant == "python" else _tstshmem.tree_of(memory, control)
+
+
+def lone(tree, key):
+    """A key as the variant's methods take it."""
+    return np.array([key], dtype=np.int64)
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL."""
+
+
+class DyingTree(_tstshmem.PythonTree):
+    """A tree whose user is killed half way through a removal: before a node is unlinked."""
+
+    def _take_out(self, before, link, node, child):
+        raise Killed
+
+
+class DyingLaterTree(_tstshmem.PythonTree):
+    """The same, after a node was unlinked and before it is freed."""
+
+    def _take_out(self, before, link, node, child):
+        setattr(before, link, child)
+        raise Killed
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", range(10))
+def test_kill_before_freeing(shm, variant, seed):
+    rng = random.Random(seed)
+    control, tree = make_tree(shm, "python")
+    dying = DyingLaterTree(shm, control, True)
+    keys = rng.sample(range(1000), 150)
+    for key in keys:
+        tree.insert(key)
+    gone = rng.sample(keys, 60)
+    for n_lost, key in enumerate(gone, 1):
+        with pytest.raises(Killed):
+            dying.remove(key)
+        assert tree.count_nodes() == 150 - n_lost
+        assert tree.count_keys(np.array(gone[:n_lost])) == 0
+    rest = np.array([key for key in keys if key not in gone])
+    assert tree.count_keys(rest) == 90
+    assert tree_of_variant(shm, control, variant).remove_keys(rest) == 90
+    assert control.tree is None
+    assert shm.check_heap().blocks == 1 + 60
+
+
+def tree_of_variant(shm, control, variant):
+    if variant == "python":
+        return _tstshmem.PythonTree(shm, control, True)
+    return tstshmem_tree.Tree(shm, control.offset + _tstshmem.Control.dtype.fields["tree"][1], True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("seed", range(20))
+def test_half_made_removals(shm, variant, seed):
+    """Nodes are alike in both variants: what a kill leaves is made in Python, and must be no trouble to either."""
+    rng = random.Random(seed)
+    control, tree = make_tree(shm, "python")
+    dying = DyingTree(shm, control, True)
+    keys = rng.sample(range(1000), 150)
+    for key in keys:
+        tree.insert(key)
+    user = tree_of_variant(shm, control, variant)
+    present = set(keys)
+    for key in rng.sample(keys, 60):
+        with pytest.raises(Killed):
+            dying.remove(key)
+        if not tree.search(key):                # it had two children, and gave its place to its successor's key
+            present.discard(key)
+        assert tree.count_nodes() == user.count_nodes() == 150
+        assert user.count_keys(np.array(sorted(present))) == len(present)
+    assert len(present) < 150
+    for key in rng.sample(sorted(present), len(present)):
+        assert user.remove_keys(lone(tree, key)) == 1
+        assert user.count_keys(lone(tree, key)) == 0
+        user.count_nodes()
+        present.discard(key)
+        assert user.count_keys(np.array(sorted(present), dtype=np.int64)) == len(present)
+    assert user.count_nodes() == 0
+    assert control.tree is None
+    assert shm.check_heap().blocks == 1         # the control object: every node was freed, copies too
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tree_sees_what_is_wrong(shm, variant):
+    control, tree = make_tree(shm, variant)
+    keys = _tstshmem.keys_of_thread(1, 0, 0, 100)
+    tree.work(keys, bytearray(1))
+    assert tree.count_nodes() == tree.count_keys(keys) == tree.remove_keys(keys) == 0
+    root = shm.new(_tstshmem.Node, key=int(keys[5]), left=shm.new(_tstshmem.Node, key=-1 if keys[5] > 0 else -(1 << 62)))
+    control.tree = root
+    with pytest.raises(RuntimeError, match="in the tree already"):
+        tree.work(keys, bytearray(1))
+    assert tree.count_keys(keys) == 1           # those that were inserted before it are removed
+    root.left.key = (1 << 63) - 1
+    with pytest.raises(RuntimeError, match="damaged"):
+        tree.count_nodes()
+    root.left = root
+    with pytest.raises(RuntimeError, match="damaged"):
+        tree.count_nodes()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_full_section_is_left_empty(variant):
+    with shmem.SharedMemory(max_size=1 << 17) as small:
+        _, tree = make_tree(small, variant)
+        with pytest.raises(shmem.ShmemError) as caught:
+            tree.work(_tstshmem.keys_of_thread(1, 0, 0, 10_000), bytearray(1))
+        assert caught.value.status == shmem.Status.no_memory
+        assert tree.count_nodes() == 0
+        assert small.check_heap().blocks == 1
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stopped_work_leaves_nothing(variant):
+    """Many keys: the work is not done before the first look whether to stop."""
+    with shmem.SharedMemory(max_size=1 << 28) as section:
+        _, tree = make_tree(section, variant)
+        keys = _tstshmem.keys_of_thread(1, 0, 0, 1_000_000)
+        with pytest.raises(ZeroDivisionError):
+            _tstshmem.work_in_threads(tree, [keys, -keys], lambda: 1 / 0)
+        assert tree.count_nodes() == 0
+        del tree, _
+
+
+# -- proofs can fail -----------------------------------------------------------------------------------------------
+
+
+def session_on(memory, **what):
+    outcome = _tstshmem.Outcome(memory.name, **{"variant": "cython", "locking": True, "processes": 1, "threads": 1, "keys": 50, **what})
+    session = _tstshmem.Session(memory, {"file_name": memory.path}, outcome)
+    session.enter()
+    return session
+
+
+def test_left_over_key_block_and_node_are_seen(memory, capsys):
+    session = session_on(memory)
+    memory.allocate(10)
+    key = _tstshmem.keys_of_member(session.instance, 0)[0][7]
+    memory.root.tree = memory.new(_tstshmem.Node, key=int(key))
+    session.prove_own_keys_gone()
+    session.leave()
+    assert session.outcome.problems == ["1 of this instance's keys are still in the tree", "the tree is not empty"]
+    assert session.outcome.status() == 1
+    memory.root.tree = None
+    session = session_on(memory)                # now there are two blocks that were there before
+    memory.allocate(10)
+    session.leave()
+    assert session.outcome.problems == ["1 blocks are left in the heap"]
+    assert memory.root is None
+    assert "1 blocks are left" in capsys.readouterr().err
+
+
+@pytest.mark.damages
+def test_broken_heap_is_seen(memory, capsys):
+    session = session_on(memory)
+    block = memory.allocate(40)
+    ctypes.memset(block.address + block.nbytes, 0xFF, 8)
+    session.leave()
+    assert session.outcome.heap_whole is False
+    assert session.outcome.status() == 1
+    assert "overwritten" in capsys.readouterr().err
+
+
+def test_refused_sections(start, memory, section_file):
+    memory.root = memory.allocate(100)
+    status, out, err = start("-n", 10, "--file", section_file).end()
+    assert status == 1
+    assert "root object" in err
+    memory.root = None
+    session = session_on(memory, variant="python")
+    status, _, err = start("-n", 10, "--file", section_file).end()
+    assert status == 1
+    assert "an instance of the python variant is running" in err
+    status, _, err = start("-n", 10, "--variant", "python", "--no-locking", "--file", section_file).end()
+    assert status == 1
+    assert "another instance is running" in err
+    status, out, err = start("-n", 10, "--variant", "python", "--file", section_file).end()
+    assert (status, err) == (0, "")
+    assert "not the last to leave" in out
+    session.leave()
+    assert session.outcome.is_last
+    assert session.outcome.status() == 0
+
+
+# -- killed processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_member(start, memory, section_file, variant):
+    n_keys = {"python": 4000, "cython": 60_000}[variant]
+    program = start("-p", 3, "-t", 2, "-n", n_keys, "--variant", variant, "--file", section_file)
+    victim = wait_for(lambda: working_members(memory))[1]
+    os.kill(victim, signal.SIGKILL)
+    status, out, err = program.end()
+    assert status == 3, err
+    assert re.search(rf"member 1 \(process {victim}\) was killed by SIGKILL; [\d,]+ keys that it left were removed", err)
+    assert out.splitlines()[-2].split()[-1] == "-"              # no time for work that was not all done
+    assert "own keys gone; last to leave: tree empty, heap whole" in out
+    assert memory.root is None
+    assert memory.check_heap().blocks <= 1      # what a kill may lose
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_killed_instance_is_cleared_up_after(start, memory, section_file, variant):
+    program = start("-p", 2, "-t", 2, "-n", 30_000, "--variant", variant, "--file", section_file)
+    members = wait_for(lambda: working_members(memory))
+    for pid in [program.pid, *members]:
+        os.kill(pid, signal.SIGKILL)
+    program.process.communicate(timeout=30)
+    wait_for(lambda: len(memory.stats().participants) == 1)
+    status, out, err = start("-n", 10, "-p", 1, "--file", section_file, "--variant", variant).end()
+    assert status == 3, err
+    found = re.search(rf"instance 1 \(process {program.pid}\) was killed; ([\d,]+) keys that it left were removed", err)
+    assert int(found[1].replace(",", "")) > 50
+    assert f"own keys gone; {WHOLE}" in out
+    assert memory.root is None
+
+
+def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
+    program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
+    wait_for(lambda: working_members(memory))
+    session = session_on(memory)                # here before it is killed, and leaving after it
+    program.kill()
+    session.leave()
+    assert session.outcome.is_last
+    assert session.outcome.status() == 3
+    assert session.outcome.tree_empty
+    assert session.outcome.blocks_left == 0
+    assert len(memory.stats().participants) == 1
+
+
+def test_interrupt(start, memory, section_file):
+    program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
+    wait_for(lambda: working_members(memory))
+    os.killpg(program.pid, signal.SIGINT)       # as a terminal sends it, to members too
+    status, out, err = program.end()
+    assert status == 130
+    assert err == "tstshmem: interrupted\n"
+    assert f"own keys gone; {WHOLE}" in out
+    assert memory.check_heap().blocks == 0
+    assert len(memory.stats().participants) == 1
+
+
+def test_what_was_there_before_does_not_count(start, memory, section_file):
+    """Blocks of somebody else, and what an instance leaves that was killed before it could register."""
+    memory.allocate(100)
+    memory.root = memory.new(_tstshmem.Control)
+    memory.new(_tstshmem.Instance)
+    status, out, err = start("-n", 10, "--file", section_file).end()
+    assert (status, err) == (0, "")
+    assert WHOLE in out
+    assert memory.root is None
+    assert memory.check_heap().blocks == 2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_random_kills(start, memory, section_file, variant):
+    """Two instances, members of which are killed at random moments, then one more that must find all in order."""
+    rng = random.Random(variant)
+    n_keys = {"python": 2000, "cython": 25_000}[variant]  # work for longer than the sleeps
+    programs = [start("-p", 4, "-t", 2, "-n", n_keys, "--variant", variant, "--file", section_file) for _ in range(2)]
+    for _ in range(5):
+        wait_for(lambda: working_members(memory) or all(program.process.poll() is not None for program in programs))
+        time.sleep(rng.random() * 0.05)
+        with contextlib.suppress(ProcessLookupError, IndexError, shmem.InvalidBlock):
+            os.kill(rng.choice(working_members(memory)), signal.SIGKILL)
+    ends = [program.end() for program in programs]
+    assert {status for status, _, _ in ends} <= {0, 3}, ends
+    assert any(status == 3 for status, _, _ in ends)
+    status, out, err = start("-n", 100, "--variant", variant, "--file", section_file).end()
+    assert (status, err) == (0, "")
+    assert WHOLE in out
+    memory.check_heap()

@@ -1,0 +1,222 @@
+"""Files with any bytes changed, cut off or appended: each use of one ends with a result or a documented error.
+
+A child process uses them, for what is looked for is a crash, an endless loop, memory without bounds.  `make fuzz` looks longer, and is led
+by coverage; what it and these tests do to a file, and with it, is in `support/damaging.py`.
+"""
+
+import json
+import os
+import random
+import select
+import shutil
+import struct
+import tempfile
+
+import damaged_images
+import damaging
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import shmem
+from shmem._fsck.wreck import AT, AT_32
+
+pytestmark = pytest.mark.damages
+
+SETTINGS = settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+# What is no documented error is told, and so is a section that is still open: then something kept it.
+WORKER = """
+import faulthandler, json, resource, traceback
+sys.path.insert(0, args[0])
+import damaging
+if 'libasan' not in open('/proc/self/maps').read():  # its shadow is larger
+    resource.setrlimit(resource.RLIMIT_DATA, (1 << 31, 1 << 31))
+say('ready')
+for line in sys.stdin:
+    path, program, n_times = json.loads(line)
+    faulthandler.dump_traceback_later(20, exit=True)
+    try:
+        damaging.exercise(path, bytes.fromhex(program), n_times)
+        said = 'well' if os.stat(path).st_blocks * 512 < 1 << 26 else 'the file has grown without bounds'
+    except BaseException:
+        said = traceback.format_exc()
+    faulthandler.cancel_dump_traceback_later()
+    say(json.dumps(said))
+"""
+
+
+class Worker:
+    """The child, started again after it has ended."""
+
+    def __init__(self, child, folder, code=WORKER):
+        self.child, self.code, self.path = child, code, os.path.join(folder, "section")
+        self.process = None
+
+    def use(self, content, program=damaging.EVERYTHING, n_times=6):
+        """Do what the program says with a file that has this content."""
+        with open(self.path, "wb") as file:
+            file.write(content)
+        if self.process is None:
+            self.process = self.child(self.code, os.path.dirname(damaging.__file__))
+            assert self.process.hear() == "ready"
+        self.process.tell(json.dumps([self.path, program.hex(), n_times]))
+        process, self.process = self.process, None
+        if not select.select([process.process.stdout], [], [], 60)[0]:
+            process.kill()
+            raise AssertionError("it hangs")
+        said = json.loads(process.hear())  # AssertionError when it crashed
+        self.process = process
+        assert said == "well", said
+
+
+@pytest.fixture
+def folder():
+    """In memory: a test does not wait for a disk."""
+    path = tempfile.mkdtemp(prefix="damaged-", dir="/dev/shm")
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def worker(child, folder):
+    return Worker(child, folder)
+
+
+@pytest.fixture(scope="module")
+def images():
+    with tempfile.TemporaryDirectory(prefix="damaged-", dir="/dev/shm") as path:
+        return damaged_images.images(path)
+
+
+def test_undamaged(worker, images):
+    for content in images.values():
+        worker.use(content, bytes([damaging.CHECK, 0]), 200)
+        worker.use(content, damaging.EVERYTHING, 200)
+
+
+def test_any_damage(worker, images):
+    """Wherever hypothesis leads."""
+
+    @SETTINGS
+    @given(st.sampled_from(sorted(images)), st.randoms(use_true_random=False), st.binary(min_size=12, max_size=12), st.integers(0, 7))
+    def one(name, rng, program, n):
+        image = bytearray(images[name])
+        damaging.change(image, rng)
+        worker.use(bytes(image), bytes([damaging.CHECK]) + program if n == 0 else program)
+
+    one()
+
+
+def changed(images, rng, n):
+    """So many images, damaged without a guide, which is quicker."""
+    names = sorted(images)
+    for _ in range(n):
+        image = bytearray(images[rng.choice(names)])
+        damaging.change(image, rng)
+        yield bytes(image)
+
+
+def test_many(worker, images):
+    rng = random.Random(5)
+    for image in changed(images, rng, 250):
+        worker.use(image, rng.randbytes(12))
+
+
+def test_what_check_says(worker, images):
+    """What `check` calls whole, and what it has repaired, is whole to who opens it."""
+    for image in changed(images, random.Random(6), 400):
+        worker.use(image, bytes([damaging.CHECK]))
+
+
+@pytest.mark.parametrize("name", ["objects tlsf killed", "blocks next_fit"])
+def test_every_field_of_the_header(worker, images, name):
+    rng = random.Random(1)
+    for at in {**AT, **AT_32, **damaging.HOT}.values():
+        image = bytearray(images[name])
+        for value in (0, 1, (1 << 64) - 1, 1 << 47, damaging.number(image, damaging.chain(image), at, rng)):
+            damaging.put(image, at, value, 4 if at in AT_32.values() else 8)
+            worker.use(bytes(image), bytes([0, 1, 2, 3, 5, 11, 6, 15, 9]))
+
+
+def test_every_length(worker, images):
+    """Cut off at a page's end, before and behind it, and inside the header; or longer."""
+    content = images["arrays tlsf"]
+    places = [n + more for n in range(0, len(content) + 1, 4096) for more in (-1, 0, 1)]
+    for n in {0, 1, 7, 8, 9, 100, 448, 895, 896, 897, *places} - {-1}:
+        worker.use((content + b"\xff" * 5000)[:n], bytes([0, 2, 5, 9]))
+    worker.use(content + bytes(100000), damaging.EVERYTHING)
+
+
+def test_a_type_that_is_no_text(section_file):
+    """A description with bytes that are no UTF-8 is a layout that differs."""
+    with shmem.SharedMemory(section_file, max_size=1 << 16, max_participants=5) as section:
+        section.new(damaged_images.Part)
+    with open(section_file, "r+b") as file:
+        content = file.read()
+        file.seek(content.index(b'"bases"'))
+        file.write(b"\xff\xfe")
+    with shmem.SharedMemory(section_file) as section, pytest.raises(shmem.LayoutMismatch):
+        section.new(damaged_images.Part)
+
+
+def test_a_name_of_no_bytes(section_file):
+    """It could not be asked for: there is no such name, and the heap is damaged."""
+    with shmem.SharedMemory(section_file, max_size=1 << 16, max_participants=5) as section:
+        section["name"] = b"bytes"
+    with open(section_file, "r+b") as file:
+        file.seek(file.read().index(b"name") - 8)
+        file.write(bytes(4))
+    with shmem.SharedMemory(section_file) as section:
+        assert list(section) == []
+        with pytest.raises(shmem.HeapCorruption, match="a name leads nowhere"):
+            section.check_heap()
+
+
+@pytest.mark.parametrize("address", [1, 4097, 1 << 47, (1 << 64) - 1])
+def test_an_address_that_cannot_be(section_file, images, address):
+    """The kernel says EPERM to some: that is no reason to try again for ever."""
+    image = bytearray(images["nothing tlsf"])
+    struct.pack_into("<Q", image, AT["desired_address"], address)
+    with open(section_file, "wb") as file:
+        file.write(image)
+    with pytest.raises(shmem.NotASection, match=section_file):
+        shmem.SharedMemory(section_file)
+
+
+def test_an_intent_that_points_beyond_the_file(worker, images):
+    """A section may be larger than its file: `check` reads the file alone, in a private copy that ends where the file does."""
+    slot_off = (1 << 46) - 4096
+    image = bytearray(damaged_images.with_intent(images["arrays tlsf killed"], operation=1, slot_off=slot_off, value=0))
+    struct.pack_into("<Q", image, AT["max_size"], 1 << 46)
+    worker.use(bytes(image), bytes([damaging.CHECK]))
+
+
+@pytest.mark.parametrize("field", ["top", "max_participants", "heap_start"])
+def test_what_is_said_names_the_file(section_file, images, field):
+    at = AT.get(field) or AT_32[field]
+    image = bytearray(images["nothing tlsf"])
+    struct.pack_into("<I", image, at, 0xFFFFFFFF)
+    with open(section_file, "wb") as file:
+        file.write(image)
+    with pytest.raises(shmem.NotASection, match=section_file):
+        shmem.SharedMemory(section_file)
+    with open(section_file, "rb") as file:
+        assert file.read() == image  # left as it was
+
+
+TOO_MUCH = pytest.param("x = bytearray(1 << 32)", marks=pytest.mark.no_sanitizer("its shadow is larger than the limit"))
+
+
+@pytest.mark.parametrize("fault", ["os.abort()", "1 / 0", TOO_MUCH, "sys.exit(0)", "os._exit(0)"])
+def test_faults_are_found(child, folder, images, fault):
+    """The tests above would notice."""
+    broken = Worker(child, folder, WORKER.replace("damaging.exercise(path, bytes.fromhex(program), n_times)", fault))
+    with pytest.raises(AssertionError):
+        broken.use(images["nothing tlsf"])
+
+
+def test_a_hang_is_found(child, folder, images):
+    code = WORKER.replace("damaging.exercise(path, bytes.fromhex(program), n_times)", "time.sleep(30)").replace("later(20", "later(0.2")
+    with pytest.raises(AssertionError, match="Timeout"):
+        Worker(child, folder, code).use(images["nothing tlsf"])

@@ -1,0 +1,291 @@
+"""A section whose heap, header or lock words were written over: named errors, never a crash, never an endless loop."""
+
+import os
+import signal
+import threading
+import warnings
+
+import pytest
+from scribe import (
+    DRAIN,
+    EVERY_BIT,
+    GATE,
+    GATE_READERS,
+    HEAD,
+    HEAP_GATE,
+    HOLE,
+    HOLE_BLOCKS,
+    NEXT_SERIAL,
+    NOBODY,
+    PARTICIPANTS_HIGH,
+    RESERVED,
+    RING_OFF,
+    TOP,
+    UPGRADE,
+    Scribe,
+    outcome,
+)  # fmt: skip
+
+import shmem
+
+pytestmark = pytest.mark.damages
+
+MAX_SIZE = 1 << 22
+TABLE = 4096  # of participants
+
+
+@pytest.fixture(params=["tlsf", "next_fit"])
+def shm(request):
+    with shmem.SharedMemory(max_size=MAX_SIZE, index=request.param) as section:
+        yield section
+
+
+@pytest.fixture
+def scribe(shm):
+    return Scribe(shm.path)
+
+
+@pytest.fixture
+def hole(shm, scribe):
+    """(the block before it, where the hole's tag lies); its tag says that it reaches far beyond the section."""
+    before, block, _behind = (shm.allocate(2000) for _ in range(3))
+    shm.free(block)
+    scribe[block.offset - HEAD] = 1 << 40 | HOLE
+    return before, block.offset - HEAD
+
+
+def test_allocating_from_a_hole_that_says_too_much(shm, hole):
+    assert outcome(lambda: shm.allocate(1500)) == "HeapCorruption"
+
+
+def test_freeing_beside_a_hole_that_says_too_much(shm, hole):
+    assert outcome(lambda: shm.free(hole[0])) == "HeapCorruption"
+
+
+def test_growing_into_a_hole_that_says_too_much(shm, hole):
+    assert outcome(lambda: shm.reallocate(hole[0], 3000)) == "HeapCorruption"
+
+
+@pytest.mark.parametrize("top", [1 << 46, EVERY_BIT, 0, MAX_SIZE + 16], ids=hex)
+def test_top_outside_the_section(shm, scribe, top):
+    block = shm.allocate(2000)
+    hole = shm.allocate(2000)
+    shm.allocate(2000)
+    shm.free(hole)
+    scribe[TOP] = top
+    assert outcome(lambda: shm.allocate(1000)) in ("HeapCorruption", f"<shmem.Block of 1000 bytes at offset 0x{hole.offset:x}>")
+    assert outcome(lambda: shm.allocate(100_000)) == "HeapCorruption"
+    assert outcome(lambda: shm.free(block)) in ("HeapCorruption", "InvalidBlock")
+    assert outcome(shm.trim) == "HeapCorruption"
+    assert outcome(shm.check_heap) == "HeapCorruption"
+    assert outcome(shm.stats) == "HeapCorruption"
+
+
+def test_top_inside_a_block_overwrites_nothing(shm, scribe):
+    block = shm.allocate(100_000)
+    memoryview(block)[:] = b"x" * 100_000
+    scribe[TOP] -= 50_000 // 16 * 16
+    assert outcome(lambda: shm.allocate(2000)) == "HeapCorruption"
+    assert outcome(shm.trim) == "HeapCorruption"
+    assert bytes(block) == b"x" * 100_000
+
+
+def test_the_last_one_out_cuts_nothing_where_top_is_wrong(section_file):
+    with shmem.SharedMemory(section_file, max_size=MAX_SIZE) as section:
+        block = section.allocate(100_000)
+        memoryview(block)[:] = b"x" * 100_000
+        Scribe(section_file)[TOP] -= 50_000 // 16 * 16
+    with open(section_file, "rb") as file:
+        assert b"x" * 100_000 in file.read()
+
+
+def test_an_overwritten_end_of_the_last_block_is_not_taken_for_a_wrong_top(shm):
+    block = shm.allocate(2000)
+    scribe = Scribe(shm.path)
+    scribe[scribe[TOP] - 8] ^= 1
+    shm.allocate(3000)
+    with pytest.raises(shmem.HeapCorruption):  # and it is still told
+        shm.free(block)
+
+
+def test_what_was_appended_to_a_closed_section_is_not_taken_for_zeros(section_file):
+    shmem.SharedMemory(section_file, max_size=MAX_SIZE).close()
+    with open(section_file, "ab") as file:
+        file.write(b"x" * (1 << 17))
+    with shmem.SharedMemory(section_file) as section:
+        assert bytes(section.allocate(100_000)) == bytes(100_000)
+
+
+@pytest.mark.parametrize("reserved", [0, EVERY_BIT], ids=hex)
+def test_reserved_out_of_bounds(shm, scribe, reserved):
+    block = shm.allocate(100)
+    scribe[RESERVED] = reserved
+    assert outcome(lambda: len(bytes(shm.allocate(2_000_000)))) == "2000000"
+    assert bytes(block) == bytes(100)
+    assert scribe[TOP] <= scribe[RESERVED] <= MAX_SIZE
+
+
+def test_serials_that_no_longer_fit(shm, scribe):
+    scribe[NEXT_SERIAL] = EVERY_BIT
+    assert outcome(lambda: len(shm.allocate(10))) == "10"
+
+
+def test_slack_that_is_more_than_the_block(shm, scribe):
+    block = shm.allocate(10)
+    scribe[block.offset - 8] |= 0xFF << 56
+    assert outcome(lambda: shm.block(block.offset)) == "HeapCorruption"
+    assert outcome(lambda: shm.reallocate(block, 3000)) == "HeapCorruption"
+    assert outcome(shm.check_heap) == "HeapCorruption"
+
+
+def test_cached_lists_that_lead_outside(shm, scribe):
+    for i in range(64):
+        scribe[scribe.index(8 * i)] = (1 << 64) - 48
+    assert outcome(shm.check_heap) == "HeapCorruption"
+    assert outcome(lambda: len(shm.allocate(10))) == "10"
+
+
+def test_a_ring_of_holes_that_never_comes_back():
+    with shmem.SharedMemory(max_size=MAX_SIZE, index="next_fit") as shm:
+        scribe = Scribe(shm.path)
+        blocks = [shm.allocate(2000) for _ in range(6)]
+        for block in blocks[::2]:
+            shm.free(block)
+        first = scribe[scribe.index(RING_OFF)]
+        second = scribe[first + HEAD]
+        scribe[second + HEAD] = second
+        scribe[HOLE_BLOCKS] = 1 << 60
+        assert outcome(lambda: len(shm.allocate(5000))) == "5000"
+
+
+def test_participants_high_beyond_the_table(shm, scribe):
+    scribe[PARTICIPANTS_HIGH] |= 0xFFFFFFFF
+
+    def lock():
+        with shmem.exclusive_lock(shm, timeout=5):
+            return "locked"
+
+    assert outcome(lock) == "locked"
+    assert outcome(lambda: len(shm.stats().participants)) == "2"
+    assert outcome(lambda: shm.check_heap().blocks) == "0"
+    assert outcome(lambda: shm.allocate(MAX_SIZE - 10_000)) == "SectionFull"
+
+
+def test_gates_of_nobody(shm, scribe):
+    """Their owner is not there: whoever comes takes them over."""
+
+    def all_of_it():
+        warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
+        with shmem.shared_lock(shm, timeout=5), shmem.exclusive_lock(shm, timeout=5):
+            return len(shm.allocate(10))
+
+    for word in (GATE, UPGRADE, HEAP_GATE):
+        for owner in (NOBODY, EVERY_BIT, 0xDEAD_0000_0000):
+            scribe[word] = owner
+            assert outcome(all_of_it) == "10", (word, hex(owner))
+            shm.check_heap()
+
+
+def test_channels_full_of_registrations(shm, scribe):
+    def all_of_it():
+        with shmem.shared_lock(shm, timeout=5):
+            pass
+        with shmem.exclusive_lock(shm, timeout=5):
+            return "locked"
+
+    for word in (GATE_READERS, GATE_READERS + 8, DRAIN):
+        scribe[word] = EVERY_BIT
+        assert outcome(all_of_it) == "locked"
+
+
+def entry_of(scribe, pid):
+    """Where a process has its entry, and how it signs."""
+    index = next(i for i in range(256) if scribe[TABLE + 64 * i + 24] == pid)
+    entry = TABLE + 64 * index
+    return entry, scribe[entry] >> 32 << 32 | index + 1
+
+
+def test_a_gate_that_names_who_is_not_inside_keeps_to_the_timeout(shm, scribe, child):
+    other = child("shm = shmem.SharedMemory(shared_name=args[0]); say('there'); input()", shm.name)
+    assert other.hear() == "there"
+    _, scribe[GATE] = entry_of(scribe, other.process.pid)
+
+    def lock():
+        with shmem.exclusive_lock(shm, timeout=0.2):
+            return "locked"
+
+    assert outcome(lock) == "LockTimeout"
+    other.kill()
+    assert outcome(lock) == "OwnerDiedWarning"
+
+
+def test_more_readers_than_threads_keep_to_the_timeout(shm, scribe):
+    entry, _ = entry_of(scribe, os.getpid())
+    scribe[entry] |= 1 << 31
+
+    def lock():
+        with shmem.exclusive_lock(shm, timeout=0.2):
+            return "locked"
+
+    assert outcome(lock) == "LockTimeout"
+    scribe[entry] &= ~(1 << 31)
+
+
+@pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look", "snapshot"])
+def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe, tmp_path, what):
+    block = shm.allocate(10)
+    act = {
+        "allocate": lambda: shm.allocate(10),
+        "allocate much": lambda: shm.allocate(100_000),
+        "free": lambda: shm.free(block),
+        "check_heap": shm.check_heap,
+        "stats": shm.stats,
+        "look": lambda: shm.block(block.offset),
+        "snapshot": lambda: shm.snapshot(tmp_path / "copy"),
+    }[what]
+    _, scribe[HEAP_GATE] = entry_of(scribe, os.getpid())
+
+    def interrupted():
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        act()
+
+    assert outcome(interrupted) == "KeyboardInterrupt"
+    scribe[HEAP_GATE] = 0
+
+
+def test_a_block_beside_a_hole_whose_end_was_overwritten_is_freed(shm, scribe):
+    """The index is mended on the way; that is no reason to keep the block."""
+    block, hole, behind = (shm.allocate(2000) for _ in range(3))
+    shm.free(hole)
+    scribe[behind.offset - HEAD - 8] ^= 1
+    shm.free(block)
+    with pytest.raises(shmem.InvalidBlock):
+        shm.block(block.offset)
+    assert shm.check_heap().blocks == 1
+
+
+def test_cached_blocks_whose_list_was_cut_are_room_again(shm, scribe):
+    blocks = [shm.allocate(1000) for _ in range(40)]
+    shm.allocate(MAX_SIZE - scribe[TOP] - 24)
+    for block in blocks:
+        shm.free(block)
+    for i in range(64):
+        if scribe[scribe.index(8 * i)]:
+            scribe[scribe.index(8 * i)] = (1 << 64) - 48
+    assert len(shm.allocate(20_000)) == 20_000
+    shm.check_heap()
+
+
+@pytest.mark.parametrize("align", [16, 4096])
+def test_what_is_carved_while_the_index_is_made_anew_is_counted_once(align):
+    """The list that the rest of the hole, or the gap before the block, is to go to leads outside."""
+    with shmem.SharedMemory(max_size=MAX_SIZE) as shm:
+        scribe = Scribe(shm.path)
+        hole, _behind = shm.allocate(64_000), shm.allocate(2000)
+        shm.free(hole)
+        heads = [at for at in range(scribe.index(0), scribe.index(0) + 16384, 8) if scribe[at] == hole.offset - HEAD]
+        assert len(heads) == 1
+        for at in range(heads[0] - 24 * 8, heads[0], 8):
+            scribe[at] = EVERY_BIT - 15
+        assert shm.allocate(20_000, align=align).offset < hole.offset + 64_000
+        assert shm.check_heap().blocks == 2

@@ -1,0 +1,289 @@
+"""Objects, arrays, queues, mutexes whose own words were written over: named errors, never a crash, never an endless loop."""
+
+import threading
+
+import pytest
+from scribe import EVERY_BIT, HEAD, NOBODY, USED, Scribe, outcome
+
+import shmem
+
+pytestmark = pytest.mark.damages
+
+MAX_SIZE = 1 << 20
+
+
+class Node(shmem.Struct):
+    key: shmem.int64
+    next: shmem.Ref["Node"]
+    position: shmem.Array[shmem.float64, 3]
+
+
+class Large(shmem.Struct):
+    filling: shmem.Array[shmem.uint8, 65536]
+    last: shmem.int64
+
+
+class Base(shmem.Struct):
+    key: shmem.int64
+
+
+class Derived(Base):
+    other: shmem.int64
+
+
+@pytest.fixture
+def shm():
+    with shmem.SharedMemory(max_size=MAX_SIZE) as section:
+        yield section
+
+
+@pytest.fixture
+def scribe(shm):
+    return Scribe(shm.path)
+
+
+def set_tag(scribe, offset, *, size=None, type_id=None):
+    """Change the front tag of the block whose payload is at `offset`."""
+    tag = scribe[offset - HEAD]
+    size = tag & 0xFFFF_FFFF_FFF0 if size is None else size
+    type_id = tag >> 48 if type_id is None else type_id
+    scribe[offset - HEAD] = type_id << 48 | size | USED
+
+
+# -- objects
+
+
+@pytest.mark.parametrize("target", [(1 << 64) - 16, (1 << 64) - 32, 1 << 63, 16, 8, MAX_SIZE, MAX_SIZE - 16], ids=hex)
+def test_a_reference_that_leads_outside(shm, scribe, target):
+    node = shm.new(Node)
+    scribe[node.offset + 8] = target
+    assert outcome(lambda: node.next) == "InvalidBlock"
+    scribe[360] = target  # the root
+    assert outcome(lambda: shm.root) == "InvalidBlock"
+
+
+@pytest.mark.parametrize("size", [0, 16, 1 << 40], ids=hex)
+def test_a_reference_to_a_block_of_impossible_size(shm, scribe, size):
+    """Near the end, so that the object would reach beyond the section."""
+    node, large = shm.new(Node), shm.new(Large)
+    scribe[node.offset + 8] = large.offset
+    assert node.next.last == 0  # the class is known from here on
+    type_id = scribe[large.offset - HEAD] >> 48
+    shm.allocate(MAX_SIZE - scribe[448] - 2000)
+    small = shm.allocate(100)
+    scribe[node.offset + 8] = small.offset
+    set_tag(scribe, small.offset, size=size, type_id=type_id)
+    assert outcome(lambda: node.next.last) == "InvalidBlock"
+
+
+def test_an_object_whose_block_says_too_much(shm, scribe):
+    node = shm.new(Node)
+    set_tag(scribe, node.offset, size=1 << 40)
+    assert outcome(lambda: bytes(memoryview(node)[1 << 30 :][:1])) == "HeapCorruption"
+    assert outcome(lambda: node.position[1]) == "HeapCorruption"
+    assert outcome(lambda: node.key) == "0"  # where a field lies was checked when the object was made
+
+
+def test_an_object_whose_block_has_more_slack_than_bytes(shm, scribe):
+    node = shm.new(Node)
+    scribe[node.offset - 8] |= 0xFF << 56
+    assert outcome(lambda: memoryview(node)) == "HeapCorruption"
+
+
+def open_again(shm):
+    """What the root leads to, for who has not looked at the types yet."""
+    with shmem.SharedMemory(shared_name=shm.name) as other:
+        return other.root
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'{"fields"', b'{"fie'),
+        (b'{"fields"', b'{"xields"'),
+        (b'["key","<i8"]', b"5"),
+        (b'["key","<i8"]', b'[5,"<i8"]'),
+        (b'["key","<i8"]', b'["key",[1]]'),
+        (b'["key","<i8"]', b'["key","O"]'),
+        (b'["key","<i8"]', b'["key","!!!"]'),
+        (b"fields", b"f\xff\x00lds"),
+    ],
+)
+@pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
+def test_a_description_of_a_type_that_is_none(shm, scribe, old, new, is_known):
+    shm.root = shm.new(Base)
+    if not is_known:
+        scribe.replace(f"{__name__}.Base".encode(), f"{__name__}.Bas_".encode())
+    scribe.replace(old, new)
+    assert outcome(lambda: open_again(shm)) == "LayoutMismatch"
+
+
+def test_a_description_with_base_classes_that_are_no_names(shm, scribe):
+    shm.root = shm.new(Derived)
+    scribe.replace(f'"bases":["{__name__}.Base"]'.encode(), b'"bases":[[1]]')
+    assert outcome(lambda: open_again(shm)) == "LayoutMismatch"
+    scribe.replace(f"{__name__}.Derived".encode(), b"x")
+    assert outcome(lambda: open_again(shm)) == "LayoutMismatch"
+
+
+def test_a_type_name_that_is_no_text(shm, scribe):
+    shm.root = shm.new(Base)
+    scribe.replace(f"{__name__}.Base".encode(), b"\xff\xfe")
+    assert outcome(lambda: open_again(shm).key) == "0"
+
+
+@pytest.mark.parametrize("number", [0, 1, 15])
+def test_a_number_that_no_type_has(shm, scribe, number):
+    """Found by the fuzzer: a class was registered under the number that says "error" inside the library."""
+    shm.new(Base)
+    scribe[scribe.bytes.find(f"{__name__}.Base".encode()) - 24] = number
+
+    def make():
+        with shmem.SharedMemory(shared_name=shm.name) as again:
+            again.new(Derived)
+            again.new(Base)
+
+    assert outcome(make) == "HeapCorruption"
+
+
+@pytest.mark.parametrize("type_id", [1, 2, 3, 6, 7, 16, 65535])
+def test_a_block_under_another_type(shm, scribe, type_id):
+    """The smallest there is: too small for an array, a mutex, a queue."""
+    shm.root = shm.allocate(8)
+    set_tag(scribe, shm.root.offset, type_id=type_id)
+    assert outcome(lambda: shm.root) in ("HeapCorruption", "InvalidBlock")
+
+
+# -- arrays and queues
+
+
+def offset_of(array):
+    return array.base.offset
+
+
+@pytest.mark.parametrize(
+    ("at", "word"),
+    [
+        (32, 1 << 63), (32, 1 << 61), (32, 6), (40, 1 << 62), (40, 1 << 63), (40, EVERY_BIT), (40, 16),
+        (0, EVERY_BIT), (0, MAX_SIZE), (8, EVERY_BIT), (8, MAX_SIZE), (16, 0xFFFF << 32), (16, 0xFFFF << 48), (16, 65 << 32),
+        (24, 0xFFFFFFFF),
+    ],
+)  # fmt: skip
+def test_a_header_of_an_array_that_leads_outside(shm, scribe, at, word):
+    array = shm.zeros(5, "int64", name="array")
+    scribe[offset_of(array) + at] = word
+
+    def look():
+        found = shm["array"]
+        return found[1] + found[4]
+
+    assert outcome(look) == "HeapCorruption"
+
+
+def test_a_header_of_an_array_that_is_open(shm, scribe):
+    array = shm.zeros(5, "int64")
+    scribe[offset_of(array) + 16] |= 0xFFFF << 32
+    assert outcome(lambda: shmem.handle(array)) == "HeapCorruption"
+    assert outcome(array.sum) == "0"
+
+
+NO_DTYPES = [b"()", b"[]", b"{}", b"5", b"'O'", b"[1]", b"-" * 5, b"(1,)", b"'\\x'", b"\xff", b"'V0'", b"'V9'"]
+
+
+@pytest.mark.parametrize("text", NO_DTYPES)
+def test_a_dtype_that_is_none(shm, scribe, text):
+    array = shm.zeros(5, "int64", name="array")
+    queue = shm.queue(5, "int64", name="queue")
+    at = scribe.bytes.find(b"'<i8'", offset_of(array))
+    scribe.bytes[at : at + 5] = text.ljust(5)
+    scribe.bytes[queue.offset + 448 : queue.offset + 453] = text.ljust(5)
+    assert outcome(lambda: shm["array"]) == "HeapCorruption"
+    assert outcome(lambda: shm["queue"]) == "HeapCorruption"
+
+
+@pytest.mark.parametrize(
+    ("at", "word"),
+    [
+        (0, 0), (0, EVERY_BIT), (8, EVERY_BIT), (16, 0), (16, EVERY_BIT), (24, 0), (24, 449), (24, EVERY_BIT), (32, 0), (32, 9),
+        (40, EVERY_BIT),
+    ],
+)  # fmt: skip
+def test_a_header_of_a_queue_that_leads_outside(shm, scribe, at, word):
+    queue = shm.queue(5, bytes, max_bytes=100, name="queue")
+    scribe[queue.offset + at] = word
+    assert outcome(lambda: shm["queue"]) == "HeapCorruption"
+
+
+@pytest.mark.parametrize("at", [128, 256])
+def test_a_queue_that_has_more_than_it_holds(shm, scribe, at):
+    queue = shm.queue(5, bytes, max_bytes=100)
+    scribe[queue.offset + at] -= 7 if scribe[queue.offset + at] else -7
+    assert outcome(lambda: queue.put(b"", timeout=1)) in ("HeapCorruption", "None")  # by what it saw last there is room
+    assert outcome(lambda: queue.get(timeout=1)) == "HeapCorruption"
+    assert outcome(queue.qsize) == "HeapCorruption"
+
+
+@pytest.mark.parametrize("gate", [64, 192])
+def test_a_queue_whose_gates_belong_to_nobody(shm, scribe, gate):
+    queue = shm.queue(5, "int64")
+    for owner in (NOBODY, EVERY_BIT, 0xDEAD_0000_0000):
+        scribe[queue.offset + gate] = owner
+        assert outcome(lambda: (queue.put(1, timeout=5), queue.get(timeout=5))[1]) == "1"
+
+
+# -- semaphores, events, mutexes
+
+
+def test_a_mutex_of_nobody(shm, scribe):
+    mutex = shm.mutex()
+    for owner in (NOBODY, EVERY_BIT, 0xDEAD_0000_0000):
+        scribe[mutex.offset] = owner
+        scribe[mutex.offset + 8] = EVERY_BIT
+        assert outcome(lambda: mutex.acquire(timeout=5)) in ("True", "OwnerDiedWarning")
+
+
+def test_mutexes_that_are_linked_in_a_circle(shm, scribe):
+    def three():
+        first, second, third = shm.mutex(), shm.mutex(), shm.mutex()
+        first.acquire()
+        second.acquire()
+        scribe[first.offset + 24] = second.offset
+        third.acquire()
+        first.release()
+        third.release()
+        return second.locked(), first.locked()
+
+    assert outcome(three) == "(True, False)"
+
+
+@pytest.mark.parametrize("depth", [0, 1 << 31])
+def test_a_depth_that_was_never_reached(shm, scribe, depth):
+    def wait():
+        mutex = shm.mutex()
+        condition = threading.Condition(mutex)
+        with condition:
+            scribe[mutex.offset + 32] = depth
+            return condition.wait(timeout=0.01)
+
+    assert outcome(wait) == "False"
+
+
+def test_a_depth_of_nothing_is_the_last_one(shm, scribe):
+    def release():
+        mutex = shm.mutex()
+        mutex.acquire()
+        scribe[mutex.offset + 32] = 0
+        mutex.release()
+        return mutex.locked()
+
+    assert outcome(release) == "False"
+
+
+def test_a_semaphore_and_an_event_full_of_bits(shm, scribe):
+    semaphore, event = shm.semaphore(0), shm.event()
+    for at in (semaphore.offset, semaphore.offset + 8, event.offset):
+        scribe[at] = EVERY_BIT
+    assert outcome(lambda: semaphore.wait(timeout=1)) == "True"
+    assert outcome(semaphore.signal) == "SemaphoreOverflow"
+    assert outcome(lambda: event.wait(timeout=1)) == "True"
+    assert outcome(lambda: (event.reset(), event.wait(timeout=0.1), event.signal(), event.wait(timeout=1))) == "(None, False, None, True)"

@@ -1,0 +1,138 @@
+"""Handles: what multiprocessing sends by itself, and what they do when the object is gone."""
+
+import concurrent.futures
+import importlib
+import multiprocessing
+import os
+import pickle
+
+import numpy as np
+import pytest
+from workers import Point, add_one, bump, describe, fill
+
+import shmem
+from shmem._objects import finding  # what is not public
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_sends_handles(shm, method):
+    array = shm.array(np.arange(10.0))
+    point = shm.new(Point, n=1)
+    block = shm.allocate(5)
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        result = pool.apply(add_one, (array,))
+        assert result.tolist() == [1.0, 2.0]
+        assert result.section is shm  # came back as a handle too
+        assert array.tolist() == list(range(1, 11))
+        assert pool.apply(add_one, (array[4:8:2],)).tolist() == [6.0, 8.0]
+        assert array.tolist() == [1, 2, 3, 4, 6, 6, 8, 8, 9, 10]
+        assert pool.apply(bump, (point,)) == point
+        assert point.n == 2
+        assert pool.apply(describe, (shm,))[0] == "SharedMemory"
+        pool.apply(fill, (block, shm))
+        pool.close()
+        pool.join()
+    assert bytes(block) == b"xxxxx"
+    assert shm["from child"][0] != os.getpid()
+    shm.check_heap()
+
+
+def test_concurrent_futures(shm):
+    array = shm.zeros(4)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(add_one, [array] * 6))
+    assert array.sum() == 24
+
+
+def test_a_copy_travels_as_data(shm):
+    array = shm.array([1, 2, 3]).copy()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(describe, (array,))[0] == "ndarray"
+
+
+def test_handle_is_small_and_opens_in_an_unrelated_process(place, child):
+    with shmem.SharedMemory(**place, max_size=1 << 22) as section:
+        array = section.array(np.arange(100_000))
+        data = pickle.dumps(shmem.handle(array[10:20]))
+        assert len(data) < 1000
+        code = "import pickle; a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(a.section).__name__)"
+        other = child(code, data.hex())
+        assert other.hear() == str(sum(range(10, 20)))
+        assert other.hear() == "SharedMemory"
+        other.end()
+        assert array[10] == 0
+        again = pickle.loads(data).open()
+        assert again.section is section
+        again[1] = -1
+        assert array[11] == -1
+
+
+def test_read_only_handle_opens_read_only(place):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        section["a"] = [1, 2]
+        with shmem.SharedMemory(**place, mode="read_only") as reader:
+            sent = shmem.handle(reader["a"])
+            assert not sent.open().flags.writeable
+        assert not sent.open().flags.writeable
+
+
+def test_stale_handles(shm):
+    array, block = shm.zeros(10), shm.allocate(10)
+    sent = [shmem.handle(array), shmem.handle(block)]
+    shm.free(array)
+    shm.free(block)
+    for one in sent:
+        with pytest.raises(shmem.InvalidBlock):
+            one.open()
+    shm.zeros(10)
+    shm.allocate(10)
+    for one in sent:
+        with pytest.raises(shmem.InvalidBlock):
+            one.open()
+    for nothing in (np.zeros(3), b"abc", np.zeros(3)[1:]):
+        with pytest.raises(shmem.InvalidBlock, match="no section"):
+            shmem.handle(nothing)
+
+
+def test_handle_of_a_section_that_is_gone(place):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        sent = shmem.handle(section.allocate(10))
+    if "file_name" in place:
+        os.unlink(section.path)
+    with pytest.raises(shmem.SectionNotFound):
+        sent.open()
+    with shmem.SharedMemory(**place, max_size=1 << 20), pytest.raises(shmem.NotASection, match="another section"):
+        sent.open()
+
+
+def test_loky_sends_handles(shm):
+    reduction = pytest.importorskip("loky.backend.reduction")
+    array, point = shm.zeros(4), shm.new(Point, n=3)
+    for obj in (array, array[1:], point, shm.allocate(5), shm):
+        assert len(reduction.dumps(obj)) < 1000
+        again = pickle.loads(reduction.dumps(obj))
+        assert again is obj or shmem.handle(again) == shmem.handle(obj)
+    again = pickle.loads(reduction.dumps(array))
+    again += 1
+    assert array.sum() == 4
+    assert type(pickle.loads(reduction.dumps(array.copy()))) is np.ndarray
+    with loky_executor() as pool:
+        assert pool.submit(add_one, array).result().tolist() == [2.0, 2.0]
+    assert array.sum() == 8
+
+
+def loky_executor():
+    return importlib.import_module("loky").ProcessPoolExecutor(1)
+
+
+def test_found_open_and_closed_before_it_is_used(section_file, monkeypatch):
+    section = shmem.SharedMemory(section_file, max_size=1 << 20)
+    sent = shmem.handle(section.array([1, 2, 3]))
+    reopen = finding.reopen
+
+    def late(found, *what):
+        section.close()
+        return reopen(found, *what)
+
+    monkeypatch.setattr(finding, "reopen", late)
+    assert sent.open().sum() == 6

@@ -1,0 +1,530 @@
+"""Birth, exec, exit and death of processes that use a section.  The defined outcomes: docs/decisions.md, "Life and death of processes"."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from workers import holds, in_child, lock_for_parent, lock_of, wait_for, wait_for_waiter
+
+import shmem
+from shmem._cli import tstshmem
+from shmem._objects import lock as _lock
+
+SIZE = 1 << 22
+MODES = ["exclusive", "shared"]
+OPEN = "import threading, warnings\nsection = shmem.SharedMemory(**eval(args[0]))\n"
+HOLD = OPEN + "with getattr(shmem, args[1] + '_lock')(section): say('held'); sys.stdin.readline()\n"
+
+
+@pytest.fixture
+def section(place):
+    with shmem.SharedMemory(**place, max_size=SIZE) as section:
+        yield section
+
+
+def take_over(section, deaths, told=True):
+    """Lock exclusively, after so many deaths, of which nobody was told yet; find the section whole."""
+    if deaths and told:
+        with pytest.warns(shmem.OwnerDiedWarning), shmem.exclusive_lock(section, 20):
+            pass
+    else:
+        with shmem.exclusive_lock(section, 20):
+            pass
+    assert section.owner_deaths == deaths
+    section.check_heap()
+
+
+# -- fork -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fork_inside_a_with_block(section, mode):
+    """The parent holds on; the child holds nothing, and leaving the block in it does nothing; then it locks by itself."""
+    lock = lock_of(section, mode)
+    array = section.zeros(2, name="a")
+
+    def child():
+        assert _lock.depths(section) == (0, 0)
+        lock.__exit__(None, None, None)
+        with pytest.raises(shmem.LockTimeout):
+            shmem.exclusive_lock(section, 0).__enter__()
+        if mode == "shared":
+            with lock:
+                assert _lock.depths(section) == (0, 1)
+        array[0] = section["a"][1] = 1
+
+    with lock:
+        assert in_child(child) == 0
+        assert _lock.depths(section) == ((1, 0) if mode == "exclusive" else (0, 1))
+        assert holds(section) == mode
+    assert holds(section) == "free"
+    assert array.tolist() == [1, 1]
+    assert section.owner_deaths == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_forked_child_is_killed_while_it_holds(section, mode):
+    with shmem.shared_lock(section):
+        readable, writable = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if mode == "exclusive":
+                    os.write(writable, b"x")
+                lock_of(section, mode).__enter__()
+                os.write(writable, b"x")
+                signal.pause()
+            finally:
+                os._exit(1)
+        assert os.read(readable, 1) == b"x"
+        if mode == "exclusive":
+            wait_for_waiter(section)
+    if mode == "exclusive":
+        assert os.read(readable, 1) == b"x"
+    assert holds(section) == mode
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    take_over(section, deaths=1)
+    os.close(readable)
+    os.close(writable)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fork_while_another_thread_holds(section, mode):
+    held, go = threading.Event(), threading.Event()
+
+    def hold():
+        with lock_of(section, mode):
+            held.set()
+            go.wait()
+
+    def child():
+        with pytest.raises(shmem.LockTimeout):
+            shmem.exclusive_lock(section, 0.1).__enter__()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    assert in_child(child) == 0
+    assert holds(section) == mode
+    go.set()
+    thread.join()
+    assert in_child(lambda: shmem.exclusive_lock(section, 20).__enter__()) == 0  # and ends without releasing
+    take_over(section, deaths=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fork_while_another_thread_waits(section, place, child, mode):
+    holder = child(HOLD, place, "exclusive")
+    holder.hear()
+    done = []
+
+    def wait():
+        with lock_of(section, mode):
+            done.append(1)
+
+    def forked():
+        assert section.stats().lock_waiters <= 1
+        wait_for(lambda: section.stats().lock_waiters == 1)  # the parent's thread, once; between two slices of its sleep, not
+        with pytest.raises(shmem.LockTimeout):
+            shmem.shared_lock(section, 0.1).__enter__()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_for_waiter(section)
+    assert in_child(forked) == 0
+    holder.tell()
+    holder.end()
+    thread.join(20)
+    assert done == [1]
+    assert holds(section) == "free"
+
+
+def test_fork_while_another_thread_allocates(section):
+    """The heap gate is the parent's: the child waits for it as for any other process."""
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            section.free(section.allocate(100_000))
+            section.free(section.allocate(200_000, zero=False))
+
+    def child():
+        for _ in range(20):
+            section.free(section.allocate(100_000))
+        section.zeros(10, name=str(os.getpid()))
+        section.check_heap()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert [in_child(child) for _ in range(30)] == [0] * 30
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(section) == 30
+    assert section.check_heap().pending_blocks == 0
+
+
+def test_child_that_no_handler_saw(section, place, child):
+    """`_Fork` runs no fork handlers: such a child is no participant until it uses the section, and does not keep its parent alive."""
+    other = child(
+        OPEN + "import ctypes; keep = shmem.exclusive_lock(section); keep.__enter__(); a = section.zeros(1, name='a')\n"
+        "if ctypes.PyDLL(None)._Fork() == 0:\n"
+        "    say('born', os.getpid()); time.sleep(60); os._exit(0)\n"
+        "time.sleep(60)",
+        place,
+    )
+    _, pid = other.hear().split()
+    assert len(section.stats().participants) == 2
+    other.kill()
+    take_over(section, deaths=1)
+    assert len(section.stats().participants) == 1
+    os.kill(int(pid), signal.SIGKILL)
+    using = child(
+        OPEN + "import ctypes; a = section['a']\n"
+        "with shmem.shared_lock(section):\n"
+        "    pid = ctypes.PyDLL(None)._Fork()\n"
+        "    if pid == 0:\n"
+        "        with shmem.shared_lock(section): a[0] = len(section.stats().participants)\n"
+        "    else:\n"
+        "        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+        "if pid == 0: os._exit(0)\n",
+        place,
+    )
+    assert using.hear() == "0"
+    using.end()
+    assert section["a"][0] == 3
+    take_over(section, deaths=1, told=False)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("mode", MODES)
+def test_multiprocessing_started_inside_a_with_block(section, method, mode):
+    """The child is kept out while the parent holds; then it holds, and keeps the parent out."""
+    context = multiprocessing.get_context(method)
+    link, others = context.Pipe()
+    array = section.zeros(1, name="a")
+    with lock_of(section, mode):
+        process = context.Process(target=lock_for_parent, args=(section, array, others))
+        process.start()
+        assert link.recv() == "kept out"
+        wait_for_waiter(section)
+        assert array[0] == 0
+        assert _lock.depths(section) == ((1, 0) if mode == "exclusive" else (0, 1))
+    assert link.recv() == "held"
+    assert holds(section) == "exclusive"
+    link.send("release")
+    process.join(60)
+    assert process.exitcode == 0
+    assert array[0] == 1
+    take_over(section, deaths=0)
+    link.close()
+    others.close()
+
+
+# -- other programs: vfork, posix_spawn, exec ---------------------------------------------------------------
+
+STARTERS = {
+    "vfork": "p = subprocess.Popen(['sleep', '60'], close_fds=False).pid",
+    "posix_spawn": "p = os.posix_spawn('/bin/sleep', ['sleep', '60'], os.environ)",
+    "fork": "p = subprocess.Popen(['sleep', '60'], close_fds=False, preexec_fn=lambda: None).pid",
+}
+
+
+@pytest.mark.parametrize("start", STARTERS.values(), ids=STARTERS.keys())
+@pytest.mark.parametrize("mode", MODES)
+def test_started_program_keeps_nothing_alive(section, place, child, start, mode):
+    """Neither the parent's place, nor its lock, nor the lock around opening: they go with the parent."""
+    other = child(
+        OPEN + "import subprocess\n"
+        "def churn():\n"
+        "    while True: shmem.SharedMemory(section.path + '.x', max_size=1 << 20).close()\n"
+        "threading.Thread(target=churn, daemon=True).start(); time.sleep(0.02)\n"
+        "getattr(shmem, args[1] + '_lock')(section).__enter__()\n"
+        f"for _ in range(5): {start}; say(p)\n"
+        "time.sleep(60)",
+        place,
+        mode,
+    )
+    pids = [int(other.hear()) for _ in range(5)]
+    other.kill()
+    try:
+        assert all(os.path.exists(f"/proc/{pid}") for pid in pids)
+        take_over(section, deaths=1)
+        assert section.stats().participants == (os.getpid(),)
+        shmem.SharedMemory(section.path + ".x", max_size=1 << 20).close()
+    finally:
+        os.unlink(section.path + ".x")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+AGAIN = """
+import shmem, sys, warnings
+with shmem.SharedMemory(**eval(sys.argv[1])) as section, warnings.catch_warnings(record=True) as caught, shmem.exclusive_lock(section, 20):
+    print(len(caught), section.owner_deaths, section['a'][0], len(section.stats().participants), flush=True)
+"""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("alone", [False, True])
+def test_exec_while_holding(place, child, mode, alone):
+    """The program is gone: its lock is taken over and counted, and the new program opens the section anew."""
+    section = shmem.SharedMemory(**place, max_size=SIZE)
+    section["a"] = [7]
+    code = OPEN + "a = section['a']; getattr(shmem, args[1] + '_lock')(section).__enter__(); say('held'); sys.stdin.readline()\n"
+    other = child(code + "os.execv(sys.executable, [sys.executable, '-P', '-c', args[2], args[0]])", place, mode, AGAIN)
+    other.hear()
+    assert holds(section) == mode
+    if alone:
+        section.close()
+    other.tell()
+    assert other.hear() == f"1 1 7 {1 if alone else 2}"
+    other.end()
+    section.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_exec_in_a_forked_child(section, mode):
+    """The child goes, with what it held itself; the parent's lock stays."""
+    with lock_of(section, mode):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if mode == "shared":
+                    lock_of(section, mode).__enter__()
+                os.execv("/bin/sleep", ["sleep", "60"])
+            finally:
+                os._exit(1)
+        wait_for(lambda: section.stats().participants == (os.getpid(),))
+        assert holds(section) == mode
+        assert section.owner_deaths == 0
+    take_over(section, deaths=int(mode == "shared"))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+# -- exit -------------------------------------------------------------------------------------------------
+
+HOLDERS = {
+    "with": "with getattr(shmem, mode + '_lock')(section): end()",
+    "descriptor": "section.lock(shmem.LockDescriptor(shmem.LockMode(mode))); end()",
+    "thread": "d = shmem.LockDescriptor(shmem.LockMode(mode)); ready = threading.Event()\n"
+    "def hold(): section.lock(d); ready.set(); time.sleep(60)\n"
+    "threading.Thread(target=hold, daemon=True).start(); ready.wait(); end()",
+}
+ENDS = {
+    "sys.exit": ("sys.exit(0)", 0, ""),
+    "end": ("pass", 0, ""),
+    "os._exit": ("os._exit(0)", 0, ""),
+    "exception": ("raise RuntimeError('as meant')", 1, "RuntimeError: as meant\n"),
+    "SIGTERM": ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", -signal.SIGTERM, ""),
+    "SIGINT": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", -signal.SIGINT, "KeyboardInterrupt\n"),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize(("place", "mode"), [("file", "exclusive"), ("anonymous", "shared")], indirect=["place"])
+def test_process_ends_while_it_holds(section, place, child, holder, how, mode):
+    """A `with` block that is left releases; every other end with the lock in hand is a death of the holder, told to the next one."""
+    action, status, last_line = ENDS[how]
+    code = f"import signal\nmode = args[1]; views = section.zeros(3), section.allocate(10)\ndef end():\n    say('held'); {action}\n"
+    other = child(OPEN + code + HOLDERS[holder], place, mode)
+    assert other.hear() == "held"
+    _, err = other.process.communicate(timeout=60)
+    assert other.process.returncode == status
+    assert "Exception ignored" not in err
+    assert err.endswith(last_line)
+    assert bool(err) == bool(last_line)
+    released = holder == "with" and how not in ("os._exit", "SIGTERM")
+    take_over(section, deaths=int(not released))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("wish", ["exclusive", "shared", "upgrade"])
+def test_exit_while_daemon_threads_wait(section, place, child, wish, mode):
+    """The process ends at once; what it waited for stays whole."""
+    holder = child(HOLD, place, "shared" if wish == "upgrade" else mode)
+    holder.hear()
+    code = "def wait():\n    if wish == 'upgrade': shmem.shared_lock(section).__enter__(); wish_ = 'exclusive'\n    else: wish_ = wish\n"
+    code += "    getattr(shmem, wish_ + '_lock')(section).__enter__(); keep.append(wish_); time.sleep(60)\n"
+    code = "wish = args[1]; keep = []\n" + code + "threading.Thread(target=wait, daemon=True).start(); say('go'); sys.stdin.readline()"
+    other = child(OPEN + code, place, wish)
+    other.hear()
+    if (wish, mode) != ("shared", "shared"):
+        wait_for_waiter(section)
+    other.tell()
+    other.end()
+    holder.tell()
+    holder.end()
+    take_over(section, deaths=int(wish == "upgrade" or mode == wish == "shared"))  # those held a share
+
+
+@pytest.mark.parametrize("wish", ["exclusive", "upgrade"])
+def test_who_drains_comes_out_when_the_process_ends(section, place, child, wish):
+    """It owns the gate meanwhile, and looks up once a second only: not now."""
+    holder = child(HOLD, place, "shared")
+    holder.hear()
+    code = "from shmem import _core\ndef wait():\n    with contextlib.ExitStack() as stack:\n"
+    code += "        if args[1] == 'upgrade': stack.enter_context(shmem.shared_lock(section))\n"
+    code += "        stack.enter_context(shmem.exclusive_lock(section))\n"
+    code += "threading.Thread(target=wait, daemon=True).start(); say('go'); sys.stdin.readline()\n"
+    code += "say(any(_core.depart_all() for _ in range(5)))"  # each waits for some 100 ms
+    other = child("import contextlib\n" + OPEN + code, place, wish)
+    other.hear()
+    wait_for_waiter(section)
+    other.tell()
+    assert other.hear() == "True"
+    other.end()
+    holder.tell()
+    holder.end()
+    take_over(section, deaths=int(wish == "upgrade"))
+
+
+AT_EXIT = """
+import atexit, sys, os
+order = []
+def late():
+    try:
+        order.append(views[0].tolist())
+        for use in (lambda: section.allocate(100), lambda: section["a"], lambda: section.zeros(1), lambda: section.free(views[1]),
+                    lambda: shmem.exclusive_lock(section).__enter__(), section.stats, section.check_heap):
+            try: use()
+            except shmem.ClosedError: order.append(1)
+        section.close(); section.close()
+        with shmem.SharedMemory(**eval(sys.argv[1])) as again: again["late"] = [3]
+        print(order, flush=True)
+    except BaseException as error:
+        print(repr(error), flush=True)
+atexit.register(late)
+import shmem
+def early():
+    with shmem.exclusive_lock(section): section["early"] = [2]
+atexit.register(early)
+section = shmem.SharedMemory(**eval(sys.argv[1]))
+section["a"] = [1]
+views = section["a"], section.allocate(10)
+"""
+
+
+def test_exit_handlers_that_use_the_section(section, place, child):
+    """Before ours all works.  After it the section is left: its memory can be read, the rest is a ClosedError; opening anew works."""
+    other = child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, AT_EXIT)
+    said = other.end().strip()
+    assert section["early"][0] == 2
+    assert said == "[[1], 1, 1, 1, 1, 1, 1, 1]"
+    assert section["late"][0] == 3
+    assert section.stats().participants == (os.getpid(),)
+    take_over(section, deaths=0)
+
+
+def test_imported_in_an_exit_handler(section, place, child):
+    """The first use may be then: it works, and leaves cleanly."""
+    code = "import atexit, sys\ndef late():\n    import shmem\n    with shmem.SharedMemory(**eval(sys.argv[1])) as one: one['a'] = [1]\n"
+    child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, code + "atexit.register(late)").end()
+    assert section["a"][0] == 1
+    assert section.stats().participants == (os.getpid(),)
+
+
+# -- PID namespaces -----------------------------------------------------------------------------------------
+
+
+def can_unshare():
+    try:
+        return subprocess.run(["unshare", "--pid", "--fork", "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+needs_namespaces = pytest.mark.skipif(not can_unshare(), reason="`unshare --pid --fork true` is not permitted here")
+NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+@needs_namespaces
+@pytest.mark.parametrize("mode", MODES)
+def test_holder_in_another_pid_namespace(section, place, child, mode):
+    """Alive as long as it is, dead when it is; the other way round too."""
+    other = child(HOLD + "say('released'); sys.stdin.readline()\n" + HOLD, place, mode, before=NAMESPACE)
+    other.hear()
+    assert 1 in section.stats().participants  # as it sees itself
+    with pytest.raises(shmem.LockTimeout):
+        shmem.exclusive_lock(section, 0.3).__enter__()
+    other.tell()
+    assert other.hear() == "released"
+    with shmem.exclusive_lock(section, 20):
+        other.tell()
+        wait_for_waiter(section)
+        time.sleep(0.2)  # it asks several times whether this process lives
+    assert other.hear() == "held"
+    assert section.owner_deaths == 0
+    other.kill()  # with it goes what it started
+    take_over(section, deaths=1)
+
+
+@needs_namespaces
+@pytest.mark.parametrize("mode", MODES)
+def test_holder_outside_is_killed(section, place, child, mode):
+    holder = child(HOLD, place, mode)
+    holder.hear()
+    waiter = child(
+        OPEN + "with warnings.catch_warnings(record=True) as caught, shmem.exclusive_lock(section): say(len(caught))",
+        place,
+        before=NAMESPACE,
+    )
+    wait_for_waiter(section)
+    holder.kill()
+    assert waiter.hear() == "1"
+    waiter.end()
+    take_over(section, deaths=1, told=False)
+
+
+@needs_namespaces
+def test_the_same_process_id_twice(section, place, child):
+    """Both are process 1, each in a namespace of its own; one dies, and the other's being alive does not hide that."""
+    first, second = (child(HOLD, place, "shared", before=NAMESPACE) for _ in range(2))
+    for one in (first, second):
+        one.hear()
+    assert sorted(section.stats().participants) == [1, 1, os.getpid()]
+    first.kill()
+    wait_for(lambda: sorted(section.stats().participants) == [1, os.getpid()])
+    with pytest.raises(shmem.LockTimeout):
+        shmem.exclusive_lock(section, 0.2).__enter__()
+    second.tell()
+    take_over(section, deaths=1)
+    second.end()
+
+
+@needs_namespaces
+def test_tstshmem_in_pid_namespaces(section_file, child):
+    """An instance that was process 1 of its namespace is dead, though process 1 of another namespace is attached."""
+    arguments = ["tstshmem", "-p", 1, "-t", 1, "--variant", "cython", "--file", section_file, "--size", SIZE, "-n"]
+    with shmem.SharedMemory(section_file, max_size=SIZE) as section:
+        bystander = child(OPEN + "say('in'); sys.stdin.readline()", {"file_name": section_file}, before=NAMESPACE)
+        bystander.hear()
+        instance = child("from shmem.__main__ import main; sys.exit(main(args))", *arguments, 50_000, before=NAMESPACE)
+        wait_for(lambda: isinstance(section.root, tstshmem.Control) and section.root.first is not None and section.root.first.crew[0])
+        assert section.root.first.pid == 1
+        instance.kill()
+        wait_for(lambda: sorted(section.stats().participants) == [1, os.getpid()])
+        again = subprocess.run(
+            [sys.executable, "-P", "-m", "shmem", *map(str, arguments), "100"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd="/",
+            check=False,
+        )
+        assert "instance 1 (process 1) was killed" in again.stderr
+        assert again.returncode == 3
+        assert "tree empty, heap whole" in again.stdout
+        bystander.tell()
+        bystander.end()

@@ -1,0 +1,294 @@
+"""Who may open, and what is believed of what lies in a section."""
+
+import ast
+import contextlib
+import os
+import re
+import shutil
+import stat
+import struct
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import shmem
+from shmem._cli import check
+from shmem._fsck import wreck
+
+STRANGER = 12345
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+OPEN = """
+say("go")
+try:
+    with shmem.SharedMemory(args[0], max_size=1 << 20) as section:
+        say(section.uuid.hex())
+except shmem.ShmemError as error:
+    say(type(error).__name__, error)
+"""
+
+
+def give_away(path):
+    os.lchown(path, STRANGER, -1)
+
+
+def content(path):
+    return Path(path).read_bytes()
+
+
+# -- who may open ---------------------------------------------------------------------------------------------
+
+
+def test_owner_only_unless_asked(place, tmp_path):
+    """0600, whatever the umask would allow; also what is copied."""
+    before = os.umask(0)
+    try:
+        with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+            assert stat.S_IMODE(os.stat(section.path).st_mode) == 0o600
+            section.snapshot(tmp_path / "copy")
+            assert stat.S_IMODE(os.stat(tmp_path / "copy").st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+@needs_root
+@pytest.mark.parametrize("max_size", [None, 1 << 20])
+def test_file_that_another_user_planted(place, child, max_size):
+    """Under a name in a folder that everybody may write to: refused, and left as it was."""
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        path = section.path
+        whole = content(path)
+    for planted in (whole, b"", b"SHMEMNEW"):
+        Path(path).write_bytes(planted)
+        os.chmod(path, 0o666)
+        give_away(path)
+        with pytest.raises(shmem.UntrustedOwner, match=f"user {STRANGER}"):
+            shmem.SharedMemory(**place, max_size=max_size)
+        assert content(path) == planted
+        os.unlink(path)
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_planted_where_the_system_protects(section_file, child):
+    """With fs.protected_regular the system refuses O_CREAT on a planted file, here by strace: the error still says whose it is."""
+    Path(section_file).write_bytes(b"")
+    give_away(section_file)
+    options = ("-f", "-o", "/dev/null", "-P", section_file, "-e", "inject=openat,open:error=EACCES:when=1")
+    said, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
+    assert said.splitlines()[1].startswith("UntrustedOwner"), said + err
+    os.unlink(section_file)
+    os.chmod(os.path.dirname(section_file), 0o500)
+    said, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
+    assert said.splitlines()[1].startswith("ReadOnlyError"), said + err  # nothing there, and nothing to be made
+    assert not os.path.exists(section_file)
+
+
+@needs_root
+def test_symbolic_links(tmp_path):
+    """Mine are followed, another user's are not, wherever in a chain; nothing is made through one."""
+    shmem.SharedMemory(tmp_path / "s", max_size=1 << 20).close()
+    (tmp_path / "folder").mkdir()
+    os.symlink("../s", tmp_path / "folder" / "mine")
+    os.symlink(tmp_path / "folder" / "mine", tmp_path / "first")
+    with shmem.SharedMemory(tmp_path / "first") as section:
+        section["a"] = [1]
+        with shmem.SharedMemory(tmp_path / "s") as same:
+            assert same.uuid == section.uuid
+    give_away(tmp_path / "folder" / "mine")
+    for name in ("folder/mine", "first"):
+        with pytest.raises(shmem.UntrustedOwner, match="symbolic link"):
+            shmem.SharedMemory(tmp_path / name, max_size=1 << 20)
+    os.symlink(tmp_path / "new", tmp_path / "trap")
+    give_away(tmp_path / "trap")
+    with pytest.raises(shmem.UntrustedOwner):
+        shmem.SharedMemory(tmp_path / "trap", max_size=1 << 20)
+    assert not (tmp_path / "new").exists()
+    os.symlink("loop", tmp_path / "loop")
+    with pytest.raises(OSError, match="loop"):
+        shmem.SharedMemory(tmp_path / "loop", max_size=1 << 20)
+    os.symlink("made", tmp_path / "own")
+    shmem.SharedMemory(tmp_path / "own", max_size=1 << 20).close()
+    assert (tmp_path / "made").stat().st_size > 0
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
+def test_what_is_no_file(tmp_path, kind):
+    """Refused at once: nobody waits for the other end of a pipe."""
+    path = tmp_path / "s"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path = Path("/dev/null")
+    with pytest.raises((shmem.NotASection, shmem.OperatingSystemError, shmem.UntrustedOwner)):
+        shmem.SharedMemory(path, max_size=1 << 20)
+
+
+@needs_root
+@pytest.mark.parametrize("swapped", ["another user's", "link of another user", "mine"])
+def test_swapped_between_check_and_open(tmp_path, child, swapped):
+    """The opener has looked at the file and waits for its turn; meanwhile the path comes to mean another one: it looks again."""
+    path, other = tmp_path / "s", tmp_path / "other"
+    shmem.SharedMemory(path, max_size=1 << 20).close()
+    with shmem.SharedMemory(other, max_size=1 << 20) as section:
+        uuid = section.uuid.hex()
+    before = content(path)
+    with check.opened(str(path), True):
+        opener = child(OPEN, path)
+        assert opener.hear() == "go"
+        while not re.search(rf"OFDLCK.*-> |-> OFDLCK.*{os.stat(path).st_ino}", Path("/proc/locks").read_text(encoding="ascii")):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                opener.process.wait(0.02)
+        os.rename(path, tmp_path / "moved")
+        if swapped == "mine":
+            os.rename(other, path)
+        elif swapped == "another user's":
+            os.rename(other, path)
+            give_away(path)
+        else:
+            os.symlink(other, path)
+            give_away(path)
+    said = opener.hear()
+    opener.end()
+    assert said == uuid if swapped == "mine" else said.startswith("UntrustedOwner")
+    assert content(tmp_path / "moved") == before
+
+
+# -- what is believed of its content ----------------------------------------------------------------------------
+
+FORBIDDEN = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+
+
+def test_nothing_that_unpickles_is_imported():
+    """Of all modules of the package, Cython's too: none imports what would run what it reads."""
+    folder = Path(shmem.__file__).parent
+    sources = [path for path in folder.rglob("*") if path.suffix in (".py", ".pyx", ".pxd")]
+    assert len([path for path in sources if path.suffix == ".py"]) > 10
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        imported = set(re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", text, re.MULTILINE))
+        assert not {name.partition(".")[0] for name in imported} & FORBIDDEN, path
+        assert not re.search(r"\b(exec|np\.load|numpy\.load|loads?_pickle|allow_pickle)\(", text), path
+        evaluates = [line for line in text.splitlines() if re.search(r"(?<![\w.])eval\(", line)]
+        assert len(evaluates) <= (path.name == "annotations.py"), path  # annotations of the program's own classes
+        if path.suffix == ".py":
+            ast.parse(text)
+
+
+TEXTS = [
+    b"__import__('os').mkdir('%s')",
+    b"'|O'",
+    b"[('a', '|O')]",
+    b"[('a', '<f8', " + b"9" * 4000 + b")]",
+    b"(" * 20_000,
+    b"-" * 40_000 + b"1",
+    b"[" * 200 + b"]" * 200,
+    b"{'a': 1}",
+    b"[(1, 2, 3)]",
+    b"[()]",
+    b"'V99999999999'",
+    b"()",
+    b"\xff\xfe",
+    b"'<f8",
+    b"None",
+    b"[('a', '<f8'), ('a', '<f8')]",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_malicious_dtype(section_file, tmp_path, text):
+    trap = tmp_path / "trap"
+    text = text % os.fsencode(trap) if b"%" in text else text
+    fields = [(f"field{i}", "f8") for i in range(2500)]  # a header with that much room for a dtype's text
+    with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
+        section["a"] = np.zeros(1, fields)
+        section.root = section["a"]
+    with open(section_file, "r+b") as file:
+        file.seek(360)
+        payload = struct.unpack("<Q", file.read(8))[0]
+        file.seek(payload)
+        *_, n_dims, n_text, n_words = wreck.ARRAY_HEADER.unpack(file.read(wreck.ARRAY_HEADER.size))
+        assert n_text >= len(text)
+        file.seek(payload + 22)
+        file.write(struct.pack("<H", len(text)))
+        file.seek(payload + 32 + 16 * n_dims + 8 * n_words)
+        file.write(text)
+    with shmem.SharedMemory(section_file) as section:
+        for read in (lambda: section["a"], lambda: section.root):
+            with pytest.raises(shmem.HeapCorruption, match="dtype"):
+                read()
+    report = check.examine(section_file, False, True)
+    assert report.state == "damaged"
+    assert not trap.exists()
+
+
+class Thing(shmem.Struct, type_name="who.Thing"):
+    first: shmem.Ref
+    second: shmem.Array[shmem.float64, 3]
+    __annotations__ |= {f"a_long_name_for_a_field_{i}": shmem.int64 for i in range(20)}
+
+
+DESCRIPTIONS = [
+    b'{"fields":[["first","ref","__import__(\'os\').mkdir(\'%s\')"],["second","<f8",[3]]],"bases":[]}',
+    b'{"fields":[["__class__","ref","*"]],"bases":["os.system"]}',
+    b'{"fields":[["first","|O"]],"bases":[]}',
+    b'{"fields":[["first","|O",[3]]],"bases":[]}',
+    b'{"fields":[["first","<f8",[99999999999]]],"bases":[]}',
+    b'{"fields":[["first","<f8",[-1]]],"bases":[]}',
+    b'{"fields":[["first","nothing"]],"bases":[]}',
+    b'{"fields":3}',
+    b"[" * 90,
+    b"\xff",
+    b"null",
+]
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS, ids=range(len(DESCRIPTIONS)))
+def test_malicious_type(section_file, tmp_path, child, description):
+    """A type's description in the section, and its name: a named error, or an object without any of it having run."""
+    trap = tmp_path / "t"
+    description = description % os.fsencode(trap) if b"%" in description else description
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        section.root = section.new(Thing)
+    raw = bytearray(content(section_file))
+    at = raw.index(b'{"fields":[["first"')
+    name_at = raw.index(b"who.Thing")
+    raw[name_at : name_at + 9] = b"os.system"
+    assert len(description) <= struct.unpack_from("<I", raw, name_at - 4)[0]
+    struct.pack_into("<I", raw, name_at - 4, len(description))
+    raw[at : at + len(description)] = description
+    Path(section_file).write_bytes(raw)
+    code = """
+    os.chdir(args[1])
+    with shmem.SharedMemory(args[0]) as section:
+        try:
+            root = section.root; say(type(root).__mro__[1].__name__, repr(root)[:20])
+        except shmem.ShmemError as error:
+            say(type(error).__name__)
+        except Exception as error:
+            say("unnamed", repr(error))
+    """
+    other = child(code, section_file, tmp_path)
+    said = other.hear()
+    other.end()
+    assert said.split()[0] in ("Struct", "LayoutMismatch", "HeapCorruption"), said
+    check.examine(section_file, False, True)
+    assert not trap.exists()
+
+
+def test_malicious_label(section_file):
+    shmem.SharedMemory(section_file, "label", max_size=1 << 20).close()
+    with open(section_file, "r+b") as file:
+        file.seek(48)
+        file.write(b"\xff" * 208)
+    with pytest.raises(shmem.NotASection, match="shared name"):
+        shmem.SharedMemory(section_file, "label")
+    with shmem.SharedMemory(section_file) as section:
+        assert isinstance(section.label, str)

@@ -1,0 +1,151 @@
+"""What the tests run in other processes: a module of its own, so that spawned ones can import it."""
+
+import contextlib
+import os
+import threading
+import time
+import traceback
+import warnings
+
+import shmem
+from shmem import exclusive_lock, shared_lock
+from shmem._objects import waitables
+
+
+def in_child(function):
+    """Run in a forked child; 0 when it returned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: that is what is tested
+        pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_thread(function):
+    """Run in another thread; what it returned, or raised."""
+    result = []
+
+    def run():
+        try:
+            result.append(function())
+        except Exception as error:
+            result.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    return result[0]
+
+
+def wait_for(condition):
+    """Wait until something is so."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def wait_for_waiter(section):
+    """Wait until somebody sleeps on the lock."""
+    wait_for(lambda: section.stats().lock_waiters > 0)
+
+
+def lock_of(section, mode):
+    """The section's lock in the mode 'exclusive' or 'shared'."""
+    return exclusive_lock(section) if mode == "exclusive" else shared_lock(section)
+
+
+def holds(shm):
+    """How the lock stands, seen by another thread: 'exclusive', 'shared' or 'free'."""
+
+    def look():
+        for lock, seen in ((exclusive_lock, "free"), (shared_lock, "shared")):
+            with contextlib.suppress(shmem.LockTimeout), lock(shm, 0):
+                return seen
+        return "exclusive"
+
+    return in_thread(look)
+
+
+class Point(shmem.Struct, type_name="tests.Point"):
+    x: shmem.float64 = 1.5
+    n: shmem.int64
+
+
+def add_one(array):
+    array += 1
+    return array[:2]
+
+
+def bump(point):
+    point.n += 1
+    return point
+
+
+def describe(obj):
+    return type(obj).__name__, os.getpid()
+
+
+def fill(block, section):
+    memoryview(block)[:] = b"x" * block.nbytes
+    with shmem.exclusive_lock(section):
+        section["from child"] = [os.getpid()]
+
+
+def double(numbers, doubled):
+    """From one queue to another, until the first one is shut down."""
+    while True:
+        try:
+            doubled.put(2 * numbers.get())
+        except shmem.QueueShutDown:
+            return
+
+
+def pass_on(taken, given):
+    """Take one, wait or not; give one."""
+    taken.wait()
+    given.signal()
+    return type(taken).__name__, type(given).__name__
+
+
+def add_under(mutex, counter, n):
+    for _ in range(n):
+        with mutex:
+            counter[0] += 1
+
+
+def lock_for_parent(section, array, link):
+    """Be kept out by the parent, then hold the lock until told."""
+    try:
+        with exclusive_lock(section, 0):
+            link.send("got in")
+    except shmem.LockTimeout:
+        link.send("kept out")
+    with exclusive_lock(section):
+        link.send("held")
+        assert link.recv() == "release"
+        array[0] += 1
+
+
+def outcome(call, *args, **kwargs):
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        for kind in (ValueError, RuntimeError, TypeError):
+            if isinstance(error, kind):
+                return kind
+        raise
+
+
+def wait_until_anyone_waits(semaphore):
+    while not waitables.anybody_waits(semaphore):
+        os.sched_yield()

@@ -1,0 +1,326 @@
+"""Mutex: owned by a thread, recursive, told when its owner died."""
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+import warnings
+
+import pytest
+from workers import add_under, outcome
+
+import shmem
+
+
+class Node(shmem.Struct, type_name="tests.GuardedNode"):
+    tag: shmem.int8
+    guard: shmem.Mutex
+
+
+@pytest.fixture(params=["placed", "field"])
+def mutex(request, shm):
+    if request.param == "placed":
+        shm["mutex"] = shm.mutex()
+        return shm["mutex"]
+    shm["mutex"] = shm.new(Node)
+    return shm["mutex"].guard
+
+
+MUTEX_OF_CHILD = "shm = shmem.SharedMemory(shared_name=args[0]); m = shm['mutex']; m = getattr(m, 'guard', m)\n"
+
+
+def in_thread(call):
+    """What `call` gives in another thread, which then ends."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(outcome(call)))
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    return found[0]
+
+
+CALLS = [
+    ("acquire", (), {}),
+    ("acquire", (False,), {}),
+    ("acquire", (True, 0.01), {}),
+    ("acquire", (), {"timeout": 0.01}),
+    ("acquire", (), {"timeout": -1}),
+    ("acquire", (), {"blocking": True}),
+    ("acquire", (False, 1), {}),
+    ("acquire", (True, -5), {}),
+    ("acquire", (), {"timeout": float("nan")}),
+    ("acquire", (), {"timeout": "1"}),
+    ("__enter__", (), {}),
+    *[("release", (), {})] * 5,
+    *[("__exit__", (None, None, None), {})] * 3,
+]
+
+
+def test_like_threading(mutex):
+    """Random calls: the same results and the same kinds of error; whoever else asks finds the same."""
+    rng = random.Random(3)
+    theirs, seen = threading.RLock(), set()
+    for step in range(800):
+        method, args, kwargs = rng.choice(CALLS)
+        found = outcome(getattr(mutex, method), *args, **kwargs)
+        assert found == outcome(getattr(theirs, method), *args, **kwargs), (method, args, kwargs)
+        assert mutex._is_owned() == theirs._is_owned()
+        assert mutex.locked() == mutex._is_owned()
+        if step % 50 == 0:
+            expected = in_thread(lambda: theirs.acquire(False) and (theirs.release(), True)[1])
+            assert in_thread(lambda: mutex.acquire(False) and (mutex.release(), True)[1]) == expected
+            assert in_thread(mutex.release) is RuntimeError
+        seen.add((method, found))
+    assert {("acquire", True), ("release", RuntimeError), ("acquire", ValueError), ("__exit__", RuntimeError)} <= seen
+
+
+def test_time_outs(mutex):
+    with mutex:
+        assert in_thread(lambda: mutex.acquire(timeout=0)) is False
+        assert in_thread(lambda: mutex.acquire(timeout=0.06)) is False
+        assert in_thread(lambda: mutex.acquire(blocking=False)) is False
+        assert in_thread(lambda: mutex.acquire(False, None)) is False
+        assert mutex.locked()
+    assert not mutex.locked()
+    assert mutex.acquire(timeout=None)
+    mutex.release()
+
+
+def test_errors(shm, mutex):
+    with pytest.raises(TypeError, match=r"SharedMemory\.mutex"):
+        shmem.Mutex()
+    with pytest.raises(shmem.LockError) as caught:
+        mutex.release()
+    assert caught.value.status == shmem.Status.not_owner
+    with mutex, pytest.raises(TypeError, match="positional"):
+        mutex.acquire(1, 2, 3)
+    assert not mutex.locked()
+    mutex.close()
+    with pytest.raises(shmem.ClosedError):
+        mutex.acquire()
+
+
+def test_excludes_threads(shm, mutex):
+    counter = shm.zeros(1, "int64")
+    threads = [threading.Thread(target=add_under, args=(mutex, counter, 2000)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert counter[0] == 8000
+
+
+def test_excludes_processes(shm):
+    mutex, counter = shm.mutex(), shm.zeros(1, "int64")
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=add_under, args=(mutex, counter, 3000)) for _ in range(3)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(60)
+        assert other.exitcode == 0
+    assert counter[0] == 9000
+    assert mutex.owner_deaths == 0
+
+
+def test_killed_owner(shm, mutex, child):
+    other = child(MUTEX_OF_CHILD + "m.acquire(); m.acquire(); say('mine'); sys.stdin.readline()", shm.name)
+    assert other.hear() == "mine"
+    assert mutex.locked()
+    assert mutex.acquire(timeout=0.06) is False
+    other.kill()
+    assert not mutex.locked()
+    with pytest.warns(shmem.OwnerDiedWarning, match="half changed"):
+        assert mutex.acquire(blocking=False)
+    assert mutex.owner_deaths == 1
+    assert mutex._is_owned()
+    mutex.release()
+    assert in_thread(lambda: mutex.acquire(False)) is True  # without a warning; this thread ends with it
+
+
+def test_killed_while_others_wait(shm, mutex, child):
+    other = child(MUTEX_OF_CHILD + "m.acquire(); say('mine'); sys.stdin.readline()", shm.name)
+    assert other.hear() == "mine"
+    quiet = "import warnings; warnings.simplefilter('ignore')\n"
+    waiter = child(quiet + MUTEX_OF_CHILD + "say('up'); say(m.acquire(), m.owner_deaths); m.release()", shm.name)
+    assert waiter.hear() == "up"
+    other.kill()
+    assert waiter.hear() == "True 1"
+    waiter.end()
+
+
+def test_a_warning_that_raises_releases(shm, mutex, child):
+    other = child(MUTEX_OF_CHILD + "m.acquire(); say('mine'); sys.stdin.readline()", shm.name)
+    assert other.hear() == "mine"
+    other.kill()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(shmem.OwnerDiedWarning):
+            mutex.acquire()
+    assert not mutex.locked()
+    with mutex:
+        assert mutex.owner_deaths == 1
+
+
+def test_a_thread_that_ends_releases_all(shm):
+    first, second, third = shm.mutex(), shm.mutex(), shm.mutex()
+
+    def hold():
+        first.acquire()
+        second.acquire()
+        third.acquire()
+        second.release()
+        second.acquire()
+
+    in_thread(hold)
+    for one in (first, second, third):
+        with pytest.warns(shmem.OwnerDiedWarning):
+            assert one.acquire(timeout=20)
+        assert one.owner_deaths == 1
+        one.release()
+
+
+def test_released_in_any_order(shm):
+    mutexes = [shm.mutex() for _ in range(4)]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
+        for one in mutexes:
+            one.acquire()
+        for i in order:
+            mutexes[i].release()
+    assert in_thread(lambda: [one.acquire(False) and one.release() for one in mutexes]) == [None] * 4
+    assert all(one.owner_deaths == 0 for one in mutexes)
+
+
+def test_freed_while_held(shm):
+    """Misuse, which must not hang: the freed one's place is used again by a mutex of the same thread."""
+    outer, freed = shm.mutex(), shm.mutex()
+    outer.acquire()
+    freed.acquire()
+    shm.free(freed)
+    with pytest.raises(shmem.InvalidBlock):
+        freed.release()
+    again = shm.mutex()
+    assert again.offset == freed.offset
+    again.acquire()
+    outer.release()
+    again.release()
+    assert in_thread(lambda: (outer.acquire(False), again.acquire(False))) == (True, True)
+
+
+def test_a_claim_of_another_thread_is_not_mine(shm):
+    """Between claim and signature a mutex shows the dead owner's thread, whose pointer may be the same as mine: a fork's is."""
+    mutex, mine = shm.mutex(), shm.mutex()
+    mine.acquire()
+    pid = os.fork()
+    if pid == 0:
+        mutex.acquire()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    word = memoryview(shm.block(mine.offset)).cast("Q")[0]
+    memoryview(shm.block(mutex.offset)).cast("Q")[0] = word  # as another thread of this process claims it
+    assert mine._is_owned()
+    assert not mutex._is_owned()
+    assert mutex.acquire(False) is False
+
+
+def test_ctrl_c(shm, mutex, child):
+    other = child(
+        MUTEX_OF_CHILD + "try:\n    say('up')\n    m.acquire()\nexcept KeyboardInterrupt:\n    say('interrupted', m._is_owned())", shm.name
+    )
+    with mutex:
+        assert other.hear() == "up"
+        other.process.send_signal(signal.SIGINT)
+        assert other.hear() == "interrupted False"
+        other.end()
+
+
+def test_a_child_holds_nothing(mutex):
+    with mutex:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                with pytest.raises(shmem.LockError):
+                    mutex.release()
+                assert not mutex._is_owned()
+                assert mutex.acquire(False) is False
+                mutex.__exit__(None, None, None)  # as at the end of the parent's block
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert mutex._is_owned()
+    assert not mutex.locked()
+
+
+def test_a_child_leaves_its_parents_block(mutex):
+    pid = None
+    with mutex:
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0 if mutex.acquire(timeout=20) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    with pytest.warns(shmem.OwnerDiedWarning):
+        mutex.acquire()
+    mutex.release()
+
+
+def test_condition(mutex):
+    """`threading.Condition` takes it for an RLock."""
+    condition, seen = threading.Condition(mutex), []
+
+    def wait():
+        with condition:
+            condition.wait_for(lambda: seen, 20)
+            seen.append(2)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    with condition:
+        seen.append(1)
+        condition.notify()
+    thread.join(20)
+    assert seen == [1, 2]
+    with pytest.raises(RuntimeError):
+        condition.notify()
+
+
+def test_condition_inside_two_blocks(mutex):
+    """Who waits lets go of it altogether, and has it as often as before afterwards: as with an RLock."""
+    condition, seen = threading.Condition(mutex), []
+
+    def wait():
+        with condition, condition:
+            seen.append("waits")
+            seen.append(condition.wait_for(lambda: "go on" in seen, 20))
+        seen.append(mutex._is_owned())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not seen:
+        os.sched_yield()
+    assert mutex.acquire(timeout=20)
+    seen.append("go on")
+    condition.notify()
+    mutex.release()
+    thread.join(20)
+    assert seen == ["waits", "go on", True, False]
+    assert not mutex.locked()
+    with pytest.raises(shmem.LockError):
+        mutex._release_save()
+
+
+def test_persists_in_a_file(section_file):
+    """The process that held it is gone with its section: the next one to open the file is told."""
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        section.mutex(name="m")
+        pid = os.fork()
+        if pid == 0:
+            section["m"].acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(pid, 0)
+    with shmem.SharedMemory(section_file) as section:
+        with pytest.warns(shmem.OwnerDiedWarning):
+            section["m"].acquire()
+        section["m"].release()

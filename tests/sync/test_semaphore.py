@@ -1,0 +1,698 @@
+"""Semaphore: by name, in a section, as a field, of one process; conservation; what happens to the killed."""
+
+import contextlib
+import errno
+import gc
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import threading
+import weakref
+from pathlib import Path
+
+import pytest
+from workers import outcome, pass_on, wait_until_anyone_waits
+
+import shmem
+from shmem._objects import waitables
+
+MAX = 2**31 - 1
+FILES = {"Semaphore": "/dev/shm/shmem-semaphore.", "Event": "/dev/shm/shmem-event."}
+
+
+class Node(shmem.Struct, type_name="tests.Node"):
+    tag: shmem.int8
+    guard: shmem.Mutex
+    ready: shmem.Event
+    slots: shmem.Semaphore
+
+
+class Longer(Node, type_name="tests.Longer"):
+    more: shmem.Semaphore
+
+
+@pytest.fixture
+def name():
+    """A name that nobody has, and that nobody has afterwards."""
+    chosen = f"test-{os.getpid()}-{random.randrange(1 << 32)}"
+    yield chosen
+    for start in FILES.values():
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(start + chosen)
+
+
+@pytest.fixture(params=["local", "named", "placed", "field"])
+def sem(request, name, shm):
+    """A semaphore of value 0 at each kind of place."""
+    if request.param == "local":
+        return shmem.Semaphore()
+    if request.param == "named":
+        return shmem.Semaphore(name)
+    if request.param == "placed":
+        return shm.semaphore()
+    return shm.new(Longer).more
+
+
+# -- one process --------------------------------------------------------------------------------------------
+
+
+def test_counts(sem):
+    assert sem.value == 0
+    assert sem.wait(0) is False
+    sem.signal()
+    sem.signal(3)
+    assert sem.value == 4
+    assert sem.wait() is True
+    assert sem.wait(timeout=0) is True
+    with sem as got:
+        assert got is True
+        assert sem.value == 1
+    assert sem.value == 2
+    assert sem.wait(5)
+    assert sem.wait(5)
+    assert sem.wait(0.02) is False
+    assert sem.value == 0
+
+
+def test_overflow_changes_nothing(sem):
+    sem.signal(MAX)
+    for n in (1, MAX, MAX + 1, 1 << 32, 1 << 70):
+        with pytest.raises(shmem.SemaphoreOverflow) as caught:
+            sem.signal(n)
+        assert caught.value.status == shmem.Status.value_overflow
+        assert isinstance(caught.value, OverflowError)
+        assert sem.value == MAX
+    assert sem.wait(0)
+    sem.signal()
+    assert sem.value == MAX
+    with pytest.raises(shmem.SemaphoreOverflow):
+        shmem.Semaphore(value=MAX + 1)
+    assert shmem.Semaphore(value=MAX).value == MAX
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda s: s.signal(0), ValueError),
+        (lambda s: s.signal(-1), ValueError),
+        (lambda s: s.release(0), ValueError),
+        (lambda s: s.signal(1.0), TypeError),
+        (lambda s: s.wait(-1), ValueError),
+        (lambda s: s.wait(float("nan")), ValueError),
+        (lambda s: s.wait("1"), TypeError),
+        (lambda s: s.acquire(False, 1), ValueError),
+        (lambda s: s.acquire(timeout=-0.5), ValueError),
+        (lambda s: setattr(s, "value", 3), AttributeError),
+    ],
+)
+def test_bad_arguments_change_nothing(sem, call, error):
+    sem.signal()
+    with pytest.raises(error):
+        call(sem)
+    assert sem.value == 1
+
+
+def test_the_first_argument_is_a_name():
+    for wrong in (3, b"name", 1.5, True):
+        with pytest.raises(TypeError, match="value="):
+            shmem.Semaphore(wrong)
+    with pytest.raises(ValueError, match="not negative"):
+        shmem.Semaphore(value=-1)
+    for wrong in ("", "a/b", "a" * 201, "a b", "\0"):
+        with pytest.raises(ValueError, match="characters"):
+            shmem.Semaphore(wrong)
+
+
+CALLS = [
+    ("acquire", (), {}),
+    ("acquire", (False,), {}),
+    ("acquire", (), {"timeout": 0.01}),
+    ("acquire", (True, 0.01), {}),
+    ("acquire", (), {"blocking": False}),
+    ("acquire", (False, 0.01), {}),
+    ("acquire", (False, None), {}),
+    ("release", (), {}),
+    ("release", (2,), {}),
+    ("release", (), {"n": 3}),
+    ("release", (0,), {}),
+    ("release", (-1,), {}),
+    ("__enter__", (), {}),
+    ("__exit__", (None, None, None), {}),
+]
+
+
+def test_like_threading():
+    """Random calls: the same results, the same kinds of error, the same number left."""
+    rng = random.Random(1)
+    mine, theirs = shmem.Semaphore(value=2), threading.Semaphore(2)
+    seen = set()
+    for _ in range(600):
+        method, args, kwargs = rng.choice(CALLS)
+        if theirs._value == 0 and (method == "__enter__" or (method == "acquire" and not args and not kwargs)):
+            continue  # would wait for ever
+        found = outcome(getattr(mine, method), *args, **kwargs)
+        assert found == outcome(getattr(theirs, method), *args, **kwargs), (method, args, kwargs)
+        assert mine.value == theirs._value
+        seen.add((method, found))
+    assert {("acquire", True), ("acquire", False), ("acquire", ValueError), ("release", ValueError)} <= seen
+
+
+# -- waiting --------------------------------------------------------------------------------------------------
+
+
+def test_weak_references(sem, shm):
+    assert weakref.ref(sem)() is sem
+    for made in (shmem.Event(), shm.event(), shm.mutex()):
+        assert weakref.ref(made)() is made
+    gone = weakref.ref(shmem.Semaphore())
+    assert gone() is None
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_signal_releases_so_many_threads(sem, n):
+    done = shmem.Semaphore()
+    threads = [threading.Thread(target=lambda: (sem.wait(), done.signal())) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    wait_until_anyone_waits(sem)
+    sem.signal(n)
+    for _ in range(n):
+        assert done.wait(20)
+    assert done.wait(0.2) is False
+    assert sem.value == 0
+    sem.signal(5 - n)
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert (sem.value, done.value) == (0, 5 - n)
+
+
+def test_signal_releases_so_many_processes(name, child):
+    with contextlib.closing(shmem.Semaphore(name)) as gate, contextlib.closing(shmem.Semaphore(f"{name}-done")) as done:
+        code = "a, b = shmem.Semaphore(args[0]), shmem.Semaphore(args[0] + '-done'); say('up'); a.wait(); b.signal(); say('through')"
+        others = [child(code, name) for _ in range(4)]
+        for other in others:
+            assert other.hear() == "up"
+        wait_until_anyone_waits(gate)
+        gate.signal(2)
+        assert done.wait(20)
+        assert done.wait(20)
+        assert done.wait(0.2) is False
+        gate.signal(2)
+        for other in others:
+            assert other.hear() == "through"
+            other.end()
+        assert (gate.value, done.value) == (0, 2)
+        done.unlink()
+        gate.unlink()
+
+
+def test_ctrl_c_takes_nothing(name, child):
+    semaphore = shmem.Semaphore(name)
+    code = """
+    s = shmem.Semaphore(args[0])
+    try:
+        say("up")
+        s.wait()
+    except KeyboardInterrupt:
+        say("interrupted")
+    sys.stdin.readline()
+    say(s.wait(0))
+    """
+    other = child(code, name)
+    assert other.hear() == "up"
+    wait_until_anyone_waits(semaphore)
+    other.process.send_signal(signal.SIGINT)
+    assert other.hear() == "interrupted"
+    semaphore.signal()
+    assert semaphore.value == 1
+    other.tell()
+    assert other.hear() == "True"
+    other.end()
+
+
+def test_a_killed_waiter_takes_nothing(name, child):
+    semaphore = shmem.Semaphore(name)
+    other = child("s = shmem.Semaphore(args[0]); say('up'); s.wait()", name)
+    assert other.hear() == "up"
+    wait_until_anyone_waits(semaphore)
+    other.kill()
+    assert waitables.anybody_waits(semaphore) is False  # the killed one's registration is found out
+    semaphore.signal()
+    assert semaphore.value == 1
+    assert semaphore.wait(20)
+
+
+def test_nothing_is_lost_under_load(name, child):
+    """Producers and consumers, one consumer killed: at most the one that it had just taken is missing."""
+    semaphore = shmem.Semaphore(name)
+    code = """
+    s = shmem.Semaphore(args[0])
+    say("up")
+    taken = 0
+    while s.wait(2):
+        taken += 1
+    say(taken)
+    """
+    victim = child("s = shmem.Semaphore(args[0]); n = 0\nwhile True:\n    s.wait(); n += 1; say(n)", name)
+    consumers = [child(code, name) for _ in range(2)]
+    for one in consumers:
+        assert one.hear() == "up"
+    producers = [
+        child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)
+    ]
+    semaphore.signal()
+    killed_after = int(victim.hear())
+    victim.process.send_signal(signal.SIGKILL)
+    for line in victim.process.stdout:
+        killed_after = int(line)
+    for one in producers:
+        assert one.hear() == "done"
+        one.end()
+    taken = sum(int(one.hear()) for one in consumers)
+    signaled = 1 + 2 * sum(1 + i % 3 for i in range(3000))
+    assert signaled - (taken + killed_after + semaphore.value) in (0, 1)
+
+
+# -- closing ----------------------------------------------------------------------------------------------------
+
+
+def test_closed(sem):
+    sem.signal()
+    sem.close()
+    sem.close()
+    assert sem.closed
+    for call in (sem.wait, sem.signal, sem.acquire, sem.release, sem.__enter__, lambda: sem.value):
+        with pytest.raises(shmem.ClosedError):
+            call()
+    assert "closed" in repr(sem)
+
+
+def test_close_ends_a_wait(sem):
+    ended = []
+
+    def wait():
+        try:
+            sem.wait()
+        except shmem.ClosedError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wait_until_anyone_waits(sem)
+    sem.close()
+    thread.join(20)
+    assert len(ended) == 1
+
+
+def mapped(name):
+    return name in Path("/proc/self/maps").read_text()
+
+
+def test_memory_is_unmapped(name):
+    first, second = shmem.Semaphore(name), shmem.Semaphore(name)
+    first.signal()
+    assert second.value == 1
+    first.close()
+    assert mapped(name)
+    del second
+    gc.collect()
+    assert not mapped(name)
+
+
+def test_unlink(name, child):
+    semaphore = shmem.Semaphore(name, 5)
+    second = shmem.Semaphore(name)
+    assert os.stat(FILES["Semaphore"] + name).st_mode & 0o777 == 0o600
+    semaphore.unlink()
+    for one in (semaphore, second):
+        with pytest.raises(shmem.SectionNotFound):
+            one.unlink()
+    assert second.wait()
+    assert semaphore.value == 4
+    other = child("s = shmem.Semaphore(args[0], 9); say(s.value); s.close(); sys.stdin.readline(); s.unlink()", name)
+    assert other.hear() == "9"
+    with pytest.raises(FileNotFoundError):
+        semaphore.unlink()  # the name means another one
+    other.tell()
+    other.end()
+    assert not os.path.exists(FILES["Semaphore"] + name)
+    for nameless in (shmem.Semaphore(), shmem.Event()):
+        with pytest.raises(ValueError, match="no system-wide name"):
+            nameless.unlink()
+
+
+# -- names ------------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_name_keeps_its_value(name, child):
+    with contextlib.closing(shmem.Semaphore(name, 3)) as semaphore:
+        assert semaphore.name == name
+        assert semaphore.wait()
+    other = child("s = shmem.Semaphore(args[0], 100); say(s.value); s.wait(); s.wait(); say(s.wait(0))", name)
+    assert other.hear() == "2"
+    assert other.hear() == "False"
+    other.end()
+    assert shmem.Semaphore(name, 7).value == 0
+
+
+def test_many_create_at_once(name, child):
+    """Each proposes another value: one wins, everybody sees that one, and its file is whole."""
+    code = """
+    for line in sys.stdin:
+        s = shmem.Semaphore(line.strip(), int(args[0]))
+        say(s.value)
+    """
+    others = [child(code, i) for i in (10, 20, 30, 40)]
+    for i in range(25):
+        for other in others:
+            other.tell(f"{name}-{i}")
+        values = {other.hear() for other in others}
+        assert len(values) == 1
+        assert values <= {"10", "20", "30", "40"}
+        shmem.Semaphore(f"{name}-{i}").unlink()
+    for other in others:
+        other.end()
+
+
+def test_umask_and_permissions(name):
+    before = os.umask(0)
+    try:
+        shmem.Semaphore(name, permissions=0o640)
+    finally:
+        os.umask(before)
+    assert os.stat(FILES["Semaphore"] + name).st_mode & 0o777 == 0o640
+
+
+def make_hostile(kind, path, own):
+    """Put something else under the name."""
+    if kind == "folder":
+        os.mkdir(path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link that leads nowhere":
+        os.symlink(path + "-nowhere", path)
+    else:
+        good = Path(own).read_bytes()
+        contents = {
+            "empty": b"",
+            "short": good[:100],
+            "truncated": good[:128],
+            "long": good + good,
+            "foreign": os.urandom(4096),
+            "zeros": bytes(4096),
+            "another version": good[:8] + b"\x07" + good[9:],
+            "the other kind": good[:12] + bytes([3 - good[12]]) + good[13:],
+        }
+        Path(path).write_bytes(contents[kind])
+
+
+HOSTILE = [
+    "empty", "short", "truncated", "long", "foreign", "zeros", "another version", "the other kind",
+    "folder", "pipe", "link that leads nowhere",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("cls", ["Semaphore", "Event"])
+def test_hostile_files_are_refused_and_left_alone(name, cls, kind):
+    path = FILES[cls] + name
+    good = getattr(shmem, cls)(f"{name}-good")
+    make_hostile(kind, path, f"{FILES[cls]}{name}-good")
+    good.unlink()
+    before = os.lstat(path)
+    try:
+        with pytest.raises(shmem.NotASection, match=r"left as it was.*remove it, or choose another name"):
+            getattr(shmem, cls)(name)
+        after = os.lstat(path)
+        assert (before.st_ino, before.st_size, before.st_mtime_ns) == (after.st_ino, after.st_size, after.st_mtime_ns)
+    finally:
+        os.rmdir(path) if kind == "folder" else os.unlink(path)
+
+
+def test_an_event_copied_under_a_semaphores_name(name):
+    shmem.Event(name)
+    Path(FILES["Semaphore"] + name).write_bytes(Path(FILES["Event"] + name).read_bytes())
+    with pytest.raises(shmem.NotASection):
+        shmem.Semaphore(name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
+def test_other_users_files(name):
+    path = FILES["Semaphore"] + name
+    shmem.Semaphore(name, 4)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(shmem.UntrustedOwner, match="65534"):
+        shmem.Semaphore(name)
+    assert shmem.Semaphore(name, trust_owner=True).value == 4
+    os.rename(path, path + "-target")
+    os.chown(path + "-target", 0, 0)
+    os.symlink(path + "-target", path)
+    assert shmem.Semaphore(name).value == 4  # one's own link is followed
+    os.lchown(path, 65534, 65534)
+    with pytest.raises(shmem.UntrustedOwner):
+        shmem.Semaphore(name)
+    os.unlink(path + "-target")
+
+
+# -- sending ------------------------------------------------------------------------------------------------------
+
+
+def test_a_named_one_pickles(name):
+    semaphore = shmem.Semaphore(name, 2)
+    data = pickle.dumps(semaphore)
+    again = pickle.loads(data)
+    again.signal()
+    assert (semaphore.value, again.name) == (3, name)
+    semaphore.unlink()
+    with pytest.raises(shmem.SectionNotFound):
+        pickle.loads(data)
+    assert not os.path.exists(FILES["Semaphore"] + name)
+    shmem.Semaphore(name)
+    with pytest.raises(shmem.NotASection, match="another"):
+        pickle.loads(data)
+
+
+def test_what_does_not_pickle(shm):
+    with pytest.raises(TypeError, match="give it a name"):
+        pickle.dumps(shmem.Semaphore())
+    with pytest.raises(TypeError, match=r"shmem\.handle"):
+        pickle.dumps(shm.semaphore())
+    with pytest.raises(TypeError, match="an Event without"):
+        pickle.dumps(shmem.Event())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing(shm, name, method):
+    first, second, named = shm.semaphore(1), shm.semaphore(), shmem.Semaphore(name)
+    ready = shm.event(True)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(pass_on, (first, second)) == ("Semaphore", "Semaphore")
+        assert pool.apply(pass_on, (ready, named)) == ("Event", "Semaphore")
+        with pytest.raises(TypeError, match="give it a name"):
+            pool.apply(pass_on, (shmem.Semaphore(), second))
+        pool.close()
+        pool.join()
+    assert (first.value, second.value, named.value) == (0, 1, 1)
+
+
+def test_a_child_goes_on_using_it(name):
+    semaphore = shmem.Semaphore(name)
+    pid = os.fork()
+    if pid == 0:
+        semaphore.signal(2)
+        os._exit(0)
+    assert semaphore.wait(20)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert semaphore.value == 1
+
+
+# -- in a section -------------------------------------------------------------------------------------------------
+
+
+def test_names_root_and_handles(shm):
+    semaphore = shm.semaphore(2, name="slots")
+    assert shm["slots"] == semaphore
+    assert shm["slots"].value == 2
+    assert len({semaphore, shm["slots"]}) == 1
+    shm["again"] = semaphore
+    shm.root = semaphore
+    assert shm.root == semaphore
+    assert shmem.find_storage(semaphore) is shm
+    assert semaphore.section is shm
+    assert shmem.handle(semaphore).open() == semaphore
+    with pytest.raises(shmem.NameExists):
+        shm.semaphore(name="slots")
+    before = shm.stats().blocks
+    with pytest.raises(shmem.SemaphoreOverflow):
+        shm.semaphore(MAX + 1)
+    assert shm.stats().blocks == before
+    with pytest.raises(TypeError, match="no array"):
+        shm["x"] = shmem.Semaphore()
+    assert shmem.find_storage(shmem.Semaphore()) is None
+    with pytest.raises(shmem.InvalidBlock):
+        shmem.handle(shmem.Semaphore())
+    shm.check_heap()
+
+
+def test_freed(shm):
+    semaphore = shm.semaphore(1)
+    sent = shmem.handle(semaphore)
+    shm.free(semaphore)
+    for call in (semaphore.wait, semaphore.signal, lambda: semaphore.value):
+        with pytest.raises(shmem.InvalidBlock):
+            call()
+    with pytest.raises(shmem.InvalidBlock):
+        sent.open()
+    shm.semaphore(5)  # in the same place
+    with pytest.raises(shmem.InvalidBlock):
+        semaphore.wait()
+
+
+@pytest.mark.parametrize("kind", ["semaphore", "event", "mutex"])
+def test_freed_while_waited_for(shm, kind):
+    """Misuse, which leaves the heap as it was: who slept in a block that is free by now does not touch it."""
+    made = [getattr(shm, kind)() for _ in range(20)]
+    one, ended, up, over = made[10], [], shmem.Semaphore(), shmem.Semaphore()
+
+    def hold():
+        one.acquire()
+        up.signal()
+        over.wait()
+
+    def wait():
+        up.signal()
+        try:
+            one.acquire() if kind == "mutex" else one.wait()
+        except shmem.InvalidBlock as error:
+            ended.append(error)
+
+    threads = [threading.Thread(target=wait)]
+    if kind == "mutex":
+        threads.append(threading.Thread(target=hold))
+        threads[1].start()
+        assert up.wait(20)
+    threads[0].start()
+    assert up.wait(20)
+    threading.Event().wait(0.1)  # until it sleeps
+    for each in made[::2]:
+        shm.free(each)  # they are linked in a list now, by what was their value
+    threads[0].join(20)
+    over.signal()
+    threads[-1].join(20)
+    assert len(ended) == 1
+    shm.check_heap()
+
+
+def test_read_only(place):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        section.semaphore(3, name="s")
+        section.event(True, name="e")
+        section.mutex(name="m")
+        section["n"] = section.new(Node)
+        with shmem.SharedMemory(**place, mode="read_only") as reader:
+            s, e, m, n = reader["s"], reader["e"], reader["m"], reader["n"]
+            assert (s.value, e.is_set(), m.locked(), m.owner_deaths, n.slots.value) == (3, True, False, 0, 0)
+            for call in (s.wait, s.signal, s.acquire, s.release, s.__enter__, e.wait, e.signal, e.set, e.reset, e.clear,
+                         m.acquire, m.release, m.__enter__, n.guard.acquire, n.slots.signal, n.ready.wait, reader.semaphore):  # fmt: skip
+                with pytest.raises(PermissionError) as caught:
+                    call()
+                assert isinstance(caught.value, shmem.ReadOnlyError)
+        assert section["s"].value == 3
+
+
+def test_it_outlives_the_handle():
+    shm = shmem.SharedMemory(max_size=1 << 20)
+    semaphore = shm.semaphore(1)
+    shm.close()
+    assert semaphore.wait()
+    semaphore.signal()
+    assert semaphore.value == 1
+
+
+# -- fields ---------------------------------------------------------------------------------------------------------
+
+
+def test_fields(shm, child):
+    node = shm.new(Node, tag=1)
+    shm["node"] = node
+    assert Node.dtype.fields["slots"][0].itemsize == 16
+    assert [Node.dtype.fields[key][1] % 8 for key in ("guard", "ready", "slots")] == [0, 0, 0]
+    other = child(
+        """
+        shm = shmem.SharedMemory(shared_name=args[0])
+        node = shm["node"]
+        say(type(node).__name__, type(node.guard).__name__)
+        with node.guard:
+            say(node.slots.wait())
+        node.ready.signal()
+        """,
+        shm.name,
+    )
+    assert other.hear() == "Node Mutex"  # a generic object: this process has no such class
+    node.slots.signal(2)
+    assert other.hear() == "True"
+    assert node.ready.wait(20)
+    other.end()
+    assert node.slots.value == 1
+    assert node.slots.offset == node.offset + Node.slots.offset
+    longer = shm.new(Longer)
+    longer.slots.signal()
+    longer.more.signal(3)
+    assert (longer.slots.value, longer.more.value) == (1, 3)
+
+
+def test_fields_are_used_not_assigned(shm):
+    node = shm.new(Node)
+    with pytest.raises(AttributeError, match="not assigned"):
+        node.slots = shm.semaphore()
+    with pytest.raises(AttributeError):
+        shm.new(Node, slots=1)
+    with pytest.raises(TypeError, match="no default"):
+
+        class Wrong(shmem.Struct):
+            slots: shmem.Semaphore = 3
+
+    assert shmem.find_storage(node.slots) is shm
+    blocks = shm.stats().blocks
+    for call in (shmem.handle, shm.free, shmem.deallocate, shm.set_root_object, lambda part: shm.__setitem__("part", part)):
+        with pytest.raises((TypeError, shmem.InvalidBlock), match="the object whose field it is"):
+            call(node.slots)
+    assert shm.stats().blocks == blocks
+    slots = node.slots
+    shm.free(node)
+    with pytest.raises(shmem.InvalidBlock):
+        slots.signal()
+
+
+def test_references_take_whole_ones(shm):
+    class Holder(shmem.Struct):
+        to: shmem.Ref[shmem.Semaphore]
+
+    holder = shm.new(Holder, to=shm.semaphore(2))
+    assert holder.to.value == 2
+    for wrong in (shmem.Semaphore(), shm.new(Node).slots, shm.event()):
+        with pytest.raises((TypeError, shmem.InvalidBlock)):
+            holder.to = wrong
+    assert holder.to.value == 2
+
+
+def test_layouts_are_compared(shm):
+    class First(shmem.Struct, type_name="tests.same"):
+        x: shmem.Semaphore
+
+    shm.new(First)
+
+    class Second(shmem.Struct, type_name="tests.same"):
+        x: shmem.Event
+
+    with pytest.raises(shmem.LayoutMismatch, match=r"shmem\.Event here, shmem\.Semaphore there"):
+        shm.new(Second)
+
+
+def test_error_numbers_of_names(name):
+    with pytest.raises(OSError) as caught:
+        pickle.loads(pickle.dumps(shmem.Semaphore(name)).replace(name.encode(), name.encode()[::-1]))
+    assert caught.value.errno == errno.ENOENT

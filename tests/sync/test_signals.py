@@ -1,0 +1,61 @@
+"""Signals that come more often than a slice of sleep ends, as of a profiler's timer: who waits still finds out that the owner is dead."""
+
+import pytest
+from queues import PRODUCERS_GATE
+from scribe import HEAP_GATE, UPGRADE, Scribe
+
+PARTICIPANTS = 4096
+
+WAITER = """
+import signal, warnings
+section = shmem.SharedMemory(shared_name=args[0])
+mutex, queue = section['mutex'], section['queue']
+say('here')
+sys.stdin.readline()
+warnings.simplefilter('ignore')
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+{}
+signal.setitimer(signal.ITIMER_REAL, 0)
+say('got it')
+"""
+EXCLUSIVE = "with shmem.exclusive_lock(section): pass"
+SHARED = "with shmem.shared_lock(section): pass"
+LOCK = "section.lock(shmem.LockDescriptor(shmem.LockMode.{}))"
+
+
+def signature(scribe, pid):
+    """How a participant signs a gate."""
+    index = next(i for i in range(256) if scribe[PARTICIPANTS + 64 * i + 24] == pid)
+    return scribe[PARTICIPANTS + 64 * index] >> 32 << 32 | index + 1
+
+
+@pytest.mark.parametrize(
+    ("holds", "place", "waits"),
+    [
+        (LOCK.format("exclusive"), None, EXCLUSIVE),
+        (LOCK.format("exclusive"), None, SHARED),
+        (LOCK.format("shared"), None, EXCLUSIVE),
+        ("", "upgrade", EXCLUSIVE),
+        ("section['mutex'].acquire()", None, "mutex.acquire()"),
+        ("", "heap gate", "section.allocate(10)"),
+        ("", "heap gate", "section['b'] = [1]"),
+        ("", "queue", "queue.put(1)"),
+    ],
+    ids=["writer", "reader", "drain", "upgrade", "mutex", "heap gate", "heap gate, names", "queue"],
+)
+def test_the_dead_are_found_between_signals(shm, child, holds, place, waits):
+    shm["mutex"] = shm.mutex()
+    queue = shm.queue(4, "int64", name="queue")
+    holder = child(f"section = shmem.SharedMemory(shared_name=args[0])\n{holds}\nsay('go')\ninput()", shm.name)
+    assert holder.hear() == "go"
+    other = child(WAITER.format(waits), shm.name)
+    assert other.hear() == "here"
+    if place is not None:
+        scribe = Scribe(shm.path)
+        scribe[{"upgrade": UPGRADE, "heap gate": HEAP_GATE, "queue": queue.offset + PRODUCERS_GATE}[place]] = signature(
+            scribe, holder.process.pid
+        )
+    holder.kill()
+    said, errors = other.process.communicate("\n", timeout=20)
+    assert (said, errors) == ("got it\n", "")

@@ -1,0 +1,241 @@
+"""Killed at every instruction: a short sweep of `python -m shmem crashtest`, and that it finds what is broken.  DESIGN 3, 4, 6."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shmem
+from shmem.testing.crash import ptrace
+
+WHY_NOT = ptrace.why_not()
+# each instrumented access is several instructions, and what it stores in its shadow memory is no store to the section
+pytestmark = pytest.mark.no_sanitizer("a process is stepped instruction by instruction: several times as many, for minutes")
+needs_ptrace = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+def crashtest(*arguments, code=""):
+    """Run it, after some code; (exit status, output)."""
+    program = f"import sys, shmem\nfrom shmem.__main__ import main\n{code}\nsys.exit(main(['crashtest', *sys.argv[1:]]))"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, *map(str, arguments)],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        cwd="/",
+    )
+    return done.returncode, done.stdout
+
+
+def table(output):
+    """The numbers of each line, by operation; of the last one as "total"."""
+    found = {}
+    for line in output.splitlines()[1:]:
+        fields = line[55:].split()
+        if len(fields) == 9 and all(field.replace(",", "").isdigit() for field in fields):
+            name = "total" if " operations, " in line else line[:55].strip()
+            found[name] = [int(field.replace(",", "")) for field in fields]
+    return found
+
+
+def left_behind():
+    return set(Path("/dev/shm").glob("shmem-crashtest-*"))
+
+
+@needs_ptrace
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["allocate: split a hole", "allocate: exact fit, next_fit", "free: both neighbours are holes"],
+        ["free: the root object", "reallocate: grow in place", "reallocate: shrink", "reallocate: move the root"],
+        ["directory: delete", "object: the first of its type"],
+        ["lock: upgrade and downgrade", "mutex: two of them", "queue: put_many"],
+    ],
+    ids=["heap", "reallocate", "names", "locks"],
+)
+def test_every_instruction(names, tmp_path):
+    """Each line of the table: stores that changed something, states, and none of them lost."""
+    before = left_behind()
+    status, output = crashtest("--quick", "--keep", tmp_path / "kept", *[f"--operation={name}" for name in names])
+    assert status == 0, output
+    lines = table(output)
+    assert set(lines) == {*names, "total"}
+    for stepped, stores, states, checks, _, _, _, kills, failed in [lines[name] for name in names]:
+        assert stepped > 1000
+        assert 2 <= states <= stores + 1
+        assert checks > states  # of those that differ in PENDING payload alone, each by one process; else each by three
+        assert kills >= 1
+        assert failed == 0
+    assert "after 100.0 % of them alone" in output
+    assert "100.0 % of them were seen by stepping" in output  # write protection finds no other stores
+    assert not (tmp_path / "kept").exists()
+    assert left_behind() <= before
+
+
+@needs_ptrace
+def test_the_cleaner_is_killed_too():
+    """Each state's repair is followed, and that of each state inside it, and so on."""
+    status, output = crashtest("--quick", "--repairs", "alike", "--operation", "free: into the cache")
+    assert status == 0, output
+    _, _, states, _, repairs, again, inside, _, failed = table(output)["free: into the cache"]
+    assert states <= 20
+    assert repairs - again <= 3 * states  # of the operation's own: open, join, live
+    assert again >= inside > 50
+    assert failed == 0
+
+
+IDLE = """
+import time
+from shmem.testing.crash import repairs as _repairs
+_repairs.LONGEST_SECONDS = 2
+run = _repairs.Closure.run
+def later(self, tell):
+    time.sleep(3)
+    yield from run(self, tell)
+_repairs.Closure.run = later
+"""
+
+
+@needs_ptrace
+def test_a_repairer_may_have_nothing_to_do():
+    """Between two operations' repairs it waits, and that is not counted as hanging."""
+    names = ["lock: shared", "lock: exclusive"]
+    status, output = crashtest("--quick", "--jobs=1", "--repairs", "alike", *[f"--operation={name}" for name in names], code=IDLE)
+    assert status == 0, output
+    assert all(table(output)[name][4] > 0 for name in names)
+
+
+def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
+    """Two are dead: one had moved the root, and said so, the other one has the heap gate.  Who gets the first one's entry ends the move."""
+    path = tmp_path / "s"
+    with shmem.SharedMemory(path, max_size=1 << 16, max_participants=3) as shm:
+        shm.root, new = shm.allocate(200), shm.allocate(500)
+        memoryview(new)[:4] = b"here"
+        old_tag, new_tag = shm.root.offset - 16, new.offset - 16
+        with open(path, "r+b") as file:
+
+            def word(offset, *values):
+                file.seek(offset)
+                file.write(struct.pack(f"<{len(values)}Q", *values))
+
+            def read(offset):
+                return struct.unpack("<Q", os.pread(file.fileno(), 8, offset))[0]
+
+            word(8192 + 64, 3, old_tag, read(old_tag) & ~15 | 1, new.offset, 0, 0, 0)  # intent 1: MOVE, decided by a HOLE tag
+            word(old_tag, read(old_tag) & ~15 | 1)
+            word(new_tag, read(new_tag) & ~15 | 2 | 1 << 48)  # PENDING, participant 1's
+            word(4096 + 64, 1 << 32, 1 | 1 << 32)  # participant 1: attached, one block pending
+            word(4096 + 128, 1 << 32, 1)
+            word(704, 1 << 32 | 3)  # the heap gate: participant 2's
+            word(832, 3)
+        code = "shm = shmem.SharedMemory(args[0]); shm.check_heap(); say(bytes(shm.root)[:4] if shm.root is not None else None)"
+        assert child(code, str(path)).hear() == str(b"here")
+        assert shm.root.offset == new.offset
+
+
+LOSES_A_FILE = """
+import os
+from shmem.testing.crash.files import _add, files_of
+def names(prefix):
+    return files_of(prefix).get("file")
+@_add("broken: written in place", names, small=True)
+def _(prefix):
+    with open(prefix + "file", "wb") as file:
+        file.write(b"old")
+    yield
+    with open(prefix + "file", "wb") as file:
+        file.write(b"new")
+"""
+
+
+@needs_ptrace
+def test_files():
+    """The state of a folder between the system calls of whoever makes, replaces or mends a file."""
+    names = ["file: create a section", "file: snapshot, in place of another one", "file: a named semaphore is made"]
+    status, output = crashtest(*[f"--operation={name}" for name in names])
+    assert status == 0, output
+    lines = table(output)
+    assert set(lines) == {*names, "total"}
+    assert all(line[2] >= 2 for line in lines.values())
+    status, output = crashtest("--operation", "broken", code=LOSES_A_FILE)
+    assert status == 1
+    assert "neither before nor after: b''" in output
+
+
+TWO_STEPS = """
+from shmem.testing.crash.operations import operation, row
+@operation("broken: two steps")
+def _(shm):
+    first, second = row(shm, 10, 20)
+    yield
+    shm.root = first
+    shm.root = second
+"""
+
+WRITES_PAST = """
+import ctypes
+from shmem.testing.crash.operations import operation, row
+@operation("broken: a tag")
+def _(shm):
+    block, _ = row(shm, 100, 100)
+    address = block.address + 104   # of the tag behind it
+    tag = (ctypes.c_char * 8).from_address(address).raw
+    yield
+    ctypes.memset(address, 255, 8)
+    ctypes.memmove(address, tag, 8)
+    shm.free(block)
+"""
+
+
+NOT_PERMITTED = """
+import errno
+from shmem.testing.crash import ptrace
+def refuse(*arguments):
+    raise OSError(errno.EPERM, "not permitted")
+ptrace.request = refuse
+"""
+
+
+@needs_ptrace
+@pytest.mark.parametrize(("code", "wrong"), [(TWO_STEPS, "neither before nor after"), (WRITES_PAST, "HeapCorruption")])
+def test_what_is_broken_is_found(code, wrong, tmp_path):
+    """An operation that is visible half done, and one that breaks the chain for an instruction."""
+    status, output = crashtest("--quick", "--operation", "broken", "--keep", tmp_path, code=code)
+    assert status == 1
+    assert wrong in output
+    assert "killed after instruction" in output
+    kept = [path for path in tmp_path.iterdir() if path.suffix == ""]
+    assert kept
+    assert all(path.stat().st_size >= 24576 for path in kept)  # sections
+
+
+def test_what_cannot_be_done_is_said():
+    """Wrong arguments; another processor; one of Arm's without the atomic instructions that can be stepped."""
+    assert crashtest("--operation", "no such thing")[0] == 2
+    code = "from shmem.testing.crash import registers as r\nr.NAME, r.MACHINE, r._HWCAP_ATOMICS = 'sparc', None, 0"
+    status, output = crashtest("--quick", code=code)
+    assert status == 2
+    assert "sparc" in output
+    status, output = crashtest("--quick", code=code.replace("'sparc', None", "'aarch64', r.MACHINE"))
+    assert status == 2
+    assert "LSE" in output
+
+
+def test_ptrace_not_permitted():
+    """A refusal of the system is an answer, not a traceback."""
+    status, output = crashtest("--quick", code=NOT_PERMITTED)
+    assert status == 2
+    assert "SYS_PTRACE" in output
+    assert "Traceback" not in output
+
+
+def test_operations_are_listed():
+    status, output = crashtest("--list")
+    assert status == 0
+    assert "allocate: split a hole" in output.splitlines()
+    assert len(output.splitlines()) > 60

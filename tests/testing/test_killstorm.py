@@ -1,0 +1,166 @@
+"""Processes use a section while one is killed again and again: a short storm, and that it finds what is broken.  DESIGN 4, 6."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shmem.testing.storm.member import OPERATIONS
+
+
+@pytest.fixture
+def killstorm(tmp_path):
+    """Run it, after some code, which members inherit; (exit status, what it reports).  It leaves nothing behind."""
+
+    def run(*arguments, code="", kills_per_second=8):
+        program = (
+            "import os, sys, time, contextlib, signal, ctypes, shmem\nfrom shmem.testing.storm import storm, member as work\n"
+            "from shmem.testing.storm.member import Actor\nfrom shmem.__main__ import main\n"
+            f"{code}\nsys.exit(main(['killstorm', *sys.argv[1:]]))"
+        )
+        if "--seconds" not in arguments:
+            arguments = "--seconds", 1, *arguments
+        more = f"--folder={tmp_path}", "--json", "--processes=4", f"--kills-per-second={kills_per_second}", *map(str, arguments)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": "/"}
+        with subprocess.Popen([sys.executable, "-P", "-c", program, *more], **pipes) as process:
+            try:
+                out, err = process.communicate(timeout=180)
+            finally:
+                process.kill()  # its members go with it
+        assert err == ""
+        assert list(tmp_path.iterdir()) == []
+        assert list(Path("/dev/shm").glob(f"shmem.killstorm-{process.pid}*")) == []
+        return process.returncode, json.loads(out)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["file", "anonymous"])
+def test_storm(kind, killstorm):
+    """Nothing is wrong afterwards; every operation was done, and some members were killed."""
+    more = ["--anonymous", "--index", "next_fit"] if kind == "anonymous" else []
+    status, report = killstorm("--seconds", 6, "--operations", 2000, *more)
+    assert report["problems"] == []
+    assert status == 0
+    assert report["kills"] > 0
+    assert report["members"] >= report["kills"]
+    assert report["killed_actors"] >= report["kills"]
+    common = {name for name, weight, _ in OPERATIONS if weight > 2}
+    assert common <= {name for name, n in report["operations"].items() if n > 0}
+
+
+def test_what_killed_ones_had_in_hand_is_accounted_for(killstorm):
+    """All kill themselves just between making a block and noting where it is, or before it is linked, or freed, or in a lock."""
+    status, report = killstorm("--operations", 1000, code="storm.WAYS = {'by itself': 1}")
+    assert report["problems"] == []
+    assert status == 0
+    assert report["caught"] > 0
+    assert report["returned"] + report["lost"] + report["blamed"] + report["lost_tokens"] + report["lost_messages"] > 0
+
+
+# One thread of each member dies in its tenth step, between making a block and noting where it is; of which size it said wrong.
+DIES = """
+take, noted, bury = Actor.take, Actor.about_to_make, storm.Storm._bury
+def die(self, it):
+    if self.row[work.MAKING] == work.BLOCK and self.step > 10: os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, it)
+def expect_it(self, number, member):
+    member.was_killed = True
+    bury(self, number, member)
+Actor.take, storm.Storm._bury = die, expect_it
+"""
+
+
+def test_what_is_lost_is_accounted_for(killstorm):
+    status, report = killstorm("--operations", 500, code=DIES, kills_per_second=1)
+    assert report["problems"] == []
+    assert status == 0
+    assert report["lost"] > 0
+
+
+BROKEN = {
+    "leak": (
+        "Actor.use_temporary = lambda self: self.shm.allocate(77)",
+        ["leak at", "77 bytes, bytes; no killed process was making that"],
+    ),
+    "leak of a killed one, of another size": (
+        DIES + "Actor.about_to_make = lambda self, what, n=0: noted(self, what, n + 1)",
+        ["leak at", "no killed process was making that"],
+    ),
+    "no lock": (
+        "class Nothing(contextlib.nullcontext):\n    def __init__(self, *_, **__): super().__init__()\nshmem.exclusive_lock = Nothing\n"
+        "for lock in ('lock', 'unlock'): setattr(shmem.SharedMemory, lock, lambda *_, **__: None)",
+        ["actor"],
+    ),
+    "mutex": (
+        "leave = Actor._leave\nActor._leave = lambda self, at: None if at == work.MUTEX_WITNESS else leave(self, at)",
+        ["somebody held the mutex after actor", "went on to step"],
+    ),
+    "message twice": (
+        "message = Actor._message\nActor._message = lambda self, which, n: message(self, which, n // 3 * 3)",
+        ["came twice"],
+    ),
+    "message lost": (
+        "note = Actor.note_message\nActor.note_message = lambda self, which, word: note(self, which, word) if word % 8 else None",
+        ["messages are lost; killed consumers had taken at most"],
+    ),
+    "semaphore": (
+        "Actor.use_token = lambda self: self.tokens.signal()",
+        ["the semaphore's value is"],
+    ),
+    "stuck": (
+        "Actor.check_heap = lambda self: shmem.Event().wait()",
+        ["did not get on for", "in 'check_heap'", "Fatal Python error: Aborted", "thread"],
+    ),
+    "written past the end": (
+        "fill = work.fill\ndef fill_more(block, number):\n    fill(block, number)\n"
+        "    ctypes.memset(block.address + block.nbytes, 7, 24)\nwork.fill = fill_more",
+        ["HeapCorruption"],
+    ),
+    "content": (
+        "def spoil(self):\n    with shmem.exclusive_lock(self.shm):\n        for offset in self.slots.tolist():\n"
+        "            if offset: memoryview(self.shm.block(offset))[-1:] = b'?'\nActor.use_temporary = spoil",
+        ["Violation"],
+    ),
+    "does not end": (
+        "work.end_member, storm.MERCIES, storm.WAYS = lambda *_: time.sleep(60), (1,), {'one': 1}",
+        ["neither works nor ends"],
+    ),
+    "a name is lost": (
+        "Actor.change_root = lambda self: self.shm.__delitem__('anchor 1')",
+        ["KeyError: 'anchor 1'"],
+    ),
+    "participant stays": (  # one process in the whole storm: more of them could fill the table of participants first
+        "def stay(self):\n    Actor.use_temporary = lambda self: None\n"
+        "    try: os.close(os.open(os.path.join(self.storm.folder, 'stayed'), os.O_CREAT | os.O_EXCL))\n"
+        "    except FileExistsError: return\n"
+        "    if os.fork() == 0:\n"
+        "        os.close(1), os.close(2)\n"
+        "        while os.path.exists(f'/proc/{self.storm.pid}'): time.sleep(0.05)\n        os._exit(0)\n"
+        "Actor.use_temporary, Actor.use_side = stay, lambda self: None",
+        ["participants are left"],
+    ),
+}
+
+
+@pytest.mark.damages
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_broken_is_found(what, killstorm):
+    """Each promise, broken by a client or by a primitive that does not do what it says."""
+    code, texts = BROKEN[what]
+    patience = 3 if what in ("stuck", "does not end", "participant stays") else 60
+    # few kills: who is stuck must not be killed before it is noticed
+    status, report = killstorm("--operations", 20_000 if what == "stuck" else 500, "--patience", patience, code=code, kills_per_second=0.2)
+    assert status == 1
+    said = "\n".join(report["problems"] + report["log"])
+    assert all(text in said for text in texts), said
+    assert report["seed"] >= 0
+
+
+def test_wrong_arguments():
+    for argument in ("--seconds=-1", "--kills-per-second=x"):
+        done = subprocess.run([sys.executable, "-m", "shmem", "killstorm", argument], check=False, capture_output=True, text=True, cwd="/")
+        assert done.returncode == 2
+        assert f"error: argument {argument.partition('=')[0]}" in done.stderr
