@@ -7,4 +7,4 @@ import setup_env
 
 if __name__ == "__main__":
     python = setup_env.prepare()
-    os.execve(python, [str(python), str(setup_env.BENCH / "run.py"), *sys.argv[1:]], setup_env.environment())
+    os.execve(python, [str(python), str(setup_env.BENCH / "run.py"), *sys.argv[1:]], setup_env.ENVIRONMENT.variables())
