@@ -36,7 +36,8 @@ def find_clang():
         try:
             ENVIRONMENT.unpack_debian(CLANG, *CLANG_PACKAGES)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise SystemExit(f"fuzz: clang not found ({error}); install it (Debian, Ubuntu: the package clang), or set CLANG=...") from error
+            advice = "install it (Debian, Ubuntu: the package clang), or set CLANG=..."
+            raise SystemExit(f"fuzz: clang not found ({error}); {advice}") from error
     libraries = [CLANG / "usr" / "lib" / "x86_64-linux-gnu", CLANG / "usr" / "lib" / "llvm-14" / "lib"]
     return f"env LD_LIBRARY_PATH={':'.join(map(str, libraries))} {program}"
 

@@ -31,7 +31,7 @@ SUFFIXES = (".py", ".pyx", ".pxd")
 FROM = re.compile(r"^[ \t]*from[ \t]+(\.*[\w.]*)[ \t]+c?import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
 IMPORT = re.compile(r"^[ \t]*c?import[ \t]+([\w., \t]+?)[ \t]*(?:#.*)?$", re.MULTILINE)
 STRINGS = re.compile(r'("""|\'\'\')(?:[^\\]|\\.)*?\1', re.DOTALL)
-ENDS_WITH_COMMENT = re.compile(r"#[^\n]*")
+COMMENT = re.compile(r"#[^\n]*")
 
 
 def room_of(path):
@@ -49,7 +49,8 @@ def imported_modules(text):
     for found in FROM.finditer(text):
         number = text.count("\n", 0, found.start(1)) + 1
         module = found[1]
-        names = [name.split()[0] for name in ENDS_WITH_COMMENT.sub("", found[2]).strip("()\n ").replace("\n", " ").split(",") if name.strip()]
+        listed = COMMENT.sub("", found[2]).strip("()\n ").replace("\n", " ").split(",")
+        names = [name.split()[0] for name in listed if name.strip()]
         if module.startswith("."):
             yield number, module
         elif module == "shmem":

@@ -76,7 +76,8 @@ class Environment:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env or self.variables(), check=False, **options
         )
         if done.returncode != 0:
-            raise SystemExit(f"{' '.join(command)}\n{done.stdout[-5000:]}\n{self.tool}: this command failed with exit status {done.returncode}")
+            output = done.stdout[-5000:]
+            raise SystemExit(f"{' '.join(command)}\n{output}\n{self.tool}: this command failed with exit status {done.returncode}")
         return done.stdout
 
     def once(self, step, number, action):
