@@ -44,6 +44,7 @@ from shmem._base.explain import explain, explain_opening, explain_problem
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
 from shmem._base.bounds cimport participants_bound
 from shmem._base.damage cimport asked_at, room_at
+from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.debug cimport debug_python
 from shmem._base.layout cimport (
     INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint, payload_to_block, tag_type)
@@ -59,7 +60,7 @@ from shmem._heap.verify cimport (
     MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._sections.opening cimport (
     control_bytes, open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart)
-from shmem._sync.storage_lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK, lock_release_all
+from shmem._sync.storage_lock cimport GATE_OWNER_MASK, lock_release_all
 
 cdef enum:
     SMALL_BYTES = 65536           # up to here allocation does not give up the GIL

@@ -41,6 +41,7 @@ from libc.string cimport memcpy, memset
 from shmem._atomics cimport (
     fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
 from shmem._base.bounds cimport block_room, damaged, heap_top, is_sealed, size_fits, slack_fits
+from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, PAGE_BYTES, SERIAL_MASK, SLACK_SHIFT, STATE_CACHED, STATE_HOLE, STATE_PENDING,
@@ -56,7 +57,7 @@ from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RE
 from shmem._heap.recovery cimport (
     NOBODY, array_is_pinned, chain_first_fault, chain_has_block, dead_left_something, heap_recover, resize_finish)
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
-from shmem._sync.storage_lock cimport FOREVER, GATE_OWNER_MASK
+from shmem._sync.storage_lock cimport GATE_OWNER_MASK
 
 cdef enum:
     BIN_LIMIT = 64                       # blocks kept per size

@@ -42,6 +42,7 @@ from shmem._objects.lock import shared_lock
 from shmem._sections.image import is_in_use
 
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64
+from shmem._base.deadline cimport deadline_is_past
 from shmem._base.debug cimport QUEUE_GATES, debug_dropped, debug_taken
 from shmem._base.layout cimport (
     MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_PENDING, STATE_USED, TYPE_QUEUE, block_to_payload, header_t, payload_bytes, queue_t,
@@ -58,7 +59,6 @@ from shmem._heap.recovery cimport EVERYBODY, chain_first_fault, heap_recover
 from shmem._sections.image cimport image_begin, image_end
 from shmem._sync.channel cimport SLICE_NS
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over, gate_try, gate_wait_begin, gate_wait_t
-from shmem._sync.storage_lock cimport FOREVER
 
 
 def recovered(Memory memory not None):
@@ -330,7 +330,7 @@ def write_copy(Memory memory not None, int fd, timeout=None):
             if status == WOULD_BLOCK or status == INTERRUPTED:
                 PyErr_CheckSignals()
                 memory.opened()
-            if status == WOULD_BLOCK and deadline_ns != FOREVER and now_ns() >= deadline_ns:
+            if status == WOULD_BLOCK and deadline_is_past(deadline_ns):
                 return TIMEOUT_EXPIRED
     if status == OK:
         with nogil:

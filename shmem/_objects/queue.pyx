@@ -31,6 +31,7 @@ from shmem._objects.fields import RefField
 from shmem._atomics cimport load_acquire_u32
 from shmem._base.bounds cimport used_tag
 from shmem._base.damage cimport raise_damaged, room_at
+from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport LINE_BYTES, TYPE_QUEUE, queue_t, queue_text, round_up, tag_type
 from shmem._base.section cimport busy_begin, busy_end, section_t
 from shmem._base.status cimport (
@@ -43,7 +44,6 @@ from shmem._objects.fields cimport Field, FieldType
 from shmem._sync.ring cimport (
     PACKED, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, batch_t, packed_bytes, ring_count, ring_get, ring_get_try, ring_open, ring_put,
     ring_put_try, ring_shut_down, ring_t)
-from shmem._sync.storage_lock cimport AT_ONCE, FOREVER
 
 cdef extern from "Python.h":
     ctypedef struct PyObject

@@ -31,6 +31,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64
 from shmem._base.damage cimport raise_damaged, room_at
+from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport (
     BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t, mutex_t, named_state_t,
     semaphore_t)
@@ -46,7 +47,6 @@ from shmem._sync.named_file cimport named_open, named_request_t, named_unlink, n
 from shmem._sync.primitives cimport (
     EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
     mutex_lock, mutex_try, mutex_unlock, place_t, semaphore_signal, semaphore_try, semaphore_wait)
-from shmem._sync.storage_lock cimport AT_ONCE, FOREVER
 
 cdef enum:
     N_LOOKS = 100

@@ -22,12 +22,13 @@ heap's takes no other, but for a snapshot: those of the queues (see `_core.pyx` 
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, load_relaxed_u64
+from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.participants cimport participant_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, OWNER_DIED, WOULD_BLOCK
 from shmem._base.system cimport futex_wait, futex_wake, now_ns
 from shmem._sync.channel cimport SLICE_NS
-from shmem._sync.storage_lock cimport AT_ONCE, FOREVER, GATE_OWNER_MASK
+from shmem._sync.storage_lock cimport GATE_OWNER_MASK
 
 cdef enum:
     GATE_WAITERS = 0x80000000

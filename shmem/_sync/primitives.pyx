@@ -33,13 +33,14 @@ Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock`
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._base.deadline cimport AT_ONCE, deadline_is_past
 from shmem._base.layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
 from shmem._base.participants cimport participant_is_alive
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
-from shmem._base.system cimport futex_wake, now_ns
+from shmem._base.system cimport futex_wake
 from shmem._sync.channel cimport EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
-from shmem._sync.storage_lock cimport AT_ONCE, FOREVER, thread_register
+from shmem._sync.storage_lock cimport thread_register
 
 cdef enum:
     N_SPINS = 100
@@ -51,10 +52,6 @@ cdef inline bint _is_gone(const place_t* place) noexcept nogil:
     """Whether the block was freed: then its words are the heap's, or somebody else's, and who slept on them keeps its hands off."""
     return place != NULL and (tag_state(load_acquire_u64(&place.block.tag)) != STATE_USED
                               or (place.block.serial ^ place.serial) & SERIAL_MASK != 0)
-
-
-cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
-    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
 
 
 # -- semaphore ------------------------------------------------------------------------------------------
@@ -84,7 +81,7 @@ cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t de
             channel_withdraw(&semaphore.channel, sequence)
         if semaphore_try(semaphore) == OK:      # also when giving up: the wake that was meant for me is used
             return OK
-        if _is_past(deadline_ns):
+        if deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
         sleeps_left -= 1
         if stop_for_signals and (status != 0 or sleeps_left == 0):
@@ -116,7 +113,7 @@ cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_
             channel_withdraw(&event.word, since)
         if event_sequence(event) != since:
             return OK
-        if _is_past(deadline_ns):
+        if deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
         if stop_for_signals and status != 0:
             return INTERRUPTED
@@ -165,12 +162,12 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, 
             spins_left -= 1
             cpu_relax()
             continue
-        if (status != 0 or _is_past(deadline_ns)) and _owner_is_dead(section, word):      # after a signal too
+        if (status != 0 or deadline_is_past(deadline_ns)) and _owner_is_dead(section, word):      # after a signal too
             if compare_exchange_seq_cst_u64(&mutex.owner, word, section.private.gate_word):
                 owner_died[0] = True
                 return OK
             continue
-        if _is_past(deadline_ns):
+        if deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
         if stop_for_signals and (status != 0 or sleeps_left == 0):
             return INTERRUPTED

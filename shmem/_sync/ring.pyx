@@ -43,6 +43,7 @@ from libc.string cimport memcpy
 from shmem._atomics cimport (
     cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
 from shmem._base.bounds cimport damaged
+from shmem._base.deadline cimport deadline_is_past
 from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
@@ -50,7 +51,6 @@ from shmem._base.status cimport (
 from shmem._base.system cimport now_ns, processor_count
 from shmem._sync.channel cimport ETIMEDOUT, EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
-from shmem._sync.storage_lock cimport AT_ONCE, FOREVER
 
 cdef enum:
     N_LOOKS = 1000
@@ -58,10 +58,6 @@ cdef enum:
     MAX_SPINS = 400
 
 cdef bint _may_spin = processor_count() > 1
-
-
-cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
-    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
 
 
 cdef inline bint _is_stale(ring_t* ring) noexcept nogil:
@@ -114,7 +110,7 @@ cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for
             return OK
         if status == WOULD_BLOCK:
             continue
-        if status == ETIMEDOUT and _is_past(deadline_ns):
+        if status == ETIMEDOUT and deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
         if stop_for_signals:
             return INTERRUPTED
@@ -307,7 +303,7 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
         is_woken = False
         if status == OK:                         # a part: the time is over only when no more is to be had
             slept = OK
-        elif _is_past(deadline_ns):
+        elif deadline_is_past(deadline_ns):
             return refused
         if stop_for_signals and (slept != OK or now_ns() > look_round_ns):
             return INTERRUPTED

@@ -13,10 +13,6 @@ from shmem._base.status cimport NOT_OWNER, OK, WOULD_BLOCK
 from shmem._sync.channel cimport EVERYBODY, channel_notify
 
 cdef enum:
-    FOREVER = -1
-    AT_ONCE = 0
-
-cdef enum:
     GATE_OWNER_MASK = 0xffff
     # beside TURN_READERS: how many readers it is left to, of those that registered in `gate_readers` with the sequence in the high half
     GATE_TURN_ONE = 0x10000

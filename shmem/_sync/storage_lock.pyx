@@ -65,6 +65,7 @@ from shmem._atomics cimport (
     compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64, fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64,
     load_relaxed_u32, load_seq_cst_u64, store_release_u32, store_release_u64, store_seq_cst_u64)
 from shmem._base.bounds cimport participants_bound
+from shmem._base.deadline cimport FOREVER, deadline_is_past
 from shmem._base.debug cimport debug_fail, debug_storage_lock
 from shmem._base.layout cimport header_t
 from shmem._base.participants cimport participant_entry_is_alive, participant_generation, participant_is_alive
@@ -109,10 +110,6 @@ cdef inline uint64_t* _my_readers(section_t* section) noexcept nogil:
 
 cdef inline bint _word_owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
     return participant_is_alive(section, <uint32_t>(word & GATE_OWNER_MASK) - 1, <uint32_t>(word >> 32))
-
-
-cdef inline bint _is_past(int64_t deadline_ns) noexcept nogil:
-    return deadline_ns != FOREVER and (deadline_ns == AT_ONCE or now_ns() >= deadline_ns)
 
 
 cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
@@ -243,7 +240,7 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
         word = load_seq_cst_u64(&section.header.gate)
     if word & GATE_OWNER_MASK == 0:
         return OK
-    if _is_past(wait.deadline_ns):
+    if deadline_is_past(wait.deadline_ns):
         wait.taken_over = _gate_take_over(section)
         return OK if wait.taken_over else TIMEOUT_EXPIRED
     sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
@@ -274,7 +271,7 @@ cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) 
     cdef uint32_t* waiting = &section.participants[section.private.index_plus_1 - 1].waiting
     cdef int64_t longest_ns = SLICE_NS
     cdef int status
-    if _is_past(deadline_ns):
+    if deadline_is_past(deadline_ns):
         return OK if _upgrade_reap(section, word) else TIMEOUT_EXPIRED
     if deadline_ns != FOREVER and deadline_ns - now_ns() < longest_ns:
         longest_ns = max(deadline_ns - now_ns(), 0)
@@ -350,7 +347,7 @@ cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint
         word = load_seq_cst_u64(&section.header.upgrade)
         if own == 0 and word != 0 and not _upgrade_reap(section, word):
             return MUST_YIELD
-        is_past = _is_past(deadline_ns)
+        is_past = deadline_is_past(deadline_ns)
         if not is_past or ask:
             return TIMEOUT_EXPIRED if is_past else SLICE_OVER
         ask = True                           # once, before the timeout is reported
@@ -461,7 +458,7 @@ cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word)
     cdef int64_t now = now_ns()
     if wait.turn_ends_ns == 0:
         wait.turn_ends_ns = now + TURN_NS
-    if now >= wait.turn_ends_ns or _is_past(wait.deadline_ns):
+    if now >= wait.turn_ends_ns or deadline_is_past(wait.deadline_ns):
         wait.turn_ends_ns = 1                # over: it is mine
         return
     sequence = channel_register(&section.header.gate_writers)
