@@ -12,7 +12,7 @@ from posix.unistd cimport getpid
 
 from shmem._heap.heap cimport heap_enter, heap_leave
 from shmem._base.participants cimport LIVENESS_BYTE
-from shmem._heap.recovery cimport NOBODY, heap_recover
+from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
 FIRST_LIVENESS_BYTE = LIVENESS_BYTE
 
@@ -46,7 +46,7 @@ def recover(shm):
     cdef int status = heap_enter(section, True)
     if status == 0:
         start = now()
-        status = heap_recover(section, NOBODY)
+        status = heap_recover(section, NO_PARTICIPANT)
         start = now() - start
         heap_leave(section)
     if status != 0:

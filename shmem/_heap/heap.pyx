@@ -55,7 +55,7 @@ from shmem._base.system cimport file_give_back, file_reserve
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
 from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
 from shmem._heap.recovery cimport (
-    NOBODY, array_is_pinned, chain_first_fault, chain_has_block, dead_left_something, heap_recover, resize_finish)
+    NO_PARTICIPANT, array_is_pinned, chain_first_fault, chain_has_block, dead_left_something, heap_recover, resize_finish)
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 from shmem._sync.storage_lock cimport GATE_OWNER_MASK
 
@@ -255,7 +255,7 @@ cdef int heap_flush_cache(section_t* section) noexcept nogil:
         while off != 0 and status == OK:
             status = _become_hole(section, off, size_bytes)
             off = _cache_take(section, size_bytes)
-    return OK if status == OK and section.header.cached_blocks == 0 else heap_recover(section, NOBODY)
+    return OK if status == OK and section.header.cached_blocks == 0 else heap_recover(section, NO_PARTICIPANT)
 
 
 # -- placing a block ------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ cdef inline void _count_used(section_t* section, int n, uint64_t size_bytes) noe
 
 cdef int _mend_index(section_t* section, uint64_t off) noexcept nogil:
     """The block is placed, the index is damaged: make it anew.  That counts the block, and so does the caller."""
-    cdef int status = heap_recover(section, NOBODY)
+    cdef int status = heap_recover(section, NO_PARTICIPANT)
     if status == OK:
         _count_used(section, -1, tag_size(block_at(section, off).tag))
     return status
@@ -408,7 +408,7 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
     """Place the block; before giving up, rebuild a damaged index, empty the cache, clear up after the dead."""
     cdef int status = _place(section, request, block_off)
     if status == CORRUPTED:
-        if heap_recover(section, NOBODY) == OK:
+        if heap_recover(section, NO_PARTICIPANT) == OK:
             status = _place(section, request, block_off)
         if status == CORRUPTED:
             store_release_u32(&section.header.broken, 1)
@@ -417,7 +417,7 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
         if status == OK:
             status = _place(section, request, block_off)
     if _is_out_of_space(status) and dead_left_something(section):
-        heap_recover(section, NOBODY)
+        heap_recover(section, NO_PARTICIPANT)
         status = _place(section, request, block_off)
     return status
 
@@ -564,7 +564,7 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
         _debug_neighbours(section, off, size_bytes)
     _count_used(section, -1, size_bytes)
     if not _cache_put(section, off, size_bytes) and _become_hole(section, off, size_bytes) != OK:
-        status = heap_recover(section, NOBODY)
+        status = heap_recover(section, NO_PARTICIPANT)
         if status == OK and block_at(section, off).tag == tag:       # the damage was found before it was freed
             _count_used(section, -1, size_bytes)
             status = _become_hole(section, off, size_bytes)
@@ -706,7 +706,7 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
         intent_end(my_intent(section))
         _count_used(section, -1, size_bytes)
         if _become_hole(section, payload_to_block(payload_off), size_bytes) != OK:
-            heap_recover(section, NOBODY)
+            heap_recover(section, NO_PARTICIPANT)
     heap_leave(section)
     return status
 
@@ -729,7 +729,7 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
         status = _extend_top(section, off, request_bytes)
     if status == OK:
         status = _resize_in_place(section, off, request_bytes, zero)
-    if status == CORRUPTED and heap_recover(section, NOBODY) == OK:
+    if status == CORRUPTED and heap_recover(section, NO_PARTICIPANT) == OK:
         status = NOT_FOUND
     heap_leave(section)
     return status

@@ -4,11 +4,11 @@ from shmem._base.layout cimport intent_t
 from shmem._base.section cimport section_t
 
 cdef enum:
-    NOBODY = -1
-    EVERYBODY = -2
+    NO_PARTICIPANT = -1
+    ALL_PARTICIPANTS = -2
 
 # Make the heap whole again; the heap gate is mine.  `former`: an entry index whose former owner's leavings are
-# to be cleared although the entry has a new owner now, or NOBODY, or EVERYBODY: no participant but me lives, and
+# to be cleared although the entry has a new owner now, or NO_PARTICIPANT, or ALL_PARTICIPANTS: no participant but me lives, and
 # I have made nothing yet, or nothing any more.
 # 0, or CORRUPTED and `broken` set.
 cdef int heap_recover(section_t* section, int64_t former) noexcept nogil

@@ -55,7 +55,7 @@ cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept 
     cdef bint is_alive
     memset(dead, 0xff, sizeof(dead_t))
     for i in range(section.max_participants):
-        is_alive = former != EVERYBODY and former != i and i < high and participant_entry_is_alive(section, i)
+        is_alive = former != ALL_PARTICIPANTS and former != i and i < high and participant_entry_is_alive(section, i)
         if is_alive:
             dead.bits[i >> 3] &= ~(1 << (i & 7))
 
@@ -325,7 +325,7 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
     cdef int status
     cdef uint64_t fault_off = chain_first_fault(section)
     if fault_off != 0:
-        if section.verify != NULL and former != EVERYBODY and section.header.broken == 0:
+        if section.verify != NULL and former != ALL_PARTICIPANTS and section.header.broken == 0:
             if fault_off == 1:
                 debug_fail(b"BAD_TOP", section.path, <char*>&section.header.top - section.base, section.size_bytes, section.header.top)
             debug_fail(b"BAD_TAG", section.path, fault_off, 0, block_at(section, fault_off).tag)
@@ -334,8 +334,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
     _find_dead(section, former, &dead)
     for i in range(section.max_participants):
         # intents exist only under the gate, which is mine: every other one's is a dead one's, even in an entry taken anew.  So is what
-        # lies in my own entry when I have just got the gate; else (NOBODY) it may be mine, and I am to finish it
-        if former != NOBODY or i + 1 != section.private.index_plus_1:
+        # lies in my own entry when I have just got the gate; else (NO_PARTICIPANT) it may be mine, and I am to finish it
+        if former != NO_PARTICIPANT or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
     status = _sweep(section, &dead)
     if status != OK:

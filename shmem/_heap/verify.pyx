@@ -20,7 +20,7 @@ from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
-from shmem._heap.recovery cimport NOBODY, chain_first_fault, dead_left_something, heap_recover, tag_is_plausible
+from shmem._heap.recovery cimport NO_PARTICIPANT, chain_first_fault, dead_left_something, heap_recover, tag_is_plausible
 from shmem._sync.gate cimport GATE_WAITERS
 
 cdef enum:
@@ -227,7 +227,7 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
     if status != OK:
         return status
     if section.header.broken == 0 and dead_left_something(section):
-        heap_recover(section, NOBODY)
+        heap_recover(section, NO_PARTICIPANT)
     problem[0] = heap_check_as_it_is(section, facts)
     heap_leave(section)
     return OK if problem[0] == FINE else CORRUPTED

@@ -55,7 +55,7 @@ from shmem._base.system cimport (
     pause_ns, random_bytes)
 from shmem._core cimport Mapping, Memory, check, deadline_argument
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
-from shmem._heap.recovery cimport EVERYBODY, chain_first_fault, heap_recover
+from shmem._heap.recovery cimport ALL_PARTICIPANTS, chain_first_fault, heap_recover
 from shmem._sections.image cimport image_begin, image_end
 from shmem._sync.channel cimport SLICE_NS
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over, gate_try, gate_wait_begin, gate_wait_t
@@ -269,7 +269,7 @@ cdef int _finish_mapped(char* base, uint64_t size_bytes, int fd, uint64_t* keep)
     cdef int status = image_begin(&image, base, size_bytes, fd)
     if status != OK:
         return status
-    status = heap_recover(&image, EVERYBODY)
+    status = heap_recover(&image, ALL_PARTICIPANTS)
     if status == OK:
         _open_queues(&image)
     image_end(&image)

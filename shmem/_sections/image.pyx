@@ -17,7 +17,7 @@ from shmem._base.participants cimport LIVENESS_BYTE
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
-from shmem._heap.recovery cimport EVERYBODY, heap_recover
+from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport FINE, Problem, heap_check_as_it_is, heap_facts_t
 from shmem._sections.opening cimport control_bytes, section_quiet
 
@@ -84,7 +84,7 @@ def check(const unsigned char[::1] image, int fd, bint recover):
     memset(&facts, 0, sizeof(heap_facts_t))
     with nogil:
         if recover:
-            heap_recover(&section, EVERYBODY)
+            heap_recover(&section, ALL_PARTICIPANTS)
         problem = heap_check_as_it_is(&section, &facts)
         image_end(&section)
     return _core.PROBLEMS.get(problem), facts

@@ -45,7 +45,7 @@ from shmem._base.system cimport (
     liveness_do_not_inherit, liveness_drop, memory_map, memory_sync, memory_unmap, memory_wiped_by_fork, path_facts, pause_ns, process_id,
     process_mutex_lock, process_mutex_unlock, random_bytes, user_id)
 from shmem._heap.heap cimport heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
-from shmem._heap.recovery cimport EVERYBODY, heap_recover
+from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport heap_verify
 from shmem._sync.primitives cimport mutexes_release_all
 from shmem._sync.storage_lock cimport GATE_OWNER_MASK, lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
@@ -254,7 +254,7 @@ cdef int _recover_first(section_t* section, bint was_unclean) noexcept nogil:
     if was_unclean or section.header.broken:
         status = heap_enter(section, True)
         if status == OK:
-            heap_recover(section, EVERYBODY)         # a broken heap can still be read
+            heap_recover(section, ALL_PARTICIPANTS)         # a broken heap can still be read
             heap_leave(section)
     store_release_u32(&section.header.clean, 0)
     if status == OK and not section.anonymous:
@@ -327,7 +327,7 @@ cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
         section.header.heap_gate = 0
         if not section.anonymous and heap_enter(section, True) == OK:
             if must_recover:
-                heap_recover(section, EVERYBODY)
+                heap_recover(section, ALL_PARTICIPANTS)
             elif section.header.broken == 0:
                 heap_flush_cache(section)
             heap_leave(section)

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from scribe import (
+    ABSENT_OWNER,
     DRAIN,
     EVERY_BIT,
     GATE,
@@ -16,7 +17,6 @@ from scribe import (
     HOLE,
     HOLE_BLOCKS,
     NEXT_SERIAL,
-    NOBODY,
     PARTICIPANTS_HIGH,
     RESERVED,
     RING_OFF,
@@ -180,7 +180,7 @@ def test_gates_of_nobody(shm, scribe):
             return len(shm.allocate(10))
 
     for word in (GATE, UPGRADE, HEAP_GATE):
-        for owner in (NOBODY, EVERY_BIT, 0xDEAD_0000_0000):
+        for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
             scribe[word] = owner
             assert outcome(all_of_it) == "10", (word, hex(owner))
             shm.check_heap()

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from scribe import EVERY_BIT, HEAD, NOBODY, USED, Scribe, outcome
+from scribe import ABSENT_OWNER, EVERY_BIT, HEAD, USED, Scribe, outcome
 
 import shmem
 
@@ -226,7 +226,7 @@ def test_a_queue_that_has_more_than_it_holds(shm, scribe, at):
 @pytest.mark.parametrize("gate", [64, 192])
 def test_a_queue_whose_gates_belong_to_nobody(shm, scribe, gate):
     queue = shm.queue(5, "int64")
-    for owner in (NOBODY, EVERY_BIT, 0xDEAD_0000_0000):
+    for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
         scribe[queue.offset + gate] = owner
         assert outcome(lambda: (queue.put(1, timeout=5), queue.get(timeout=5))[1]) == "1"
 
@@ -236,7 +236,7 @@ def test_a_queue_whose_gates_belong_to_nobody(shm, scribe, gate):
 
 def test_a_mutex_of_nobody(shm, scribe):
     mutex = shm.mutex()
-    for owner in (NOBODY, EVERY_BIT, 0xDEAD_0000_0000):
+    for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
         scribe[mutex.offset] = owner
         scribe[mutex.offset + 8] = EVERY_BIT
         assert outcome(lambda: mutex.acquire(timeout=5)) in ("True", "OwnerDiedWarning")

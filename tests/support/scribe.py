@@ -11,7 +11,7 @@ HOLE_BLOCKS, PARTICIPANTS_HIGH, INDEX_OFF = 784, 832, 344
 RING_OFF = 768  # from the index's start
 HEAD, HOLE, USED = 16, 1, 3
 EVERY_BIT = (1 << 64) - 1
-NOBODY = 0x1234_5678_0000_EA60  # as the signature of a participant that is not there
+ABSENT_OWNER = 0x1234_5678_0000_EA60  # as the signature of a participant that is not there
 SECONDS = 20
 
 
