@@ -1,7 +1,7 @@
 """Operations of `crashtest` that make, replace, mend or remove files: the state is names, sizes and bytes in a folder.
 
-They are followed by write protection and system calls (`testing.crash.store_trace`): what the kernel does in one call it does whole or a kill
-waits for its end, so that a state before and after each call, and after each store, is every state there is.  Of a snapshot's file that has
+They are followed by write protection and system calls (`testing.crash.store_trace`): what the kernel does in one call
+it does whole or a kill waits for its end, so that a state before and after each call, and after each store, is every state there is.  Of a snapshot's file that has
 no name yet nobody sees anything.  After each distinct state a process of its own puts the files back and looks
 (`look`): it must see what was there before, or afterwards.
 """

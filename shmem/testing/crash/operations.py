@@ -4,7 +4,8 @@ An operation is prepared by `ready(shm)`, whose result `run(shm, it)` gets; the 
 in the process that is to die.  `beside(shm)` is a context manager: what another process does meanwhile.
 
 Every section begins with the same content (`furnish`).  What is seen after a kill must be what `run` found, or what it left, or one of the
-`between`: what else may be seen, told from both.  Here are the heap, arrays, names and objects; the rest is in `testing.crash.operations_waiting`.
+`between`: what else may be seen, told from both.  Here are the heap, arrays, names and objects; the rest is in
+`testing.crash.operations_waiting`.
 """
 
 import contextlib

@@ -1,6 +1,7 @@
 """The page of `ptrace(2)`: a child process that its parent moves on instruction by instruction.
 
-What `crashtest` asks of the system's debugging interface is asked here, by `testing.crash.registers`, and by `testing.crash.store_trace`, through ctypes.  Linux.
+What `crashtest` asks of the system's debugging interface is asked here, by `testing.crash.registers`, and by `testing.crash.store_trace`,
+through ctypes.  Linux.
 
 A `Tracee` is a fork of this process.  It runs, and stops each time it calls `pause()`; the parent lets it go on to
 the next pause (`go`), or for one instruction (`step`).  It dies with its parent.

@@ -1,7 +1,8 @@
 """The repairs of `crashtest`: each distinct state is repaired, and each state inside a repair, until there is none that was not.
 
 A repair is what others do with the section of a dead one: open it, take the storage lock, check the heap.  It is followed store by store
-(`testing.crash.store_trace`), and what is there after each store that changes something is a state again, as if the repairer had died there.  Kinds:
+(`testing.crash.store_trace`), and what is there after each store that changes something is a state again, as if the repairer had died
+there.  Kinds:
 
 open    by a first opener: nobody lives
 join    by a process that attaches while another one lives, and is given the dead one's entry
