@@ -1,15 +1,17 @@
-# Everything happens in this folder: no root, nothing installed elsewhere.  `make` alone says what there is.
+# Everything happens in this folder: no root, nothing installed elsewhere.  `make` alone lists the targets.
 #
 #   make test PYTHON=python3.12 VENV=.venv-3.12      another Python
-#   make test ARGS="-k lock"                         arguments for pytest; likewise for demo, bench and sanitize
+#   make test ARGS="-k lock"                         arguments for pytest; likewise for demo, bench, sanitize, mutants
+#   make build DEBUG=1                               keep debug information
 
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 MINUTES ?= 60
 JOBS ?= 1
+DEBUG ?= 0
 
-SOURCES := setup.py pyproject.toml $(shell find shmem -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find shmem -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
 RUN := $(VENV)/bin/python
 PIP := TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m pip --quiet
 WHEEL = $(wildcard $(VENV)/wheel/*.whl)
@@ -18,39 +20,43 @@ unexport PYTHONPATH PYTHONHOME
 export PIP_CACHE_DIR := $(abspath $(VENV))/cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
+export SHMEM_DEBUG_INFO := $(DEBUG)
 .NOTPARALLEL:
-.PHONY: help demo test sanitize bench fuzz lint mutants wheel build clean
+.PHONY: help demo test sanitize bench fuzz lint mutants wheel sdist build clean ci ci-full
 
 help:
-	@echo "make demo    set up, build, run the demo: writes demo-output/hillshade.png"
-	@echo "make test    set up, build, run the tests against the installed wheel"
+	@echo "make demo      set up, build, run the demo: writes demo-output/hillshade.png"
+	@echo "make test      set up, build, run the tests against the installed wheel"
+	@echo "make build     set up and build only; then $(RUN) is a Python with shmem; DEBUG=1 keeps debug information"
+	@echo "make bench     measure, beside peers"
+	@echo "make lint      ruff, cython-lint, cython -Wextra, and the direction of imports"
 	@echo "make sanitize  the tests against a build with address and undefined-behaviour sanitizers, and SHMEM_DEBUG=1"
-	@echo "make build   set up and build only; then $(RUN) is a Python with shmem"
-	@echo "make bench   measure, beside peers"
-	@echo "make fuzz    damaged files, led by coverage: MINUTES=60 JOBS=1"
-	@echo "make mutants break each promise of docs/reliability.md once, and see its test fail"
-	@echo "make lint    ruff, cython-lint, cython -Wextra"
-	@echo "make wheel   a wheel in dist/"
-	@echo "make clean   remove everything that the others made"
+	@echo "make fuzz      damaged files, led by coverage: MINUTES=60 JOBS=1"
+	@echo "make mutants   break each promise of docs/reliability.md once, and see its test fail"
+	@echo "make wheel     a wheel in dist/"
+	@echo "make sdist     a source distribution in dist/, installed into a clean environment and tried there"
+	@echo "make ci        what continuous integration runs"
+	@echo "make ci-full   the same, and what takes hours: every mutant, the full crashtest, kill storms, fuzzing"
+	@echo "make clean     remove everything that the others made"
 
 demo: $(VENV)/.demo
 	$(RUN) examples/hillshade.py --output demo-output $(ARGS)
 
-# The folder that pytest starts in has a shmem of its own, the source; with a safe path the installed one is found.
+# This folder contains the source package, shmem/.  With a safe path, pytest finds the installed one.
 test: $(VENV)/.test
 	PYTHONSAFEPATH=1 $(RUN) -m pytest --basetemp="$(VENV)/tmp/pytest" $(ARGS)
 
 build: $(VENV)/.installed
 
-# -- sanitizers: an environment of its own, whose extension is built with gcc's -fsanitize=address,undefined
+# -- sanitizers: an environment of its own, whose extensions are built with gcc's -fsanitize=address,undefined
 #
-# Python itself is not: so ASan's library is preloaded, here and in all processes that the tests start.  Whatever is found, in whichever process,
-# is a file in reports/, and one file there fails the run: what a killed or ignored child says on standard error may be lost.  UBSan's library does
-# not know of log_path beside ASan's; so undefined behaviour is made a trap, which ASan reports as ILL, with the line.
+# The interpreter is not instrumented, so ASan's library is preloaded, here and in all processes that the tests start.  Each finding, in whichever
+# process, is a file in reports/, and one file there fails the run: the standard error of a killed or ignored child may be lost.  UBSan's library
+# ignores log_path when it runs beside ASan's; undefined behaviour is therefore made a trap, which ASan reports as ILL with the line.
 #
 # detect_leaks=0: CPython and numpy keep thousands of allocations until the end; what the core allocates (a section_t, a path) goes with the section.
-# handle_*=2: nobody else may take the signal, as pytest's faulthandler would.  strict_string_checks, detect_stack_use_after_return: all there is.
-# Of what lies in a section ASan knows nothing: it is one mapping, and free blocks are not poisoned, for what another process
+# handle_*=2: the program, such as pytest's faulthandler, must not replace the handler.  strict_string_checks, detect_stack_use_after_return: on.
+# ASan knows nothing about the inside of a section: it is one mapping, and free blocks are not poisoned, because a block that another process
 # allocates would stay poisoned here.  SHMEM_DEBUG=1 watches that.
 SANITIZED := $(VENV)-sanitized
 SANITIZE := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fsanitize-undefined-trap-on-error
@@ -76,47 +82,79 @@ fuzz:
 mutants: $(VENV)/.test
 	$(RUN) tests/mutants.py $(ARGS)
 
-# cython says nothing when it has nothing to say: what it does say fails.
+# cython prints nothing unless it warns; any output fails.
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint shmem examples bench
+	$(RUN) tests/layers.py
 	@echo "cython -Wextra on every .pyx of shmem"
 	@rm -rf $(VENV)/tmp/cython && mkdir -p $(VENV)/tmp/cython
-	@for file in $$(find shmem -name '*.pyx'); do \
-	  $(VENV)/bin/cython -Wextra -o $(VENV)/tmp/cython/out.c $$file || exit 1; done > $(VENV)/tmp/cython.log 2>&1 || { cat $(VENV)/tmp/cython.log; exit 1; }
+	@find shmem -name '*.pyx' | xargs -n 1 -P 2 sh -c \
+	  '$(VENV)/bin/cython -Wextra -o "$(VENV)/tmp/cython/$$(echo "$$0" | tr / .).c" "$$0"' > $(VENV)/tmp/cython.log 2>&1 || { cat $(VENV)/tmp/cython.log; exit 1; }
 	@! grep . $(VENV)/tmp/cython.log
 
 wheel: $(VENV)/.wheel
 	mkdir -p dist
 	cp $(VENV)/wheel/*.whl dist/
 
+# The source distribution is installed into an environment that has nothing else, and used from there.
+CLEAN := $(VENV)/clean
+sdist: $(VENV)/.made
+	@mkdir -p dist && rm -f dist/shmem-*.tar.gz && rm -rf $(CLEAN)
+	@$(PIP) install build
+	@TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m build --sdist --outdir dist . > $(VENV)/tmp/sdist.log 2>&1 || { cat $(VENV)/tmp/sdist.log; exit 1; }
+	@rm -rf shmem.egg-info
+	@echo "installing $$(ls dist/shmem-*.tar.gz) into a clean environment: a minute or two"
+	@$(RUN) -m venv $(CLEAN)
+	@TMPDIR="$(abspath $(VENV))/tmp" $(CLEAN)/bin/python -m pip --quiet install dist/shmem-*.tar.gz
+	@cd $(CLEAN) && TMPDIR="$(abspath $(VENV))/tmp" bin/python -P "$(CURDIR)/tests/smoke.py"
+	@rm -rf $(CLEAN)
+
+ci:
+	.ci/run
+
+# Every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on an anonymous section, a quarter of an hour of fuzzing.
+ci-full: ci $(VENV)/.test
+	$(MAKE) --no-print-directory mutants
+	$(RUN) -P -m shmem crashtest
+	$(RUN) -P -m shmem killstorm --seconds 600
+	$(RUN) -P -m shmem killstorm --seconds 600 --anonymous --index next_fit
+	$(RUN) -P -m shmem fuzz --steps 100000
+	$(MAKE) --no-print-directory fuzz MINUTES=15
+
 clean:
 	rm -rf .venv* .fuzz build dist *.egg-info demo-output .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find shmem -name '*.c' -o -name '*.so' | xargs rm -f
+	find shmem \( -name '*.c' -o -name '*.so' \) -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # -- stamps: each step is done once, and again when something that it depends on has changed
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
-	  "shmem needs CPython 3.11 or newer, and this is " + sys.version.split()[0] + ": say make PYTHON=...")'
+	  "shmem needs CPython 3.11 or newer, and this is " + sys.version.split()[0] + ": use make PYTHON=...")'
 	@$(PYTHON) -c 'import os, sys, sysconfig; header = os.path.join(sysconfig.get_path("include"), "Python.h"); \
-	  sys.exit(None if os.path.exists(header) else "no " + header + ": install the headers of this Python (python3-dev, python3-devel)")'
-	@command -v $${CC:-cc} > /dev/null || { echo "no C compiler: install one (gcc, clang), or say CC=..." >&2; exit 1; }
+	  sys.exit(None if os.path.exists(header) else header + " not found: install the headers of this Python (python3-dev, python3-devel)")'
+	@command -v $${CC:-cc} > /dev/null || { echo "C compiler not found: install gcc or clang, or set CC=..." >&2; exit 1; }
 	@echo "making $(VENV)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@mkdir -p $(VENV)/tmp
 	@touch $@
 
-$(VENV)/.wheel: $(VENV)/.made $(SOURCES)
+# One file that changes when DEBUG does, so that the wheel is then built anew.
+$(VENV)/.debug: FORCE
+	@mkdir -p $(VENV)
+	@[ "$$(cat $@ 2>/dev/null)" = "$(DEBUG)" ] || echo "$(DEBUG)" > $@
+FORCE:
+
+$(VENV)/.wheel: $(VENV)/.made $(VENV)/.debug $(SOURCES)
 	@echo "building the wheel: a minute or two"
 	@rm -rf $(VENV)/wheel build
 	@$(PIP) wheel --no-deps --wheel-dir $(VENV)/wheel .
 	@rm -rf build shmem.egg-info
 	@touch $@
 
-# The copies are for a Python that is started in this folder: it finds the source before what is installed.
+# The copies are for a Python that is started in this folder: it finds the source package before the installed one.
 COPIES := yes
 $(VENV)/.installed: $(VENV)/.wheel
 	@echo "installing the wheel in $(VENV)"

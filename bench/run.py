@@ -33,6 +33,7 @@ QUESTIONS = {
     "fields": "fields.py",
     "tstshmem": "tstshmem.py",
     "recovery": "recovery.py",
+    "import": "import_time.py",
 }
 LIMIT_SECONDS = 300
 FAILED = "failed, see above"

@@ -7,6 +7,7 @@ copy: they must pass.  `package/test_reliability.py` sees to it that the list fi
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -16,11 +17,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LONGEST_SECONDS = 240
+N_SAMPLED_FILES = 10
 
 
 def mutants():
     """All of them, in the order of the file."""
     return tomllib.loads((ROOT / "tests/mutants.toml").read_text())["mutant"]
+
+
+def git(*arguments):
+    """Return what a git command prints, or "" if it fails."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def recent_files(mutated):
+    """Return those of the `mutated` files that changed since the last release tag; without a tag, a sample that the commit's hash chooses."""
+    tag = git("describe", "--tags", "--abbrev=0")
+    if tag:
+        changed = set(git("diff", "--name-only", tag).splitlines())
+        return sorted(changed & set(mutated)), f"changed since {tag}"
+    commit = git("rev-parse", "HEAD")
+    if not commit:
+        raise SystemExit("mutants: --recent needs a git checkout")
+    mutated = sorted(mutated)
+    return sorted(random.Random(commit).sample(mutated, min(N_SAMPLED_FILES, len(mutated)))), f"chosen by commit {commit[:9]}"
 
 
 class Copy:
@@ -90,8 +111,19 @@ class Copy:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="those whose description or tests contain this")
+    parser.add_argument(
+        "--recent",
+        action="store_true",
+        help=f"only mutants of files that changed since the last release tag; without a tag, of {N_SAMPLED_FILES} files",
+    )
     options = parser.parse_args()
     chosen = [mutant for mutant in mutants() if options.only in " ".join([mutant["what"], *mutant["tests"]])]
+    if options.recent:
+        files, why = recent_files({mutant["file"] for mutant in chosen})
+        print(f"mutants of {len(files)} files, {why}: {', '.join(files)}", flush=True)
+        chosen = [mutant for mutant in chosen if mutant["file"] in files]
+        if not chosen:
+            return 0
     n_unnoticed = 0
     with tempfile.TemporaryDirectory(prefix="shmem-mutants-") as folder:
         copy = Copy(folder)
