@@ -113,8 +113,9 @@ sdist: $(VENV)/.made
 ci:
 	.ci/run
 
-# Every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on an anonymous section, a quarter of an hour of fuzzing.
+# All tests under sanitizers, every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on an anonymous section, a quarter of an hour of fuzzing.
 ci-full: ci $(VENV)/.test
+	$(MAKE) --no-print-directory sanitize
 	$(MAKE) --no-print-directory mutants
 	$(RUN) -P -m shmem crashtest
 	$(RUN) -P -m shmem killstorm --seconds 600
