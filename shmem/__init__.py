@@ -1,5 +1,13 @@
 """A section of memory that several processes map: a heap, a reader/writer lock, typed objects, numpy arrays."""
 
+try:
+    from shmem._objects.handles import handle  # imports every compiled module
+except ImportError as _error:
+    from shmem._base.unbuilt import explain_missing
+
+    explain_missing(_error)
+    raise
+
 from shmem._base.errors import (
     AddressInUse,
     ClosedError,
@@ -26,6 +34,7 @@ from shmem._base.errors import (
     UntrustedOwner,
     get_error_text,
 )
+from shmem._base.public import set_module as _set_module
 from shmem._core import Block
 from shmem._objects.arrays import SharedArray
 from shmem._objects.fields import (
@@ -47,10 +56,9 @@ from shmem._objects.fields import (
     uint64,
 )
 from shmem._objects.finding import deallocate, find_storage
-from shmem._objects.handles import Handle, handle
 from shmem._objects.lock import LockDescriptor, LockMode, exclusive_lock, shared_lock
 from shmem._objects.queue import Queue
-from shmem._objects.shared_memory import HeapReport, SectionStats, SharedMemory
+from shmem._objects.shared_memory import SharedMemory
 from shmem._objects.struct import Struct
 from shmem._objects.waitables import Event, Mutex, Semaphore
 
@@ -116,3 +124,18 @@ __all__ = [
     "uint64",
     "uint8",
 ]
+
+_RECORDS = ("Handle", "HeapReport", "SectionStats")  # imported on first use, see _objects/records.py
+_set_module(__name__, globals(), [name for name in __all__ if name not in _RECORDS])
+
+
+def __getattr__(name):
+    if name not in _RECORDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from shmem._objects import records
+
+    return getattr(records, name)
+
+
+def __dir__():
+    return sorted({*globals(), *_RECORDS})

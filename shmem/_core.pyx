@@ -25,10 +25,8 @@ Lock order, outermost first; nobody takes an earlier one while holding a later o
 6. the gates of its queues, by offset, the producers' first (who has several: a snapshot)
 """
 
-import glob
 import operator
 import os
-import secrets
 import threading
 import weakref
 
@@ -76,6 +74,7 @@ PROBLEMS = {
 }
 cdef object _face_class = None
 cdef object _traveller = None
+cdef object _first_opening = None
 
 if opening_setup() != 0:
     raise MemoryError("no room to register fork and thread handlers")
@@ -95,6 +94,12 @@ def register_traveller(traveller):
 def travel(obj):
     """What `__reduce__` returns where a handle is sent, None where the object is to be stored."""
     return _traveller(obj) if _traveller is not None else None
+
+
+def register_first_opening(callback):
+    """Have `callback()` called before the first section of this process is opened; threads may call it at the same time."""
+    global _first_opening
+    _first_opening = callback
 
 
 def register_face(face_class):
@@ -473,9 +478,24 @@ cdef int _remove_abandoned() except -1:
     if _looked_for_abandoned:
         return 0
     _looked_for_abandoned = True
-    for found in glob.glob(_PLACE + _RANDOM + "*"):
-        path = os.fsencode(found)
-        section_remove_abandoned(path)
+    folder, _, prefix = (_PLACE + _RANDOM).rpartition("/")
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return 0
+    for name in names:
+        if name.startswith(prefix):
+            path = os.fsencode(f"{folder}/{name}")
+            section_remove_abandoned(path)
+    return 0
+
+
+cdef int _before_opening() except -1:
+    global _first_opening
+    callback = _first_opening
+    if callback is not None:
+        callback()
+        _first_opening = None
     return 0
 
 
@@ -508,7 +528,7 @@ cdef class Memory:
         elif file_name is None:
             if max_size is None:
                 raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
-            shared_name = _RANDOM + secrets.token_hex(8)
+            shared_name = _RANDOM + os.urandom(8).hex()
             _remove_abandoned()
         label = (shared_name or "").encode()
         path = _PLACE + shared_name if file_name is None else arguments.path(file_name)
@@ -528,6 +548,7 @@ cdef class Memory:
         request.found = request.wanted = 0
         request.found_label[0] = 0
         request.was_unclean = request.was_made = False
+        _before_opening()
         mapping.section = _open_section(&request, path, shared_name)
         mapping.writable = not request.read_only
         mapping.base = mapping.section.base if mapping.writable else mapping.section.read_only_base

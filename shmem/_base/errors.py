@@ -129,13 +129,6 @@ def get_error_text(status):
         return f"unknown status {int(status)}"
 
 
-def _rebuild(cls, args, state):
-    error = cls(*args)
-    for name, value in state.items():
-        setattr(error, name, value)
-    return error
-
-
 class ShmemError(Exception):
     """Base of every exception that the library raises of its own.
 
@@ -151,7 +144,7 @@ class ShmemError(Exception):
         state = self.__dict__.copy()
         if isinstance(self, OSError):
             state.update(errno=self.errno, filename=self.filename)
-        return _rebuild, (type(self), self.args, state)
+        return type(self), self.args, state
 
     def __str__(self):
         return str(self.args[0]) if self.args else get_error_text(self.status)

@@ -26,7 +26,6 @@ leave them, must be split by a later store to a mapping, which on a full disk is
 
 import errno
 import os
-import secrets
 import stat
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -348,7 +347,7 @@ def _make_file(target, permissions):
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
             raise
-        beside = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}")
+        beside = os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}")
         fd = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC, 0o600)
     os.fchmod(fd, permissions)
     return fd, beside
@@ -366,7 +365,7 @@ def _give_name(fd, beside, target):
     if beside is None:
         status = _link(fd, target)
         while status == errno.EEXIST and beside is None:
-            beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:200]}.{secrets.token_hex(8)}")
+            beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:200]}.{os.urandom(8).hex()}")
             status = _link(fd, beside)
             if status == errno.EEXIST:
                 beside = None

@@ -2,7 +2,6 @@
 
 import collections.abc
 import contextlib
-import dataclasses
 import functools
 
 import numpy as np
@@ -13,57 +12,6 @@ from shmem._core import Block
 from shmem._objects import arrays, directory, finding, persistence, struct, waitables
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
-
-
-@dataclasses.dataclass(frozen=True)
-class HeapReport:
-    """What `SharedMemory.check_heap` counted.  Sizes are bytes, tags included."""
-
-    blocks: int
-    """Allocated blocks of the user's: arrays, objects, plain ones."""
-    internal_blocks: int
-    """Blocks that hold names and types."""
-    pending_blocks: int
-    """Blocks that a live process is just making."""
-    used_bytes: int
-    holes: int
-    hole_bytes: int
-    largest_hole: int
-    cached_blocks: int
-    """Freed blocks that wait for the next request of their size."""
-    cached_bytes: int
-
-
-@dataclasses.dataclass(frozen=True)
-class SectionStats:
-    """What `SharedMemory.stats` found.  Sizes are bytes."""
-
-    max_size: int
-    used: int
-    """In allocated blocks, tags included."""
-    free: int
-    """In holes, in cached blocks, and above the last block."""
-    largest_hole: int
-    """The largest free piece, the space above the last block included."""
-    blocks: int
-    holes: int
-    cached_blocks: int
-    top: int
-    """Where the last block ends."""
-    reserved: int
-    """Up to here memory or disk space is taken."""
-    high_water: int
-    """The largest that `top` ever was."""
-    participants: tuple[int, ...]
-    """Process ids, each as the process itself sees it: in another PID namespace it has another."""
-    lock_holder: int | None
-    """Process id of who holds the storage lock exclusively, or waits for readers to leave."""
-    lock_sharers: int
-    """Threads that hold it shared."""
-    lock_waiters: int
-    """Threads asleep on it."""
-    owner_deaths: int
-    recoveries: int
 
 
 class _Items(collections.abc.ItemsView):
@@ -363,6 +311,8 @@ class SharedMemory(_core.Memory):
         HeapCorruption
             Its `offset` says where, its text what was expected.
         """
+        from shmem._objects.records import HeapReport
+
         facts = self._check_heap()
         return HeapReport(
             blocks=facts["n_used"] - facts["n_internal"] - facts["n_pending"],
@@ -383,6 +333,8 @@ class SharedMemory(_core.Memory):
         -------
         SectionStats
         """
+        from shmem._objects.records import SectionStats
+
         heap, header = self._count_heap(), self._header_facts()
         above = header["max_size"] - header["top"]
         return SectionStats(

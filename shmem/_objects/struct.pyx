@@ -15,7 +15,6 @@ What must hold:
 """
 
 import contextlib
-import json
 import sys
 import typing
 
@@ -183,6 +182,8 @@ cdef class Layout:
     cdef bytes describe(self):
         """What a section is told: fields in order, and whose fields and methods an object can be expected to have."""
         if self.description is None:
+            import json
+
             self.resolve()
             _, *bases, _ = self.type_names      # between its own name and that of Struct
             facts = {"fields": [[name, *field.type.describe()] for name, field in self.fields.items()], "bases": bases}
@@ -269,6 +270,8 @@ cdef int define(str type_name, cls) except -1:
 
 cdef dict read_description(str type_name, bytes description):
     """What a section says of a type.  LayoutMismatch when that is no description: it was damaged, or is of a later version."""
+    import json
+
     try:
         facts = json.loads(description)
         if not all([isinstance(name, str) for name in [*facts["bases"], *[field[0] for field in facts["fields"]]]]):
@@ -286,6 +289,8 @@ cdef object generic_class(str type_name, bytes description):
     cls = generic_classes.get((type_name, description))
     if cls is not None:
         return cls
+    import json
+
     facts = read_description(type_name, description)
     types = facts["types"]
     names = (type_name, *facts["bases"], Struct._shmem_layout_.type_name)
@@ -448,6 +453,8 @@ cdef int set_fields(StructBase obj, Layout layout, dict values) except -1:
 
 cdef str difference(str type_name, bytes here, bytes there):
     """In which fields two descriptions differ."""
+    import json
+
     mine, theirs = json.loads(here), read_description(type_name, there)
     own = {name: how for name, *how in mine["fields"]}
     other = {name: how for name, *how in theirs["fields"]}

@@ -349,7 +349,7 @@ cdef class Waitable(Placed):
     def __reduce_ex__(self, protocol):
         kind = type(self).__name__
         if self.file is not None:
-            return _open_again, (type(self), self.file[0], self.file[4], self.file[5])
+            return type(self)._open_again, (self.file[0], self.file[4], self.file[5])
         if self.mapping is None:
             raise TypeError(f"{_a(kind)} without a name belongs to this process alone: give it a name, or place it in a section with "
                             f"SharedMemory.{kind.lower()}()")
@@ -357,6 +357,15 @@ cdef class Waitable(Placed):
         if sent is not None:
             return sent
         raise TypeError(f"{_a(kind)} in a section cannot be stored: multiprocessing sends it as a handle, and so does shmem.handle(it)")
+
+    @classmethod
+    def _open_again(cls, name, uuid, trust_owner):
+        """Unpickle a named one: open it, if it is still the same."""
+        cdef named_state_t unused
+        cdef Waitable self = cls.__new__(cls)
+        memset(&unused, 0, sizeof(unused))
+        _open_file(self, name, NAMED_SEMAPHORE if cls is Semaphore else NAMED_EVENT, &unused, 0, trust_owner, uuid)
+        return self
 
     def __repr__(self):
         return f"<shmem.{type(self).__name__} {_place_text(self)}{self._state_text()}>"
@@ -372,15 +381,6 @@ cdef str _place_text(Waitable self):
     if self.mapping is None:
         return "of this process"
     return f"at offset {<char*>self.words - self.mapping.base:#x}" if self.words != NULL else "in a section"
-
-
-def _open_again(cls, name, uuid, trust_owner):
-    """Unpickle a named one: open it, if it is still the same."""
-    cdef named_state_t unused
-    cdef Waitable self = cls.__new__(cls)
-    memset(&unused, 0, sizeof(unused))
-    _open_file(self, name, NAMED_SEMAPHORE if cls is Semaphore else NAMED_EVENT, &unused, 0, trust_owner, uuid)
-    return self
 
 
 # -- semaphore ------------------------------------------------------------------------------------------------

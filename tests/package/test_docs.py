@@ -13,14 +13,14 @@ import pytest
 import shmem
 
 README = Path(__file__).resolve().parents[2] / "README.md"
-MODULES = [module.name for module in pkgutil.walk_packages(shmem.__path__, "shmem.") if module.name != "shmem.__main__"]
+MODULES = ["shmem"] + [module.name for module in pkgutil.walk_packages(shmem.__path__, "shmem.") if module.name != "shmem.__main__"]
 
 
 def documented(module):
     """The module's docstring, and those of what it defines, extension types included."""
     yield module.__name__, module.__doc__
     for name, value in vars(module).items():
-        if getattr(value, "__module__", None) in (module.__name__, "shmem"):
+        if getattr(value, "__module__", None) == module.__name__:
             yield f"{module.__name__}.{name}", value.__doc__
             if isinstance(value, type):
                 for member, what in vars(value).items():

@@ -1,6 +1,7 @@
 """The tests are about the installed wheel."""
 
 import importlib.metadata
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,55 @@ def test_import_needs_numpy_alone():
     )
     out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert out.stdout.strip() == "[]"
+
+
+NOT_IMPORTED = (
+    "multiprocessing", "secrets", "random", "hashlib", "dataclasses", "glob", "json", "subprocess", "socket", "signal",
+    "importlib.metadata", "shmem._objects.multiprocess", "shmem._objects.records",
+)  # fmt: skip
+
+
+def test_import_is_light():
+    """What only some programs need is imported when they need it, beyond what numpy has imported by itself."""
+    code = "import sys, numpy; before = set(sys.modules); import shmem; print(*(set(sys.modules) - before))"
+    out = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout.split()
+    assert "shmem._core" in out
+    assert [name for name in NOT_IMPORTED if name in out] == []
+
+
+def test_checkout_that_is_not_built(tmp_path):
+    shutil.copytree(Path(shmem.__file__).parent, tmp_path / "shmem", ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.c"))
+    (tmp_path / "shmem/_core.pyx").touch()  # an installed package has none
+    last = import_from(tmp_path)
+    assert last.startswith(f"ImportError: import shmem failed: {tmp_path}/shmem is a source checkout whose ")
+    assert "make build" in last
+
+
+def test_checkout_with_a_new_module(tmp_path):
+    """A checkout that was built before a module was added."""
+    shutil.copytree(Path(shmem.__file__).parent, tmp_path / "shmem", ignore=shutil.ignore_patterns("__pycache__", "*.c"))
+    for module in tmp_path.glob("shmem/_objects/queue.*"):
+        module.unlink()
+    (tmp_path / "shmem/_objects/queue.pyx").touch()
+    last = import_from(tmp_path)
+    assert last.startswith(f"ImportError: import shmem failed: {tmp_path}/shmem is a source checkout whose _objects/queue.pyx is not ")
+
+
+def test_other_import_errors_are_not_explained(tmp_path):
+    shutil.copytree(Path(shmem.__file__).parent, tmp_path / "shmem", ignore=shutil.ignore_patterns("__pycache__", "*.c"))
+    arguments = tmp_path / "shmem/_base/arguments.py"
+    arguments.write_text("import no_such_module")
+    assert import_from(tmp_path) == "ModuleNotFoundError: No module named 'no_such_module'"
+    arguments.write_text("from shmem._base.errors import no_such_name")
+    assert import_from(tmp_path).startswith("ImportError: cannot import name 'no_such_name' from 'shmem._base.errors'")
+
+
+def import_from(folder):
+    """The last line of what Python says about an import that fails."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); import shmem"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode != 0
+    return done.stderr.splitlines()[-1]
 
 
 def test_public_names_have_docstrings():
