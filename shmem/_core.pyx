@@ -52,7 +52,8 @@ from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, O
 from shmem._base.system cimport now_ns, pause_ns
 from shmem._heap.heap cimport (
     HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free, heap_leave,
-    heap_reallocate, heap_trim)
+    heap_trim)
+from shmem._heap.reallocate cimport heap_reallocate
 from shmem._heap.verify cimport (
     BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP, HOLES_TOUCH, HOLE_AT_TOP,
     MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)

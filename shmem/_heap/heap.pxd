@@ -4,11 +4,11 @@ from shmem._base.section cimport section_t
 
 cdef enum:
     HEAP_ZERO = 1            # clear the payload
-    HEAP_NOWAIT = 2          # WOULD_BLOCK instead of waiting for the gate or growing the file
+    HEAP_NOWAIT = 2          # return WOULD_BLOCK instead of waiting for the gate or growing the file
     HEAP_PENDING = 4         # leave the block PENDING: the caller fills it, then calls heap_commit
-    HEAP_STOP = 8            # INTERRUPTED, and nothing done, after each slice of waiting for the gate: to look for signals
+    HEAP_STOP = 8            # return INTERRUPTED, with nothing done, after each slice of waiting for the gate, to look for signals
 
-# for the gate: also False, not at all, and True
+# How to wait for the gate, beside False (not at all) and True (as long as it takes): return INTERRUPTED after each slice
 cdef enum:
     WAIT_A_SLICE = 2
 
@@ -20,8 +20,6 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
 cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id) noexcept nogil
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil
-cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, int flags,
-                         uint64_t* new_payload_off) noexcept nogil
 cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_trim(section_t* section) noexcept nogil
 
@@ -30,5 +28,6 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil
-# whether the last block ends at `top`: before what lies above it is written, cut off or given back
+cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil
+# whether the last block ends at `top`: asked before what is above it is written, cut off or given back to the file system
 cdef bint heap_top_is_right(section_t* section) noexcept nogil

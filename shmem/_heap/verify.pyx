@@ -17,6 +17,7 @@ from shmem._base.layout cimport (
     name_slot_t, name_table_t, payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.cached_blocks cimport cache_bin_bytes
 from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
@@ -164,7 +165,7 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
     cdef uint32_t i
     cdef uint64_t off, size_bytes, n_seen = 0, n_here
     for i in range(CACHE_BINS):
-        size_bytes = (<uint64_t>i + 3) << 4
+        size_bytes = cache_bin_bytes(i)
         off = section.index.cache_off[i]
         n_here = 0
         while off != 0:

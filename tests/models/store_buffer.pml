@@ -126,7 +126,7 @@ proctype Second(byte t) {
 }
 
 #else
-/* heap_commit, _take_hole, heap_set_root (store_release_u64) against heap_check_block, _becomes_hole, get_root_object (load_acquire_u64);
+/* heap_commit, hole_split, heap_set_root (store_release_u64) against heap_check_block, _becomes_hole, get_root_object (load_acquire_u64);
    and of the same shape gate_leave (exchange_release_u64) against gate_try (compare_exchange_acquire_u64), shmem/_sync/gate.pxd */
 #define DATA 0
 #define TAG 1

@@ -1,0 +1,185 @@
+# cython: language_level=3
+"""Reallocation: a block is resized in place, or moved to a new block.
+
+In place, under the gate: the block grows into the hole behind it, or its end becomes a hole.  The store that decides is the block's tag.
+The word with slack and serial, and the clearing of new bytes, follow under an intent (RESIZE, SHRINK), so that recovery finishes or undoes
+them.  The last block may grow into a hole that is first made above `top`.
+
+Moved: a PENDING block is allocated and filled without the gate.  Under the gate one store then turns the old block into a hole, and with it
+the new one becomes USED (intent MOVE).  If the old block was the root, the new one becomes the root.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from shmem._atomics cimport store_release_u64
+from shmem._base.bounds cimport block_room, damaged, slack_fits
+from shmem._base.layout cimport (
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, SLACK_SHIFT, STATE_HOLE, STATE_USED, TYPE_PLAIN, block_bytes_for,
+    block_t, block_to_payload, header_t, payload_bytes, payload_to_block, tag_make, tag_size, tag_type)
+from shmem._base.section cimport block_at, section_t, word_at
+from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, NO_MEMORY, OK
+from shmem._heap.backing cimport backing_end, backing_reserve
+from shmem._heap.block_tags cimport block_write_hole, block_write_rear, count_used, hole_behind, serial_word
+from shmem._heap.free_index cimport index_insert, index_remove
+from shmem._heap.heap cimport (
+    HEAP_PENDING, HEAP_ZERO, block_become_hole, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave)
+from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
+from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
+
+
+cdef void _begin_resize(section_t* section, uint64_t off, uint64_t new_tag, uint64_t new_serial, uint64_t request_bytes,
+                        bint zero) noexcept nogil:
+    """Record what is to be cleared once the tag is written, or, for a block that shrinks, the two payload words to restore if it is not."""
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = tag_size(new_tag)
+    cdef uint64_t old_request = payload_bytes(old_bytes) - (block.serial >> SLACK_SHIFT), clear_off = 0, clear_end_off = 0
+    if new_bytes < old_bytes:
+        intent_begin(my_intent(section), INTENT_SHRINK, off, new_tag, new_serial, word_at(section, off + new_bytes)[0], block.serial,
+                     word_at(section, off + new_bytes - BLOCK_REAR_BYTES)[0])
+        return
+    if zero and request_bytes > old_request:                     # old slack, old rear, and the hole's front tag
+        clear_off = block_to_payload(off) + old_request
+        clear_end_off = off + old_bytes + sizeof(uint64_t) if new_bytes > old_bytes else off + new_bytes - BLOCK_REAR_BYTES
+    intent_begin(my_intent(section), INTENT_RESIZE, off, new_tag, new_serial, clear_end_off, block.serial, clear_off)
+
+
+cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_bytes, bint zero) noexcept nogil:
+    """Grow into the hole behind, or shrink, under the gate: NOT_FOUND when the block must move.
+
+    The block's tag is the store that decides; the word with slack and serial, and the clearing, follow under an intent.
+    """
+    cdef block_t* block = block_at(section, off)
+    cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = block_bytes_for(request_bytes), room = old_bytes
+    cdef uint64_t rest, new_tag, new_serial, hole_bytes = 0
+    cdef int status = OK
+    if new_bytes > old_bytes:
+        status = hole_behind(section, off + old_bytes, &hole_bytes)
+        if status != OK:
+            return status
+        room += hole_bytes
+    if room < new_bytes:
+        return NOT_FOUND
+    if new_bytes > old_bytes:
+        status = index_remove(section, off + old_bytes, room - old_bytes)
+        if status != OK:
+            return status
+    rest = room - new_bytes
+    if rest < BLOCK_MIN_BYTES:
+        new_bytes += rest
+        rest = 0
+    new_tag = tag_make(new_bytes, STATE_USED, tag_type(block.tag))
+    new_serial = serial_word(block.serial & SERIAL_MASK, new_bytes, request_bytes)
+    _begin_resize(section, off, new_tag, new_serial, request_bytes, zero)
+    if rest:
+        block_write_hole(section, off + new_bytes, rest)
+    if new_bytes != old_bytes:
+        if zero and new_bytes > old_bytes:                       # except the hole's front tag, which the chain still needs
+            memset(section.base + off + old_bytes + sizeof(uint64_t), 0, new_bytes - old_bytes - sizeof(uint64_t))
+        block_write_rear(section, off, new_bytes)
+        store_release_u64(&block.tag, new_tag)                                                      # commit
+    resize_finish(section, my_intent(section))
+    intent_end(my_intent(section))
+    section.header.used_bytes += new_bytes - old_bytes
+    return block_become_hole(section, off + new_bytes, rest) if rest else OK
+
+
+cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_bytes) noexcept nogil:
+    """If the block is the last one, make a hole behind it that it can grow into.  The caller holds the gate."""
+    cdef header_t* header = section.header
+    cdef uint64_t old_bytes = tag_size(block_at(section, off).tag), more, new_top
+    cdef int status = OK
+    if off + old_bytes != header.top or block_bytes_for(request_bytes) <= old_bytes:
+        return OK
+    more = block_bytes_for(request_bytes) - old_bytes
+    if more < BLOCK_MIN_BYTES:
+        more = BLOCK_MIN_BYTES
+    if more > section.size_bytes - header.top:
+        return OK
+    new_top = header.top + more
+    if new_top > backing_end(section):
+        status = backing_reserve(section, new_top)
+        if status != OK:
+            return OK                    # moving may still find room
+    if new_top > header.high_water:
+        store_release_u64(&header.high_water, new_top)
+    block_write_hole(section, header.top, more)
+    store_release_u64(&header.top, new_top)                                                          # commit
+    return index_insert(section, new_top - more, more)
+
+
+cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off) noexcept nogil:
+    """Swap the old block for the new one; the store that decides turns the old one into a hole."""
+    cdef block_t* old = block_at(section, payload_to_block(payload_off))
+    cdef uint64_t type_id, size_bytes, hole_tag
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    status = heap_check_block(section, payload_off, serial)      # it may have been freed meanwhile
+    if status == OK:
+        type_id = tag_type(old.tag)
+        size_bytes = tag_size(old.tag)
+        hole_tag = tag_make(size_bytes, STATE_HOLE, 0)
+        intent_begin(my_intent(section), INTENT_MOVE | type_id << INTENT_FIRST_TYPE_SHIFT,
+                     payload_to_block(payload_off), hole_tag, new_payload_off, 0, 0, 0)
+        store_release_u64(&old.tag, hole_tag)                                                       # commit
+        heap_commit(section, new_payload_off, <uint32_t>type_id)
+        if section.header.root_off == payload_off:
+            store_release_u64(&section.header.root_off, new_payload_off)
+        intent_end(my_intent(section))
+        count_used(section, -1, size_bytes)
+        if block_become_hole(section, payload_to_block(payload_off), size_bytes) != OK:
+            heap_recover(section, NO_PARTICIPANT)
+    heap_leave(section)
+    return status
+
+
+cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, bint zero,
+                          uint64_t* old_request) noexcept nogil:
+    """Resize in place if possible, which takes the gate: NOT_FOUND when the block must move."""
+    cdef uint64_t off = payload_to_block(payload_off)
+    cdef int status = heap_enter(section, True)
+    if status != OK:
+        return status
+    status = CORRUPTED if section.header.broken else heap_check_block(section, payload_off, serial)
+    if status == OK and tag_type(block_at(section, off).tag) != TYPE_PLAIN:
+        status = INVALID_BLOCK           # arrays and objects know their own size
+    if status == OK and damaged(not slack_fits(block_at(section, off).serial, block_room(section, payload_off))):
+        heap_leave(section)
+        return CORRUPTED                 # which recovery cannot repair
+    if status == OK:
+        old_request[0] = block_room(section, payload_off) - (block_at(section, off).serial >> SLACK_SHIFT)
+        status = _extend_last_block(section, off, request_bytes)
+    if status == OK:
+        status = _resize_in_place(section, off, request_bytes, zero)
+    if status == CORRUPTED and heap_recover(section, NO_PARTICIPANT) == OK:
+        status = NOT_FOUND
+    heap_leave(section)
+    return status
+
+
+cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, int flags,
+                         uint64_t* new_payload_off) noexcept nogil:
+    """Change the size of a plain block, in place if there is room: 0 or an error of `heap_check_block` or `heap_allocate`.
+
+    On error the block is as it was.
+    """
+    cdef uint64_t old_request = 0, kept_bytes
+    cdef int status
+    if request_bytes > section.size_bytes:
+        return NO_MEMORY
+    status = _reallocate_here(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, &old_request)
+    new_payload_off[0] = payload_off
+    if status != NOT_FOUND:
+        return status
+    status = heap_allocate(section, request_bytes, 16, 0, HEAP_PENDING, new_payload_off)
+    if status != OK:
+        return status
+    kept_bytes = old_request if old_request < request_bytes else request_bytes
+    memcpy(section.base + new_payload_off[0], section.base + payload_off, kept_bytes)
+    if flags & HEAP_ZERO:
+        memset(section.base + new_payload_off[0] + kept_bytes, 0, request_bytes - kept_bytes)
+    status = _finish_move(section, payload_off, serial, new_payload_off[0])
+    if status != OK:
+        heap_abandon(section, new_payload_off[0])
+    return status
