@@ -1,0 +1,216 @@
+"""The audit after a round: everything that must hold of the section when all members have ended, and the account of what kills lost."""
+
+import collections
+import contextlib
+import os
+import struct
+import traceback
+
+import shmem
+from shmem._cli import check
+from shmem._fsck.wreck import AT, AT_32
+from shmem._objects import finding
+from shmem.testing.storm import actor as acting
+from shmem.testing.storm import contents, ledger
+
+# where things are in a section, as in _base/layout.pxd
+ENTRY_BYTES, INTENT_BYTES = 64, 64
+
+
+class Audit:
+    """The examination of what a round left.
+
+    Parameters
+    ----------
+    storm : Storm
+        Its members have ended.  Problems and counts go into its totals.
+    """
+
+    def __init__(self, storm):
+        self.storm, self.ledger, self.totals, self.problem = storm, storm.ledger, storm.totals, storm.problem
+
+    def run(self):
+        """Examine what the round left, and put right what killed members left undone."""
+        try:
+            self.storm.wait_until_left(self.storm.keeper)
+            if self.storm.keeper is None:
+                self._check_file("as the round left it")
+            with self.storm.opened() as shm:
+                linked, lost_at_most = self._settle(shm)
+            self._find_leaks(linked, lost_at_most)
+            self._audit_sides()
+        except Exception as error:
+            self.problem("".join(traceback.format_exception(error)[-2:]))
+        self._count()
+
+    # -- the open section
+
+    def _settle(self, shm):
+        """Examine the section with no other process attached; return the offsets that are linked, and how many blocks may be lost."""
+        with shmem.exclusive_lock(shm, 20):
+            pass
+        report, stats = shm.check_heap(), shm.stats()
+        is_alone = stats.participants == (self.storm.pid,)
+        if report.pending_blocks or not is_alone or stats.lock_holder or stats.lock_sharers or stats.lock_waiters:
+            self.problem(f"the section is in use although all members have ended: {report}, {stats}")
+        linked = set(contents.verify_all(shm))
+        lost_at_most = self._settle_hands(shm, linked)
+        self._settle_witnesses(shm["witness"])
+        self._settle_tokens(shm["tokens"])
+        for which in range(2):
+            self._settle_queue(which, shm[f"queue {which}"])
+        with shm["mutex"]:
+            pass
+        self.totals.owner_deaths = shm.owner_deaths
+        shm.check_heap()
+        return linked, lost_at_most
+
+    def _dead(self):
+        """Yield (number, row) of each actor that was killed or failed; verify that the others ended with nothing in hand."""
+        states = self.ledger.rows[:, ledger.STATE]
+        for actor in (states != ledger.UNUSED).nonzero()[0].tolist():
+            row = self.ledger.rows[actor]
+            if row[ledger.STATE] != ledger.DONE:
+                yield actor, row
+            elif row[ledger.HAND] or row[ledger.MAKING] or row[ledger.TOKEN] or row[ledger.GETTING : ledger.GETTING_2 + 1].any():
+                self.problem(f"actor {actor} ended normally with something in hand: {row.tolist()}")
+
+    def _settle_hands(self, shm, linked):
+        """Free the blocks that killed actors had in hand and not linked; return how many blocks of each kind and size may be lost."""
+        lost_at_most = collections.Counter()
+        for _, row in self._dead():
+            offset, making = int(row[ledger.HAND]), int(row[ledger.MAKING])
+            in_hand = None
+            if offset:
+                with contextlib.suppress(shmem.InvalidBlock):
+                    in_hand = finding.reopen(shm, offset, int(row[ledger.HAND_SERIAL]))
+            if in_hand is None and making:
+                lost_at_most[making, int(row[ledger.BYTES])] += 1
+            elif in_hand is not None and offset not in linked:
+                shm.free(in_hand)
+                self.totals.returned += 1
+            self.totals.killed_actors += 1
+        return lost_at_most
+
+    def _settle_witnesses(self, witness):
+        """Only actors that were killed may have left a witness unequal."""
+        kinds = (contents.WITNESS, ledger.LOCK_BLAME, "lock"), (contents.MUTEX_WITNESS, ledger.MUTEX_BLAME, "mutex")
+        for at, column, what in kinds:
+            if witness[at + 1] != witness[at + 2]:
+                word = int(witness[at])
+                self.ledger.rows[word >> ledger.ACTOR_SHIFT, column] = word & ledger.STEP_MASK
+                witness[at + 2] = witness[at + 1]
+            for actor in self.ledger.rows[:, column].nonzero()[0].tolist():
+                row = self.ledger.rows[actor]
+                self.totals.blamed += 1
+                if row[ledger.STATE] not in (ledger.RUNNING, ledger.KILLED) or row[column] != row[ledger.STEP]:
+                    self.problem(
+                        f"the {what} was acquired after actor {actor} without having been released at step {row[column]}, "
+                        f"but the actor went on to step {row[ledger.STEP]}"
+                    )
+
+    def _settle_tokens(self, tokens):
+        """The semaphore has all its units except those that killed actors held; restore them."""
+        states = [int(row[ledger.TOKEN]) for _, row in self._dead()]
+        most = contents.N_TOKENS - states.count(ledger.HAS_TOKEN)
+        least = most - states.count(ledger.PERHAPS)
+        value = tokens.value
+        if not least <= value <= most:
+            self.problem(f"the semaphore's value is {value}, but killed processes leave {least} to {most}")
+        self.totals.lost_tokens += contents.N_TOKENS - value
+        if value < contents.N_TOKENS:
+            tokens.signal(contents.N_TOKENS - value)
+
+    def _settle_queue(self, which, queue):
+        """Take what is left; every message was delivered, except those that killed consumers had just taken."""
+        reader = acting.Actor.__new__(acting.Actor)
+        reader.storm, reader.number, reader.last = self.storm, ledger.MAX_ACTORS - 1, {}
+        queue.shutdown()  # the end of the round shuts it down only if a member was left
+        with contextlib.suppress(shmem.QueueShutDown):
+            while True:
+                reader.note_message(which, reader.read(queue.get(timeout=20)))
+        in_hand = sum(int(row[ledger.GETTING + which]) for _, row in self._dead())
+        n_lost = 0
+        for actor, n_put in enumerate(self.ledger.rows[:, ledger.DID + which].tolist()):
+            n_lost += n_put - int(self.ledger.taken[which, actor, :n_put].sum())
+        self.totals.lost_messages += n_lost
+        if n_lost > in_hand:
+            self.problem(f"queue {which}: {n_lost} messages are lost, but killed consumers had taken at most {in_hand}")
+
+    # -- the closed file
+
+    def _check_file(self, when, path=None):
+        """Examine a closed file as `python -m shmem check --leaks` does; return the leaks."""
+        path = path or self.storm.place["file_name"]
+        found = check.examine(path, False, True)
+        if found.state != "whole":
+            self.problem(f"check, {when}: {found.state}: {found.findings} {found.notes}")
+        return found.leaks or []
+
+    def _closed(self):
+        """Return the path of a closed file of the section: its own, or a snapshot."""
+        if self.storm.keeper is None:
+            return self.storm.place["file_name"]
+        path = os.path.join(self.storm.folder, "copy")
+        self.storm.keeper.snapshot(path)
+        return path
+
+    def _unlinked(self, when, linked):
+        return [leak for leak in self._check_file(when, self._closed()) if leak.offset not in linked]
+
+    def _find_leaks(self, linked, lost_at_most):
+        """Blocks that nothing leads to must be those that killed actors were making; free them, and no more may be left."""
+        lost = self._unlinked("when all members have left", linked)
+        for leak in lost:
+            if leak.type == "bytes":
+                key = ledger.BLOCK, leak.n_bytes
+            elif leak.type.startswith("array "):
+                key = ledger.ARRAY, int(leak.type[7:].partition(",")[0])
+            else:
+                key = ledger.NODE if leak.type == contents.NODE_TYPE else leak.type, 0
+            if lost_at_most[key] == 0:
+                self.problem(f"leak at {leak.offset:#x}: {leak.n_bytes} bytes, {leak.type}; no killed process was making such a block")
+            lost_at_most[key] -= 1
+        self.totals.lost += len(lost)
+        if self.totals.problems:
+            return
+        with self.storm.opened() as shm:
+            for leak in lost:
+                shm.free(leak.offset)
+        if self._unlinked("when the lost blocks are freed", linked):
+            self.problem("blocks that nothing leads to remain after all lost blocks were freed")
+        self._check_table(self._closed())
+
+    def _check_table(self, path):
+        """No process is attached, so every entry of the table of participants is free, and no intent is noted."""
+        with open(path, "rb") as file:
+            content = file.read()
+        (n_entries,) = struct.unpack_from("<I", content, AT_32["max_participants"])
+        table, intents = (struct.unpack_from("<Q", content, AT[name])[0] for name in ("participants_off", "intents_off"))
+        for i in range(n_entries):
+            sharers, _, attached, pending, pins, waiting = struct.unpack_from("<6I", content, table + ENTRY_BYTES * i)
+            (operation,) = struct.unpack_from("<Q", content, intents + INTENT_BYTES * i)
+            if sharers or attached or pending or pins or waiting or operation:
+                self.problem(f"participant {i} of the closed file: {sharers=} {attached=} {pending=} {pins=} {waiting=} {operation=}")
+
+    # -- the other sections
+
+    def _audit_sides(self):
+        """The sections beside the main one are whole, and go with their last process."""
+        for number in range(2 * contents.N_SIDES):
+            place = self.storm.side(number)
+            with shmem.SharedMemory(**place, max_size=contents.SIDE_BYTES) as side:
+                self.storm.wait_until_left(side)
+                report = side.check_heap()
+                for name in side:
+                    contents.verify_array(side[name])
+                if report.blocks != len(side) or report.pending_blocks:
+                    self.problem(f"{place}: {report.blocks} blocks for {len(side)} names, {report.pending_blocks} blocks still being made")
+                path = side.path
+            if "shared_name" in place and os.path.exists(path):
+                self.problem(f"{path} still exists although its last process has closed it")
+
+    def _count(self):
+        counts = self.storm.counts().tolist()
+        before = self.totals.operations
+        self.totals.operations = {name: before.get(name, 0) + n for (name, *_), n in zip(acting.OPERATIONS, counts, strict=True)}
