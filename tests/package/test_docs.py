@@ -1,4 +1,4 @@
-"""What the documentation shows works: docstrings as doctests, the README's Python as written."""
+"""The documentation against the code: examples run, links and named files exist, and limits of form hold."""
 
 import doctest
 import importlib
@@ -12,8 +12,35 @@ import pytest
 
 import shmem
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = ["shmem"] + [module.name for module in pkgutil.walk_packages(shmem.__path__, "shmem.") if module.name != "shmem.__main__"]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("tests/*/README.md")])
+README_LINES, README_COLUMNS = 160, 100
+
+needs_checkout = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="tests run without the checkout")
+
+
+def page_id(page):
+    return str(page.relative_to(ROOT))
+
+
+def code_blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def prose(page):
+    """The lines of a page that are neither code nor a table."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [line for line in text.splitlines() if not line.startswith(("    ", "|"))]
+
+
+def shown_output(block):
+    """The values that comments after `print` calls show, without what a colon or semicolon adds to them."""
+    comments = re.findall(r"^.*print\(.*\)  +# (.+)$", block, re.M)
+    return [re.split(r"[:;] ", comment)[0] for comment in comments if re.match(r"\d|\[|b?'|True|False", comment)]
+
+
+# -- docstrings -------------------------------------------------------------------------------------------------
 
 
 def documented(module):
@@ -43,13 +70,59 @@ def test_some_examples_are_found():
     assert ">>>" in shmem.Struct.__doc__
 
 
-@pytest.mark.skipif(not README.exists(), reason="tests run without the checkout")
-def test_readme_runs(tmp_path):
-    """The README's Python blocks, one after the other in an empty folder, each a script."""
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.M | re.S)
-    assert blocks
-    for i, block in enumerate(blocks):
+# -- pages ------------------------------------------------------------------------------------------------------
+
+
+@needs_checkout
+@pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(page, "python")], ids=page_id)
+def test_page_runs(page, tmp_path):
+    """The Python blocks of a page run one after the other in an empty folder, each as a script."""
+    for i, block in enumerate(code_blocks(page, "python")):
         script = tmp_path / f"block{i}.py"
-        script.write_text(block)
+        script.write_text(block, encoding="utf-8")
         done = subprocess.run([sys.executable, "-P", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert (done.returncode, done.stderr) == (0, ""), block
+        for expected in shown_output(block):
+            assert expected in done.stdout.splitlines(), (expected, done.stdout)
+
+
+@needs_checkout
+def test_readme_and_tour_have_examples():
+    assert len(code_blocks(ROOT / "README.md", "python")) >= 4
+    assert len(code_blocks(ROOT / "docs/tour.md", "python")) >= 7
+    assert len([value for block in code_blocks(ROOT / "docs/tour.md", "python") for value in shown_output(block)]) >= 8
+
+
+@needs_checkout
+def test_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= README_LINES
+    assert [line for line in lines if len(line) > README_COLUMNS] == []
+
+
+@needs_checkout
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@needs_checkout
+def test_each_exception_is_documented():
+    """docs/errors.md has a row for every public exception, with its standard base class."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]*)", (ROOT / "docs/errors.md").read_text(encoding="utf-8"), re.M))
+    public = [value for name in shmem.__all__ if isinstance(value := getattr(shmem, name), type) and issubclass(value, shmem.ShmemError)]
+    assert sorted(rows) == sorted(error.__name__ for error in public if error is not shmem.ShmemError)
+    for error in public:
+        bases = [base.__name__ for base in error.__bases__ if base not in (shmem.ShmemError, Exception)]
+        documented_base = rows.get(error.__name__, "").rpartition(".")[2]
+        assert bases in ([documented_base], []) or error is shmem.QueueShutDown, error
+
+
+@needs_checkout
+def test_each_command_is_documented():
+    from shmem.__main__ import COMMANDS
+
+    headings = re.findall(r"^## (\S+)$", (ROOT / "docs/commands.md").read_text(encoding="utf-8"), re.M)
+    assert headings == list(COMMANDS)
