@@ -126,3 +126,43 @@ def test_each_command_is_documented():
 
     headings = re.findall(r"^## (\S+)$", (ROOT / "docs/commands.md").read_text(encoding="utf-8"), re.M)
     assert headings == list(COMMANDS)
+
+
+# -- what pages and code refer to -------------------------------------------------------------------------------
+
+NAMED_FILE = re.compile(r"`((?:shmem|tests|docs|examples|bench|fuzz|tools)/[\w./-]*\w)(?::(\w+))?`")
+DEFINITION = r"^(?:[ \t]*(?:cdef|cpdef|def|class|async def)\b[^=\n]*?|#define[ \t]+)\b{name}\b[ \t]*[(:=]"
+
+
+@needs_checkout
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_named_files_exist(page):
+    """Each `path` that a page names exists, and each `path:name` is defined there."""
+    missing = []
+    for path, name in NAMED_FILE.findall(page.read_text(encoding="utf-8")):
+        file = ROOT / path
+        if "NAME" in path:  # stands for any name
+            continue
+        if not file.exists() or (name and not re.search(DEFINITION.format(name=name), file.read_text(encoding="utf-8"), re.M)):
+            missing.append(f"{path}:{name}")
+    assert missing == []
+
+
+@needs_checkout
+def test_architecture_names_every_module():
+    """A module of the package that docs/architecture.md does not name is one that a reader does not find."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    modules = [path for suffix in ("py", "pyx", "pxd") for path in (ROOT / "shmem").rglob(f"*.{suffix}")]
+    names = {str(path.relative_to(ROOT)) for path in modules if path.stem != "__init__" and "crash" not in path.parts}
+    assert sorted(name for name in names if name.removesuffix("pxd").removesuffix("pyx") not in text) == []
+
+
+@needs_checkout
+@pytest.mark.parametrize("page", [page for page in PAGES if "decisions" in page.parts and page.name != "README.md"], ids=page_id)
+def test_each_decision_is_complete(page):
+    """An entry has the decision, the reason and what was rejected, in this order."""
+    entries = re.split(r"^#{2,3} ", page.read_text(encoding="utf-8"), flags=re.M)[1:]
+    complete = re.compile(r"\*\*Decision\.\*\* .*\*\*Reason\.\*\* .*\*\*Rejected\.\*\* ", re.S)
+    grouped = [entry for entry in entries if "**Decision.**" in entry or "\n### " not in page.read_text(encoding="utf-8")]
+    assert grouped
+    assert [entry.splitlines()[0] for entry in grouped if not complete.search(entry)] == []

@@ -1,4 +1,4 @@
-"""docs/reliability.md, the tests that it names and the changes that have to make them fail (`mutants.py`) fit together."""
+"""docs/reliability.md, the tests that it names, and the changes that must make them fail (`mutants.py`) fit together."""
 
 import ast
 import re
@@ -34,7 +34,7 @@ def test_each_named_test_is_seen_to_fail():
 
 
 def test_each_change_fits_the_source():
-    """Its text is there once: else nothing, or something else, would be broken."""
+    """The text of a change must occur once; otherwise nothing, or something else, would be broken."""
     for mutant in mutants.mutants():
         assert mutant["old"] != mutant["new"], mutant["what"]
         assert (ROOT / mutant["file"]).read_text(encoding="utf-8").count(mutant["old"]) == 1, mutant["what"]
