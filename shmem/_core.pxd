@@ -53,6 +53,17 @@ cdef class Block(Placed):
     cdef Py_ssize_t shape[1]
 
 
+# A step of an operation: it runs without the GIL and waits at most for a slice, INTERRUPTED then with nothing done.  `request` leads to its
+# arguments and results.
+ctypedef int (*step_t)(section_t* section, void* request) noexcept nogil
+
+# One step without the GIL: its status.  `section` is NULL for a step that uses no section.  The caller keeps section and request alive.
+cdef int run_step(section_t* section, step_t step, void* request) noexcept
+
+# Repeat a step until it is not INTERRUPTED, and return its status.  Python's signal handlers run after each slice; if one raises, so does
+# this, and the operation has not happened.
+cdef int run_steps(section_t* section, step_t step, void* request) except? -200
+
 # Raise what `status` stands for; success returns 0.  `what` says what was asked.
 cdef int check(int status, Mapping mapping, str what) except -1
 

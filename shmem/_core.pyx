@@ -51,8 +51,8 @@ from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._base.system cimport now_ns, pause_ns
 from shmem._heap.heap cimport (
-    HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free, heap_leave,
-    heap_trim)
+    DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free,
+    heap_leave, heap_trim, heap_wait_t)
 from shmem._heap.reallocate cimport heap_reallocate
 from shmem._heap.verify cimport (
     BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP, HOLES_TOUCH, HOLE_AT_TOP,
@@ -192,22 +192,68 @@ cdef int64_t deadline_argument(object timeout) except? -2:
     return now_ns() + <int64_t>(seconds * 1e9)
 
 
+# -- without the GIL ----------------------------------------------------------------------------------------
+
+cdef int run_step(section_t* section, step_t step, void* request) noexcept:
+    cdef int status
+    if section != NULL:
+        busy_begin(section)
+    with nogil:
+        status = step(section, request)
+        if section != NULL:
+            busy_end(section)
+    return status
+
+
+cdef int run_steps(section_t* section, step_t step, void* request) except? -200:
+    cdef int status = run_step(section, step, request)
+    while status == INTERRUPTED:
+        PyErr_CheckSignals()
+        status = run_step(section, step, request)
+    return status
+
+
 # -- allocation, for every module above -------------------------------------------------------------------
+
+ctypedef struct block_call_t:             # arguments and result of the steps below
+    uint64_t payload_off
+    uint64_t serial
+    uint64_t size_bytes
+    uint64_t align_bytes
+    uint32_t type_id
+    int flags
+    uint64_t new_off
+    block_t* seen
+
+
+cdef int _allocate_step(section_t* section, void* request) noexcept nogil:
+    cdef block_call_t* call = <block_call_t*>request
+    return heap_allocate(section, call.size_bytes, call.align_bytes, call.type_id, call.flags | HEAP_STOP, &call.new_off)
+
+
+cdef int _free_step(section_t* section, void* request) noexcept nogil:
+    cdef block_call_t* call = <block_call_t*>request
+    return heap_free(section, call.payload_off, call.serial, HEAP_STOP)
+
+
+cdef int _reallocate_step(section_t* section, void* request) noexcept nogil:
+    cdef block_call_t* call = <block_call_t*>request
+    return heap_reallocate(section, call.payload_off, call.serial, call.size_bytes, call.flags | HEAP_STOP, &call.new_off)
+
 
 cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, int flags) except 0:
     cdef section_t* section = mapping.section
     cdef uint64_t payload_off = 0
     cdef int status = WOULD_BLOCK
+    cdef block_call_t call
     if not mapping.writable:
         check(READ_ONLY, mapping, f"allocate {size_bytes:,} bytes")
     if size_bytes <= SMALL_BYTES:
         status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_NOWAIT, &payload_off)
-    while status == WOULD_BLOCK or status == INTERRUPTED:
-        PyErr_CheckSignals()
-        busy_begin(section)
-        with nogil:
-            status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_STOP, &payload_off)
-            busy_end(section)
+    if status == WOULD_BLOCK:
+        call.size_bytes, call.align_bytes, call.type_id, call.flags = size_bytes, align_bytes, type_id, flags
+        status = run_steps(section, _allocate_step, &call)
+        payload_off = call.new_off
     if status != OK:
         check(status, mapping, f"allocate {size_bytes:,} bytes")
     return payload_off
@@ -223,22 +269,21 @@ cdef uint64_t allocate_pending(Mapping mapping, uint64_t size_bytes, uint64_t al
 
 cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) except -1:
     cdef section_t* section = mapping.section
+    cdef block_call_t call
     cdef int status
     if not mapping.writable:
         check(READ_ONLY, mapping, "free")
     status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
-    while status == WOULD_BLOCK or status == INTERRUPTED:
-        PyErr_CheckSignals()
-        busy_begin(section)
-        with nogil:
-            status = heap_free(section, payload_off, serial, HEAP_STOP)
-            busy_end(section)
+    if status == WOULD_BLOCK:
+        call.payload_off, call.serial = payload_off, serial
+        status = run_steps(section, _free_step, &call)
     if status != OK:                      # the text costs more than the call
         check(status, mapping, f"free the block at offset {payload_off:#x}")
     return 0
 
 
-cdef int _look_at_block(section_t* section, uint64_t payload_off, uint64_t serial, int wait, block_t* seen) noexcept nogil:
+cdef int _look_at_block(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait,
+                        block_t* seen) noexcept nogil:
     cdef int status = heap_enter(section, wait)
     if status == OK:
         status = heap_check_users_block(section, payload_off, serial)
@@ -248,16 +293,19 @@ cdef int _look_at_block(section_t* section, uint64_t payload_off, uint64_t seria
     return status
 
 
+cdef int _look_step(section_t* section, void* request) noexcept nogil:
+    cdef block_call_t* call = <block_call_t*>request
+    return _look_at_block(section, call.payload_off, call.serial, WAIT_A_SLICE, call.seen)
+
+
 cdef int _check_block(Mapping mapping, uint64_t payload_off, uint64_t serial, block_t* seen) except -1:
     """Copy the front tags of the used block that begins there; InvalidBlock if none does, or with `serial` not that one."""
     cdef section_t* section = mapping.section
-    cdef int status = _look_at_block(section, payload_off, serial, False, seen)
-    while status == WOULD_BLOCK or status == INTERRUPTED:
-        PyErr_CheckSignals()
-        busy_begin(section)
-        with nogil:
-            status = _look_at_block(section, payload_off, serial, WAIT_A_SLICE, seen)
-            busy_end(section)
+    cdef block_call_t call
+    cdef int status = _look_at_block(section, payload_off, serial, DO_NOT_WAIT, seen)
+    if status == WOULD_BLOCK:
+        call.payload_off, call.serial, call.seen = payload_off, serial, seen
+        status = run_steps(section, _look_step, &call)
     if status != OK:
         check(status, mapping, f"look at offset {payload_off:#x}")
     return 0
@@ -514,6 +562,23 @@ cdef section_t* _open_section(open_request_t* request, str path, object shared_n
     return section
 
 
+ctypedef struct look_t:
+    heap_facts_t facts
+    Problem problem
+
+
+cdef int _check_heap_step(section_t* section, void* request) noexcept nogil:
+    return heap_check(section, &(<look_t*>request).facts, &(<look_t*>request).problem)
+
+
+cdef int _count_heap_step(section_t* section, void* request) noexcept nogil:
+    return heap_count(section, &(<look_t*>request).facts)
+
+
+cdef int _trim_step(section_t* section, void* request) noexcept nogil:
+    return heap_trim(section, WAIT_A_SLICE)
+
+
 cdef class Memory:
     """The core of `SharedMemory`: section and heap.  Users meet it as `SharedMemory`."""
 
@@ -648,13 +713,7 @@ cdef class Memory:
     def trim(self):
         """Give the memory or disk space behind the last block back to the file system."""
         cdef Mapping mapping = self.writable_mapping("trim")
-        cdef section_t* section = mapping.section
-        cdef int status
-        busy_begin(section)
-        with nogil:
-            status = heap_trim(section)
-            busy_end(section)
-        check(status, mapping, "trim")
+        check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim")
 
     # -- heap
 
@@ -701,18 +760,16 @@ cdef class Memory:
             At the same offset if there was room.
         """
         cdef Mapping mapping = self.writable_mapping("reallocate")
-        cdef section_t* section = mapping.section
-        cdef uint64_t payload_off = offset_in(mapping, obj), new_off = 0, size_bytes = size_argument(mapping, size)
-        cdef uint64_t serial = placed_behind(obj).serial
-        cdef int status, flags = HEAP_ZERO if zero else 0
+        cdef block_call_t call
+        call.payload_off = offset_in(mapping, obj)
+        call.size_bytes = size_argument(mapping, size)
+        call.serial = placed_behind(obj).serial
+        call.flags = HEAP_ZERO if zero else 0
         if not isinstance(obj, Block):
             raise TypeError(f"reallocate takes a Block, not {type(obj).__name__}: what else lies in a section knows its own size")
-        busy_begin(section)
-        with nogil:
-            status = heap_reallocate(section, payload_off, serial, size_bytes, flags, &new_off)
-            busy_end(section)
-        check(status, mapping, f"reallocate the block at offset {payload_off:#x} to {size_bytes:,} bytes")
-        return _make_block(mapping, new_off)
+        check(run_steps(mapping.section, _reallocate_step, &call), mapping,
+              f"reallocate the block at offset {call.payload_off:#x} to {call.size_bytes:,} bytes")
+        return _make_block(mapping, call.new_off)
 
     def free(self, obj):
         """Free a block.
@@ -755,34 +812,20 @@ cdef class Memory:
 
     def _check_heap(self):
         cdef Mapping mapping = self.opened()
-        cdef section_t* section = mapping.section
-        cdef heap_facts_t facts
-        cdef Problem problem = MARKED_BROKEN
-        cdef int status = INTERRUPTED
-        while status == INTERRUPTED:
-            PyErr_CheckSignals()
-            busy_begin(section)
-            with nogil:
-                status = heap_check(section, &facts, &problem)
-                busy_end(section)
-        if problem:
-            raise explain_problem(PROBLEMS[problem], _section_text(section), facts)
+        cdef look_t look
+        cdef int status
+        look.problem = MARKED_BROKEN
+        status = run_steps(mapping.section, _check_heap_step, &look)
+        if look.problem:
+            raise explain_problem(PROBLEMS[look.problem], _section_text(mapping.section), look.facts)
         check(status, mapping, "check_heap")
-        return facts
+        return look.facts
 
     def _count_heap(self):
         cdef Mapping mapping = self.opened()
-        cdef section_t* section = mapping.section
-        cdef heap_facts_t facts
-        cdef int status = INTERRUPTED
-        while status == INTERRUPTED:
-            PyErr_CheckSignals()
-            busy_begin(section)
-            with nogil:
-                status = heap_count(section, &facts)
-                busy_end(section)
-        check(status, mapping, "stats")
-        return facts
+        cdef look_t look
+        check(run_steps(mapping.section, _count_heap_step, &look), mapping, "stats")
+        return look.facts
 
     def _header_facts(self):
         """What `stats` says beside the counts: sizes, participants, who holds the lock and who waits."""

@@ -21,9 +21,11 @@ cdef extern from *:
     """
     #ifndef SHMEM_SECTION
     #define SHMEM_SECTION
+    #include <stddef.h>
     #include <stdint.h>
     #define MAX_THREADS 4096u
     #define THREAD_ENDED 1u
+    #define MAX_ABANDONED 6u            /* as many as fill the line */
     typedef struct {                    /* one line per thread; only that thread writes it */
         uint64_t thread;                /* thread pointer, THREAD_ENDED or 0 */
         uint32_t exclusive;             /* depth */
@@ -37,15 +39,18 @@ cdef extern from *:
         uint64_t gate_word;             /* generation << 32 | index + 1: how I sign */
         uint32_t index_plus_1;          /* 0: not attached */
         uint32_t generation;
-        uint32_t spare[12];
+        uint64_t abandoned_off[MAX_ABANDONED];      /* my PENDING blocks that are to be freed, see heap_abandon; 0: no block */
         thread_t threads[MAX_THREADS];
     } private_t;
     _Static_assert(sizeof(thread_t) == 64 && sizeof(private_t) % 64 == 0, "private pages");
+    _Static_assert(offsetof(private_t, threads) == 64, "private pages");
     static inline uint64_t thread_pointer(void) { return (uint64_t)(uintptr_t)__builtin_thread_pointer(); }
     static inline uint32_t thread_hash(uint64_t thread) { return (uint32_t)((thread * 0x9e3779b97f4a7c15ull) >> 52); }
     #endif
     """
-    enum: MAX_THREADS
+    enum:
+        MAX_THREADS
+        MAX_ABANDONED
     const uint64_t THREAD_ENDED
 
     ctypedef struct thread_t:
@@ -60,6 +65,7 @@ cdef extern from *:
         uint64_t gate_word
         uint32_t index_plus_1
         uint32_t generation
+        uint64_t abandoned_off[6]
         thread_t threads[MAX_THREADS]
 
     uint64_t thread_pointer() noexcept nogil

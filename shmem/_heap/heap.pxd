@@ -8,11 +8,13 @@ cdef enum:
     HEAP_PENDING = 4         # leave the block PENDING: the caller fills it, then calls heap_commit
     HEAP_STOP = 8            # return INTERRUPTED, with nothing done, after each slice of waiting for the gate, to look for signals
 
-# How to wait for the gate, beside False (not at all) and True (as long as it takes): return INTERRUPTED after each slice
-cdef enum:
-    WAIT_A_SLICE = 2
+# How long to wait for the gate.
+cdef enum heap_wait_t:
+    DO_NOT_WAIT = 0          # return WOULD_BLOCK when the gate is taken
+    WAIT_FOREVER = 1
+    WAIT_A_SLICE = 2         # return INTERRUPTED, with nothing done, after a slice of sleep or a signal: the caller looks for signals
 
-cdef int heap_enter(section_t* section, int wait) noexcept nogil
+cdef int heap_enter(section_t* section, heap_wait_t wait) noexcept nogil
 cdef void heap_leave(section_t* section) noexcept nogil
 
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
@@ -20,8 +22,8 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
 cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id) noexcept nogil
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil
-cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
-cdef int heap_trim(section_t* section) noexcept nogil
+cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil
+cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil
 
 # for callers that hold the heap gate
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil

@@ -41,7 +41,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport (
-    fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+    compare_exchange_acquire_u64, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32,
+    store_release_u64)
 from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
@@ -50,7 +51,7 @@ from shmem._base.layout cimport (
     TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make,
     tag_size, tag_state, tag_type)
 from shmem._base.participants cimport section_descriptor
-from shmem._base.section cimport block_at, section_t, word_at
+from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
     ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
 from shmem._heap.backing cimport backing_end, backing_give_back, backing_reserve, is_out_of_space
@@ -73,17 +74,17 @@ ctypedef struct request_t:
     uint64_t align_bytes
     uint64_t state_and_type              # the tag without its size
     bint clear_inside                    # clear before the commit
-    int wait
+    heap_wait_t wait
     uint64_t dirty_end_off               # out: above this the payload is zero already
 
 
 # -- the gate -------------------------------------------------------------------------------------------
 
-cdef int _heap_enter_slowly(section_t* section, int wait) noexcept nogil:
+cdef int _heap_enter_slowly(section_t* section, heap_wait_t wait) noexcept nogil:
     cdef uint64_t* gate = &section.header.heap_gate
     cdef gate_wait_t state
     cdef int status = gate_wait_begin(section, &state, FOREVER, GATE_SPINS)
-    if status != OK or not wait:
+    if status != OK or wait == DO_NOT_WAIT:
         return status if status != OK else (OK if gate_try(section, gate) else WOULD_BLOCK)
     while True:
         status = gate_step(section, gate, &state)
@@ -97,7 +98,7 @@ cdef int _heap_enter_slowly(section_t* section, int wait) noexcept nogil:
             return INTERRUPTED
 
 
-cdef int heap_enter(section_t* section, int wait) noexcept nogil:
+cdef int heap_enter(section_t* section, heap_wait_t wait) noexcept nogil:
     """Take the heap gate: OK, WOULD_BLOCK, INTERRUPTED, or why this process cannot be attached."""
     cdef int status = OK
     if section.verify != NULL:
@@ -109,12 +110,10 @@ cdef int heap_enter(section_t* section, int wait) noexcept nogil:
     return status
 
 
-cdef inline int _how_to_wait(int flags) noexcept nogil:
+cdef inline heap_wait_t _how_to_wait(int flags) noexcept nogil:
     if flags & HEAP_NOWAIT:
-        return False
-    if flags & HEAP_STOP:
-        return WAIT_A_SLICE
-    return True
+        return DO_NOT_WAIT
+    return WAIT_A_SLICE if flags & HEAP_STOP else WAIT_FOREVER
 
 
 cdef void heap_leave(section_t* section) noexcept nogil:
@@ -252,7 +251,7 @@ cdef int _place_above_top(section_t* section, request_t* request, uint64_t* bloc
         return NO_MEMORY
     new_top = off + request.size_bytes
     if new_top > backing_end(section):
-        if not request.wait:
+        if request.wait == DO_NOT_WAIT:
             return WOULD_BLOCK
         status = backing_reserve(section, new_top)
         if status != OK:
@@ -297,6 +296,8 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
         status = heap_flush_cache(section)
         if status == OK:
             status = _place(section, request, block_off)
+    if is_out_of_space(status) and _free_abandoned(section):
+        status = _place(section, request, block_off)
     if is_out_of_space(status) and dead_left_something(section):
         heap_recover(section, NO_PARTICIPANT)
         status = _place(section, request, block_off)
@@ -314,6 +315,30 @@ cdef inline void _pending_over(section_t* section) noexcept nogil:
     if fetch_sub_seq_cst_u32(_my_pending(section), 1) == 0 and section.verify != NULL:
         debug_fail(b"a block was PENDING that its maker had not counted", section.path,
                    <char*>_my_pending(section) - section.base, 1, 0)
+
+
+cdef bint _put_aside(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Note, without the gate, that a PENDING block of this participant is to be freed; False when there is no place left to note it."""
+    cdef uint32_t i
+    for i in range(MAX_ABANDONED):
+        if compare_exchange_acquire_u64(&section.private.abandoned_off[i], 0, payload_off):
+            return True
+    return False
+
+
+cdef bint _free_abandoned(section_t* section) noexcept nogil:
+    """Free the blocks that were put aside; return whether there was one.  The caller holds the gate."""
+    cdef uint32_t i
+    cdef uint64_t payload_off
+    cdef bint found = False
+    for i in range(MAX_ABANDONED):
+        payload_off = load_acquire_u64(&section.private.abandoned_off[i])
+        if payload_off != 0:
+            heap_release(section, payload_off)
+            store_release_u64(&section.private.abandoned_off[i], 0)
+            _pending_over(section)
+            found = True
+    return found
 
 
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
@@ -339,6 +364,7 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
         heap_leave(section)
         return CORRUPTED
     if is_pending:
+        _free_abandoned(section)
         fetch_add_seq_cst_u32(_my_pending(section), 1)
         request.state_and_type = tag_make(0, STATE_PENDING, section.private.index_plus_1 - 1)
     else:
@@ -367,9 +393,19 @@ cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id
 
 
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Free a PENDING block of this participant."""
-    if heap_enter(section, True) == OK:
+    """Free a PENDING block of this participant.
+
+    An interrupted operation comes here too, so this waits for the gate no longer than a slice, then puts the block aside.  Such a block stays
+    PENDING, and counted, until this process makes another PENDING block, needs the room, trims, or leaves.
+    """
+    cdef int status = heap_enter(section, WAIT_A_SLICE)
+    if status == INTERRUPTED:
+        if _put_aside(section, payload_off):
+            return
+        status = heap_enter(section, WAIT_FOREVER)
+    if status == OK:
         heap_release(section, payload_off)
+        _free_abandoned(section)
         heap_leave(section)
     _pending_over(section)
 
@@ -473,9 +509,9 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
 
 # -- root and trim --------------------------------------------------------------------------------------
 
-cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
     """Make a used block the root; with offset 0, unset the root."""
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     if payload_off != 0:
@@ -486,14 +522,16 @@ cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial
     return status
 
 
-cdef int heap_trim(section_t* section) noexcept nogil:
+cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil:
     """Give the backing above `top` back to the file system.  The file keeps its length, so views stay valid."""
     cdef int status, fd = section_descriptor(section)
     if fd < 0:
         return EBADF
-    status = heap_enter(section, True)
+    status = heap_enter(section, wait)
     if status != OK:
         return status
+    if section.header.broken == 0:
+        _free_abandoned(section)
     status = CORRUPTED if section.header.broken else heap_flush_cache(section)
     if status == OK and damaged(not heap_top_is_right(section)):
         status = CORRUPTED               # what is above `top` may be in use

@@ -27,7 +27,8 @@ from shmem._base.layout cimport (
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._heap.heap cimport (
-    HEAP_PENDING, HEAP_ZERO, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release)
+    HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave,
+    heap_release, heap_wait_t)
 from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
 from shmem._heap.name_slots cimport block_has_name, name_t, table_capacity, table_entry, table_find, table_slot_off
 from shmem._heap.recovery cimport array_is_pinned
@@ -38,11 +39,12 @@ cdef enum:
 
 # -- reading --------------------------------------------------------------------------------------------
 
-cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial) noexcept nogil:
+cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial,
+                       heap_wait_t wait) noexcept nogil:
     """The value of a name: 0, NOT_FOUND, CORRUPTED."""
     cdef uint64_t slot_off = 0
     cdef name_entry_t* entry
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     status = table_find(section, anchor[0], name, &slot_off)
@@ -69,12 +71,12 @@ cdef inline uint64_t _copied_bytes(const name_entry_t* entry) noexcept nogil:
     return round_up(sizeof(copied_t) + <uint64_t>entry.name_bytes + entry.data_bytes, 8)
 
 
-cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_t* n_bytes) noexcept nogil:
+cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_t* n_bytes, heap_wait_t wait) noexcept nogil:
     """All entries, one `copied_t` after the other, in memory that the caller frees."""
     cdef uint64_t i, off = 0
     cdef name_entry_t* entry
     cdef name_entry_t head
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     n_bytes[0] = 0
     copied[0] = NULL
     if status != OK:
@@ -102,6 +104,10 @@ cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_
 
 
 # -- changing -------------------------------------------------------------------------------------------
+
+cdef inline int _allocation_wait(heap_wait_t wait) noexcept nogil:
+    return HEAP_STOP if wait == WAIT_A_SLICE else 0
+
 
 cdef uint64_t _count_live(section_t* section, uint64_t table_off) noexcept nogil:
     cdef uint64_t i, n_live = 0
@@ -141,28 +147,31 @@ cdef int _swap_table(section_t* section, uint64_t* anchor, uint64_t new_off) noe
     return status
 
 
-cdef int _grow(section_t* section, uint64_t* anchor) noexcept nogil:
+cdef int _grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept nogil:
     """Make room for one more name."""
     cdef uint64_t capacity = FIRST_CAPACITY, new_off = 0, n_live
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     n_live = _count_live(section, anchor[0])
     heap_leave(section)
     while capacity < 4 * (n_live + 1):
         capacity *= 2
-    status = heap_allocate(section, sizeof(name_table_t) + capacity * sizeof(name_slot_t), 16, 0, HEAP_ZERO | HEAP_PENDING, &new_off)
+    status = heap_allocate(section, sizeof(name_table_t) + capacity * sizeof(name_slot_t), 16, 0,
+                           HEAP_ZERO | HEAP_PENDING | _allocation_wait(wait), &new_off)
     if status != OK:
         return status
     (<name_table_t*>(section.base + new_off)).capacity = capacity
-    status = heap_enter(section, True)
-    if status == OK and _count_live(section, anchor[0]) * 4 > capacity * 3:       # others were faster: try again
+    status = heap_enter(section, wait)
+    if status != OK:
+        heap_abandon(section, new_off)
+        return status
+    if _count_live(section, anchor[0]) * 4 > capacity * 3:       # others were faster: try again
         heap_leave(section)
         heap_abandon(section, new_off)
         return OK
-    if status == OK:
-        status = _swap_table(section, anchor, new_off)
-        heap_leave(section)
+    status = _swap_table(section, anchor, new_off)
+    heap_leave(section)
     return status
 
 
@@ -200,11 +209,11 @@ cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogi
 
 
 cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t entry_off,
-                      uint64_t serial, uint64_t pending_off, uint32_t pending_type) noexcept nogil:
+                      uint64_t serial, uint64_t pending_off, uint32_t pending_type, heap_wait_t wait) noexcept nogil:
     """One attempt under the gate: NOT_FOUND when the table must grow first."""
     cdef uint64_t slot_off = 0
     cdef bint is_linked
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     if section.header.broken:
@@ -229,16 +238,17 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
 
 
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
-                      uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type) noexcept nogil:
+                      uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type,
+                      heap_wait_t wait) noexcept nogil:
     """Give a name to a value: 0, NAME_EXISTS, NO_MEMORY, ...
 
     The value is a block with this serial: my PENDING one, `pending_off`, which becomes USED with the same store (on error it
-    stays PENDING), or a used one, which is checked.  Value 0 stands for the next number.
+    stays PENDING), or a used one, which is checked.  Value 0 stands for the next number.  What INTERRUPTED may leave is a larger table.
     """
     cdef uint64_t entry_off = 0
     cdef name_entry_t* entry
-    cdef int status = heap_allocate(section, sizeof(name_entry_t) + <uint64_t>name.n_bytes + data_bytes, 16, 0, HEAP_PENDING,
-                                    &entry_off)
+    cdef int status = heap_allocate(section, sizeof(name_entry_t) + <uint64_t>name.n_bytes + data_bytes, 16, 0,
+                                    HEAP_PENDING | _allocation_wait(wait), &entry_off)
     if status != OK:
         return status
     entry = <name_entry_t*>(section.base + entry_off)
@@ -250,10 +260,10 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     if data_bytes:                       # else it may be NULL, which memcpy may not be given even for no bytes
         memcpy(entry_data(entry), data, data_bytes)
     while True:
-        status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type)
+        status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type, wait)
         if status != NOT_FOUND:
             break
-        status = _grow(section, anchor)
+        status = _grow(section, anchor, wait)
         if status != OK:
             break
     if status != OK:
@@ -283,10 +293,10 @@ cdef int _hide_entry(section_t* section, uint64_t slot_off) noexcept nogil:
     return status
 
 
-cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name) noexcept nogil:
+cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil:
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED."""
     cdef uint64_t slot_off = 0
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     status = CORRUPTED if section.header.broken else table_find(section, anchor[0], name, &slot_off)

@@ -23,7 +23,8 @@ from shmem._heap.backing cimport backing_end, backing_reserve
 from shmem._heap.block_tags cimport block_write_hole, block_write_rear, count_used, hole_behind, serial_word
 from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
-    HEAP_PENDING, HEAP_ZERO, block_become_hole, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave)
+    HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
+    heap_commit, heap_enter, heap_leave, heap_wait_t)
 from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
 
@@ -108,11 +109,12 @@ cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_b
     return index_insert(section, new_top - more, more)
 
 
-cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off) noexcept nogil:
+cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off,
+                      heap_wait_t wait) noexcept nogil:
     """Swap the old block for the new one; the store that decides turns the old one into a hole."""
     cdef block_t* old = block_at(section, payload_to_block(payload_off))
     cdef uint64_t type_id, size_bytes, hole_tag
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     status = heap_check_block(section, payload_off, serial)      # it may have been freed meanwhile
@@ -135,10 +137,10 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
 
 
 cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, bint zero,
-                          uint64_t* old_request) noexcept nogil:
+                          heap_wait_t wait, uint64_t* old_request) noexcept nogil:
     """Resize in place if possible, which takes the gate: NOT_FOUND when the block must move."""
     cdef uint64_t off = payload_to_block(payload_off)
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     status = CORRUPTED if section.header.broken else heap_check_block(section, payload_off, serial)
@@ -162,24 +164,26 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
                          uint64_t* new_payload_off) noexcept nogil:
     """Change the size of a plain block, in place if there is room: 0 or an error of `heap_check_block` or `heap_allocate`.
 
-    On error the block is as it was.
+    On error the block is as it was.  A block that moves needs the gate three times; with HEAP_STOP each of them may be the end of the attempt,
+    INTERRUPTED, and the copy is abandoned.
     """
+    cdef heap_wait_t wait = WAIT_A_SLICE if flags & HEAP_STOP else WAIT_FOREVER
     cdef uint64_t old_request = 0, kept_bytes
     cdef int status
     if request_bytes > section.size_bytes:
         return NO_MEMORY
-    status = _reallocate_here(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, &old_request)
+    status = _reallocate_here(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, wait, &old_request)
     new_payload_off[0] = payload_off
     if status != NOT_FOUND:
         return status
-    status = heap_allocate(section, request_bytes, 16, 0, HEAP_PENDING, new_payload_off)
+    status = heap_allocate(section, request_bytes, 16, 0, HEAP_PENDING | flags & HEAP_STOP, new_payload_off)
     if status != OK:
         return status
     kept_bytes = old_request if old_request < request_bytes else request_bytes
     memcpy(section.base + new_payload_off[0], section.base + payload_off, kept_bytes)
     if flags & HEAP_ZERO:
         memset(section.base + new_payload_off[0] + kept_bytes, 0, request_bytes - kept_bytes)
-    status = _finish_move(section, payload_off, serial, new_payload_off[0])
+    status = _finish_move(section, payload_off, serial, new_payload_off[0], wait)
     if status != OK:
         heap_abandon(section, new_payload_off[0])
     return status

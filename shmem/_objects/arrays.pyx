@@ -35,10 +35,11 @@ from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, TYPE_ARRAY, array_dtype, array_header_bytes, array_pins,
     array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
-from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
+from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
-from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale
-from shmem._heap.heap cimport heap_check_block, heap_commit, heap_enter, heap_leave, heap_release
+from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale, run_step, run_steps
+from shmem._heap.heap cimport (
+    DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.recovery cimport array_is_forsaken, array_is_pinned, array_pins_found
 from shmem._objects.directory cimport give_up_pending, insert_name
 
@@ -62,7 +63,7 @@ os.register_at_fork(after_in_child=_start_anew_in_child)
 
 # -- pins -----------------------------------------------------------------------------------------------
 
-cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, bint wait) noexcept nogil:
+cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
     """Set my pin bit of an array that is there: 0, or INVALID_BLOCK and its kin."""
     cdef uint32_t me
     cdef uint64_t* pins
@@ -87,7 +88,7 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, bint wa
     return status
 
 
-cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, bint wait) noexcept nogil:
+cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
     """Clear my pin bit; free the array if that was the last one and nobody names it."""
     cdef uint32_t me
     cdef array_t* array = <array_t*>(section.base + payload_off)
@@ -110,14 +111,42 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, bint 
     return status
 
 
+ctypedef struct pin_call_t:
+    uint64_t payload_off
+    uint64_t serial
+
+
+cdef int _pin_step(section_t* section, void* request) noexcept nogil:
+    cdef pin_call_t* call = <pin_call_t*>request
+    return _pin(section, call.payload_off, call.serial, WAIT_A_SLICE)
+
+
+cdef int _unpin_step(section_t* section, void* request) noexcept nogil:
+    cdef pin_call_t* call = <pin_call_t*>request
+    return _unpin(section, call.payload_off, call.serial, WAIT_FOREVER)
+
+
+cdef int _pin_now(section_t* section, uint64_t payload_off, uint64_t serial) except? -200:
+    cdef pin_call_t call
+    cdef int status = _pin(section, payload_off, serial, DO_NOT_WAIT)
+    if status == WOULD_BLOCK:
+        call.payload_off, call.serial = payload_off, serial
+        status = run_steps(section, _pin_step, &call)
+    return status
+
+
 cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) noexcept:
+    """Clear my pin bit, waiting for the gate as long as it takes.
+
+    The last view goes in a destructor, which cannot raise: a handler's exception would be printed and dropped, and the bit would stay.  So
+    no signal handler runs here.  A Ctrl-C that arrives meanwhile stays pending and is raised after the destructor.
+    """
+    cdef pin_call_t call
     if section.departed:
         return
-    if _unpin(section, payload_off, serial, False) == WOULD_BLOCK:
-        busy_begin(section)
-        with nogil:
-            _unpin(section, payload_off, serial, True)
-            busy_end(section)
+    if _unpin(section, payload_off, serial, DO_NOT_WAIT) == WOULD_BLOCK:
+        call.payload_off, call.serial = payload_off, serial
+        run_step(section, _unpin_step, &call)
 
 
 def drop_all_pins():
@@ -137,30 +166,33 @@ cdef class ArrayHold(Placed):
     cdef Py_ssize_t n_bytes
     cdef object key                   # None: not counted
 
-    cdef int take_pin(self, bint is_pending) except -1:
-        """Count this hold; the first one sets the pin bit (a PENDING array is pinned by its maker)."""
+    cdef int count(self) except -1:
+        """Count this hold of a block that is pinned."""
         cdef section_t* section = self.mapping.section
-        cdef uint64_t payload_off = self.payload_off()
-        cdef int status = OK
-        key = (<uint64_t>section, section.n_forks, payload_off, self.serial)
+        key = (<uint64_t>section, section.n_forks, self.payload_off(), self.serial)
         with _counts_lock:
             _counts[key] = _counts.get(key, 0) + 1
             self.key = key
-            if _counts[key] == 1 and not is_pending:
-                status = _pin(section, payload_off, self.serial, False)
-                if status == WOULD_BLOCK:
-                    busy_begin(section)
-                    with nogil:
-                        status = _pin(section, payload_off, self.serial, True)
-                        busy_end(section)
-                if status != OK:
-                    del _counts[key]
-                    self.key = None
+        return 0
+
+    cdef int pin(self) except -1:
+        """Pin the block unless another hold does, then count this one.
+
+        In this order: a signal handler may run while the pin waits, open the same array, or raise.  Pinning twice does no harm.
+        """
+        cdef section_t* section = self.mapping.section
+        cdef uint64_t payload_off = self.payload_off()
+        cdef int status = OK
+        with _counts_lock:
+            if (<uint64_t>section, section.n_forks, payload_off, self.serial) not in _counts:
+                status = _pin_now(section, payload_off, self.serial)
+            if status == OK:
+                self.count()
         if status != OK:
             check(status, self.mapping, f"get the array at offset {payload_off:#x}")
         return 0
 
-    cdef int drop_pin(self) except -1:
+    cdef int unpin(self) except -1:
         """The reverse.  In a child the parent's holds are not mine to undo."""
         cdef section_t* section = self.mapping.section
         cdef uint64_t payload_off = self.payload_off()
@@ -182,7 +214,7 @@ cdef class ArrayHold(Placed):
 
     def __del__(self):
         if self.key is not None:
-            self.drop_pin()
+            self.unpin()
 
 
 # -- what numpy knows -------------------------------------------------------------------------------------
@@ -299,7 +331,7 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
     cdef facts_t facts
     place(hold, mapping, payload_off)
     hold.serial = serial                 # of the block that was meant, whatever is there now: nobody else's is pinned
-    hold.take_pin(False)                 # from here on it stays
+    hold.pin()                           # from here on it stays
     _read_header(mapping, payload_off, &facts)
     hold.start = hold.data + facts.head.data_off
     hold.n_bytes = facts.head.data_bytes
@@ -372,7 +404,7 @@ cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n
     me = section.private.index_plus_1 - 1
     fetch_add_seq_cst_u32(&section.participants[me].pins, 1)
     array_pins(<array_t*>hold.data)[me >> 6] |= <uint64_t>1 << (me & 63)
-    hold.take_pin(True)
+    hold.count()
     hold.start = hold.data + data_off
     hold.n_bytes = n_bytes
     return hold

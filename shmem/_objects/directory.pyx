@@ -7,16 +7,16 @@ objects here.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from shmem._base import errors
 
 from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
-from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
+from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
-from shmem._core cimport Mapping, Memory, allocate_pending, check, offset_in, placed_behind, wrap
-from shmem._heap.heap cimport heap_abandon
+from shmem._core cimport Mapping, Memory, allocate_pending, check, offset_in, placed_behind, run_step, run_steps, wrap
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport copied_t, table_copy, table_insert, table_look_up, table_remove
 
@@ -24,28 +24,71 @@ cdef enum:
     MAX_NAME_BYTES = 65535
 
 
+ctypedef struct name_call_t:              # arguments and results of the steps below
+    uint64_t* anchor
+    name_t name
+    const char* data
+    uint32_t data_bytes
+    uint64_t value
+    uint64_t serial
+    uint64_t pending_off
+    uint32_t type_id                      # of the pending block
+    char* copied
+    uint64_t n_bytes                      # of `copied`
+
+
+cdef int _look_up_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    return table_look_up(section, call.anchor, &call.name, &call.value, &call.serial, WAIT_A_SLICE)
+
+
+cdef int _copy_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    return table_copy(section, call.anchor, &call.copied, &call.n_bytes, WAIT_A_SLICE)
+
+
+cdef int _insert_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    return table_insert(section, call.anchor, &call.name, call.data, call.data_bytes, call.value, call.serial, call.pending_off,
+                        call.type_id, WAIT_A_SLICE)
+
+
+cdef int _remove_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    return table_remove(section, call.anchor, &call.name, WAIT_A_SLICE)
+
+
+cdef int _abandon_step(section_t* section, void* request) noexcept nogil:
+    heap_abandon(section, (<uint64_t*>request)[0])
+    return OK
+
+
+cdef name_call_t _call_for(uint64_t* anchor, bytes name):
+    cdef name_call_t call
+    memset(&call, 0, sizeof(call))
+    call.anchor = anchor
+    call.name = name_make(name, <uint32_t>len(name))
+    return call
+
+
 cdef list _entries(Mapping mapping, uint64_t* anchor):
     """(value, name, data) of all entries of a table, in the order in which they were made."""
-    cdef section_t* section = mapping.section
-    cdef char* copied = NULL
-    cdef uint64_t n_bytes = 0, off = 0
+    cdef name_call_t call
+    cdef uint64_t off = 0
     cdef copied_t* entry
     cdef char* text
     cdef list found = []
-    cdef int status
-    busy_begin(section)
-    with nogil:
-        status = table_copy(section, anchor, &copied, &n_bytes)
-        busy_end(section)
+    memset(&call, 0, sizeof(call))
+    call.anchor = anchor
     try:
-        check(status, mapping, "look at the names")
-        while off < n_bytes:
-            entry = <copied_t*>(copied + off)
-            text = copied + off + sizeof(copied_t)
+        check(run_steps(mapping.section, _copy_step, &call), mapping, "look at the names")
+        while off < call.n_bytes:
+            entry = <copied_t*>(call.copied + off)
+            text = call.copied + off + sizeof(copied_t)
             found.append((entry.order, entry.value, text[:entry.name_bytes], text[entry.name_bytes:entry.name_bytes + entry.data_bytes]))
             off += round_up(sizeof(copied_t) + <uint64_t>entry.name_bytes + entry.data_bytes, 8)
     finally:
-        free(copied)
+        free(call.copied)
     found.sort()
     return [entry_[1:] for entry_ in found]
 
@@ -54,27 +97,22 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
 
 cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except 0:
     cdef section_t* section = mapping.section
-    cdef name_t wanted = name_make(name, <uint32_t>len(name))
-    cdef const char* data = description
-    cdef uint32_t n_bytes = <uint32_t>len(description)
-    cdef uint64_t type_id = 0, serial = 0
+    cdef name_call_t call = _call_for(&section.header.types_off, name)
+    cdef uint64_t type_id
     cdef int status
     if len(name) > MAX_NAME_BYTES:
         raise ValueError(f"the name of a type has at most {MAX_NAME_BYTES} bytes")
-    busy_begin(section)
-    with nogil:
-        status = table_look_up(section, &section.header.types_off, &wanted, &type_id, &serial)
-        busy_end(section)
+    status = run_steps(section, _look_up_step, &call)
     if status == NOT_FOUND and not mapping.writable:
         raise errors.ReadOnlyError(f"type {name.decode()} is not known in this section, which was opened read-only")
     if status == NOT_FOUND:
-        busy_begin(section)
-        with nogil:
-            status = table_insert(section, &section.header.types_off, &wanted, data, n_bytes, 0, 0, 0, 0)
-            if status == OK or status == NAME_EXISTS:         # the latter: somebody else was faster
-                status = table_look_up(section, &section.header.types_off, &wanted, &type_id, &serial)
-            busy_end(section)
+        call.data, call.data_bytes = description, <uint32_t>len(description)
+        call.value = call.serial = 0
+        status = run_steps(section, _insert_step, &call)
+        if status == OK or status == NAME_EXISTS:             # the latter: another process was faster
+            status = run_steps(section, _look_up_step, &call)
     check(status, mapping, f"register type {name.decode()}")
+    type_id = call.value
     if type_id < TYPE_FIRST_USER:
         raise_damaged(section, section.header.types_off, f"the type {name.decode()} has the number {type_id} there, which none can have")
     if type_id > TYPE_LAST_USER:
@@ -107,29 +145,23 @@ cdef bytes _name_bytes(object name):
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
     """Where what has the name lies, and its serial; False when nothing has."""
-    cdef section_t* section = mapping.section
-    cdef name_t wanted = name_make(name, <uint32_t>len(name))
-    cdef int status
-    busy_begin(section)
-    with nogil:
-        status = table_look_up(section, &section.header.directory_off, &wanted, payload_off, serial)
-        busy_end(section)
+    cdef name_call_t call = _call_for(&mapping.section.header.directory_off, name)
+    cdef int status = run_steps(mapping.section, _look_up_step, &call)
     if status == NOT_FOUND:
         return False
-    check(status, mapping, f"look up {name.decode()!r}")
+    if status != OK:
+        check(status, mapping, f"look up {name.decode()!r}")
+    payload_off[0], serial[0] = call.value, call.serial
     return True
 
 
 cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
-    cdef section_t* section = mapping.section
     cdef bytes encoded = _name_bytes(name)
-    cdef name_t wanted = name_make(encoded, <uint32_t>len(encoded))
+    cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status
-    busy_begin(section)
-    with nogil:
-        status = table_insert(section, &section.header.directory_off, &wanted, NULL, 0, payload_off, serial,
-                              payload_off if is_pending else 0, type_id)
-        busy_end(section)
+    call.value, call.serial = payload_off, serial
+    call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
+    status = run_steps(mapping.section, _insert_step, &call)
     if status == NAME_EXISTS:
         raise errors.NameExists(f"the name {name!r} is taken: update in place with shm[{name!r}][...] = value, or delete it first")
     return check(status, mapping, f"name {name!r}")
@@ -182,10 +214,7 @@ def put_bytes(Memory memory, name, const unsigned char[::1] source):
 
 
 cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept:
-    busy_begin(section)
-    with nogil:
-        heap_abandon(section, payload_off)
-        busy_end(section)
+    run_step(section, _abandon_step, &payload_off)
 
 
 cdef bint _lies_in(Mapping mapping, placed) except -1:
@@ -215,14 +244,9 @@ def is_named(Memory memory, name, obj):
 def remove(Memory memory, name):
     """Remove a name; KeyError when there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete {name!r}")
-    cdef section_t* section = mapping.section
     cdef bytes encoded = _name_bytes(name)
-    cdef name_t wanted = name_make(encoded, <uint32_t>len(encoded))
-    cdef int status
-    busy_begin(section)
-    with nogil:
-        status = table_remove(section, &section.header.directory_off, &wanted)
-        busy_end(section)
+    cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
+    cdef int status = run_steps(mapping.section, _remove_step, &call)
     if status == NOT_FOUND:
         raise KeyError(name)
     check(status, mapping, f"delete {name!r}")

@@ -1,16 +1,16 @@
 # cython: language_level=3
 """From an object, an address or a handle to the section it lies in, and from the section to its root object."""
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint64_t
 
 from shmem._base import errors
 
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
-from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
-from shmem._base.status cimport INTERRUPTED, OK, WOULD_BLOCK
-from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, wrap
-from shmem._heap.heap cimport WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root
+from shmem._base.section cimport block_at, section_t
+from shmem._base.status cimport OK, WOULD_BLOCK
+from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, run_steps, wrap
+from shmem._heap.heap cimport (
+    DO_NOT_WAIT, WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root, heap_wait_t)
 from shmem._sections.opening cimport section_of_address
 
 
@@ -95,48 +95,55 @@ def find_open(uuid, mode):
 
 # -- the root object: methods of `SharedMemory` ---------------------------------------------------------------
 
+ctypedef struct root_t:
+    uint64_t payload_off
+    uint64_t serial
+
+
+cdef int _set_root_step(section_t* section, void* request) noexcept nogil:
+    cdef root_t* root = <root_t*>request
+    return heap_set_root(section, root.payload_off, root.serial, WAIT_A_SLICE)
+
+
 def set_root_object(Memory self, obj):
     """Make `obj` what `get_root_object` finds; None unsets it.  Freeing the root object unsets it too."""
     cdef Mapping mapping = self.writable_mapping("set the root object")
-    cdef section_t* section = mapping.section
-    cdef uint64_t payload_off = 0, serial = 0
-    cdef int status
+    cdef root_t root
+    root.payload_off = root.serial = 0
     if obj is not None:
-        payload_off = offset_in(mapping, obj)
-        serial = placed_behind(obj).serial
-    busy_begin(section)
-    with nogil:
-        status = heap_set_root(section, payload_off, serial)
-        busy_end(section)
-    check(status, mapping, "set the root object")
+        root.payload_off = offset_in(mapping, obj)
+        root.serial = placed_behind(obj).serial
+    check(run_steps(mapping.section, _set_root_step, &root), mapping, "set the root object")
 
 
-cdef int _look_at_root(section_t* section, uint64_t* payload_off, uint64_t* serial, int wait) noexcept nogil:
+cdef int _look_at_root(section_t* section, root_t* root, heap_wait_t wait) noexcept nogil:
     """Where the root object lies, 0 when there is none, and its serial."""
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
-    payload_off[0] = section.header.root_off
-    if payload_off[0] != 0:
-        status = heap_check_users_block(section, payload_off[0], 0)
+    root.payload_off = section.header.root_off
+    if root.payload_off != 0:
+        status = heap_check_users_block(section, root.payload_off, 0)
         if status == OK:
-            serial[0] = block_at(section, payload_to_block(payload_off[0])).serial & SERIAL_MASK
+            root.serial = block_at(section, payload_to_block(root.payload_off)).serial & SERIAL_MASK
     heap_leave(section)
     return status
 
 
+cdef int _look_at_root_step(section_t* section, void* request) noexcept nogil:
+    return _look_at_root(section, <root_t*>request, WAIT_A_SLICE)
+
+
 cdef uint64_t _find_root(Mapping mapping, uint64_t* serial) except? 0xffffffffffffffff:
-    cdef uint64_t payload_off = 0
-    cdef int status = _look_at_root(mapping.section, &payload_off, serial, False)
-    while status == WOULD_BLOCK or status == INTERRUPTED:
-        PyErr_CheckSignals()
-        busy_begin(mapping.section)
-        with nogil:
-            status = _look_at_root(mapping.section, &payload_off, serial, WAIT_A_SLICE)
-            busy_end(mapping.section)
+    cdef root_t root
+    root.payload_off = root.serial = 0
+    cdef int status = _look_at_root(mapping.section, &root, DO_NOT_WAIT)
+    if status == WOULD_BLOCK:
+        status = run_steps(mapping.section, _look_at_root_step, &root)
     if status != OK:
         check(status, mapping, "get the root object")
-    return payload_off
+    serial[0] = root.serial
+    return root.payload_off
 
 
 def get_root_object(Memory self):

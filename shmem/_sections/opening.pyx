@@ -44,7 +44,7 @@ from shmem._base.system cimport (
     file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_system_is_coherent, file_system_kind, file_write,
     liveness_do_not_inherit, liveness_drop, memory_map, memory_sync, memory_unmap, memory_wiped_by_fork, path_facts, pause_ns, process_id,
     process_mutex_lock, process_mutex_unlock, random_bytes, user_id)
-from shmem._heap.heap cimport heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
+from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport heap_verify
 from shmem._sync.primitives cimport mutexes_release_all
@@ -123,7 +123,7 @@ cdef int _check_header(const header_t* header, uint64_t file_bytes, open_request
 cdef void _clear_up_after(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
     """What the former owner of an entry left, if it died: in the lock, in the heap."""
     lock_forget(section, index, former_readers)
-    if participant_left_something(section, index) and heap_enter(section, True) == OK:
+    if participant_left_something(section, index) and heap_enter(section, WAIT_FOREVER) == OK:
         heap_recover(section, index)
         heap_leave(section)
     store_release_u32(&section.participants[index].attached, 1)
@@ -252,7 +252,7 @@ cdef int _recover_first(section_t* section, bint was_unclean) noexcept nogil:
     cdef int status = OK
     section.was_recovered = was_unclean
     if was_unclean or section.header.broken:
-        status = heap_enter(section, True)
+        status = heap_enter(section, WAIT_FOREVER)
         if status == OK:
             heap_recover(section, ALL_PARTICIPANTS)         # a broken heap can still be read
             heap_leave(section)
@@ -325,7 +325,7 @@ cdef void _depart(section_t* section, bint at_exit) noexcept nogil:
         _sign_with(section, 0, participant_generation(section, 0))     # nobody is there to be confused
         must_recover = section.header.heap_gate != 0 or _anyone_left_something(section)
         section.header.heap_gate = 0
-        if not section.anonymous and heap_enter(section, True) == OK:
+        if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:
             if must_recover:
                 heap_recover(section, ALL_PARTICIPANTS)
             elif section.header.broken == 0:
