@@ -46,7 +46,8 @@ from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.debug cimport debug_python
 from shmem._base.layout cimport (
     INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint, payload_to_block, tag_type)
-from shmem._base.participants cimport participant_entry_is_alive, participant_is_alive
+from shmem._base.owner cimport owner_index, readers_count
+from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._base.system cimport now_ns, pause_ns
@@ -59,7 +60,7 @@ from shmem._heap.verify cimport (
     MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
 from shmem._sections.opening cimport (
     control_bytes, open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart)
-from shmem._sync.storage_lock cimport GATE_OWNER_MASK, lock_release_all
+from shmem._sync.storage_lock cimport lock_release_all
 
 cdef enum:
     SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
@@ -127,11 +128,11 @@ def depart_all():
 # -- errors and arguments -------------------------------------------------------------------------------
 
 cdef str _holder_text(section_t* section):
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
-    cdef uint64_t index = word & GATE_OWNER_MASK
-    if index == 0 or index > section.max_participants:
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
+    cdef uint32_t index = owner_index(word)
+    if index >= section.max_participants:
         return "it is held shared"
-    return f"process {section.participants[index - 1].pid} holds it or waits for readers to leave"
+    return f"process {section.participants[index].pid} holds it or waits for readers to leave"
 
 
 cdef str _section_text(section_t* section):
@@ -831,18 +832,18 @@ cdef class Memory:
         """What `stats` says beside the counts: sizes, participants, who holds the lock and who waits."""
         cdef section_t* section = self.opened().section
         cdef header_t* header = section.header
-        cdef uint64_t word = load_seq_cst_u64(&header.gate)
-        cdef uint32_t i, owner = <uint32_t>(word & GATE_OWNER_MASK)
+        cdef uint64_t word = load_seq_cst_u64(&header.lock_gate)
+        cdef uint32_t i
         participants = []
         waiters = sharers = 0
         for i in range(participants_bound(section)):
             if participant_entry_is_alive(section, i):
                 participants.append(section.participants[i].pid)
                 waiters += section.participants[i].waiting
-                sharers += <uint32_t>load_seq_cst_u64(&section.participants[i].readers)
+                sharers += readers_count(load_seq_cst_u64(&section.participants[i].readers))
         holder = None
-        if owner and participant_is_alive(section, owner - 1, <uint32_t>(word >> 32)):
-            holder = section.participants[owner - 1].pid
+        if owner_is_alive(section, word):
+            holder = section.participants[owner_index(word)].pid
         return {
             "max_size": section.size_bytes, "top": header.top, "heap_start": header.heap_start, "reserved": header.reserved,
             "high_water": header.high_water, "participants": tuple(participants), "lock_holder": holder, "lock_sharers": sharers,

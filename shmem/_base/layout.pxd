@@ -77,12 +77,12 @@ cdef extern from *:
         uint64_t next_serial;
         uint8_t spare1[32];
 
-        uint64_t gate;                /* line of its own, with the news of a dead holder */
+        uint64_t lock_gate;           /* line of its own, with the news of a dead holder */
         uint64_t owner_deaths;
         uint32_t death_notice;        /* 1: the next holder is to be told */
         uint32_t spare2;
-        uint64_t gate_readers;        /* channels, see _sync/channel.pxd: readers and the upgrader sleep here until the gate opens, */
-        uint64_t gate_writers;        /* writers here */
+        uint64_t lock_gate_readers;   /* channels, see _sync/channel.pxd: readers and the upgrader sleep here until the gate opens, */
+        uint64_t lock_gate_writers;   /* writers here */
         uint8_t spare3[24];
         uint64_t upgrade;             /* line of its own */
         uint8_t spare4[56];
@@ -116,8 +116,8 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, root_off) == 360, "layout");
     _Static_assert(offsetof(header_t, types_off) == 376, "layout");
     _Static_assert(offsetof(header_t, top) == 448, "layout");
-    _Static_assert(offsetof(header_t, gate) == 512, "layout");
-    _Static_assert(offsetof(header_t, gate_readers) == 536, "layout");
+    _Static_assert(offsetof(header_t, lock_gate) == 512, "layout");
+    _Static_assert(offsetof(header_t, lock_gate_readers) == 536, "layout");
     _Static_assert(offsetof(header_t, upgrade) == 576, "layout");
     _Static_assert(offsetof(header_t, drain) == 640, "layout");
     _Static_assert(offsetof(header_t, heap_gate) == 704, "layout");
@@ -301,7 +301,7 @@ cdef extern from *:
     static inline uint64_t layout_fingerprint(void) {
         const uint64_t facts[] = {
             LAYOUT_VERSION, sizeof(header_t), offsetof(header_t, max_size), offsetof(header_t, heap_start),
-            offsetof(header_t, top), offsetof(header_t, gate), offsetof(header_t, upgrade), offsetof(header_t, drain),
+            offsetof(header_t, top), offsetof(header_t, lock_gate), offsetof(header_t, upgrade), offsetof(header_t, drain),
             offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
@@ -345,11 +345,11 @@ cdef extern from *:
         uint64_t reserved
         uint64_t high_water
         uint64_t next_serial
-        uint64_t gate
+        uint64_t lock_gate
         uint64_t owner_deaths
         uint32_t death_notice
-        uint64_t gate_readers
-        uint64_t gate_writers
+        uint64_t lock_gate_readers
+        uint64_t lock_gate_writers
         uint64_t upgrade
         uint64_t drain
         uint64_t heap_gate

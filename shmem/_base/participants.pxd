@@ -1,12 +1,13 @@
 # cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
+from shmem._base.owner cimport owner_generation
 from shmem._base.section cimport section_t
 
 cdef enum:
     OPENING_BYTE = 0x2000000000000000        # far past any end; held while opening or closing
     LIVENESS_BYTE = 0x2000000000000001       # plus the index: held while the participant lives
 
-cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t generation) noexcept nogil
+cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil
 cdef int section_descriptor(section_t* section) noexcept nogil
 cdef bint participants_any_alive(section_t* section) noexcept nogil
@@ -21,9 +22,4 @@ cdef inline bint participant_left_something(section_t* section, uint32_t index) 
 
 
 cdef inline uint32_t participant_generation(section_t* section, uint32_t index) noexcept nogil:
-    return <uint32_t>(section.participants[index].readers >> 32)
-
-
-cdef inline uint64_t participant_signature(uint32_t index, uint32_t generation) noexcept nogil:
-    """How a participant signs a word it owns."""
-    return <uint64_t>generation << 32 | (index + 1)
+    return owner_generation(section.participants[index].readers)

@@ -20,6 +20,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport (
     compare_exchange_seq_cst_u32, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32, store_seq_cst_u64)
+from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, TOO_MANY_PARTICIPANTS
 from shmem._base.system cimport byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, liveness_take, process_id
@@ -69,11 +70,12 @@ cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcep
     return is_locked or not _descriptor_can_be_believed(section)
 
 
-cdef bint participant_is_alive(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:
+cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
     """Whether the owner that a word names by index and generation is alive."""
+    cdef uint32_t index = owner_index(word)
     if index >= section.max_participants:
         return False
-    if <uint32_t>(load_seq_cst_u64(&section.participants[index].readers) >> 32) != generation:
+    if owner_generation(load_seq_cst_u64(&section.participants[index].readers)) != owner_generation(word):
         return False
     return participant_entry_is_alive(section, index)
 
@@ -116,10 +118,10 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
             _raise_high_mark(section, i + 1)
             former_readers[0] = load_seq_cst_u64(&section.participants[i].readers)
             store_release_u32(&section.participants[i].attached, 2)
-            generation = <uint32_t>(former_readers[0] >> 32) + 1
+            generation = owner_generation(former_readers[0]) + 1
             if generation == 0:
                 generation = 1
-            store_seq_cst_u64(&section.participants[i].readers, <uint64_t>generation << 32)
+            store_seq_cst_u64(&section.participants[i].readers, <uint64_t>generation << OWNER_GENERATION_SHIFT)
             section.participants[i].waiting = 0
             section.participants[i].pid = process_id()
             index[0] = i

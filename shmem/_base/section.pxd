@@ -36,7 +36,7 @@ cdef extern from *:
         uint8_t spare[32];
     } thread_t;
     typedef struct {
-        uint64_t gate_word;             /* generation << 32 | index + 1: how I sign */
+        uint64_t owner_word;             /* generation << 32 | index + 1: how I sign */
         uint32_t index_plus_1;          /* 0: not attached */
         uint32_t generation;
         uint64_t abandoned_off[MAX_ABANDONED];      /* my PENDING blocks that are to be freed, see heap_abandon; 0: no block */
@@ -62,7 +62,7 @@ cdef extern from *:
         uint64_t held_mutex_off
 
     ctypedef struct private_t:
-        uint64_t gate_word
+        uint64_t owner_word
         uint32_t index_plus_1
         uint32_t generation
         uint64_t abandoned_off[6]

@@ -50,6 +50,7 @@ from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
     TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make,
     tag_size, tag_state, tag_type)
+from shmem._base.owner cimport owner_index
 from shmem._base.participants cimport section_descriptor
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
@@ -61,7 +62,6 @@ from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_
 from shmem._heap.recovery cimport (
     NO_PARTICIPANT, array_is_pinned, chain_first_fault, chain_has_block, dead_left_something, heap_recover)
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
-from shmem._sync.storage_lock cimport GATE_OWNER_MASK
 
 cdef enum:
     MAX_INSIDE_BYTES = 1024              # up to this size a block is cleared under the gate
@@ -92,7 +92,7 @@ cdef int _heap_enter_slowly(section_t* section, heap_wait_t wait) noexcept nogil
             return OK
         if status == OWNER_DIED:
             # the dead owner's change may be half made.  If the heap cannot be recovered, `broken` records it for every participant
-            heap_recover(section, <int64_t>(state.word & GATE_OWNER_MASK) - 1)
+            heap_recover(section, <int64_t>owner_index(state.word))
             return OK
         if wait == WAIT_A_SLICE and status != WOULD_BLOCK:
             return INTERRUPTED

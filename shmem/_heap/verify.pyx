@@ -240,9 +240,9 @@ cdef void heap_verify(section_t* section) noexcept nogil:
     cdef uint64_t word = load_relaxed_u64(&header.heap_gate), n_blocks = header.used_blocks + header.hole_blocks + header.cached_blocks
     cdef heap_facts_t facts
     cdef Problem problem
-    if word & ~<uint64_t>GATE_WAITERS != section.private.gate_word:
+    if word & ~<uint64_t>GATE_WAITERS != section.private.owner_word:
         debug_fail(b"the heap gate is given back, and is not ours", section.path, <char*>&header.heap_gate - section.base,
-                   section.private.gate_word, word)
+                   section.private.owner_word, word)
     debug_dropped(HEAP_GATE)
     if header.broken:
         return

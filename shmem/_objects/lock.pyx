@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._base import errors
 
 from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
-from shmem._base.participants cimport participant_is_alive
+from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport busy_begin, busy_end, section_t, thread_pointer
 from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
 from shmem._core cimport Mapping, Memory, check, deadline_argument
@@ -317,12 +317,12 @@ def depths(Memory memory):
 
 def participant(Memory memory):
     """A number for this process among all that were ever attached to the section."""
-    return memory.opened().section.private.gate_word
+    return memory.opened().section.private.owner_word
 
 
 def participant_lives(Memory memory, uint64_t number):
     """Whether the process with that number is attached still.  Process ids would not tell: other namespaces have the same ones."""
-    return participant_is_alive(memory.opened().section, <uint32_t>number - 1, <uint32_t>(number >> 32))
+    return owner_is_alive(memory.opened().section, number)
 
 
 def end_thread():

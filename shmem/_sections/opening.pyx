@@ -33,8 +33,9 @@ from shmem._base.debug cimport debug_forked, debug_level
 from shmem._base.layout cimport (
     INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, free_index_t, header_t, intent_t,
     layout_fingerprint, participant_t, round_up)
+from shmem._base.owner cimport owner_word, readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport (
-    LIVENESS_BYTE, OPENING_BYTE, participant_generation, participant_left_something, participant_signature, participant_take,
+    LIVENESS_BYTE, OPENING_BYTE, participant_generation, participant_left_something, participant_take,
     participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport (
@@ -48,7 +49,7 @@ from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_l
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport heap_verify
 from shmem._sync.primitives cimport mutexes_release_all
-from shmem._sync.storage_lock cimport GATE_OWNER_MASK, lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
+from shmem._sync.storage_lock cimport lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
 
 cdef enum:
     OPEN_AGAIN = 1 << 20         # the path means another file by now; no errno is as large
@@ -131,7 +132,7 @@ cdef void _clear_up_after(section_t* section, uint32_t index, uint64_t former_re
 
 cdef void _sign_with(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:
     section.private.generation = generation
-    section.private.gate_word = participant_signature(index, generation)
+    section.private.owner_word = owner_word(index, generation)
     section.private.index_plus_1 = index + 1
 
 
@@ -217,13 +218,13 @@ cdef void section_quiet(section_t* section) noexcept nogil:
     """Nobody is in it: open what was locked, free every entry.  Generations stay, so that no old signature comes to mean somebody."""
     cdef header_t* header = section.header
     cdef uint32_t i
-    cdef uint32_t n_holders = header.gate & GATE_OWNER_MASK != 0
-    header.gate = header.upgrade = header.heap_gate = 0
-    header.gate_readers = header.gate_writers = header.drain = 0
+    cdef uint32_t n_holders = word_has_owner(header.lock_gate)
+    header.lock_gate = header.upgrade = header.heap_gate = 0
+    header.lock_gate_readers = header.lock_gate_writers = header.drain = 0
     header.participants_high = 0
     for i in range(section.max_participants):
-        n_holders += <uint32_t>section.participants[i].readers
-        section.participants[i].readers = section.participants[i].readers >> 32 << 32
+        n_holders += readers_count(section.participants[i].readers)
+        section.participants[i].readers = readers_none(section.participants[i].readers)
         section.participants[i].attached = section.participants[i].waiting = 0
     if n_holders:                        # whoever held the lock was killed, the last one in: the next holder is told
         header.owner_deaths += 1

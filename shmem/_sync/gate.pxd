@@ -23,12 +23,12 @@ heap's takes no other, but for a snapshot: those of the queues (see `_core.pyx` 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, load_relaxed_u64
 from shmem._base.deadline cimport AT_ONCE, FOREVER
-from shmem._base.participants cimport participant_is_alive
+from shmem._base.owner cimport word_has_owner
+from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, OWNER_DIED, WOULD_BLOCK
 from shmem._base.system cimport futex_wait, futex_wake, now_ns
 from shmem._sync.channel cimport SLICE_NS
-from shmem._sync.storage_lock cimport GATE_OWNER_MASK
 
 cdef enum:
     GATE_WAITERS = 0x80000000
@@ -44,7 +44,7 @@ ctypedef struct gate_wait_t:             # of one thread, from when it wants in 
 
 cdef inline bint gate_try(section_t* section, uint64_t* gate) noexcept nogil:
     """Enter if it is free and this process attached.  Acquire; partner: the release in `gate_leave`."""
-    return section.private.index_plus_1 != 0 and compare_exchange_acquire_u64(gate, 0, section.private.gate_word)
+    return section.private.index_plus_1 != 0 and compare_exchange_acquire_u64(gate, 0, section.private.owner_word)
 
 
 cdef inline void gate_leave(uint64_t* gate) noexcept nogil:
@@ -54,9 +54,8 @@ cdef inline void gate_leave(uint64_t* gate) noexcept nogil:
 
 cdef inline bint gate_take_over(section_t* section, uint64_t* gate, uint64_t word) noexcept nogil:
     """If the owner as of `word` is dead, the gate is mine."""
-    return (word & GATE_OWNER_MASK != 0
-            and not participant_is_alive(section, <uint32_t>(word & GATE_OWNER_MASK) - 1, <uint32_t>(word >> 32))
-            and compare_exchange_acquire_u64(gate, word, section.private.gate_word | GATE_WAITERS))
+    return (word_has_owner(word) and not owner_is_alive(section, word)
+            and compare_exchange_acquire_u64(gate, word, section.private.owner_word | GATE_WAITERS))
 
 
 cdef inline int64_t gate_slice(int64_t deadline_ns) noexcept nogil:
@@ -82,8 +81,8 @@ cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait)
     cdef int status
     cdef uint64_t word = load_relaxed_u64(gate)
     wait.word = word
-    if word & GATE_OWNER_MASK == 0:
-        return OK if compare_exchange_acquire_u64(gate, word, section.private.gate_word | wait.waiters) else WOULD_BLOCK
+    if not word_has_owner(word):
+        return OK if compare_exchange_acquire_u64(gate, word, section.private.owner_word | wait.waiters) else WOULD_BLOCK
     if wait.spins_left:
         wait.spins_left -= 1
         cpu_relax()

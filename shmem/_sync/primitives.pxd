@@ -73,14 +73,14 @@ cdef inline uint32_t event_sequence(event_t* event) noexcept nogil:
 cdef inline uint64_t thread_signature(section_t* section) noexcept nogil:
     """How this thread signs a mutex.  Of the participant too, for after a fork, and without address space
     randomisation, threads of different processes have the same thread pointer."""
-    return thread_pointer() ^ section.private.gate_word * <uint64_t>0x9e3779b97f4a7c15
+    return thread_pointer() ^ section.private.owner_word * <uint64_t>0x9e3779b97f4a7c15
 
 
 cdef inline bint mutex_is_mine(section_t* section, mutex_t* mutex) noexcept nogil:
     """Whether this thread holds it.  Nobody else writes my signature there.  Between the claim of another thread of this process
     and its signature the mutex bears that of the last owner, which is not mine: who releases wipes it out, and the dead signed
     as another participant."""
-    return (section.private.index_plus_1 != 0 and load_seq_cst_u64(&mutex.owner) == section.private.gate_word
+    return (section.private.index_plus_1 != 0 and load_seq_cst_u64(&mutex.owner) == section.private.owner_word
             and mutex.thread == thread_signature(section))
 
 
@@ -104,7 +104,7 @@ cdef inline int mutex_try(section_t* section, mutex_t* mutex, bint* owner_died) 
     owner_died[0] = False
     if me == NULL:
         return WOULD_BLOCK
-    if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.gate_word):
+    if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.owner_word):
         mutex_sign(section, mutex, me, owner_died)
         return OK
     if not mutex_is_mine(section, mutex):

@@ -35,7 +35,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
 from shmem._base.deadline cimport AT_ONCE, deadline_is_past
 from shmem._base.layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
-from shmem._base.participants cimport participant_is_alive
+from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
 from shmem._base.system cimport futex_wake
@@ -45,7 +45,6 @@ from shmem._sync.storage_lock cimport thread_register
 cdef enum:
     N_SPINS = 100
     N_SLEEPS = 16                  # woken so often while others were faster: look for signals all the same
-    OWNER_MASK = 0xffff
 
 
 cdef inline bint _is_gone(const place_t* place) noexcept nogil:
@@ -142,10 +141,6 @@ cdef void event_reset(event_t* event) noexcept nogil:
 
 # -- mutex ----------------------------------------------------------------------------------------------
 
-cdef inline bint _owner_is_dead(section_t* section, uint64_t word) noexcept nogil:
-    return not participant_is_alive(section, <uint32_t>(word & OWNER_MASK) - 1, <uint32_t>(word >> 32))
-
-
 cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
                       bint* owner_died) noexcept nogil:
     """Make `owner` mine: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
@@ -155,15 +150,15 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, 
     while not _is_gone(place):
         word = load_seq_cst_u64(&mutex.owner)
         if word == 0:
-            if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.gate_word):
+            if compare_exchange_seq_cst_u64(&mutex.owner, 0, section.private.owner_word):
                 return OK
             continue
         if spins_left and deadline_ns != AT_ONCE:
             spins_left -= 1
             cpu_relax()
             continue
-        if (status != 0 or deadline_is_past(deadline_ns)) and _owner_is_dead(section, word):      # after a signal too
-            if compare_exchange_seq_cst_u64(&mutex.owner, word, section.private.gate_word):
+        if (status != 0 or deadline_is_past(deadline_ns)) and not owner_is_alive(section, word):      # after a signal too
+            if compare_exchange_seq_cst_u64(&mutex.owner, word, section.private.owner_word):
                 owner_died[0] = True
                 return OK
             continue
@@ -256,7 +251,7 @@ cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
 cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil:
     """Whether anybody has it who lives."""
     cdef uint64_t word = load_seq_cst_u64(&mutex.owner)
-    return word != 0 and not _owner_is_dead(section, word)
+    return word != 0 and owner_is_alive(section, word)
 
 
 cdef void mutexes_release_all(section_t* section) noexcept nogil:

@@ -24,8 +24,8 @@ Truth table (O: some owner; r: sum of all readers)::
 Who wakes whom; all but `upgrade` are channels (`_sync/channel.pxd`: registrations are never fewer than sleepers)::
 
     sleeps on      who                            is woken by
-    gate_readers   readers, the upgrader          whoever opens the gate: all of them
-    gate_writers   writers                        whoever opens the gate, the last reader of a turn, a writer that
+    lock_gate_readers   readers, the upgrader          whoever opens the gate: all of them
+    lock_gate_writers   writers                        whoever opens the gate, the last reader of a turn, a writer that
                                                   was woken and gives up: one of them
     upgrade        writers                        upgrade_clear: all
     drain          the owner of the gate          a reader that leaves or turns back, an upgrader that registers
@@ -68,7 +68,8 @@ from shmem._base.bounds cimport participants_bound
 from shmem._base.deadline cimport FOREVER, deadline_is_past
 from shmem._base.debug cimport debug_fail, debug_storage_lock
 from shmem._base.layout cimport header_t
-from shmem._base.participants cimport participant_entry_is_alive, participant_generation, participant_is_alive
+from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index, readers_count, readers_none, word_has_owner
+from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive, participant_generation
 from shmem._base.section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, thread_hash, thread_pointer, thread_t
 from shmem._base.status cimport DEADLOCK, INTERRUPTED, OK, TIMEOUT_EXPIRED, TOO_MANY_THREADS
 from shmem._base.system cimport futex_wait, futex_wake, now_ns, watch_thread
@@ -83,7 +84,7 @@ cdef enum:
     SLICE_OVER = 2                 # slept without news: time to look for signals, if nothing is claimed
 
 cdef enum:
-    STARVING = GATE_STARVING_READERS | GATE_STARVING_WRITERS
+    STARVING = LOCK_STARVING_READERS | LOCK_STARVING_WRITERS
 
 cdef enum Wish:
     READ
@@ -106,10 +107,6 @@ ctypedef struct wait_t:            # one request for the lock while it waits
 
 cdef inline uint64_t* _my_readers(section_t* section) noexcept nogil:
     return &section.participants[section.private.index_plus_1 - 1].readers
-
-
-cdef inline bint _word_owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
-    return participant_is_alive(section, <uint32_t>(word & GATE_OWNER_MASK) - 1, <uint32_t>(word >> 32))
 
 
 cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
@@ -146,30 +143,30 @@ cdef void upgrade_clear(section_t* section) noexcept nogil:
     futex_wake(low_half(&section.header.upgrade), EVERYBODY)
 
 
-cdef void gate_notify(section_t* section) noexcept nogil:
+cdef void lock_gate_notify(section_t* section) noexcept nogil:
     """The gate has opened: all readers may come in, or one writer, which knows whether it is its turn."""
-    channel_notify(&section.header.gate_readers, EVERYBODY)
-    channel_notify(&section.header.gate_writers, 1)
+    channel_notify(&section.header.lock_gate_readers, EVERYBODY)
+    channel_notify(&section.header.lock_gate_writers, 1)
 
 
-cdef void gate_open(section_t* section) noexcept nogil:
+cdef void lock_gate_open(section_t* section) noexcept nogil:
     """Open the gate that is mine; leave a turn to those who starve; wake who may come in."""
     cdef header_t* header = section.header
     cdef uint64_t word, turn = 0, readers
     while True:
-        word = load_seq_cst_u64(&header.gate)
-        if word & ~STARVING != section.private.gate_word:
+        word = load_seq_cst_u64(&header.lock_gate)
+        if word & ~STARVING != section.private.owner_word:
             return
         turn = 0
-        readers = load_seq_cst_u64(&header.gate_readers)
-        if word & GATE_STARVING_READERS:
-            turn = (GATE_TURN_READERS | (word & GATE_STARVING_WRITERS) | min(readers >> 32, GATE_TURN_MOST) * GATE_TURN_ONE
+        readers = load_seq_cst_u64(&header.lock_gate_readers)
+        if word & LOCK_STARVING_READERS:
+            turn = (LOCK_TURN_READERS | (word & LOCK_STARVING_WRITERS) | min(readers >> 32, LOCK_TURN_MOST) * LOCK_TURN_ONE
                     | readers << 32)
-        elif word & GATE_STARVING_WRITERS:
-            turn = GATE_TURN_WRITERS
-        if compare_exchange_seq_cst_u64(&header.gate, word, turn):
+        elif word & LOCK_STARVING_WRITERS:
+            turn = LOCK_TURN_WRITERS
+        if compare_exchange_seq_cst_u64(&header.lock_gate, word, turn):
             break                                  # else somebody has begun to starve
-    gate_notify(section)                           # in a readers' turn, too: the writer sees to it that the turn ends
+    lock_gate_notify(section)                           # in a readers' turn, too: the writer sees to it that the turn ends
 
 
 cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
@@ -177,28 +174,28 @@ cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
 
     They are those that were registered, which the sequence tells; if none was, then one that was awake just then.
     """
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate), n_left, next_word
-    while word & GATE_TURN_READERS and wait.registered:
-        n_left = word // GATE_TURN_ONE & GATE_TURN_MOST
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate), n_left, next_word
+    while word & LOCK_TURN_READERS and wait.registered:
+        n_left = word // LOCK_TURN_ONE & LOCK_TURN_MOST
         if n_left != 0 and <uint32_t>(word >> 32) != wait.sequence:
             return
         if n_left > 1:
-            next_word = word - GATE_TURN_ONE
+            next_word = word - LOCK_TURN_ONE
         else:
-            next_word = GATE_TURN_WRITERS if word & GATE_STARVING_WRITERS else 0
-        if compare_exchange_seq_cst_u64(&section.header.gate, word, next_word):
+            next_word = LOCK_TURN_WRITERS if word & LOCK_STARVING_WRITERS else 0
+        if compare_exchange_seq_cst_u64(&section.header.lock_gate, word, next_word):
             if n_left <= 1:
-                channel_notify(&section.header.gate_writers, 1)
+                channel_notify(&section.header.lock_gate_writers, 1)
             return
-        word = load_seq_cst_u64(&section.header.gate)
+        word = load_seq_cst_u64(&section.header.lock_gate)
 
 
-cdef bint _gate_take_over(section_t* section) noexcept nogil:
+cdef bint _lock_gate_take_over(section_t* section) noexcept nogil:
     """If the gate's owner is dead, make the gate mine: load, ask, swap."""
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
-    if word & GATE_OWNER_MASK == 0 or _word_owner_is_alive(section, word):
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
+    if not word_has_owner(word) or owner_is_alive(section, word):
         return False
-    if not compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | (word & STARVING)):
+    if not compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | (word & STARVING)):
         return False
     _drop_share(section, word)
     _note_death(section)
@@ -207,41 +204,41 @@ cdef bint _gate_take_over(section_t* section) noexcept nogil:
 
 cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
     """The dead owner of the gate may have shares too, if it upgraded: one death, counted once."""
-    cdef uint64_t* readers = &section.participants[(owner & GATE_OWNER_MASK) - 1].readers
+    cdef uint64_t* readers = &section.participants[owner_index(owner)].readers
     cdef uint64_t word
-    if (owner & GATE_OWNER_MASK) > section.max_participants:
+    if owner_index(owner) >= section.max_participants:
         return
     word = load_seq_cst_u64(readers)
-    if word >> 32 == owner >> 32:
-        compare_exchange_seq_cst_u64(readers, word, word >> 32 << 32)
+    if owner_generation(word) == owner_generation(owner):
+        compare_exchange_seq_cst_u64(readers, word, readers_none(word))
 
 
 cdef bint _say_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
     """After a millisecond of waiting, say so in the gate; I am registered.  False: the gate has changed."""
     cdef int64_t now = now_ns()
-    cdef uint64_t flag = GATE_STARVING_WRITERS if wait.wish == WRITE else GATE_STARVING_READERS
+    cdef uint64_t flag = LOCK_STARVING_WRITERS if wait.wish == WRITE else LOCK_STARVING_READERS
     if wait.began_ns == 0:
         wait.began_ns = now
     if wait.wish == UPGRADE or now - wait.began_ns < STARVING_NS or word & flag:
-        return load_seq_cst_u64(&section.header.gate) == word
-    return compare_exchange_seq_cst_u64(&section.header.gate, word, word | flag)
+        return load_seq_cst_u64(&section.header.lock_gate) == word
+    return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, word | flag)
 
 
-cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
+cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     """Sleep until the gate may have opened: 0 (look again, or `taken_over`), TIMEOUT_EXPIRED, INTERRUPTED, SLICE_OVER."""
-    cdef uint64_t* channel = &section.header.gate_writers if wait.wish == WRITE else &section.header.gate_readers
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
+    cdef uint64_t* channel = &section.header.lock_gate_writers if wait.wish == WRITE else &section.header.lock_gate_readers
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS
     wait.taken_over = False
-    while word & GATE_OWNER_MASK and spins_left:
+    while word_has_owner(word) and spins_left:
         cpu_relax()
         spins_left -= 1
-        word = load_seq_cst_u64(&section.header.gate)
-    if word & GATE_OWNER_MASK == 0:
+        word = load_seq_cst_u64(&section.header.lock_gate)
+    if not word_has_owner(word):
         return OK
     if deadline_is_past(wait.deadline_ns):
-        wait.taken_over = _gate_take_over(section)
+        wait.taken_over = _lock_gate_take_over(section)
         return OK if wait.taken_over else TIMEOUT_EXPIRED
     sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
     wait.sequence = sequence
@@ -251,7 +248,7 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
         return OK
     status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
     if status != OK:                     # after a signal too: they may come more often than slices end
-        wait.taken_over = _gate_take_over(section)
+        wait.taken_over = _lock_gate_take_over(section)
     if wait.taken_over or status == OK:
         return OK
     return INTERRUPTED if status == EINTR else SLICE_OVER
@@ -259,7 +256,7 @@ cdef int _gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
 
 cdef bint _upgrade_reap(section_t* section, uint64_t word) noexcept nogil:
     """If the upgrader as of `word` is dead, clear it and wake those who wait for it."""
-    if _word_owner_is_alive(section, word):
+    if owner_is_alive(section, word):
         return False
     if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
         futex_wake(low_half(&section.header.upgrade), EVERYBODY)
@@ -288,14 +285,14 @@ cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) 
 cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint ask) noexcept nogil:
     """Whether nobody of this entry holds the lock shared (but `own` of my own).  With `ask`, reap the dead."""
     cdef uint64_t word = load_seq_cst_u64(&section.participants[index].readers)
-    cdef uint32_t count = <uint32_t>word
+    cdef uint32_t count = readers_count(word)
     if index + 1 == section.private.index_plus_1:
         return count <= own
     if count == 0:
         return True
     if not ask or participant_entry_is_alive(section, index):
         return False
-    if not compare_exchange_seq_cst_u64(&section.participants[index].readers, word, word >> 32 << 32):
+    if not compare_exchange_seq_cst_u64(&section.participants[index].readers, word, readers_none(word)):
         return False
     _note_death(section)
     return True
@@ -417,18 +414,18 @@ cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_si
     cdef uint64_t word
     cdef int status
     while True:
-        if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:      # else do not disturb who drains
+        if not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):      # else do not disturb who drains
             fetch_add_seq_cst_u64(_my_readers(section), 1)
-            word = load_seq_cst_u64(&section.header.gate)
-            if word & GATE_OWNER_MASK == 0:
-                if word & GATE_TURN_READERS:
+            word = load_seq_cst_u64(&section.header.lock_gate)
+            if not word_has_owner(word):
+                if word & LOCK_TURN_READERS:
                     _use_readers_turn(section, &wait)      # if a writer takes it at this moment, it finds my share
                 return OK
             fetch_sub_seq_cst_u64(_my_readers(section), 1)
             channel_notify(&section.header.drain, EVERYBODY)
-        status = _gate_sleep(section, &wait)
+        status = _lock_gate_sleep(section, &wait)
         if wait.taken_over:
-            gate_open(section)
+            lock_gate_open(section)
         elif status == TIMEOUT_EXPIRED or (status != OK and stop_for_signals):
             _use_readers_turn(section, &wait)
             return TIMEOUT_EXPIRED if status == TIMEOUT_EXPIRED else INTERRUPTED
@@ -461,26 +458,26 @@ cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word)
     if now >= wait.turn_ends_ns or deadline_is_past(wait.deadline_ns):
         wait.turn_ends_ns = 1                # over: it is mine
         return
-    sequence = channel_register(&section.header.gate_writers)
+    sequence = channel_register(&section.header.lock_gate_writers)
     wait.registered = True
     if not _say_starving(section, wait, word):
-        channel_withdraw(&section.header.gate_writers, sequence)
+        channel_withdraw(&section.header.lock_gate_writers, sequence)
     else:
-        _sleep(section, &section.header.gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now)
+        _sleep(section, &section.header.lock_gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now)
 
 
 cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
     """Nobody owns the gate: make it mine, unless it is somebody else's turn.  OK or SLICE_OVER: look again."""
-    cdef uint64_t starving = word & GATE_STARVING_WRITERS
+    cdef uint64_t starving = word & LOCK_STARVING_WRITERS
     if (word != 0 and wait.wish == WRITE and wait.turn_ends_ns != 1
-            and not (word & GATE_TURN_WRITERS and wait.registered)):
+            and not (word & LOCK_TURN_WRITERS and wait.registered)):
         _leave_turn_to_others(section, wait, word)
         return SLICE_OVER
-    if word & GATE_TURN_READERS and load_seq_cst_u64(&section.header.gate_readers) >> 32 != 0:
-        starving |= GATE_STARVING_READERS    # they have not used it: the next release leaves it to them again
-    elif word & GATE_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
-        starving = GATE_STARVING_WRITERS     # not I, so somebody else does: the next turn is a writer's, too
-    return OK if compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | starving) else SLICE_OVER
+    if word & LOCK_TURN_READERS and load_seq_cst_u64(&section.header.lock_gate_readers) >> 32 != 0:
+        starving |= LOCK_STARVING_READERS    # they have not used it: the next release leaves it to them again
+    elif word & LOCK_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
+        starving = LOCK_STARVING_WRITERS     # not I, so somebody else does: the next turn is a writer's, too
+    return OK if compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | starving) else SLICE_OVER
 
 
 cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
@@ -495,13 +492,13 @@ cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
         if word != 0 and wait.wish == WRITE:
             status = _upgrade_sleep(section, word, wait.deadline_ns)
         else:
-            word = load_seq_cst_u64(&section.header.gate)
-            if word & GATE_OWNER_MASK == 0:
+            word = load_seq_cst_u64(&section.header.lock_gate)
+            if not word_has_owner(word):
                 if _claim_open_gate(section, wait, word) == OK:
                     return OK
                 continue
             wait.turn_ends_ns = 0
-            status = _gate_sleep(section, wait)
+            status = _lock_gate_sleep(section, wait)
             if wait.taken_over:
                 return OK
         if status == TIMEOUT_EXPIRED:
@@ -519,13 +516,13 @@ cdef int _enter_exclusive(section_t* section, int64_t deadline_ns, bint stop_for
     while True:
         status = _claim_gate(section, &wait)
         if status != OK:
-            if load_seq_cst_u64(&section.header.gate) & GATE_OWNER_MASK == 0:
-                channel_notify(&section.header.gate_writers, 1)      # if I was woken: another one instead of me
+            if not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):
+                channel_notify(&section.header.lock_gate_writers, 1)      # if I was woken: another one instead of me
             return status
         status = _drain(section, 0, deadline_ns)
         if status == OK:
             return OK
-        gate_open(section)                # given back before any signal handler may run
+        lock_gate_open(section)                # given back before any signal handler may run
         if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and stop_for_signals):
             return status
 
@@ -535,9 +532,9 @@ cdef int _register_upgrade(section_t* section) noexcept nogil:
     cdef uint64_t word
     while True:
         word = load_seq_cst_u64(&section.header.upgrade)
-        if word != 0 and _word_owner_is_alive(section, word):
+        if word != 0 and owner_is_alive(section, word):
             return DEADLOCK
-        if compare_exchange_seq_cst_u64(&section.header.upgrade, word, section.private.gate_word):
+        if compare_exchange_seq_cst_u64(&section.header.upgrade, word, section.private.owner_word):
             channel_notify(&section.header.drain, EVERYBODY)       # a draining writer is to see it and give way
             return OK
 
@@ -555,7 +552,7 @@ cdef int _enter_upgrade(section_t* section, int64_t deadline_ns, bint stop_for_s
             if status == OK:
                 return OK
             upgrade_clear(section)
-            gate_open(section)
+            lock_gate_open(section)
         else:
             upgrade_clear(section)
         if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and stop_for_signals):
@@ -585,19 +582,20 @@ cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_
 
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
     """Entry `index` has a new owner: release what the former one, whose word is given, left in the lock."""
-    cdef uint64_t generation = participant_generation(section, index), word
-    cdef bint held = <uint32_t>former_readers != 0, is_mine = False
-    word = load_seq_cst_u64(&section.header.gate)
-    if word & GATE_OWNER_MASK == index + 1 and word >> 32 != generation:
-        is_mine = compare_exchange_seq_cst_u64(&section.header.gate, word, section.private.gate_word | (word & STARVING))
+    cdef uint32_t generation = participant_generation(section, index)
+    cdef uint64_t word
+    cdef bint held = readers_count(former_readers) != 0, is_mine = False
+    word = load_seq_cst_u64(&section.header.lock_gate)
+    if owner_index(word) == index and owner_generation(word) != generation:
+        is_mine = compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | (word & STARVING))
     if held or is_mine:
         _note_death(section)             # before anybody may come in: the next holder is told
     word = load_seq_cst_u64(&section.header.upgrade)
-    if word & GATE_OWNER_MASK == index + 1 and word >> 32 != generation:
+    if owner_index(word) == index and owner_generation(word) != generation:
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
             futex_wake(low_half(&section.header.upgrade), EVERYBODY)
     if is_mine:
-        gate_open(section)
+        lock_gate_open(section)
     channel_notify(&section.header.drain, EVERYBODY)
 
 
@@ -605,14 +603,14 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
 
 cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil:
     """I gave back a share that my entry, of my generation, must have counted."""
-    if <uint32_t>readers == 0 or readers >> 32 != section.private.generation:
+    if readers_count(readers) == 0 or owner_generation(readers) != section.private.generation:
         debug_fail(b"a share of the lock is given back that its participant has not counted", section.path,
-                   <char*>_my_readers(section) - section.base, <uint64_t>section.private.generation << 32 | 1, readers)
+                   <char*>_my_readers(section) - section.base, <uint64_t>section.private.generation << OWNER_GENERATION_SHIFT | 1, readers)
 
 
 cdef void lock_verify_gate(section_t* section) noexcept nogil:
     """I hold the lock exclusive: the gate must say so."""
-    cdef uint64_t word = load_seq_cst_u64(&section.header.gate)
-    if word & ~STARVING != section.private.gate_word:
-        debug_fail(b"the lock is given back, and its gate is not ours", section.path, <char*>&section.header.gate - section.base,
-                   section.private.gate_word, word)
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
+    if word & ~STARVING != section.private.owner_word:
+        debug_fail(b"the lock is given back, and its gate is not ours", section.path, <char*>&section.header.lock_gate - section.base,
+                   section.private.owner_word, word)
