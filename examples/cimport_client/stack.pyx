@@ -1,8 +1,8 @@
 # cython: language_level=3
 """A stack of numbers in a section, through the C-level interface: lock, allocate, link and free without the GIL.
 
-The section's root is the topmost node.  What a node stores of the next one is its offset, for every process maps the section
-somewhere else.  Build and run it::
+The section's root is the topmost node.  A node stores the offset of the next one, because each process may map the section
+at another address.  Build and run it::
 
     cythonize -i stack.pyx
     python -c "import shmem, stack
@@ -10,8 +10,8 @@ somewhere else.  Build and run it::
         stack.push(shm, [1, 2, 3])
         print(stack.pop_all(shm))"
 
-A process that is killed between `allocate` and `set_root_offset`, or between `set_root_offset` and `free`, leaves a whole heap with one
-block that nothing refers to.
+A process that is killed between `allocate` and `set_root_offset`, or between `set_root_offset` and `free`, leaves an intact heap
+with one unreachable block.
 """
 
 cimport shmem
@@ -26,7 +26,7 @@ cdef struct node_t:
 
 
 cdef int push_one(shmem.section_t* section, int64_t value) noexcept nogil:
-    """Put a number on top: 0 or a status."""
+    """Push a number; return 0 or a status."""
     cdef uint64_t node_off
     cdef node_t* node
     cdef int status = shmem.lock_exclusive(section, shmem.FOREVER)
@@ -37,13 +37,13 @@ cdef int push_one(shmem.section_t* section, int64_t value) noexcept nogil:
         node = <node_t*>shmem.pointer(section, node_off)
         node.value = value
         node.next_off = shmem.root_offset(section)
-        shmem.set_root_offset(section, node_off)      # the one store that makes it visible comes last
+        shmem.set_root_offset(section, node_off)      # the store that makes the node visible comes last
     shmem.unlock_exclusive(section)
     return status
 
 
 cdef int pop_one(shmem.section_t* section, int64_t* value, bint* found) noexcept nogil:
-    """Take the number on top, if there is one: 0 or a status."""
+    """Pop the topmost number, if there is one; return 0 or a status."""
     cdef uint64_t node_off
     cdef node_t* node
     cdef int status = shmem.lock_exclusive(section, shmem.FOREVER)
@@ -67,7 +67,14 @@ cdef int raise_status(int status) except -1:
 
 
 def push(shm, values):
-    """Push numbers onto the stack of a section."""
+    """Push numbers onto the stack in a section.
+
+    Parameters
+    ----------
+    shm : SharedMemory
+    values : iterable of int
+        64-bit signed integers; the last one becomes the topmost.
+    """
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef int64_t value
     cdef int status
@@ -79,7 +86,17 @@ def push(shm, values):
 
 
 def pop_all(shm):
-    """Pop all numbers; the last one pushed comes first."""
+    """Pop all numbers.
+
+    Parameters
+    ----------
+    shm : SharedMemory
+
+    Returns
+    -------
+    list of int
+        The number that was pushed last comes first.
+    """
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef int64_t value = 0
     cdef bint found = True
