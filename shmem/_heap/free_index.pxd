@@ -1,15 +1,16 @@
 # cython: language_level=3
-"""Which holes there are, by size: two indexes behind one interface of insert, remove and find.
+"""The free index: finds a hole by size.  Two indexes, behind one interface: insert, remove, find.
 
-Both link the holes through their payloads (`next_off`, `previous_off`) and hold nothing that the chain of front
-tags does not say; recovery rebuilds them.  All calls are made under the heap gate.
+Both link the holes through their payloads (`next_off`, `previous_off`).  They hold nothing that the chain of front tags does not say, so
+recovery rebuilds them.  All calls are made under the heap gate.
 
-* *TLSF* (Masmano, Ripoll, Crespo and Real, 2004): lists by size class, a power of two split in
-  32; two bitmaps find the first list that is not empty, in constant time.
-* *Next fit*: the original SHMEM's ring of all holes with a walking pointer; first fit from there on.
+* *TLSF* (Masmano, Ripoll, Crespo and Real, 2004): lists by size class, where each power of two is split into 32 classes.  Two bitmaps find
+  the first list that is not empty, in constant time.
+* *Next fit*, the index of the original SHMEM: a circular list of all holes with a roving pointer, from which the search for a hole that
+  fits begins.
 
-Every link is checked to lead into the heap before it is followed, so that a damaged index is CORRUPTED, which
-makes the heap rebuild it, and never a store outside the mapping.
+Every link is checked to lead into the heap before it is followed.  A damaged index is therefore reported as CORRUPTED, which makes the heap
+rebuild it, and never causes a store outside the mapping.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -28,9 +29,9 @@ cdef extern from * nogil:
     int __builtin_ctz(unsigned int value)
 
 cdef enum:
-    SMALL_BYTES = 512                # below: one list per multiple of 16
+    SMALL_BYTES = 512                # below this size there is one list per multiple of 16
     SMALL_LOG2 = 9
-    N_EXACT_TRIES = 4                # how many holes of the request's own class are looked at before a larger class
+    N_EXACT_TRIES = 4                # holes of the request's own class that are tried before a larger class
 
 
 cdef inline bint hole_is_plausible(section_t* section, uint64_t hole_off) noexcept nogil:
@@ -39,7 +40,7 @@ cdef inline bint hole_is_plausible(section_t* section, uint64_t hole_off) noexce
 
 
 cdef inline uint64_t gap_before(uint64_t start_off, uint64_t align_bytes) noexcept nogil:
-    """How far behind `start_off` a block must begin for its payload to be aligned: 0, or enough for a hole."""
+    """Return how far behind `start_off` a block must begin for its payload to be aligned: 0, or enough for a hole."""
     cdef uint64_t payload_off = round_up(block_to_payload(start_off), align_bytes)
     cdef uint64_t gap = payload_off - block_to_payload(start_off)
     while gap != 0 and gap < BLOCK_MIN_BYTES:
@@ -65,7 +66,7 @@ cdef inline void tlsf_class(uint64_t size_bytes, uint32_t* first, uint32_t* seco
 
 
 cdef inline uint64_t tlsf_round_up(uint64_t size_bytes) noexcept nogil:
-    """The smallest size whose class holds only holes of at least `size_bytes`."""
+    """Return the smallest size whose class holds only holes of at least `size_bytes`."""
     if size_bytes < SMALL_BYTES:
         return size_bytes
     return size_bytes + (<uint64_t>1 << (63 - __builtin_clzll(size_bytes) - TLSF_SECOND_SHIFT)) - 1
@@ -119,7 +120,7 @@ cdef inline int tlsf_remove(section_t* section, uint64_t hole_off, uint64_t size
 
 cdef inline int tlsf_scan(section_t* section, uint64_t hole_off, int n_tries, uint64_t size_bytes, uint64_t align_bytes,
                           uint64_t* found_off) noexcept nogil:
-    """The first hole that fits among the first `n_tries` of a list."""
+    """Find the first hole that fits among the first `n_tries` of a list: OK, NOT_FOUND or CORRUPTED."""
     while hole_off != 0 and n_tries > 0:
         if damaged(not hole_is_plausible(section, hole_off)):
             return CORRUPTED
@@ -132,7 +133,7 @@ cdef inline int tlsf_scan(section_t* section, uint64_t hole_off, int n_tries, ui
 
 
 cdef inline int tlsf_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
-    """A hole that holds the block: one of the same size if it lies at hand, else the first of a larger class."""
+    """Find a hole that holds the block: one of its own size class if one of the first fits, else the first of a larger class."""
     cdef uint32_t first = 0, second = 0, bits
     cdef uint64_t first_bits, bound_bytes = size_bytes
     cdef free_index_t* index = section.index
@@ -164,9 +165,9 @@ cdef inline int tlsf_find(section_t* section, uint64_t size_bytes, uint64_t alig
     return CORRUPTED if status == NOT_FOUND else status
 
 
-# -- next fit -------------------------------------------------------------------------------------------
+# -- next fit: a circular list of holes ----------------------------------------------------------------
 
-cdef inline int ring_insert(section_t* section, uint64_t hole_off) noexcept nogil:
+cdef inline int next_fit_insert(section_t* section, uint64_t hole_off) noexcept nogil:
     cdef block_t* hole = block_at(section, hole_off)
     cdef uint64_t at_off = load_relaxed_u64(&section.index.ring_off), previous_off
     if at_off == 0:
@@ -185,7 +186,7 @@ cdef inline int ring_insert(section_t* section, uint64_t hole_off) noexcept nogi
     return OK
 
 
-cdef inline int ring_remove(section_t* section, uint64_t hole_off) noexcept nogil:
+cdef inline int next_fit_remove(section_t* section, uint64_t hole_off) noexcept nogil:
     cdef block_t* hole = block_at(section, hole_off)
     cdef uint64_t next_off = load_relaxed_u64(&hole.next_off), previous_off = load_relaxed_u64(&hole.previous_off)
     if next_off == hole_off:
@@ -200,14 +201,14 @@ cdef inline int ring_remove(section_t* section, uint64_t hole_off) noexcept nogi
     return OK
 
 
-cdef inline int ring_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
-    """The first hole from the walking pointer on that holds the block; the pointer walks there."""
+cdef inline int next_fit_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
+    """Find the first hole, from the roving pointer on, that holds the block, and move the pointer there."""
     cdef uint64_t hole_off = section.index.ring_off
     cdef uint64_t steps_left = section.header.hole_blocks + 1, most = (heap_top(section) - section.heap_start) // BLOCK_MIN_BYTES
     if hole_off == 0:
         return NOT_FOUND
     if damaged(steps_left > most):
-        return CORRUPTED                 # so many do not fit
+        return CORRUPTED                 # more holes than fit
     while steps_left:
         if damaged(not hole_is_plausible(section, hole_off)):
             return CORRUPTED
@@ -232,7 +233,7 @@ cdef inline int index_insert(section_t* section, uint64_t hole_off, uint64_t siz
     section.header.hole_blocks += 1
     section.header.hole_bytes += size_bytes
     if section.header.index_kind == INDEX_NEXT_FIT:
-        return ring_insert(section, hole_off)
+        return next_fit_insert(section, hole_off)
     return tlsf_insert(section, hole_off, size_bytes)
 
 
@@ -240,12 +241,12 @@ cdef inline int index_remove(section_t* section, uint64_t hole_off, uint64_t siz
     section.header.hole_blocks -= 1
     section.header.hole_bytes -= size_bytes
     if section.header.index_kind == INDEX_NEXT_FIT:
-        return ring_remove(section, hole_off)
+        return next_fit_remove(section, hole_off)
     return tlsf_remove(section, hole_off, size_bytes)
 
 
 cdef inline int index_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
-    """The offset of a hole in which the block fits: 0, NOT_FOUND, or CORRUPTED.  It stays in the index."""
+    """Find the offset of a hole in which the block fits: 0, NOT_FOUND, or CORRUPTED.  The hole stays in the index."""
     if section.header.index_kind == INDEX_NEXT_FIT:
-        return ring_find(section, size_bytes, align_bytes, found_off)
+        return next_fit_find(section, size_bytes, align_bytes, found_off)
     return tlsf_find(section, size_bytes, align_bytes, found_off)

@@ -58,9 +58,10 @@ from shmem._base.status cimport (
 from shmem._heap.backing cimport backing_end, backing_give_back, backing_reserve, is_out_of_space
 from shmem._heap.block_tags cimport block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
+from shmem._heap.chain cimport chain_first_fault, chain_has_block
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
-from shmem._heap.recovery cimport (
-    NO_PARTICIPANT, array_is_pinned, chain_first_fault, chain_has_block, dead_left_something, heap_recover)
+from shmem._heap.pins cimport array_is_pinned
+from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 
 cdef enum:

@@ -31,7 +31,7 @@ from shmem._heap.heap cimport (
     heap_release, heap_wait_t)
 from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
 from shmem._heap.name_slots cimport block_has_name, name_t, table_capacity, table_entry, table_find, table_slot_off
-from shmem._heap.recovery cimport array_is_pinned
+from shmem._heap.pins cimport array_is_pinned
 
 cdef enum:
     FIRST_CAPACITY = 32

@@ -1,45 +1,50 @@
 # cython: language_level=3
-"""Recovery: from the chain of front tags, which is the truth, to a whole heap.
+"""Recovery: what a killed process left in the heap is finished or undone, and every index is rebuilt from the chain of front tags.
 
-Called under the heap gate: by whoever takes the gate over from a dead owner, by who takes over a dead
-participant's entry with business left in the heap, before a section is called full, and by the first opener of
-a section that was not closed.  It obeys the commit rule itself (each change of the chain is one store, made
-after everything it makes visible), so it may be killed at any instruction and begun again.
+Recovery runs under the heap gate, when
 
-1. Walk the chain.  If it cannot be walked, set `broken`: reading goes on, changing raises HeapCorruption.
+* a participant takes the gate over from a dead owner,
+* a participant takes over the entry of a dead one that left something in the heap,
+* an index is found damaged,
+* a section is about to be called full, or is checked, and a dead participant left something,
+* the first opener finds a section that was not closed, or the last participant leaves one in which something was left,
+* an image is made whole (`_sections/image.pyx`).
+
+It obeys the commit rule of `_heap/heap.pyx`: each change of the chain is one store, made after everything that the store makes visible.
+So it may be killed at any instruction and run again.
+
+1. Walk the chain.  If it cannot be walked, set `broken`: reading goes on, and each change raises HeapCorruption.
 2. Finish or undo the intents of the dead.
-3. Walk again: PENDING of the dead and CACHED become holes, pins of the dead are dropped (and arrays that
-   nobody names or pins any more freed), adjacent holes merge, rear tags, index and counters are made anew.
+3. Walk again.  PENDING blocks of the dead, and CACHED ones, become holes.  Pins of the dead are dropped, and arrays that no name or pin
+   leads to any more are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
 4. A hole at the end lowers `top`.
-5. The counts of the dead go to zero.
+5. The counts of the dead (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
-Nobody comes alive meanwhile in an entry that was found dead: its new owner clears up first, under this gate.
+A participant that was found dead stays dead meanwhile: the new owner of its entry recovers first, under the same gate.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport (
-    compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
-from shmem._base.bounds cimport block_room, damaged, heap_top, participants_bound, size_fits
+    compare_exchange_release_u64, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY, STATE_CACHED, STATE_HOLE,
+    ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY, STATE_CACHED, STATE_HOLE,
     STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t,
     payload_bytes, payload_to_block, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
 from shmem._base.participants cimport participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK, INTENT_SWAP_SLOT, intent_end)
-from shmem._heap.name_slots cimport block_has_name
-
-cdef extern from * nogil:
-    int __builtin_ctzll(unsigned long long value)
+from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable, pin_words
 
 cdef enum:
-    DEAD_BYTES = 8192                # a bit for each of the 65,535 participants there can be
+    DEAD_BYTES = 8192                # a bit for each of up to MAX_PARTICIPANTS
 
 ctypedef struct dead_t:
     uint8_t bits[DEAD_BYTES]
@@ -50,7 +55,7 @@ cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
 
 
 cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
-    """Who is dead, or not there: the same answer for heap and pins."""
+    """Mark the entries whose owner is dead, or that have none, once, so that heap and pins are judged alike."""
     cdef uint32_t i, high = participants_bound(section)
     cdef bint is_alive
     memset(dead, 0xff, sizeof(dead_t))
@@ -61,7 +66,7 @@ cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept 
 
 
 cdef bint dead_left_something(section_t* section) noexcept nogil:
-    """Whether some dead participant had business in the heap."""
+    """Whether a dead participant left something in the heap."""
     cdef uint32_t i
     for i in range(participants_bound(section)):
         if participant_left_something(section, i) and not participant_entry_is_alive(section, i):
@@ -69,38 +74,10 @@ cdef bint dead_left_something(section_t* section) noexcept nogil:
     return False
 
 
-cdef bint tag_is_plausible(uint64_t block_off, uint64_t tag, uint64_t top) noexcept nogil:
-    return STATE_HOLE <= tag_state(tag) and tag_state(tag) <= STATE_CACHED and size_fits(block_off, tag_size(tag), top)
-
-
-cdef uint64_t chain_first_fault(section_t* section) noexcept nogil:
-    """The offset of the first front tag that cannot be; 0 when the chain is whole, 1 when `top` itself cannot be."""
-    cdef uint64_t off = section.heap_start, top = load_relaxed_u64(&section.header.top), tag
-    if top < off or top > section.size_bytes or top & 15:
-        return 1
-    while off < top:
-        tag = load_relaxed_u64(&block_at(section, off).tag)
-        if not tag_is_plausible(off, tag, top):
-            return off
-        off = block_step(section, off, tag_size(tag))
-    return 0
-
-
-cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil:
-    """Whether a block begins at this offset: told by walking the chain, for error messages."""
-    cdef uint64_t off = section.heap_start, top = heap_top(section), tag
-    while off < block_off and off < top:
-        tag = load_relaxed_u64(&block_at(section, off).tag)
-        if not tag_is_plausible(off, tag, top):
-            return False
-        off = block_step(section, off, tag_size(tag))
-    return off == block_off and off < top
-
-
 # -- intents --------------------------------------------------------------------------------------------
 
 cdef block_t* _intent_block(section_t* section, uint64_t payload_off) noexcept nogil:
-    """The block that an intent names, or NULL when there is none or it makes no sense."""
+    """Return the block that an intent names; NULL when it names none, or no plausible one."""
     cdef uint64_t off = payload_to_block(payload_off), top = heap_top(section)
     if payload_off & 15 or off < section.heap_start or off > top - BLOCK_MIN_BYTES:
         return NULL
@@ -119,7 +96,7 @@ cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t partici
 
 
 cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Free a block, or if it is an array that somebody pins, leave that to the last pin."""
+    """Free a block; an array that a living participant pins is left to its last pin."""
     cdef block_t* block = _intent_block(section, payload_off)
     if block == NULL or tag_state(block.tag) != STATE_USED:
         return
@@ -130,7 +107,7 @@ cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
 
 
 cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
-    """What follows the store that resizes a block in place; or if that was not made, what undoes its preparations."""
+    """Do what follows the store that resizes a block in place; if that store was not made, undo its preparations."""
     cdef uint64_t off = intent.slot_off, size_bytes, cut_off
     cdef block_t* block = _intent_block(section, block_to_payload(off))
     if block == NULL or tag_state(block.tag) != STATE_USED:
@@ -150,14 +127,14 @@ cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
 
 
 cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
-    """Finish what a dead participant had decided, leave undone what it had not."""
+    """Finish the change of a dead participant if its deciding store was made; else undo it."""
     cdef intent_t* intent = &section.intents[index]
     cdef uint64_t operation = load_acquire_u64(&intent.operation)
     cdef uint64_t slot_off = intent.slot_off, kind = operation & 0xffff
     cdef bint was_decided
     if operation == 0:
         return
-    if slot_off & 7 == 0 and slot_off < heap_top(section):       # an image has no more bytes than that
+    if slot_off & 7 == 0 and slot_off < heap_top(section):       # an image ends at `top`
         was_decided = load_acquire_u64(word_at(section, slot_off)) == intent.value
         if kind == INTENT_RESIZE or kind == INTENT_SHRINK:
             resize_finish(section, intent)
@@ -171,77 +148,25 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
     intent_end(intent)
 
 
-# -- pins -----------------------------------------------------------------------------------------------
-
-cdef inline uint32_t _pin_words(section_t* section) noexcept nogil:
-    return (section.max_participants + 63) >> 6
-
-
-cdef uint64_t* array_pins_found(section_t* section, uint64_t payload_off) noexcept nogil:
-    """The pin bits of the array in a block, one for each participant there can be; NULL when its header says they lie outside the block."""
-    cdef array_t* array = <array_t*>(section.base + payload_off)
-    cdef uint64_t pins_off = sizeof(array_t) + 16 * <uint64_t>array.n_dims
-    if damaged(array.n_pin_words != _pin_words(section)
-               or pins_off + 8 * <uint64_t>_pin_words(section) > block_room(section, payload_off)):
-        return NULL
-    return <uint64_t*>(section.base + payload_off + pins_off)
-
-
-cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
-    """Whether a participant pins the array; with `by_others` my own pin does not count, with `ask` only the living do.
-
-    Of an entry that has just been taken the pins are its former owner's, who is dead.
-    """
-    cdef uint64_t* pins = array_pins_found(section, payload_off)
-    cdef uint64_t bits
-    cdef uint32_t i, index
-    if pins == NULL:
-        return False
-    for i in range(_pin_words(section)):
-        bits = pins[i]
-        while bits != 0:
-            index = 64 * i + __builtin_ctzll(bits)
-            bits &= bits - 1
-            if by_others and index + 1 == section.private.index_plus_1:
-                continue
-            if not ask or (load_acquire_u32(&section.participants[index].attached) != 2 and participant_entry_is_alive(section, index)):
-                return True
-    return False
-
-
-cdef bint array_is_forsaken(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Whether an array that nobody pins is to be freed: its flags say so, and neither a name nor the root leads to it.
-
-    The flags are an index of the names: a process may have died between naming an array again and clearing them.
-    """
-    cdef array_t* array = <array_t*>(section.base + payload_off)
-    if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0 or section.header.root_off == payload_off:
-        return False
-    if block_has_name(section, payload_off, 0):
-        array.flags &= ~(ARRAY_TEMPORARY | ARRAY_UNNAMED)
-        return False
-    return True
-
+# -- the sweep --------------------------------------------------------------------------------------------
 
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
-    """Clear the pins of the dead; True when that leaves an array that nobody names or pins."""
-    cdef uint64_t* pins = array_pins_found(section, payload_off)
+    """Clear the pins of the dead; return True when the array has no pin and no name left."""
+    cdef uint64_t* pins = array_checked_pins(section, payload_off)
     cdef uint64_t left = 0
     cdef uint32_t i
     if pins == NULL:
         return False
-    for i in range(64 * _pin_words(section)):
+    for i in range(64 * pin_words(section)):
         if pins[i >> 6] >> (i & 63) & 1 and (i >= section.max_participants or _is_dead(dead, i)):
             pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
-    for i in range(_pin_words(section)):
+    for i in range(pin_words(section)):
         left |= pins[i]
-    return left == 0 and array_is_forsaken(section, payload_off)
+    return left == 0 and array_is_unreachable(section, payload_off)
 
-
-# -- the sweep --------------------------------------------------------------------------------------------
 
 cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room) noexcept nogil:
-    """`filled` of a name table is an index too."""
+    """Count the slots of a name table that are not empty: `filled` is an index too."""
     cdef name_table_t* table = <name_table_t*>(section.base + payload_off)
     cdef uint64_t i, filled = 0, capacity = load_relaxed_u64(&table.capacity)
     if room < sizeof(name_table_t) or capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
@@ -253,11 +178,11 @@ cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room
 
 
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
-    """Turn into a hole, by one store, what recovery frees; True for every hole."""
+    """Turn a block that recovery frees into a hole, by one store; return True for every hole."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t state = tag_state(tag)
     if state == STATE_HOLE:
-        block.serial = 0                 # it may have died between the two stores that free
+        block.serial = 0                 # a process may have died between the two stores that free
         return True
     if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
             or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
@@ -268,7 +193,7 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
 
 
 cdef void _keep_block(section_t* section, uint64_t off, uint64_t tag, uint64_t* last_serial) noexcept nogil:
-    """Count a block that stays, and seal it."""
+    """Count and seal a block that stays."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes
     word_at(section, end_off - 8)[0] = seal(section.salt, size_bytes, end_off)
@@ -286,7 +211,7 @@ cdef int _finish_hole(section_t* section, uint64_t off, uint64_t size_bytes) noe
 
 
 cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
-    """Free, merge and seal block by block; make index and counters anew."""
+    """Free, merge and seal block by block; rebuild the index and the counters."""
     cdef uint64_t off = section.heap_start, hole_off = 0, hole_bytes = 0, size_bytes, last_serial = 0, tag
     cdef uint64_t top = heap_top(section)
     cdef int status = OK
@@ -297,7 +222,7 @@ cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
     while off < top and status == OK:
         tag = load_acquire_u64(&block_at(section, off).tag)
         size_bytes = tag_size(tag)
-        if damaged(not tag_is_plausible(off, tag, top)):         # it was a moment ago
+        if damaged(not tag_is_plausible(off, tag, top)):         # it was plausible a moment ago
             return CORRUPTED
         if _becomes_hole(section, off, tag, dead):
             if hole_off == 0:
@@ -319,22 +244,23 @@ cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
 
 
 cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
-    """See the head of this file."""
+    """Recover the heap: see the head of this file, and `recovery.pxd` for `former`."""
     cdef dead_t dead
     cdef uint32_t i
     cdef int status
     cdef uint64_t fault_off = chain_first_fault(section)
     if fault_off != 0:
         if section.verify != NULL and former != ALL_PARTICIPANTS and section.header.broken == 0:
-            if fault_off == 1:
+            if fault_off == FAULT_TOP:
                 debug_fail(b"BAD_TOP", section.path, <char*>&section.header.top - section.base, section.size_bytes, section.header.top)
             debug_fail(b"BAD_TAG", section.path, fault_off, 0, block_at(section, fault_off).tag)
         store_release_u32(&section.header.broken, 1)
         return CORRUPTED
     _find_dead(section, former, &dead)
     for i in range(section.max_participants):
-        # intents exist only under the gate, which is mine: every other one's is a dead one's, even in an entry taken anew.  So is what
-        # lies in my own entry when I have just got the gate; else (NO_PARTICIPANT) it may be mine, and I am to finish it
+        # An intent exists only under the gate, which this thread holds.  Any intent in another entry is therefore a dead participant's,
+        # even if the entry has a new owner.  So is the one in this process's own entry, unless (NO_PARTICIPANT) it is the caller's, which
+        # finishes it itself
         if former != NO_PARTICIPANT or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
     status = _sweep(section, &dead)

@@ -18,10 +18,11 @@ from shmem._base.layout cimport (
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.cached_blocks cimport cache_bin_bytes
+from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
-from shmem._heap.recovery cimport NO_PARTICIPANT, chain_first_fault, dead_left_something, heap_recover, tag_is_plausible
+from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sync.gate cimport GATE_WAITERS
 
 cdef enum:
@@ -146,7 +147,7 @@ cdef Problem _check_tlsf(section_t* section, heap_facts_t* facts) noexcept nogil
     return FINE if n_seen == facts.n_holes else _say(facts, BAD_INDEX, 0, facts.n_holes, n_seen)
 
 
-cdef Problem _check_ring(section_t* section, heap_facts_t* facts) noexcept nogil:
+cdef Problem _check_next_fit(section_t* section, heap_facts_t* facts) noexcept nogil:
     cdef uint64_t off = section.index.ring_off, n_seen = 0, next_off
     while off != 0:
         n_seen += 1
@@ -200,7 +201,7 @@ cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* 
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil:
     cdef uint64_t fault = chain_first_fault(section)
     cdef Problem problem
-    if fault == 1:
+    if fault == FAULT_TOP:
         return _say(facts, BAD_TOP, section.header.top, section.size_bytes, section.header.top)
     if fault != 0:
         return _say(facts, BAD_TAG, fault, 0, block_at(section, fault).tag)
@@ -208,7 +209,7 @@ cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexce
     if problem == FINE:
         problem = _check_counts(section, facts)
     if problem == FINE:
-        problem = _check_ring(section, facts) if section.header.index_kind == INDEX_NEXT_FIT else _check_tlsf(section, facts)
+        problem = _check_next_fit(section, facts) if section.header.index_kind == INDEX_NEXT_FIT else _check_tlsf(section, facts)
     if problem == FINE:
         problem = _check_cache(section, facts)
     if problem == FINE:

@@ -40,7 +40,7 @@ from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ON
 from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale, run_step, run_steps
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
-from shmem._heap.recovery cimport array_is_forsaken, array_is_pinned, array_pins_found
+from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable
 from shmem._objects.directory cimport give_up_pending, insert_name
 
 cdef enum:
@@ -76,7 +76,7 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
     status = heap_check_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY:
         status = INVALID_BLOCK
-    pins = array_pins_found(section, payload_off) if status == OK else NULL
+    pins = array_checked_pins(section, payload_off) if status == OK else NULL
     if status == OK and pins == NULL:
         status = CORRUPTED
     if status == OK:
@@ -99,11 +99,11 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_
     me = section.private.index_plus_1 - 1
     # if it is not there, it was freed under the view, on purpose
     if heap_check_block(section, payload_off, serial) == OK:
-        pins = array_pins_found(section, payload_off)
+        pins = array_checked_pins(section, payload_off)
     if pins != NULL:
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
         if (array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
-                and array_is_forsaken(section, payload_off)):
+                and array_is_unreachable(section, payload_off)):
             status = heap_release(section, payload_off)
     if section.participants[me].pins:
         fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)

@@ -53,8 +53,9 @@ from shmem._base.system cimport (
     boot_id, file_give_name, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map, memory_sync, memory_unmap, now_ns,
     pause_ns, random_bytes)
 from shmem._core cimport Mapping, Memory, check, deadline_argument
+from shmem._heap.chain cimport chain_first_fault
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
-from shmem._heap.recovery cimport ALL_PARTICIPANTS, chain_first_fault, heap_recover
+from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._sections.image cimport image_begin, image_end
 from shmem._sync.channel cimport SLICE_NS
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over, gate_try, gate_wait_begin, gate_wait_t
