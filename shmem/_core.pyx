@@ -45,7 +45,7 @@ from shmem._base.damage cimport asked_at, room_at
 from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.debug cimport debug_python
 from shmem._base.layout cimport (
-    INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint, payload_to_block, tag_type)
+    INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, control_bytes, header_t, payload_to_block, tag_type)
 from shmem._base.owner cimport owner_index, readers_count
 from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
@@ -55,11 +55,8 @@ from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free,
     heap_leave, heap_trim, heap_wait_t)
 from shmem._heap.reallocate cimport heap_reallocate
-from shmem._heap.verify cimport (
-    BAD_ARRAY, BAD_BOUNDS, BAD_CACHE, BAD_COUNT, BAD_INDEX, BAD_NAME, BAD_REAR, BAD_SERIAL, BAD_TAG, BAD_TOP, HOLES_TOUCH, HOLE_AT_TOP,
-    MARKED_BROKEN, Problem, heap_check, heap_count, heap_facts_t)
-from shmem._sections.opening cimport (
-    control_bytes, open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart)
+from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
+from shmem._sections.opening cimport open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart
 from shmem._sync.storage_lock cimport lock_release_all
 
 cdef enum:
@@ -69,11 +66,6 @@ cdef object _PLACE = "/dev/shm/shmem."
 cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
 cdef object _mappings = weakref.WeakValueDictionary()     # id -> Mapping of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
-PROBLEMS = {
-    BAD_TOP: "BAD_TOP", BAD_TAG: "BAD_TAG", BAD_REAR: "BAD_REAR", HOLES_TOUCH: "HOLES_TOUCH", HOLE_AT_TOP: "HOLE_AT_TOP",
-    BAD_INDEX: "BAD_INDEX", BAD_CACHE: "BAD_CACHE", BAD_COUNT: "BAD_COUNT", BAD_SERIAL: "BAD_SERIAL", BAD_BOUNDS: "BAD_BOUNDS",
-    BAD_NAME: "BAD_NAME", BAD_ARRAY: "BAD_ARRAY", MARKED_BROKEN: "MARKED_BROKEN",
-}
 cdef object _face_class = None
 cdef object _traveller = None
 cdef object _first_opening = None
@@ -815,10 +807,10 @@ cdef class Memory:
         cdef Mapping mapping = self.opened()
         cdef look_t look
         cdef int status
-        look.problem = MARKED_BROKEN
+        look.problem = FINE
         status = run_steps(mapping.section, _check_heap_step, &look)
         if look.problem:
-            raise explain_problem(PROBLEMS[look.problem], _section_text(mapping.section), look.facts)
+            raise explain_problem(problem_text(look.problem).decode(), _section_text(mapping.section), look.facts)
         check(status, mapping, "check_heap")
         return look.facts
 
@@ -849,8 +841,3 @@ cdef class Memory:
             "high_water": header.high_water, "participants": tuple(participants), "lock_holder": holder, "lock_sharers": sharers,
             "lock_waiters": waiters, "owner_deaths": header.owner_deaths, "recoveries": header.recoveries,
         }
-
-
-def layout_facts():
-    """What a test or a tool may want to know of the layout: sizes, offsets, the fingerprint."""
-    return {"fingerprint": layout_fingerprint(), "header": sizeof(header_t), "control": control_bytes(256)}

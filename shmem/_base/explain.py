@@ -187,29 +187,15 @@ def explain_named(status, kind, path, user):
     return explain_opening(status, path, None, {"found": user, "wanted": 0, "max_size": 4096})
 
 
-_PROBLEMS = {
-    "BAD_TOP": "the end of the heap lies outside the section",
-    "BAD_TAG": "there is no block where one must begin: its front tag was overwritten, probably from the block before it",
-    "BAD_REAR": "the end of this block was overwritten: its rear tag does not say the block's size",
-    "HOLES_TOUCH": "two free blocks lie side by side",
-    "HOLE_AT_TOP": "a free block lies at the end of the heap",
-    "BAD_INDEX": "the index of free blocks does not agree with the blocks",
-    "BAD_CACHE": "the lists of cached blocks do not agree with the blocks",
-    "BAD_COUNT": "the counters do not agree with the blocks",
-    "BAD_SERIAL": "the block's serial number was overwritten",
-    "BAD_BOUNDS": "top, high_water and reserved are out of order",
-    "BAD_NAME": "a name leads nowhere",
-    "BAD_ARRAY": "an array's header does not fit its block",
-    "MARKED_BROKEN": "the heap was found damaged and could not be recovered",
-}
-
-
 def explain_problem(problem, section, facts):
-    """The exception for what `check_heap` found: ``bad_off``, ``expected`` and ``found`` in `facts`."""
+    """Return the exception for a problem that `check_heap` found.
+
+    `problem` is its text; `facts` has ``bad_off``, ``expected`` and ``found``.
+    """
     offset = facts["bad_off"]
     return _with_status(
         _errors.HeapCorruption(
-            f"{section}, offset {offset:#x}: {_PROBLEMS[problem]} (expected {facts['expected']:#x}, found {facts['found']:#x})"
+            f"{section}, offset {offset:#x}: {problem} (expected {facts['expected']:#x}, found {facts['found']:#x})"
         ),
         Status.corrupted,
         offset=offset,

@@ -1,9 +1,11 @@
 # cython: language_level=3
-"""Every struct that lies in a section, its offsets asserted, and one-line accessors.
+"""Every struct that lies in a section, with asserted offsets, and one-line accessors.
+
+`layout.pyx` exports the same to Python; `docs/format.md` describes the file format.
 
 The section::
 
-    page 0          header: what it is, where things start, then the hot words, each on a line of its own
+    page 0          header: identity, offsets of the parts, then the hot words, each on a cache line of its own
     pages           participants: one 64-byte entry each, then one 64-byte intent record each
     pages           free-block index: TLSF or next-fit, and the lists of cached blocks
     pages           heap blocks, from `heap_start` to `top`; above `top` nothing has meaning
@@ -16,12 +18,12 @@ A block::
       state 0..3      serial 0..55                                                     sealed
       type 48..63
 
-* `tag` is the truth.  HOLE: type 0.  PENDING: the type field holds the index of the participant that is
+* `tag` is authoritative.  HOLE: type 0.  PENDING: the type field holds the index of the participant that is
   making the block.  USED: the type field holds the type id.  CACHED: freed, kept whole in a list; type 0.
-* `serial` means something in PENDING and USED.  It never repeats in the life of a section.
-* `slack` is how many payload bytes at the end were not asked for: what `Block.nbytes` is short of
-  the whole payload.  It shares the serial's word because the tag has no bit left.
-* `rear` is an index of the tag: `size ^ salt ^ end * golden`.  It means something in every state.
+* `serial` is meaningful in PENDING and USED.  A serial never repeats in the life of a section.
+* `slack` is the number of payload bytes at the end that were not requested: the whole payload minus `Block.nbytes`.
+  It shares the serial's word because the tag has no bit left.
+* `rear` is derived from the tag: `size ^ salt ^ end * golden`.  It is meaningful in every state.
 * Nothing here is a pointer: `..._off` counts from the section's start.
 """
 
@@ -50,7 +52,7 @@ cdef extern from *:
         uint64_t magic;               /* written last */
         uint32_t version;
         uint32_t header_bytes;
-        uint64_t fingerprint;         /* of all structs here: layout_fingerprint() */
+        uint64_t fingerprint;         /* of the structs here: layout_fingerprint() */
         uint64_t salt;
         uint8_t uuid[16];
         char label[208];              /* NUL-terminated, at most 200 bytes */
@@ -58,7 +60,7 @@ cdef extern from *:
         uint64_t desired_address;     /* 0: anywhere */
         uint32_t index_kind;
         uint32_t max_participants;
-        uint32_t clean;               /* 1: the last one out left it whole */
+        uint32_t clean;               /* 1: the last participant left the section whole */
         uint32_t broken;              /* 1: the chain cannot be walked */
         char boot_id[40];
         uint64_t participants_off;
@@ -77,16 +79,16 @@ cdef extern from *:
         uint64_t next_serial;
         uint8_t spare1[32];
 
-        uint64_t lock_gate;           /* line of its own, with the news of a dead holder */
+        uint64_t lock_gate;           /* line of its own, with the notice of a dead holder */
         uint64_t owner_deaths;
-        uint32_t death_notice;        /* 1: the next holder is to be told */
+        uint32_t death_notice;        /* 1: a holder died, and the next holder does not know it yet */
         uint32_t spare2;
         uint64_t lock_gate_readers;   /* channels, see _sync/channel.pxd: readers and the upgrader sleep here until the gate opens, */
         uint64_t lock_gate_writers;   /* writers here */
         uint8_t spare3[24];
         uint64_t upgrade;             /* line of its own */
         uint8_t spare4[56];
-        uint64_t drain;               /* line of its own; a channel: who owns the gate sleeps here until the readers have left */
+        uint64_t drain;               /* line of its own; a channel: the owner of the gate sleeps here until the readers have left */
         uint8_t spare8[56];
         uint64_t heap_gate;           /* line of its own */
         uint8_t spare5[56];
@@ -127,11 +129,11 @@ cdef extern from *:
 
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
-        uint32_t attached;            /* 2: taken; 1: and its former owner cleared up after; 0: left by the door */
+        uint32_t attached;            /* 2: taken; 1: taken, and its former owner cleaned up after; 0: left in order */
         uint32_t pending;             /* PENDING blocks, never less than there are */
         uint32_t pins;                /* pinned arrays, never less than there are */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
-        uint64_t pid;                 /* for people to read; decides nothing */
+        uint64_t pid;                 /* for diagnostics only */
         uint8_t spare[32];
     } participant_t;
     _Static_assert(offsetof(participant_t, readers) == 0, "layout");
@@ -171,6 +173,7 @@ cdef extern from *:
     #define BLOCK_ALIGN_BYTES 16u
     #define BLOCK_MAX_ALIGN_BYTES 4096u
     #define TAG_SIZE_MASK 0x0000fffffffffff0ull
+    #define TAG_STATE_MASK 15u
     #define TAG_TYPE_SHIFT 48
     #define SERIAL_MASK 0x00ffffffffffffffull
     #define SLACK_SHIFT 56
@@ -203,7 +206,7 @@ cdef extern from *:
     typedef struct { uint64_t hash; uint64_t entry_off; } name_slot_t;
     typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
         uint64_t value;               /* directory: payload offset; types: type id */
-        uint64_t serial;              /* directory: of the block that was named; the place may be another's by now */
+        uint64_t serial;              /* directory: of the named block; another block may have its place by now */
         uint32_t name_bytes;
         uint32_t data_bytes;
     } name_entry_t;
@@ -226,8 +229,8 @@ cdef extern from *:
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
     #define ARRAY_UNNAMED 2u          /* its last name is gone: freed with its last pin */
 
-    /* Synchronisation: a block's payload, a field of an object, or the state in a named one's file.  All zero: a
-       semaphore of value 0, an event that is not signaled, a mutex that nobody holds. */
+    /* Synchronisation primitives: the payload of a block, a field of an object, or the state in the file of a named one.
+       All zero: a semaphore of value 0, an event that is not signaled, a mutex that is free. */
     typedef struct {
         uint32_t value;
         uint32_t spare;
@@ -235,41 +238,41 @@ cdef extern from *:
     } semaphore_t;
     _Static_assert(offsetof(semaphore_t, channel) == 8 && sizeof(semaphore_t) == 16, "layout");
     typedef struct {
-        uint64_t word;                /* 1: signaled | how often it was, times 2; waiters in the high half */
+        uint64_t word;                /* 1: signaled | number of signals, times 2; waiters in the high half */
     } event_t;
     _Static_assert(sizeof(event_t) == 8, "layout");
     typedef struct {
         uint64_t owner;               /* generation << 32 | index + 1, or 0 */
         uint64_t channel;
-        uint64_t thread;              /* the rest is the owner's alone: thread pointer */
+        uint64_t thread;              /* from here on the owner's alone: thread pointer */
         uint64_t next_held_off;       /* of the mutexes that this thread holds, latest first; 0: the last one */
         uint32_t depth;
-        uint32_t died;                /* 1: the last owner ended without releasing it; the next one is to be told */
+        uint32_t died;                /* 1: the last owner died without releasing it, and the next owner does not know it yet */
         uint64_t owner_deaths;
     } mutex_t;
     _Static_assert(offsetof(mutex_t, channel) == 8 && offsetof(mutex_t, thread) == 16, "layout");
     _Static_assert(offsetof(mutex_t, next_held_off) == 24 && offsetof(mutex_t, depth) == 32, "layout");
     _Static_assert(offsetof(mutex_t, owner_deaths) == 40 && sizeof(mutex_t) == 48, "layout");
 
-    typedef struct {                  /* payload of a queue, see _sync/ring.pyx; the dtype's text, then the slots, follow */
+    typedef struct {                  /* payload of a queue, see _sync/ring.pyx; the text of the dtype, then the slots, follow */
         uint64_t capacity;            /* slots */
         uint64_t slot_bytes;
-        uint64_t record_bytes;        /* of an item; of byte strings the largest */
+        uint64_t record_bytes;        /* of an item; of the longest byte string */
         uint64_t data_off;            /* of the slots, from the payload's start */
         uint32_t kind;
         uint32_t type_id;             /* of a Struct class */
         uint32_t text_bytes;
         uint32_t closed;              /* 1: shut down; written under the producers' gate */
         uint8_t spare0[16];
-        uint64_t producers_gate;      /* line of its own, with what its owner alone uses */
-        uint64_t head_seen;           /* `head` as a producer saw it last: never ahead of it */
+        uint64_t producers_gate;      /* line of its own, with words that only its owner uses */
+        uint64_t head_seen;           /* the last value of `head` that a producer saw: never ahead of it */
         uint8_t spare1[48];
-        uint64_t tail;                /* line of its own: how many were ever put */
+        uint64_t tail;                /* line of its own: number of items ever put */
         uint8_t spare2[56];
-        uint64_t consumers_gate;      /* line of its own, with what its owner alone uses */
+        uint64_t consumers_gate;      /* line of its own, with words that only its owner uses */
         uint64_t tail_seen;
         uint8_t spare3[48];
-        uint64_t head;                /* line of its own: how many were ever taken */
+        uint64_t head;                /* line of its own: number of items ever taken */
         uint8_t spare4[56];
         uint64_t not_empty;           /* line of its own: channel on which consumers sleep */
         uint8_t spare5[56];
@@ -297,7 +300,7 @@ cdef extern from *:
     } named_t;
     _Static_assert(offsetof(named_t, uuid) == 16 && offsetof(named_t, state) == 64 && sizeof(named_t) == 128, "layout");
 
-    /* FNV-1a over what another build could disagree about */
+    /* FNV-1a over the facts that another build could disagree about */
     static inline uint64_t layout_fingerprint(void) {
         const uint64_t facts[] = {
             LAYOUT_VERSION, sizeof(header_t), offsetof(header_t, max_size), offsetof(header_t, heap_start),
@@ -390,6 +393,7 @@ cdef extern from *:
     const size_t BLOCK_ALIGN_BYTES
     const size_t BLOCK_MAX_ALIGN_BYTES
     const uint64_t TAG_SIZE_MASK
+    const uint64_t TAG_STATE_MASK
     const int TAG_TYPE_SHIFT
     const uint64_t SERIAL_MASK
     const int SLACK_SHIFT
@@ -491,7 +495,8 @@ cdef extern from *:
 
 cdef enum:
     MAX_LABEL_BYTES = 200
-    MAX_PARTICIPANTS = 65535
+    MAX_NAME_BYTES = 65535
+    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is no participant
 
 cdef enum IndexKind:
     INDEX_TLSF = 1
@@ -515,6 +520,30 @@ cdef enum TypeId:
     TYPE_FIRST_USER = 16
     TYPE_LAST_USER = 65535
 
+cdef enum IntentOperation:         # the low 16 bits of `operation`; above them the types of the two blocks to make
+    INTENT_NONE = 0
+    INTENT_SWAP_SLOT = 1
+    INTENT_RESIZE = 2
+    INTENT_MOVE = 3
+    INTENT_SHRINK = 4
+    INTENT_FIRST_TYPE_SHIFT = 16
+    INTENT_SECOND_TYPE_SHIFT = 32
+
+cdef enum QueueKind:
+    QUEUE_RECORDS = 1              # slots hold records of one size, side by side
+    QUEUE_BYTES = 2                # slots hold a length word and as many bytes
+    QUEUE_STRUCT = 3               # as records; the records are objects of a Struct class
+
+
+cdef inline uint64_t participants_bytes(uint32_t max_participants) noexcept nogil:
+    """Size of the pages of the participants' entries, and of those of their intents."""
+    return round_up(<uint64_t>max_participants * sizeof(participant_t), PAGE_BYTES)
+
+
+cdef inline uint64_t control_bytes(uint32_t max_participants) noexcept nogil:
+    """Size of everything before the heap: `heap_start`."""
+    return PAGE_BYTES + 2 * participants_bytes(max_participants) + INDEX_BYTES
+
 
 cdef inline uint64_t tag_make(uint64_t size_bytes, uint64_t state, uint64_t type_id) noexcept nogil:
     return size_bytes | state | (type_id << TAG_TYPE_SHIFT)
@@ -525,7 +554,7 @@ cdef inline uint64_t tag_size(uint64_t tag) noexcept nogil:
 
 
 cdef inline uint64_t tag_state(uint64_t tag) noexcept nogil:
-    return tag & 15
+    return tag & TAG_STATE_MASK
 
 
 cdef inline uint64_t tag_type(uint64_t tag) noexcept nogil:
@@ -533,7 +562,7 @@ cdef inline uint64_t tag_type(uint64_t tag) noexcept nogil:
 
 
 cdef inline uint64_t seal(uint64_t salt, uint64_t size_bytes, uint64_t end_off) noexcept nogil:
-    """The rear tag of a block that ends at `end_off`; its own inverse."""
+    """Return the rear tag of a block that ends at `end_off`; the function is its own inverse."""
     return size_bytes ^ salt ^ (end_off * GOLDEN)
 
 
@@ -554,7 +583,7 @@ cdef inline uint64_t payload_bytes(uint64_t block_bytes) noexcept nogil:
 
 
 cdef inline uint64_t block_bytes_for(uint64_t request_bytes) noexcept nogil:
-    """The size of a block whose payload holds `request_bytes`, which the caller has bounded."""
+    """Return the size of a block whose payload holds `request_bytes`, a number that the caller has bounded."""
     cdef uint64_t size_bytes = round_up(request_bytes + BLOCK_HEAD_BYTES + BLOCK_REAR_BYTES, BLOCK_ALIGN_BYTES)
     return size_bytes if size_bytes > BLOCK_MIN_BYTES else BLOCK_MIN_BYTES
 
@@ -580,7 +609,7 @@ cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t 
 
 
 cdef inline char* queue_text(queue_t* queue) noexcept nogil:
-    """The text of its dtype."""
+    """Return the text of the queue's dtype."""
     return <char*>queue + sizeof(queue_t)
 
 

@@ -37,7 +37,6 @@ cdef int file_sync(int fd) noexcept nogil
 cdef int folder_sync(const char* folder) noexcept nogil
 cdef int file_remove(const char* path) noexcept nogil
 cdef uint64_t file_system_kind(int fd) noexcept nogil
-cdef uint64_t file_system_free_bytes(int fd) noexcept nogil
 cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil
 
 # byte locks that a killed process drops

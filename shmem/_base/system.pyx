@@ -97,8 +97,6 @@ cdef extern from "<sys/resource.h>" nogil:
 cdef extern from "<sys/vfs.h>" nogil:
     struct statfs_t "statfs":
         long f_type
-        uint64_t f_bavail
-        uint64_t f_bsize
     int fstatfs(int fd, statfs_t* facts)
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -406,11 +404,6 @@ cdef int file_remove(const char* path) noexcept nogil:
 cdef uint64_t file_system_kind(int fd) noexcept nogil:
     cdef statfs_t facts
     return <uint32_t>facts.f_type if fstatfs(fd, &facts) == 0 else 0
-
-
-cdef uint64_t file_system_free_bytes(int fd) noexcept nogil:
-    cdef statfs_t facts
-    return facts.f_bavail * facts.f_bsize if fstatfs(fd, &facts) == 0 else 0
 
 
 cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil:

@@ -17,17 +17,8 @@ SHRINK      the same, but: if it was not made, the two words at the cut, new rea
 
 from libc.stdint cimport uint64_t
 from shmem._atomics cimport store_release_u64
-from shmem._base.layout cimport intent_t
+from shmem._base.layout cimport INTENT_NONE, intent_t
 from shmem._base.section cimport section_t
-
-cdef enum:
-    INTENT_NONE = 0
-    INTENT_SWAP_SLOT = 1
-    INTENT_RESIZE = 2
-    INTENT_MOVE = 3
-    INTENT_SHRINK = 4
-    INTENT_FIRST_TYPE_SHIFT = 16
-    INTENT_SECOND_TYPE_SHIFT = 32
 
 
 cdef inline intent_t* my_intent(section_t* section) noexcept nogil:

@@ -22,14 +22,15 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER, TYPE_NAME_ENTRY, TYPE_NAME_TABLE,
-    array_t, entry_data, entry_name, name_entry_t, name_slot_t, name_table_t, payload_to_block, round_up, table_slots, tag_type)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY,
+    SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, entry_data, entry_name, name_entry_t, name_slot_t,
+    name_table_t, payload_to_block, round_up, table_slots, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave,
     heap_release, heap_wait_t)
-from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, intent_begin, intent_end, my_intent
+from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.name_slots cimport block_has_name, name_t, table_capacity, table_entry, table_find, table_slot_off
 from shmem._heap.pins cimport array_is_pinned
 

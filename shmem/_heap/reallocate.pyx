@@ -15,8 +15,9 @@ from libc.string cimport memcpy, memset
 from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport block_room, damaged, slack_fits
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, SLACK_SHIFT, STATE_HOLE, STATE_USED, TYPE_PLAIN, block_bytes_for,
-    block_t, block_to_payload, header_t, payload_bytes, payload_to_block, tag_make, tag_size, tag_type)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, SERIAL_MASK, SLACK_SHIFT,
+    STATE_HOLE, STATE_USED, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, tag_make,
+    tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t, word_at
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, NO_MEMORY, OK
 from shmem._heap.backing cimport backing_end, backing_reserve
@@ -25,7 +26,7 @@ from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
     heap_commit, heap_enter, heap_leave, heap_wait_t)
-from shmem._heap.intents cimport INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, intent_begin, intent_end, my_intent
+from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
 
 

@@ -1,22 +1,50 @@
 # cython: language_level=3
+"""Verification of a heap: `_heap/verify.pyx`, and the table of the problems that it finds."""
+
 from libc.stdint cimport uint64_t
 from shmem._base.section cimport section_t
 
-cdef enum Problem:
-    FINE = 0
-    BAD_TOP
-    BAD_TAG
-    BAD_REAR
-    HOLES_TOUCH
-    HOLE_AT_TOP
-    BAD_INDEX
-    BAD_CACHE
-    BAD_COUNT
-    BAD_SERIAL
-    BAD_BOUNDS
-    BAD_NAME
-    BAD_ARRAY
-    MARKED_BROKEN
+cdef extern from *:
+    """
+    #ifndef SHMEM_PROBLEMS
+    #define SHMEM_PROBLEMS
+    /* The one list of problems: name, and text for the error message. */
+    #define PROBLEMS(X) \
+        X(FINE, "the heap is whole") \
+        X(BAD_TOP, "the end of the heap lies outside the section") \
+        X(BAD_TAG, "there is no block where one must begin: its front tag was overwritten, probably from the block before it") \
+        X(BAD_REAR, "the end of this block was overwritten: its rear tag does not match the size of the block") \
+        X(HOLES_TOUCH, "two free blocks are adjacent") \
+        X(HOLE_AT_TOP, "a free block lies at the end of the heap") \
+        X(BAD_INDEX, "the index of free blocks does not agree with the blocks") \
+        X(BAD_CACHE, "the lists of cached blocks do not agree with the blocks") \
+        X(BAD_COUNT, "the counters do not agree with the blocks") \
+        X(BAD_SERIAL, "the block's serial number was overwritten") \
+        X(BAD_BOUNDS, "top, high_water and reserved are out of order") \
+        X(BAD_NAME, "a name does not lead to an entry") \
+        X(BAD_ARRAY, "an array's header does not fit its block") \
+        X(MARKED_BROKEN, "the heap was found damaged and could not be recovered")
+    #define PROBLEM_NUMBER(name, text) name,
+    #define PROBLEM_NAME(name, text) #name,
+    #define PROBLEM_TEXT(name, text) text,
+    typedef enum { PROBLEMS(PROBLEM_NUMBER) N_PROBLEMS } Problem;
+    static inline const char *problem_name(Problem problem) {
+        static const char *const names[] = { PROBLEMS(PROBLEM_NAME) };
+        _Static_assert(sizeof names / sizeof *names == N_PROBLEMS, "a name for each problem");
+        return names[problem];
+    }
+    static inline const char *problem_text(Problem problem) {
+        static const char *const texts[] = { PROBLEMS(PROBLEM_TEXT) };
+        _Static_assert(sizeof texts / sizeof *texts == N_PROBLEMS, "a text for each problem");
+        return texts[problem];
+    }
+    #endif
+    """
+    ctypedef enum Problem:
+        FINE, BAD_TOP, BAD_TAG, BAD_REAR, HOLES_TOUCH, HOLE_AT_TOP, BAD_INDEX, BAD_CACHE, BAD_COUNT, BAD_SERIAL, BAD_BOUNDS, BAD_NAME
+        BAD_ARRAY, MARKED_BROKEN
+    const char* problem_name(Problem problem) noexcept nogil
+    const char* problem_text(Problem problem) noexcept nogil
 
 ctypedef struct heap_facts_t:
     uint64_t n_used

@@ -28,10 +28,6 @@ from shmem._sync.gate cimport GATE_WAITERS
 cdef enum:
     VERIFY_BLOCKS = 32
 
-cdef const char** _NAMES = [
-    b"FINE", b"BAD_TOP", b"BAD_TAG", b"BAD_REAR", b"HOLES_TOUCH", b"HOLE_AT_TOP", b"BAD_INDEX", b"BAD_CACHE", b"BAD_COUNT", b"BAD_SERIAL",
-    b"BAD_BOUNDS", b"BAD_NAME", b"BAD_ARRAY", b"MARKED_BROKEN"]
-
 
 cdef Problem _say(heap_facts_t* facts, Problem problem, uint64_t off, uint64_t expected, uint64_t found) noexcept nogil:
     facts.bad_off = off
@@ -257,7 +253,7 @@ cdef void heap_verify(section_t* section) noexcept nogil:
     memset(&facts, 0, sizeof(heap_facts_t))
     problem = heap_check_as_it_is(section, &facts)
     if problem != FINE:
-        debug_fail(_NAMES[<int>problem], section.path, facts.bad_off, facts.expected, facts.found)
+        debug_fail(problem_name(problem), section.path, facts.bad_off, facts.expected, facts.found)
 
 
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:

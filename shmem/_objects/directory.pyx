@@ -12,16 +12,13 @@ from libc.string cimport memcpy, memset
 from shmem._base import errors
 
 from shmem._base.damage cimport raise_damaged
-from shmem._base.layout cimport SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
+from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
 from shmem._core cimport Mapping, Memory, allocate_pending, check, offset_in, placed_behind, run_step, run_steps, wrap
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport copied_t, table_copy, table_insert, table_look_up, table_remove
-
-cdef enum:
-    MAX_NAME_BYTES = 65535
 
 
 ctypedef struct name_call_t:              # arguments and results of the steps below

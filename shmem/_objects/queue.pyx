@@ -32,7 +32,7 @@ from shmem._atomics cimport load_acquire_u32
 from shmem._base.bounds cimport used_tag
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.deadline cimport AT_ONCE, FOREVER
-from shmem._base.layout cimport LINE_BYTES, TYPE_QUEUE, queue_t, queue_text, round_up, tag_type
+from shmem._base.layout cimport LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, TYPE_QUEUE, queue_t, queue_text, round_up, tag_type
 from shmem._base.section cimport busy_begin, busy_end, section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK)
@@ -42,8 +42,7 @@ from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.fields cimport Field, FieldType
 from shmem._sync.ring cimport (
-    PACKED, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, batch_t, packed_bytes, ring_count, ring_get, ring_get_try, ring_open, ring_put,
-    ring_put_try, ring_shut_down, ring_t)
+    PACKED, batch_t, packed_bytes, ring_count, ring_get, ring_get_try, ring_open, ring_put, ring_put_try, ring_shut_down, ring_t)
 
 cdef extern from "Python.h":
     ctypedef struct PyObject

@@ -11,15 +11,14 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from shmem import _core
-from shmem._base.layout cimport free_index_t, header_t, intent_t, layout_fingerprint, participant_t
+from shmem._base.layout cimport MAX_PARTICIPANTS, free_index_t, header_t, intent_t, participant_t
 from shmem._base.participants cimport LIVENESS_BYTE
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
-from shmem._heap.verify cimport FINE, Problem, heap_check_as_it_is, heap_facts_t
-from shmem._sections.opening cimport control_bytes, section_quiet
+from shmem._heap.verify cimport FINE, Problem, heap_check_as_it_is, heap_facts_t, problem_name
+from shmem._sections.opening cimport section_quiet
 
 
 cdef int image_begin(section_t* section, char* base, uint64_t size_bytes, int fd) noexcept nogil:
@@ -51,15 +50,10 @@ cdef void image_end(section_t* section) noexcept nogil:
     free(section.private)
 
 
-def is_in_use(int fd, max_participants=65535):
+def is_in_use(int fd):
     """Whether any process is attached to the section in the file behind a descriptor."""
     cdef bint is_locked = True
-    return byte_range_is_locked(fd, LIVENESS_BYTE, max_participants, &is_locked) != 0 or is_locked
-
-
-def layout():
-    """What the header of every section of this version says, and how large its control pages are for so many participants."""
-    return layout_fingerprint(), lambda n_participants: control_bytes(n_participants)
+    return byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) != 0 or is_locked
 
 
 def check(const unsigned char[::1] image, int fd, bint recover):
@@ -87,4 +81,4 @@ def check(const unsigned char[::1] image, int fd, bint recover):
             heap_recover(&section, ALL_PARTICIPANTS)
         problem = heap_check_as_it_is(&section, &facts)
         image_end(&section)
-    return _core.PROBLEMS.get(problem), facts
+    return None if problem == FINE else problem_name(problem).decode(), facts

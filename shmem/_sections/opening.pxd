@@ -31,4 +31,3 @@ cdef uint32_t sections_depart() noexcept nogil
 cdef void thread_ended(void* unused) noexcept nogil
 cdef int opening_setup() noexcept nogil
 cdef void section_quiet(section_t* section) noexcept nogil
-cdef uint64_t control_bytes(uint32_t max_participants) noexcept nogil

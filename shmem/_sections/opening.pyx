@@ -31,8 +31,8 @@ from libc.string cimport memcpy, memset, strcmp, strdup, strncpy
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32, store_release_u64
 from shmem._base.debug cimport debug_forked, debug_level
 from shmem._base.layout cimport (
-    INDEX_BYTES, LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, free_index_t, header_t, intent_t,
-    layout_fingerprint, participant_t, round_up)
+    LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t,
+    layout_fingerprint, participant_t, participants_bytes, round_up)
 from shmem._base.owner cimport owner_word, readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport (
     LIVENESS_BYTE, OPENING_BYTE, participant_generation, participant_left_something, participant_take,
@@ -48,31 +48,21 @@ from shmem._base.system cimport (
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport heap_verify
+from shmem._sync.channel cimport SLICE_NS
 from shmem._sync.primitives cimport mutexes_release_all
 from shmem._sync.storage_lock cimport lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
 
 cdef enum:
     OPEN_AGAIN = 1 << 20         # the path means another file by now; no errno is as large
-    MAX_WAITS = 1000
     WAIT_NS = 100000
+    MAX_WAITS = 2 * SLICE_NS // WAIT_NS      # at exit a busy thread gets twice the time that it may sleep on the lock
 
 cdef section_t* _sections = NULL             # of this process; under the process mutex
 cdef uint64_t _n_sections_made = 0
 
 
-# -- layout of the control pages --------------------------------------------------------------------------
-
-cdef inline uint64_t _participants_bytes(uint32_t max_participants) noexcept nogil:
-    return round_up(<uint64_t>max_participants * sizeof(participant_t), PAGE_BYTES)
-
-
-cdef uint64_t control_bytes(uint32_t max_participants) noexcept nogil:
-    """Everything before the heap: `heap_start`."""
-    return PAGE_BYTES + 2 * _participants_bytes(max_participants) + INDEX_BYTES
-
-
 cdef void _fill_header(header_t* header, open_request_t* request) noexcept nogil:
-    cdef uint64_t part = _participants_bytes(request.max_participants)
+    cdef uint64_t part = participants_bytes(request.max_participants)
     header.version = LAYOUT_VERSION
     header.header_bytes = sizeof(header_t)
     header.fingerprint = layout_fingerprint()
@@ -98,8 +88,8 @@ cdef int _check_header(const header_t* header, uint64_t file_bytes, open_request
     request.found = header.version
     if header.version != LAYOUT_VERSION or header.fingerprint != layout_fingerprint():
         return LAYOUT_MISMATCH
-    part = _participants_bytes(header.max_participants)
-    if (header.max_participants == 0 or header.max_participants >= MAX_PARTICIPANTS or header.participants_off != PAGE_BYTES
+    part = participants_bytes(header.max_participants)
+    if (header.max_participants == 0 or header.max_participants > MAX_PARTICIPANTS or header.participants_off != PAGE_BYTES
             or header.intents_off != PAGE_BYTES + part or header.index_off != PAGE_BYTES + 2 * part
             or header.heap_start != control_bytes(header.max_participants) or header.max_size & (PAGE_BYTES - 1)
             or header.max_size > <uint64_t>1 << 47 or header.top < header.heap_start or header.top > header.max_size
@@ -635,7 +625,7 @@ cdef uint32_t sections_depart() noexcept nogil:
     while section != NULL:
         if not section.departed and section.private.index_plus_1 != 0:
             store_release_u32(&section.leaves, 1)
-            waits_left = MAX_WAITS           # longer than a slice of sleep on the lock
+            waits_left = MAX_WAITS
             while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
                 pause_ns(WAIT_NS)
                 waits_left -= 1

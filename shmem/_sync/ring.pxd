@@ -8,11 +8,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._base.layout cimport queue_t, round_up
 from shmem._base.section cimport section_t
 
-cdef enum:
-    QUEUE_RECORDS = 1              # slots hold records of one size, side by side
-    QUEUE_BYTES = 2                # slots hold a length word and as many bytes
-    QUEUE_STRUCT = 3               # as records; the records are objects of a Struct class
-
 cdef extern from *:
     """
     #define PACKED UINT64_MAX

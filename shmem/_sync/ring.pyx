@@ -44,7 +44,8 @@ from shmem._atomics cimport (
     cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
 from shmem._base.bounds cimport damaged
 from shmem._base.deadline cimport deadline_is_past
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state
+from shmem._base.layout cimport (
+    BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)

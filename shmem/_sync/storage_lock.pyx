@@ -79,7 +79,7 @@ cdef enum:
     TURN_NS = 100000
     STARVING_NS = 1000000          # who has waited so long asks for a turn
     N_SPINS = 40
-    MAX_SLICES = 20                # a drainer or upgrader looks for signals at least once a second, lest it slept through one
+    MAX_SLICES = 1000000000 // SLICE_NS      # a drainer or upgrader looks for signals once a second, in case it slept through one
     MUST_YIELD = 1                 # drain: somebody upgrades, give the gate back
     SLICE_OVER = 2                 # slept without news: time to look for signals, if nothing is claimed
 
