@@ -1,90 +1,105 @@
-"""The participants' table and the intents in the bytes of a section: what the killed left, and what cannot be.
+"""The participants' table and the intents in the bytes of a section: traces of killed processes, and damage.
 
-An entry of a killed process may hold anything that a live one's may: its place, shares of the lock, counts of blocks being made and of
-pins, an intent.  Whoever takes the entry, or opens the section first, clears that up: notes, no damage.  Damage is what no
-process writes.  Recovery would act on an intent, so one that makes no sense is cleared, and so is any in a file that was
-closed: the last one out had finished them all.
+The entry of a killed process may hold anything that a live one's may: its place, shares of the lock, counts of pending blocks and of
+pins, an intent.  The next owner of the entry, or the next first opener, cleans that up: it is noted, and is not damage.  Damage is a
+value that no process writes.  Recovery would act on an intent, so an intent that is impossible is cleared, and so is any in a section
+that was closed: the last participant had finished them all.
 """
 
-import struct
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_MIN_BYTES,
+    INTENT_MOVE,
+    INTENT_NONE,
+    INTENT_RESIZE,
+    INTENT_SHRINK,
+    INTENT_SWAP_SLOT,
+    LAYOUT,
+    MAX_THREADS,
+)
 
-ENTRY = 64
-HIGH_AT = 832  # participants_high in the header
-MOST_THREADS = 4096
-MOST_PENDING = 16 * MOST_THREADS
-OPERATIONS = {1: "naming, moving or removing something", 2: "resizing a block", 3: "moving a block", 4: "making a block smaller"}
-RESIZES = (2, 4)
-PARTICIPANT = struct.Struct("<QIIIIQ32s")
-INTENT = struct.Struct("<8Q")
+PARTICIPANT, INTENT = LAYOUT["participant_t"], LAYOUT["intent_t"]
+WORD_BYTES = 8
+MOST_PENDING = 16 * MAX_THREADS
+OPERATIONS = {
+    INTENT_SWAP_SLOT: "naming, moving or removing something",
+    INTENT_RESIZE: "resizing a block",
+    INTENT_MOVE: "moving a block",
+    INTENT_SHRINK: "making a block smaller",
+}
+RESIZES = INTENT_RESIZE, INTENT_SHRINK
 
 
-def _participant_problem(wreck, fields):
-    """What in an entry no process has written, or None."""
-    readers, attached, pending, pins, waiting, pid, spare = fields
-    if attached > 2 or any(spare) or pid >= 1 << 32:
+def operation_of(word):
+    """Return the kind of an intent, from its `operation`."""
+    return word & 0xFFFF
+
+
+def _participant_problem(wreck, entry):
+    """Return what no process has written in an entry, or None."""
+    if entry["attached"] > 2 or any(entry["spare"]) or entry["pid"] >= 1 << 32:
         return "it was overwritten"
     for count, most, what in (
-        (readers & 0xFFFFFFFF, MOST_THREADS, "threads that hold the lock shared"),
-        (waiting, MOST_THREADS, "threads that wait for the lock"),
-        (pending, MOST_PENDING, "blocks that it is making"),
-        (pins, MOST_PENDING + wreck.size // 48, "arrays that it looks at"),
+        (entry["readers"] & 0xFFFFFFFF, MAX_THREADS, "threads that hold the lock shared"),
+        (entry["waiting"], MAX_THREADS, "threads that wait for the lock"),
+        (entry["pending"], MOST_PENDING, "blocks that it is making"),
+        (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned arrays"),
     ):
         if count > most:
-            return f"it says {count:,} {what}"
+            return f"it counts {count:,} {what}"
     return None
 
 
 def _examine_participant(wreck, i, at):
-    fields = PARTICIPANT.unpack_from(wreck.raw, at)
-    readers, attached, pending, pins, _, pid, _ = fields
-    problem = _participant_problem(wreck, fields)
+    entry = PARTICIPANT.read(wreck.raw, at)
+    readers = PARTICIPANT["readers"].at(at)
+    problem = _participant_problem(wreck, entry)
     if problem is not None:
-        wreck.say(at, f"entry {i} of the participants: {problem}", "it is free")
-        wreck.put(at, readers >> 32 << 32)
-        for offset in range(at + 8, at + ENTRY, 8):
-            wreck.put(offset, 0)
-    elif attached or pending or pins or readers & 0xFFFFFFFF:
-        wreck.notes.append(f"entry {i} of the participants: process {pid} was killed; what it held is cleared up when the section is used")
+        wreck.report(at, f"entry {i} of the participants: {problem}", "the entry becomes free")
+        for offset in range(at, at + PARTICIPANT.size, WORD_BYTES):
+            wreck.put(offset, entry["readers"] >> 32 << 32 if offset == readers else 0)
+    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & 0xFFFFFFFF:
+        pid = entry["pid"]
+        wreck.notes.append(f"entry {i} of the participants: process {pid} was killed; its traces are removed when the section is used")
 
 
-def _intent_problem(wreck, fields):
-    """Why an intent cannot be one, or None."""
-    operation, slot, _, *offsets, _ = fields
-    kind = operation & 0xFFFF
+def _intent_problem(wreck, intent):
+    """Return why an intent is impossible, or None."""
+    operation, slot = intent["operation"], intent["slot_off"]
+    kind = operation_of(operation)
     if kind not in OPERATIONS or operation >> 48:
         return f"its operation is {operation:#x}"
     if kind in RESIZES:
-        return None if slot in wreck.blocks else f"it resizes a block at {slot:#x}, and there is none"
-    if slot % 8 or slot > wreck.size - 16:
+        return None if slot in wreck.blocks else f"it resizes a block at {slot:#x}, where no block begins"
+    if slot % WORD_BYTES or slot > wreck.size - 2 * WORD_BYTES:
         return f"it changes a word at {slot:#x}"
-    for offset in offsets:  # above `top` may lie what was dropped already
-        if offset and (offset % 16 or not wreck.start < offset < wreck.field("max_size")):
-            return f"it names a block at {offset:#x}"
+    for offset in (*intent["make_off"], *intent["drop_off"]):  # a dropped block may lie above `top` by now
+        if offset and (offset % BLOCK_ALIGN_BYTES or not wreck.start < offset < wreck.field("max_size")):
+            return f"it refers to a block at {offset:#x}"
     return None
 
 
 def _examine_intent(wreck, i, at):
-    fields = INTENT.unpack_from(wreck.raw, at)
-    if fields[0] == 0:
+    intent = INTENT.read(wreck.raw, at)
+    if intent["operation"] == INTENT_NONE:
         return
-    problem = _intent_problem(wreck, fields)
+    problem = _intent_problem(wreck, intent)
     if problem is None and wreck.was_clean:
         problem = "there is one, in a section that was closed"
     if problem is not None:
-        wreck.say(at, f"the intent of participant {i} makes no sense: {problem}", "it is cleared: nothing comes of it")
-        wreck.put(at, 0)
+        wreck.report(at, f"the intent of participant {i} is impossible: {problem}", "it is cleared, and not carried out")
+        wreck.put(INTENT["operation"].at(at), INTENT_NONE)
         return
-    what = OPERATIONS[fields[0] & 0xFFFF]
-    wreck.notes.append(f"{at:#x}: participant {i} was killed while {what}: the next opener finishes that, or leaves it undone")
+    what = OPERATIONS[operation_of(intent["operation"])]
+    wreck.notes.append(f"{at:#x}: participant {i} was killed while {what}: the next opener completes the change or rolls it back")
 
 
 def examine(wreck):
-    """Look at all of it, and mend it in the copy, before anything is recovered."""
-    n = wreck.short("max_participants")
-    high = struct.unpack_from("<I", wreck.raw, HIGH_AT)[0]
+    """Examine both tables, and repair them in the copy, before anything is recovered."""
+    n, high = wreck.field("max_participants"), wreck.field("participants_high")
     if high > n:
-        wreck.say(HIGH_AT, f"the table of participants has {n} entries, {high:,} of them were in use", "it is set to all")
-        wreck.put(HIGH_AT, wreck.word(HIGH_AT) >> 32 << 32 | n)
+        wreck.report_field("participants_high", f"the table of participants has {n} entries, {high:,} of them were in use", "set to all")
+        wreck.put_field("participants_high", n)
     for i in range(n):
-        _examine_participant(wreck, i, wreck.field("participants_off") + ENTRY * i)
-        _examine_intent(wreck, i, wreck.field("intents_off") + ENTRY * i)
+        _examine_participant(wreck, i, wreck.field("participants_off") + PARTICIPANT.size * i)
+        _examine_intent(wreck, i, wreck.field("intents_off") + INTENT.size * i)

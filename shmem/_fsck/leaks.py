@@ -1,7 +1,7 @@
-"""Which blocks nobody can reach: from root and directory along typed references.
+"""Unreachable blocks: those that no typed reference leads to, from the root and the directory on.
 
-An object's references are known, for the section has its type's description.  What a plain block, an array or a queue holds is known to
-its users alone: every word of them that is the offset of a block counts as a reference that may be one.
+The references of an object are known, because the section has the description of its type.  The contents of a plain block, an array or
+a queue are known to its users alone: every word in them that is the offset of a block counts as a possible reference.
 """
 
 import dataclasses
@@ -10,30 +10,45 @@ import json
 import numpy as np
 
 from shmem._base.errors import DAMAGED_TEXT
-from shmem._fsck.wreck import ARRAY, ARRAY_HEADER, ENTRY, FIRST_USER, HEAD, PLAIN, TABLE, USED, round_up
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    LAYOUT,
+    STATE_USED,
+    TYPE_ARRAY,
+    TYPE_EVENT,
+    TYPE_FIRST_USER,
+    TYPE_MUTEX,
+    TYPE_NAME_ENTRY,
+    TYPE_NAME_TABLE,
+    TYPE_PLAIN,
+    TYPE_QUEUE,
+    TYPE_SEMAPHORE,
+)
+from shmem._fsck.wreck import WORD_BYTES, round_up
 from shmem._objects import fields
 
-KINDS = {PLAIN: "bytes", 4: "semaphore", 5: "event", 6: "mutex", 7: "queue"}
+KINDS = {TYPE_PLAIN: "bytes", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex", TYPE_QUEUE: "queue"}
+ARRAY = LAYOUT["array_t"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """A block that nobody can reach."""
+    """An unreachable block."""
 
     offset: int
     n_bytes: int
     type: str
     perhaps: int | None
-    """A reachable block, by offset, one of whose words may refer to it, or to what refers to it."""
+    """Offset of a reachable block, one of whose words may refer to this block, or to another that refers to it; None if there is none."""
 
 
 def references_of(description):
-    """Where in an object of a described type its references lie.
+    """Return the offsets of the references in an object of a described type, in bytes from its start.
 
     Raises
     ------
     DAMAGED_TEXT
-        One of these, when the description is damaged, or of a later version.
+        One of these, when the description is damaged, or written by a later version.
     """
     found, end = [], 0
     for _, code, *rest in json.loads(description)["fields"]:
@@ -46,7 +61,7 @@ def references_of(description):
 
 
 class Reach:
-    """What can be reached in a section, read as a `Wreck`."""
+    """The reachable blocks of a section that was read as a `Wreck`."""
 
     def __init__(self, wreck):
         self.wreck = wreck
@@ -57,34 +72,35 @@ class Reach:
             except DAMAGED_TEXT:
                 references = None
             self.types[entry.value] = entry.name.decode("utf-8", "replace"), references
-        internal = (TABLE, ENTRY)
-        self.users = [o + HEAD for o in wreck.blocks if wreck.tag(o)[1] == USED and wreck.tag(o)[2] not in internal]
+        internal = (TYPE_NAME_TABLE, TYPE_NAME_ENTRY)
+        used = [offset for offset in wreck.blocks if wreck.tag(offset)[1] == STATE_USED]
+        self.users = [offset + BLOCK_HEAD_BYTES for offset in used if wreck.tag(offset)[2] not in internal]
 
     def leaks(self):
-        """A list of `Leak`."""
-        begin = [self.wreck.field("root"), *(entry.value for entry in self.wreck.entries("directory"))]
+        """Return a list of `Leak`."""
+        begin = [self.wreck.field("root_off"), *(entry.value for entry in self.wreck.entries("directory"))]
         certain = self._follow(dict.fromkeys(begin), self._references)
         perhaps = self._follow(dict.fromkeys(certain), self._all_words)
         lost = [payload for payload in self.users if payload not in certain]
         return [Leak(payload, self._asked(payload), self.describe(payload), perhaps.get(payload)) for payload in lost]
 
     def describe(self, payload):
-        """What a block is."""
-        type_id = self.wreck.tag(payload - HEAD)[2]
-        if type_id == ARRAY and self.wreck.array_fits(payload - HEAD):
-            _, _, _, n_dims, n_text, n_words = ARRAY_HEADER.unpack_from(self.wreck.raw, payload)
-            shape = [self.wreck.word(payload + 32 + 8 * i) for i in range(n_dims)]
-            at = payload + 32 + 16 * n_dims + 8 * n_words
-            return f"array {tuple(shape)} of {self.wreck.raw[at : at + n_text].decode('ascii', 'replace').strip(chr(39))}"
-        if type_id >= FIRST_USER:
+        """Return a description of a block."""
+        type_id = self.wreck.tag(payload - BLOCK_HEAD_BYTES)[2]
+        if type_id == TYPE_ARRAY and self.wreck.array_fits(payload - BLOCK_HEAD_BYTES):
+            n_dims = ARRAY["n_dims"].read(self.wreck.raw, payload)
+            shape = [self.wreck.word(payload + ARRAY.size + WORD_BYTES * i) for i in range(n_dims)]
+            return f"array {tuple(shape)} of {self.wreck.dtype_text(payload).decode('ascii', 'replace').strip(chr(39))}"
+        if type_id >= TYPE_FIRST_USER:
             return self.types.get(type_id, (f"unknown type {type_id}", None))[0]
         return KINDS.get(type_id, f"unknown type {type_id}")
 
     def _asked(self, payload):
-        return self.wreck.payload(payload - HEAD) - (self.wreck.word(payload - 8) >> 56)
+        offset = payload - BLOCK_HEAD_BYTES
+        return self.wreck.payload(offset) - self.wreck.slack(offset)
 
     def _follow(self, found, references):
-        """From payload to where it was found first, of all that can be reached."""
+        """Return a dict from the payload of every reachable block to that of the block in which a reference to it was found first."""
         users, waiting = set(self.users), list(found)
         reached = {payload: found[payload] for payload in waiting if payload in users}
         while waiting:
@@ -98,12 +114,12 @@ class Reach:
         return reached
 
     def _references(self, payload):
-        where = self.types.get(self.wreck.tag(payload - HEAD)[2], ("", None))[1]
-        room = self.wreck.payload(payload - HEAD)
-        return [self.wreck.word(payload + at) for at in where or () if at + 8 <= room]
+        where = self.types.get(self.wreck.tag(payload - BLOCK_HEAD_BYTES)[2], ("", None))[1]
+        room = self.wreck.payload(payload - BLOCK_HEAD_BYTES)
+        return [self.wreck.word(payload + at) for at in where or () if at + WORD_BYTES <= room]
 
     def _all_words(self, payload):
-        if self.types.get(self.wreck.tag(payload - HEAD)[2], ("", None))[1] is not None:
+        if self.types.get(self.wreck.tag(payload - BLOCK_HEAD_BYTES)[2], ("", None))[1] is not None:
             return self._references(payload)
-        words = np.frombuffer(self.wreck.raw, dtype="<u8", offset=payload, count=self.wreck.payload(payload - HEAD) // 8)
+        words = np.frombuffer(self.wreck.raw, dtype="<u8", offset=payload, count=self.wreck.payload(payload - BLOCK_HEAD_BYTES) // WORD_BYTES)
         return np.intersect1d(words, np.array(self.users, dtype="<u8")).tolist()
