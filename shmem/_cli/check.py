@@ -26,12 +26,13 @@ import sys
 import tempfile
 
 import shmem
+from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, OPENING_BYTE
 from shmem._fsck.leaks import Reach
-from shmem._fsck.wreck import AT, AT_32, NotASection, Wreck, extents
+from shmem._fsck.wreck import NotASection, Wreck, extents
 from shmem._objects import persistence
 from shmem._sections import image
 
-OPENING_BYTE = 0x2000000000000000  # as in _base/participants.pxd
+HEADER = LAYOUT["header_t"]
 ANONYMOUS = "/dev/shm/shmem."
 COPY_BYTES = 1 << 16
 REPAIRED, LEFT, NOT_DONE = 1, 4, 8  # exit status; the bits mean the same in fsck's
@@ -168,7 +169,7 @@ def check_file(fd, report, with_leaks):
     if wreck.findings:
         report.state = "damaged"
     users = Reach(wreck)
-    report.blocks, report.used_bytes = len(users.users), sum(wreck.blocks[payload - 16] for payload in users.users)
+    report.blocks, report.used_bytes = len(users.users), sum(wreck.blocks[payload - BLOCK_HEAD_BYTES] for payload in users.users)
     if with_leaks:
         report.leaks = users.leaks()
     return wreck
@@ -181,11 +182,11 @@ def mend(fd, heap_only):
         wreck.examine_heap()
     else:
         wreck.examine()
-    if wreck.file_bytes < wreck.words.get(AT["top"], 0):
+    if wreck.file_bytes < wreck.words.get(HEADER["top"].offset, 0):
         os.ftruncate(fd, wreck.size)
     for offset, value in wreck.words.items():
         write_all(fd, struct.pack("<Q", value), offset)
-    write_all(fd, struct.pack("<I", 0), AT_32["clean"])
+    HEADER["clean"].write_file(fd, 0)
     os.fsync(fd)
 
 

@@ -100,7 +100,7 @@ class Reach:
         return self.wreck.payload(offset) - self.wreck.slack(offset)
 
     def _follow(self, found, references):
-        """Return a dict from the payload of every reachable block to that of the block in which a reference to it was found first."""
+        """Return a dict from each reachable block to the one whose reference to it was found first, by payload offsets."""
         users, waiting = set(self.users), list(found)
         reached = {payload: found[payload] for payload in waiting if payload in users}
         while waiting:

@@ -413,8 +413,9 @@ class Wreck:
 
     def _new_front(self, offset, size):
         self.blocks[offset] = size
-        self.report(offset, "the front tag was overwritten; the rear tag has the size of the block", "a new front tag; see below what it is",
-                    f"{size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES:,} bytes: type and serial number, the first bytes may be overwritten too")  # fmt: skip
+        n_bytes = size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES
+        self.report(offset, "the front tag was overwritten; the rear tag has the size of the block", "it gets a new front tag; see below",
+                    f"{n_bytes:,} bytes: type and serial number, the first bytes may be overwritten too")  # fmt: skip
         self._renew(offset, size)
         return size
 
@@ -564,7 +565,7 @@ class Wreck:
                 self.report(offset, "a name is not a text, or does not fit its block", "it becomes a plain block", "a name")
                 self.put(offset, make_tag(size, STATE_USED))
             if self.slack(offset) > size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES:
-                self.report(offset, "the block's slack is larger than its payload", "the slack is set to 0", "how many bytes were requested")
+                self.report(offset, "the block's slack is larger than its payload", "set to 0", "how many bytes were requested")
                 self.put(BLOCK["serial"].at(offset), self.serial(offset))
 
     # -- 4. names

@@ -17,12 +17,13 @@ import damaging
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from shmem._base.layout import INTENT_SWAP_SLOT, LAYOUT, PAGE_BYTES
 
 import shmem
-from shmem._fsck.wreck import AT, AT_32
 
 pytestmark = pytest.mark.damages
 
+HEADER = LAYOUT["header_t"]
 SETTINGS = settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 # What is no documented error is told, and so is a section that is still open: then something kept it.
@@ -132,18 +133,19 @@ def test_what_check_says(worker, images):
 @pytest.mark.parametrize("name", ["objects tlsf killed", "blocks next_fit"])
 def test_every_field_of_the_header(worker, images, name):
     rng = random.Random(1)
-    for at in {**AT, **AT_32, **damaging.HOT}.values():
+    for field in damaging.NUMBERS:
         image = bytearray(images[name])
-        for value in (0, 1, (1 << 64) - 1, 1 << 47, damaging.number(image, damaging.chain(image), at, rng)):
-            damaging.put(image, at, value, 4 if at in AT_32.values() else 8)
+        for value in (0, 1, (1 << 64) - 1, 1 << 47, damaging.number(image, damaging.chain(image), field.offset, rng)):
+            damaging.put(image, field.offset, value, field.size)
             worker.use(bytes(image), bytes([0, 1, 2, 3, 5, 11, 6, 15, 9]))
 
 
 def test_every_length(worker, images):
     """Cut off at a page's end, before and behind it, and inside the header; or longer."""
     content = images["arrays tlsf"]
-    places = [n + more for n in range(0, len(content) + 1, 4096) for more in (-1, 0, 1)]
-    for n in {0, 1, 7, 8, 9, 100, 448, 895, 896, 897, *places} - {-1}:
+    ends = [HEADER["magic"].size, HEADER["top"].offset, HEADER.size, *range(0, len(content) + 1, PAGE_BYTES)]
+    places = [n + more for n in ends for more in (-1, 0, 1)]
+    for n in {100, *places} - {-1}:
         worker.use((content + b"\xff" * 5000)[:n], bytes([0, 2, 5, 9]))
     worker.use(content + bytes(100000), damaging.EVERYTHING)
 
@@ -165,11 +167,11 @@ def test_a_name_of_no_bytes(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 16, max_participants=5) as section:
         section["name"] = b"bytes"
     with open(section_file, "r+b") as file:
-        file.seek(file.read().index(b"name") - 8)
-        file.write(bytes(4))
+        entry = LAYOUT["name_entry_t"]
+        entry["name_bytes"].write_file(file.fileno(), 0, file.read().index(b"name") - entry.size)
     with shmem.SharedMemory(section_file) as section:
         assert list(section) == []
-        with pytest.raises(shmem.HeapCorruption, match="a name leads nowhere"):
+        with pytest.raises(shmem.HeapCorruption, match="a name does not lead to an entry"):
             section.check_heap()
 
 
@@ -177,7 +179,7 @@ def test_a_name_of_no_bytes(section_file):
 def test_an_address_that_cannot_be(section_file, images, address):
     """The kernel says EPERM to some: that is no reason to try again for ever."""
     image = bytearray(images["nothing tlsf"])
-    struct.pack_into("<Q", image, AT["desired_address"], address)
+    HEADER["desired_address"].write(image, address)
     with open(section_file, "wb") as file:
         file.write(image)
     with pytest.raises(shmem.NotASection, match=section_file):
@@ -186,17 +188,16 @@ def test_an_address_that_cannot_be(section_file, images, address):
 
 def test_an_intent_that_points_beyond_the_file(worker, images):
     """A section may be larger than its file: `check` reads the file alone, in a private copy that ends where the file does."""
-    slot_off = (1 << 46) - 4096
-    image = bytearray(damaged_images.with_intent(images["arrays tlsf killed"], operation=1, slot_off=slot_off, value=0))
-    struct.pack_into("<Q", image, AT["max_size"], 1 << 46)
+    slot_off = (1 << 46) - PAGE_BYTES
+    image = bytearray(damaged_images.with_intent(images["arrays tlsf killed"], operation=INTENT_SWAP_SLOT, slot_off=slot_off, value=0))
+    HEADER["max_size"].write(image, 1 << 46)
     worker.use(bytes(image), bytes([damaging.CHECK]))
 
 
 @pytest.mark.parametrize("field", ["top", "max_participants", "heap_start"])
 def test_what_is_said_names_the_file(section_file, images, field):
-    at = AT.get(field) or AT_32[field]
     image = bytearray(images["nothing tlsf"])
-    struct.pack_into("<I", image, at, 0xFFFFFFFF)
+    struct.pack_into("<I", image, HEADER[field].offset, 0xFFFFFFFF)
     with open(section_file, "wb") as file:
         file.write(image)
     with pytest.raises(shmem.NotASection, match=section_file):

@@ -1,15 +1,35 @@
-"""Small sections with something of everything in them, as bytes: what is damaged by `support/damaging.py`.
+"""Small sections with blocks of every kind, as bytes, for `support/damaging.py` to damage.
 
-Each is taken twice: as the last process out leaves it, and as a kill would, with a process attached, gates held, blocks in the
-caches and pins set.  In a test nobody need be killed for that: a copy of the file has no process that locks a byte of it.
+Each is taken twice: as the last process leaves it, and as a kill would, with a process attached, gates held, blocks in the
+caches and pins set.  No process is killed for that: a copy of the file has no process that locks a byte of it.
 """
 
 import os
-import struct
 
 import numpy as np
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_HEAD_BYTES,
+    INTENT_FIRST_TYPE_SHIFT,
+    INTENT_MOVE,
+    INTENT_RESIZE,
+    INTENT_SHRINK,
+    INTENT_SWAP_SLOT,
+    LAYOUT,
+    PAGE_BYTES,
+    SLOT_REMOVED,
+    STATE_USED,
+    TAG_SIZE_MASK,
+    TAG_STATE_MASK,
+    TAG_TYPE_SHIFT,
+    TYPE_NAME_ENTRY,
+    TYPE_PLAIN,
+)
 
 import shmem
+
+HEADER, BLOCK, INTENT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["intent_t"]
+TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
 
 SIZE = 1 << 17
 LEAST = {"max_size": SIZE, "max_participants": 5}
@@ -38,7 +58,7 @@ def fill_nothing(section):
 
 
 def fill_blocks(section):
-    """Blocks of all classes of size, every second one freed again; aligned ones among them."""
+    """Blocks of all size classes, every second one freed again; aligned ones among them."""
     sizes = [0, 1, 25, 40, 200, 503, 1025, 2000]
     blocks = [section.allocate(size, align=align) for align in (16, 512) for size in sizes]
     for block in blocks:
@@ -62,7 +82,7 @@ def fill_names(section):
 
 
 def fill_arrays(section):
-    """Arrays of many kinds, some of which nothing leads to but a view."""
+    """Arrays of many kinds, some of them reachable through a view only."""
     section["a"] = np.arange(30, dtype="<i2")
     section["f"] = np.asfortranarray(np.arange(12.0).reshape(3, 4))
     section["record"] = np.zeros(3, [("x", "<f4"), ("n", "<i8", (2,)), ("s", "S3")])
@@ -78,7 +98,7 @@ def fill_arrays(section):
 
 
 def fill_objects(section):
-    """Objects that refer to one another, in a ring too."""
+    """Objects that refer to one another, in a cycle too."""
     last = section.new(Part, number=3, weight=1.5, other=section.allocate(40))
     last.next = section.new(Part, number=2, next=section.new(Part, number=1, next=last))
     section.root = section.new(Whole, flag=True, name=b"whole", values=range(5), first=last)
@@ -90,7 +110,7 @@ def fill_objects(section):
 
 
 def fill_primitives(section):
-    """What to wait for, on its own."""
+    """Synchronisation primitives in blocks of their own."""
     section.semaphore(2, name="semaphore")
     section.event(True, name="event")
     section.mutex(name="mutex").acquire()
@@ -126,15 +146,14 @@ FILLS = {
 
 
 def read_used(path):
-    """The file up to the page where its heap ends."""
+    """Return the content of the file up to the page where its heap ends."""
     with open(path, "rb") as file:
         content = file.read()
-    top = struct.unpack_from("<Q", content, 448)[0]
-    return content[: -(-top // 4096) * 4096]
+    return content[: -(-HEADER["top"].read(content) // PAGE_BYTES) * PAGE_BYTES]
 
 
 def as_killed(path, fill, **options):
-    """What the file would hold if its process were killed with the lock in hand."""
+    """Return the content of the file if its process were killed while it holds the lock."""
     with shmem.SharedMemory(path, **LEAST, **options) as section:
         kept = fill(section)
         with shmem.shared_lock(section), shmem.exclusive_lock(section):
@@ -144,38 +163,47 @@ def as_killed(path, fill, **options):
 
 
 def with_intent(content, *, operation, slot_off, value, make=(0, 0), drop=(0, 0)):
-    """The same, killed in the middle of a change: participant 0 had said what it was about to do, and had the heap's gate."""
+    """Return the content after a kill in the middle of a change: participant 0 has an intent, and owns the heap gate."""
     content = bytearray(content)
-    struct.pack_into("<7Q", content, 8192, operation, slot_off, value, *make, *drop)
-    content[704:712] = content[512:520]
+    at = HEADER["intents_off"].read(content)
+    for name, found in {"operation": operation, "slot_off": slot_off, "value": value, "make_off": make, "drop_off": drop}.items():
+        INTENT[name].write(content, found, at)
+    HEADER["heap_gate"].write(content, HEADER["lock_gate"].read(content))
     return bytes(content)
 
 
 def with_intents(content):
-    """One for each kind of intent, decided and not."""
+    """Return an image for each kind of intent, decided and not."""
     found, used = [], []
-    offset, directory, top = (struct.unpack_from("<Q", content, at)[0] for at in (352, 368, 448))
+    offset, directory, top = (HEADER[name].read(content) for name in ("heap_start", "directory_off", "top"))
     while offset < top:
-        tag = struct.unpack_from("<Q", content, offset)[0]
-        if tag & 15 == 3 and tag >> 48 == 0:
+        tag = BLOCK["tag"].read(content, offset)
+        if tag & TAG_STATE_MASK == STATE_USED and tag >> TAG_TYPE_SHIFT == TYPE_PLAIN:
             used.append(offset)
-        offset += tag & 0xFFFFFFFFFFF0
+        offset += tag & TAG_SIZE_MASK
     one, two = used[0], used[-1]
-    tag, serial = struct.unpack_from("<QQ", content, one)
-    for value in (tag, tag - 16):
-        found.append(with_intent(content, operation=2, slot_off=one, value=value, make=(serial, one + 40), drop=(serial, one + 20)))
-        found.append(with_intent(content, operation=4, slot_off=one, value=value, make=(serial, 7), drop=(serial, 9)))
-        found.append(with_intent(content, operation=3, slot_off=one, value=value, make=(two + 16, 0)))
+    tag, serial = BLOCK["tag"].read(content, one), BLOCK["serial"].read(content, one)
+    one_payload, two_payload = one + BLOCK_HEAD_BYTES, two + BLOCK_HEAD_BYTES
+
+    def add(operation, slot_off, value, **places):
+        found.append(with_intent(content, operation=operation, slot_off=slot_off, value=value, **places))
+
+    for value in (tag, tag - BLOCK_ALIGN_BYTES):
+        add(INTENT_RESIZE, one, value, make=(serial, one + 40), drop=(serial, one + 20))
+        add(INTENT_SHRINK, one, value, make=(serial, 7), drop=(serial, 9))
+        add(INTENT_MOVE, one, value, make=(two_payload, 0))
     if not directory:
         return found
-    slot = next(at for at in range(directory + 24, top, 16) if struct.unpack_from("<Q", content, at)[0] > 1)
-    for value in (struct.unpack_from("<Q", content, slot)[0], 1):
-        found.append(with_intent(content, operation=1 | 3 << 16, slot_off=slot, value=value, make=(one + 16, two + 16), drop=(two + 16, 0)))
+    slots = range(directory + TABLE.size, top, SLOT.size)
+    slot = next(SLOT["entry_off"].at(at) for at in slots if SLOT["entry_off"].read(content, at) > SLOT_REMOVED)
+    for value in (SLOT["entry_off"].read(content, slot - SLOT["entry_off"].offset), SLOT_REMOVED):
+        operation = INTENT_SWAP_SLOT | TYPE_NAME_ENTRY << INTENT_FIRST_TYPE_SHIFT
+        add(operation, slot, value, make=(one_payload, two_payload), drop=(two_payload, 0))
     return found
 
 
 def images(folder):
-    """Name to content of every image; `folder` is for files that are made meanwhile."""
+    """Return a dict from name to content of every image; `folder` is for temporary files."""
     found = {}
     for index in ("tlsf", "next_fit"):
         for name, fill in FILLS.items():

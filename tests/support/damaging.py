@@ -1,9 +1,9 @@
-"""Damage to a section's file, and everything that can be done with a file that is damaged.
+"""Damage to the file of a section, and every use of a damaged file.
 
-`change` damages: it knows where things lie, and which values make trouble.  `exercise` opens the file and does with it whatever a user
-can do.  Each step ends with a result or with an exception that the library documents; what is anything else comes out of
+`change` damages: it knows the layout and the values that cause trouble.  `exercise` opens the file and does everything that a user
+can do.  Each step ends with a result or with an exception that the library documents; every other exception leaves
 `exercise`.  Every wait is bounded, and so is every size.  The tests and the fuzzer use both: the former with a `random.Random` that
-hypothesis leads, the latter with one of its own and with coverage as its guide.
+hypothesis drives, the latter with one of its own and guided by coverage.
 
 A *program* is a byte string: each byte is one of the steps.
 """
@@ -17,16 +17,34 @@ import warnings
 
 import numpy as np
 from damaged_images import Part, Whole
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_HEAD_BYTES,
+    BLOCK_MIN_BYTES,
+    BLOCK_REAR_BYTES,
+    INTENT_FIRST_TYPE_SHIFT,
+    INTENT_SECOND_TYPE_SHIFT,
+    INTENT_SHRINK,
+    INTENT_SWAP_SLOT,
+    LAYOUT,
+    PAGE_BYTES,
+    STATE_CACHED,
+    TAG_SIZE_MASK,
+    TAG_TYPE_SHIFT,
+    TYPE_FIRST_USER,
+    TYPE_LAST_USER,
+    TYPE_QUEUE,
+    rear_tag,
+)
 
 import shmem
 from shmem._cli import check as _check
-from shmem._fsck.wreck import AT, AT_32, GOLDEN, MASK, SIZE_MASK
 
 PROGRAM_BYTES = 12
-HOT = {"gate": 512, "owner_deaths": 520, "death_notice": 528, "gate_readers": 536, "gate_writers": 544, "upgrade": 576, "drain": 640,
-       "heap_gate": 704, "used_blocks": 768, "used_bytes": 776, "hole_blocks": 784, "hole_bytes": 792, "cached_blocks": 800,
-       "cached_bytes": 808, "participants_high": 832}  # fmt: skip
-FIELDS = [at for name, at in {**AT, **AT_32, **HOT}.items() if name not in ("magic", "version", "fingerprint", "desired_address")]
+WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
+HEADER, BLOCK, INTENT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["intent_t"]
+NUMBERS = [field for field in HEADER.values() if field.ctype in ("uint64", "uint32")]  # of the header
+FIELDS = [field.offset for field in NUMBERS if field.name not in ("magic", "version", "fingerprint", "desired_address")]
 TEXTS = [b"|O", b"O", b"<f8", b"<U9", b"|V0", b"|S0", b"M8[as]", b"[('x', '|O')]", b"[('x', '<f4', (2, 2))]", b"[" * 50, b"\xff\xfe", b"'",
          b"()", b"{}", b"1e999999", b"<f8\0", b"object", b"<f16", b"[('x', '<i8', 2147483647)]"]  # fmt: skip
 
@@ -35,22 +53,27 @@ TEXTS = [b"|O", b"O", b"<f8", b"<U9", b"|V0", b"|S0", b"M8[as]", b"[('x', '|O')]
 
 
 def word(image, at):
-    """Eight bytes as a number; 0 where there are none."""
-    return struct.unpack_from("<Q", image, at)[0] if 0 <= at <= len(image) - 8 else 0
+    """Return eight bytes as a number; 0 outside of the image."""
+    return struct.unpack_from("<Q", image, at)[0] if 0 <= at <= len(image) - WORD_BYTES else 0
 
 
 def put(image, at, value, n_bytes=8):
-    """Write a number if its place is there."""
+    """Write a number if its place lies in the image."""
     if 0 <= at <= len(image) - n_bytes:
         image[at : at + n_bytes] = (value & (1 << 8 * n_bytes) - 1).to_bytes(n_bytes, "little")
 
 
+def header(image, name):
+    """Return a word of the header; 0 where the image is too short."""
+    return word(image, HEADER[name].offset)
+
+
 def chain(image):
-    """Offset and size of the blocks, as far as the front tags lead."""
-    found, at, top = [], word(image, AT["heap_start"]), min(word(image, AT["top"]), len(image))
+    """Return (offset, size) of the blocks, as far as the front tags lead."""
+    found, at, top = [], header(image, "heap_start"), min(header(image, "top"), len(image))
     while 0 < at < top and len(found) < 2000:
-        size = word(image, at) & SIZE_MASK
-        if size < 48:
+        size = word(image, at) & TAG_SIZE_MASK
+        if size < BLOCK_MIN_BYTES:
             break
         found.append((at, size))
         at += size
@@ -59,32 +82,32 @@ def chain(image):
 
 def seal(image, at, size):
     """Make a block's rear tag agree with this size."""
-    put(image, at + size - 8, size ^ word(image, AT["salt"]) ^ ((at + size) * GOLDEN & MASK))
+    put(image, at + size - BLOCK_REAR_BYTES, rear_tag(header(image, "salt"), size & WORD_MASK, at + size & WORD_MASK))
 
 
 def place(image, blocks, rng):
-    """The offset of some word, more often of one that matters."""
+    """Return the offset of some word, more often of one that the library uses."""
     kind = rng.randrange(10)
     if blocks and kind < 6:
         at, size = blocks[rng.randrange(len(blocks))]
         if kind < 2:
-            return at + 8 * rng.randrange(4)
+            return at + WORD_BYTES * rng.randrange(len(BLOCK))
         if kind < 5:
-            return at + 16 + 8 * rng.randrange(min(max(size // 8 - 3, 1), 64))
-        return at + size - 8
+            return at + BLOCK_HEAD_BYTES + WORD_BYTES * rng.randrange(min(max(size // WORD_BYTES - 3, 1), 64))
+        return at + size - BLOCK_REAR_BYTES
     if kind < 8:
         return FIELDS[rng.randrange(len(FIELDS))]
     if kind == 8:  # participants, intents, index
-        return 4096 + 8 * rng.randrange(max(1, (word(image, AT["heap_start"]) - 4096) // 8 % 8192))
-    return 8 * rng.randrange(max(1, len(image) // 8))
+        return PAGE_BYTES + WORD_BYTES * rng.randrange(max(1, (header(image, "heap_start") - PAGE_BYTES) // WORD_BYTES % 8192))
+    return WORD_BYTES * rng.randrange(max(1, len(image) // WORD_BYTES))
 
 
 def number(image, blocks, at, rng):
-    """A value that may make trouble at `at`."""
+    """Return a value that may cause trouble at `at`."""
     old, kind = word(image, at), rng.randrange(9)
     near = (-48, -16, -8, -1, 0, 1, 8, 16, 24, 48)[rng.randrange(10)]
     if kind == 0:
-        return (0, 1, 2, 3, 4, 15, 16, MASK, 1 << 63, (1 << 63) - 1, (1 << 32) - 1, 1 << 31, 1 << 47, 1 << 56)[rng.randrange(14)]
+        return (0, 1, 2, 3, 4, 15, 16, WORD_MASK, 1 << 63, (1 << 63) - 1, (1 << 32) - 1, 1 << 31, 1 << 47, 1 << 56)[rng.randrange(14)]
     if kind == 1:
         return 1 << rng.randrange(64)
     if kind == 2:
@@ -92,13 +115,13 @@ def number(image, blocks, at, rng):
     if kind == 3:
         return old + near
     if kind == 4:
-        return word(image, 8 * rng.randrange(max(1, len(image) // 8)))
+        return word(image, WORD_BYTES * rng.randrange(max(1, len(image) // WORD_BYTES)))
     if kind == 5 and blocks:
-        return blocks[rng.randrange(len(blocks))][0] + 16 + near
+        return blocks[rng.randrange(len(blocks))][0] + BLOCK_HEAD_BYTES + near
     if kind == 6:
-        return (len(image), word(image, AT["top"]), word(image, AT["max_size"]), word(image, AT["heap_start"]))[rng.randrange(4)] + near
+        return (len(image), *(header(image, name) for name in ("top", "max_size", "heap_start")))[rng.randrange(4)] + near
     if kind == 7:
-        return old & ~SIZE_MASK | rng.randrange(4096) << 4  # the size of a tag
+        return old & ~TAG_SIZE_MASK | rng.randrange(4096) * BLOCK_ALIGN_BYTES  # the size of a tag
     return rng.randrange(256)
 
 
@@ -106,26 +129,34 @@ def change_tag(image, blocks, rng):
     """Another size, state or type, with a rear tag that agrees."""
     if blocks:
         at, size = blocks[rng.randrange(len(blocks))]
-        other = (size, size, size + 16, size - 16, blocks[rng.randrange(len(blocks))][1], 48, 1 << rng.randrange(4, 48))[rng.randrange(7)]
-        put(image, at, other & SIZE_MASK | rng.randrange(6) | (0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 99, 65535)[rng.randrange(12)] << 48)
+        step, another = BLOCK_ALIGN_BYTES, blocks[rng.randrange(len(blocks))][1]
+        other = (size, size, size + step, size - step, another, BLOCK_MIN_BYTES, 1 << rng.randrange(4, 48))[rng.randrange(7)]
+        types = [*range(TYPE_QUEUE + 1), TYPE_FIRST_USER, TYPE_FIRST_USER + 1, 99, TYPE_LAST_USER]
+        put(image, at, other & TAG_SIZE_MASK | rng.randrange(STATE_CACHED + 2) | types[rng.randrange(len(types))] << TAG_TYPE_SHIFT)
         seal(image, at, other)
 
 
+def put_clean(image, value):
+    """Mark the image as closed or not."""
+    put(image, HEADER["clean"].offset, value, HEADER["clean"].size)
+
+
 def change_intent(image, blocks, rng):
-    """Somebody was about to do this or that."""
+    """The intent of a participant that was about to change something."""
     if blocks:
-        values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, 16)[rng.randrange(3)] for _ in range(6)]
+        values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, BLOCK_HEAD_BYTES)[rng.randrange(3)] for _ in range(6)]
         slot = values[0]
         values[1] = (word(image, slot), values[1], 0, 1)[rng.randrange(4)]
-        image_at = word(image, AT["intents_off"]) + 64 * rng.randrange(4)
-        put(image, image_at, rng.randrange(1, 5) | rng.randrange(20) << 16 | rng.randrange(20) << 32)
+        image_at = header(image, "intents_off") + INTENT.size * rng.randrange(4)
+        types = rng.randrange(20) << INTENT_FIRST_TYPE_SHIFT | rng.randrange(20) << INTENT_SECOND_TYPE_SHIFT
+        put(image, image_at, rng.randrange(INTENT_SWAP_SLOT, INTENT_SHRINK + 1) | types)
         for i, value in enumerate(values):
-            put(image, image_at + 8 + 8 * i, value if rng.randrange(6) else number(image, blocks, slot, rng))
-        put(image, AT_32["clean"], 0, 4)
+            put(image, INTENT["slot_off"].at(image_at) + WORD_BYTES * i, value if rng.randrange(6) else number(image, blocks, slot, rng))
+        put_clean(image, 0)
 
 
 def change_text(image, blocks, rng):
-    """Another dtype where one is written, or something else."""
+    """Another text where a dtype is written, or elsewhere."""
     text = TEXTS[rng.randrange(len(TEXTS))]
     known = [at for at in (image.find(old) for old in (b"<i2", b"<f8", b"[(", b"<i8", b"|S", b"M8", b"Part", b"int32", b"name")) if at > 0]
     if known:
@@ -134,7 +165,7 @@ def change_text(image, blocks, rng):
 
 
 def change_length(image, blocks, rng):
-    """Cut off, or something appended."""
+    """A shorter file, or a longer one."""
     if rng.randrange(2):
         del image[rng.randrange(max(1, len(image))) :]
     else:
@@ -175,7 +206,7 @@ def change(image, rng):
     for _ in range(rng.randrange(1, 7)):
         CHANGES[rng.randrange(len(CHANGES))](image, chain(image), rng)
     if rng.randrange(4) == 0:
-        put(image, AT_32["clean"], rng.randrange(2), 4)
+        put_clean(image, rng.randrange(2))
     if rng.randrange(4) == 0:
         for at, size in chain(image):
             seal(image, at, size)
@@ -185,17 +216,17 @@ def change(image, rng):
 
 
 class Finding(Exception):
-    """Something was given out that must not be."""
+    """The library returned something that it must not return."""
 
 
 def inside(section, address, n_bytes):
-    """Complain of memory that lies outside the section."""
+    """Raise `Finding` for memory that lies outside the section."""
     if n_bytes and not section.address <= address <= address + n_bytes <= section.address + section.max_size:
         raise Finding(f"{n_bytes:,} bytes at {address - section.address:#x} of a section of {section.max_size:,}")
 
 
 def look(section, found, depth=6):
-    """Read everything that `found` shows, and use it."""
+    """Read everything that `found` contains, and use it."""
     if not isinstance(found, np.ndarray):
         repr(found)
     if isinstance(found, shmem.Block):
@@ -226,7 +257,7 @@ def look(section, found, depth=6):
 
 
 def look_at_fields(section, found, depth):
-    """Each field of an object, and what it refers to."""
+    """Look at each field of an object, and at the objects that it refers to."""
     for name in getattr(type(found), "__annotations__", {}) or [name for name in dir(type(found)) if not name.startswith("_")]:
         with contextlib.suppress(shmem.ShmemError):
             value = getattr(found, name)
@@ -237,7 +268,7 @@ def look_at_fields(section, found, depth):
 
 
 def use_queue(queue):
-    """In and out, without waiting."""
+    """Put and get, without waiting."""
     queue.qsize(), queue.full(), queue.empty(), queue.is_shutdown
     for use in (
         lambda: queue.get(timeout=0),
@@ -254,7 +285,7 @@ def use_queue(queue):
 
 
 class Session:
-    """A section that was opened, and what was allocated in it."""
+    """An opened section, and the blocks that were allocated in it."""
 
     def __init__(self, section, n_times):
         self.section = section
@@ -279,9 +310,9 @@ class Session:
 
     def blocks_by_offset(self):
         start = self.section._header_facts()["heap_start"]
-        for offset in [*range(start, start + 320 * self.n_times, 16), 0, 16, 8, self.section.max_size - 16]:
+        for offset in [*range(start, start + 320 * self.n_times, BLOCK_ALIGN_BYTES), 0, 16, 8, self.section.max_size - 16]:
             with contextlib.suppress(shmem.ShmemError):
-                look(self.section, self.section.block(offset + 16))
+                look(self.section, self.section.block(offset + BLOCK_HEAD_BYTES))
 
     def allocate(self):
         for i in range(self.n_times):
@@ -303,9 +334,9 @@ class Session:
 
     def free_foreign(self):
         start = self.section._header_facts()["heap_start"]
-        for offset in range(start, start + 320 * self.n_times, 48):
+        for offset in range(start, start + 320 * self.n_times, BLOCK_MIN_BYTES):
             with contextlib.suppress(shmem.ShmemError):
-                self.section.free(offset + 16)
+                self.section.free(offset + BLOCK_HEAD_BYTES)
 
     def name(self):
         for i in range(self.n_times):
@@ -379,7 +410,7 @@ EVERYTHING = bytes([*range(len(STEPS)), 5, 7, 6, 9, 5, 0])
 
 
 def session(path, program, n_times, **options):
-    """Open, do these steps, close."""
+    """Open the file, do these steps, close it."""
     with contextlib.suppress(shmem.ShmemError), shmem.SharedMemory(path, **options) as section:
         opened = Session(section, n_times)
         for step in program:
@@ -388,7 +419,7 @@ def session(path, program, n_times, **options):
 
 
 def check_command(path):
-    """`python -m shmem check`, with a repair; a file that it calls whole or repaired must be whole."""
+    """Run `python -m shmem check`, with a repair; a file that it reports as whole or repaired must be whole."""
     for options in ((False, True), (True, False)):
         with contextlib.redirect_stdout(io.StringIO()):
             report = _check.examine(path, *options)
@@ -401,12 +432,12 @@ def check_command(path):
 
 
 def exercise(path, program, n_times=6, **options):
-    """Do everything with a file; the program says in which order.
+    """Do everything with a file, in the order of the program.
 
     Raises
     ------
     Exception
-        Anything that is no documented error.
+        Any exception that the library does not document.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error")

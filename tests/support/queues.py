@@ -1,26 +1,22 @@
-"""What the tests of queues share."""
+"""Helpers of the tests of queues."""
 
 import threading
 import time
 
-# where things lie in a queue's block
+from shmem._base.layout import LAYOUT
+
+QUEUE = LAYOUT["queue_t"]
 CAPACITY, SLOT_BYTES, RECORD_BYTES, DATA_OFF, PRODUCERS_GATE, TAIL, CONSUMERS_GATE, HEAD, NOT_EMPTY, NOT_FULL = (
-    0,
-    8,
-    16,
-    24,
-    64,
-    128,
-    192,
-    256,
-    320,
-    384,
-)
+    QUEUE[name].offset
+    for name in (
+        "capacity", "slot_bytes", "record_bytes", "data_off", "producers_gate", "tail", "consumers_gate", "head", "not_empty", "not_full",
+    )
+)  # fmt: skip
 PATIENCE = 20
 
 
 def words_of(shm, queue):
-    """The 64-bit words of a queue's block, to be damaged."""
+    """Return the 64-bit words of the payload of a queue, for tests that damage them."""
     return memoryview(shm.block(queue.offset)).cast("B").cast("Q")
 
 
@@ -32,7 +28,7 @@ def wait_until(condition):
 
 
 def in_thread(function, *args):
-    """Start it; a function that waits for its result, or raises what it raised."""
+    """Start `function` in a thread; return a function that waits for its result, or raises its exception."""
     found = []
 
     def run():

@@ -1,4 +1,4 @@
-"""Writing over a section's own words, and what that ends in."""
+"""Overwriting the words of a section, and the outcome of that."""
 
 import contextlib
 import mmap
@@ -6,17 +6,25 @@ import os
 import signal
 import struct
 
-TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, UPGRADE, DRAIN, HEAP_GATE = 448, 456, 472, 512, 536, 576, 640, 704
-HOLE_BLOCKS, PARTICIPANTS_HIGH, INDEX_OFF = 784, 832, 344
-RING_OFF = 768  # from the index's start
-HEAD, HOLE, USED = 16, 1, 3
+from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, STATE_HOLE, STATE_USED
+
+HEADER, BLOCK, PARTICIPANT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["participant_t"]
+TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF, DIRECTORY_OFF = (
+    HEADER[name].offset
+    for name in (
+        "top", "reserved", "next_serial", "lock_gate", "lock_gate_readers", "upgrade", "drain", "heap_gate", "hole_blocks",
+        "participants_high", "root_off", "directory_off",
+    )
+)  # fmt: skip
+RING_OFF = LAYOUT["free_index_t"]["ring_off"].offset  # from the start of the index
+HEAD, HOLE, USED = BLOCK_HEAD_BYTES, STATE_HOLE, STATE_USED
 EVERY_BIT = (1 << 64) - 1
-ABSENT_OWNER = 0x1234_5678_0000_EA60  # as the signature of a participant that is not there
+ABSENT_OWNER = 0x1234_5678_0000_EA60  # an owner's word that names no participant
 SECONDS = 20
 
 
 class Scribe:
-    """All bytes of a section, past everything that guards them."""
+    """All bytes of a section, without the checks and locks that guard them."""
 
     def __init__(self, path):
         with open(path, "r+b") as file:
@@ -29,11 +37,15 @@ class Scribe:
         struct.pack_into("<Q", self.bytes, offset, word)
 
     def index(self, offset):
-        """Where a word of the index of free blocks lies."""
-        return self[INDEX_OFF] + offset
+        """Return the offset of a word of the index of free blocks."""
+        return HEADER["index_off"].read(self.bytes) + offset
+
+    def entry(self, i, name):
+        """Return the offset of a field of an entry of the participants' table."""
+        return PARTICIPANT[name].at(HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i)
 
     def replace(self, old, new):
-        """Write over a text that is there once; what is shorter gets spaces."""
+        """Overwrite a text that occurs once; a shorter one is padded with spaces."""
         at = self.bytes.find(old)
         assert at >= 0, old
         assert self.bytes.find(old, at + 1) < 0, old
@@ -41,12 +53,12 @@ class Scribe:
 
 
 def outcome(act):
-    """What `act()` ends in, in a process of its own: its value as a text, the name of an exception, or of the signal that ended it."""
+    """Call `act()` in a process of its own; return the value as a text, or the name of the exception or of the signal that ended it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            signal.alarm(SECONDS)  # ends also who loops without looking at signals
+            signal.alarm(SECONDS)  # ends also a loop that ignores signals
             try:
                 text = str(act())
             except BaseException as error:

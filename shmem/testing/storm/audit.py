@@ -3,18 +3,16 @@
 import collections
 import contextlib
 import os
-import struct
 import traceback
 
 import shmem
+from shmem._base.layout import LAYOUT
 from shmem._cli import check
-from shmem._fsck.wreck import AT, AT_32
 from shmem._objects import finding
 from shmem.testing.storm import actor as acting
 from shmem.testing.storm import contents, ledger
 
-# where things are in a section, as in _base/layout.pxd
-ENTRY_BYTES, INTENT_BYTES = 64, 64
+HEADER, PARTICIPANT, INTENT = LAYOUT["header_t"], LAYOUT["participant_t"], LAYOUT["intent_t"]
 
 
 class Audit:
@@ -185,13 +183,14 @@ class Audit:
         """No process is attached, so every entry of the table of participants is free, and no intent is noted."""
         with open(path, "rb") as file:
             content = file.read()
-        (n_entries,) = struct.unpack_from("<I", content, AT_32["max_participants"])
-        table, intents = (struct.unpack_from("<Q", content, AT[name])[0] for name in ("participants_off", "intents_off"))
-        for i in range(n_entries):
-            sharers, _, attached, pending, pins, waiting = struct.unpack_from("<6I", content, table + ENTRY_BYTES * i)
-            (operation,) = struct.unpack_from("<Q", content, intents + INTENT_BYTES * i)
-            if sharers or attached or pending or pins or waiting or operation:
-                self.problem(f"participant {i} of the closed file: {sharers=} {attached=} {pending=} {pins=} {waiting=} {operation=}")
+        table, intents = HEADER["participants_off"].read(content), HEADER["intents_off"].read(content)
+        for i in range(HEADER["max_participants"].read(content)):
+            entry = PARTICIPANT.read(content, table + PARTICIPANT.size * i)
+            left = {name: entry[name] for name in ("attached", "pending", "pins", "waiting")}
+            left["sharers"] = entry["readers"] & 0xFFFFFFFF
+            left["operation"] = INTENT["operation"].read(content, intents + INTENT.size * i)
+            if any(left.values()):
+                self.problem(f"participant {i} of the closed file: {' '.join(f'{name}={value}' for name, value in left.items())}")
 
     # -- the other sections
 

@@ -6,12 +6,11 @@ import multiprocessing
 import os
 import random
 import signal
-import struct
 import time
 import warnings
 
 import shmem
-from shmem._fsck.wreck import AT
+from shmem._base.layout import LAYOUT, OWNER_INDEX_MASK
 from shmem._sections import image
 from shmem.testing.storm import actor as acting
 from shmem.testing.storm import contents, ledger
@@ -22,9 +21,7 @@ LOG_LINES = 200  # of the members' log in the report
 WAYS = {"one": 40, "by itself": 20, "caught": 12, "stopped before": 7, "stopped and continued": 7, "two": 10, "all": 4}
 CATCH_SECONDS = 0.1
 DUMP_SECONDS = 20  # for an aborted process to write where its threads are
-# where things are in a section, as in _base/layout.pxd
-LOCK_GATE, HEAP_GATE, OWNER_MASK = 512, 704, 0xFFFF
-ENTRY_BYTES, ENTRY_PID = 64, 24
+HEADER, PARTICIPANT = LAYOUT["header_t"], LAYOUT["participant_t"]
 
 
 @dataclasses.dataclass
@@ -262,11 +259,11 @@ class Storm:
 
     def _members_in_a_gate(self, fd):
         """Return the members in the gate of the heap or the lock: the gate's word names the entry, the entry the process."""
-        table, found = struct.unpack("<Q", os.pread(fd, 8, AT["participants_off"]))[0], set()
-        for offset in (HEAP_GATE, LOCK_GATE):
-            index = struct.unpack("<Q", os.pread(fd, 8, offset))[0] & OWNER_MASK
+        table, found = HEADER["participants_off"].read_file(fd), set()
+        for gate in ("heap_gate", "lock_gate"):
+            index = HEADER[gate].read_file(fd) & OWNER_INDEX_MASK
             if index:
-                (pid,) = struct.unpack("<Q", os.pread(fd, 8, table + ENTRY_BYTES * (index - 1) + ENTRY_PID))
+                pid = PARTICIPANT["pid"].read_file(fd, table + PARTICIPANT.size * (index - 1))
                 found |= {number for number, member in self.members.items() if member.process.pid == pid}
         return found
 
