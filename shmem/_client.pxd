@@ -21,11 +21,10 @@ A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Wait
 from libc.stdint cimport int64_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, store_release_u64
 from shmem._base.bounds cimport used_tag
-from shmem._base.deadline cimport AT_ONCE, FOREVER
+from shmem._base.deadline cimport AT_ONCE, FOREVER, deadline_after
 from shmem._base.layout cimport event_t, mutex_t, payload_bytes, semaphore_t, tag_size
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK
-from shmem._base.system cimport now_ns
 from shmem._heap.heap cimport HEAP_ZERO, heap_allocate, heap_free
 from shmem._sync.primitives cimport (
     event_is_signaled, event_reset, event_sequence, event_signal, mutex_try, mutex_unlock, semaphore_signal, semaphore_try)
@@ -34,10 +33,6 @@ from shmem._sync.primitives cimport mutex_lock as mutex_lock_until
 from shmem._sync.primitives cimport semaphore_wait as semaphore_wait_until
 from shmem._sync.storage_lock cimport (
     lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
-
-
-cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
-    return timeout_ns if timeout_ns <= 0 else now_ns() + timeout_ns
 
 
 cdef inline int lock_exclusive(section_t* section, int64_t timeout_ns) noexcept nogil:

@@ -70,7 +70,8 @@ cdef int check(int status, Mapping mapping, str what) except -1
 # A request for bytes as C wants it: ValueError when negative, SectionFull when no section of this size could hold it.
 cdef uint64_t size_argument(Mapping mapping, object size) except? 0xffffffffffffffff
 
-# Nanoseconds of the monotonic clock, FOREVER or AT_ONCE, for a timeout in seconds or None.
+# A timeout in seconds or None, as nanoseconds, FOREVER or AT_ONCE; and as the deadline that it means now.
+cdef int64_t timeout_argument(object timeout) except? -2
 cdef int64_t deadline_argument(object timeout) except? -2
 
 # Payload offset of a new block; raises SectionFull and the rest.  The GIL is released where it takes long.

@@ -42,7 +42,7 @@ from shmem._base.explain import explain, explain_opening, explain_problem
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
 from shmem._base.bounds cimport participants_bound
 from shmem._base.damage cimport asked_at, room_at
-from shmem._base.deadline cimport AT_ONCE, FOREVER
+from shmem._base.deadline cimport AT_ONCE, FOREVER, deadline_after
 from shmem._base.debug cimport debug_python
 from shmem._base.layout cimport (
     INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, header_t, layout_fingerprint, payload_to_block, tag_type)
@@ -50,7 +50,7 @@ from shmem._base.owner cimport owner_index, readers_count
 from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
-from shmem._base.system cimport now_ns, pause_ns
+from shmem._base.system cimport pause_ns
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free,
     heap_leave, heap_trim, heap_wait_t)
@@ -178,7 +178,7 @@ cdef uint64_t size_argument(Mapping mapping, object size) except? 0xffffffffffff
     return number
 
 
-cdef int64_t deadline_argument(object timeout) except? -2:
+cdef int64_t timeout_argument(object timeout) except? -2:
     """Seconds or None, as nanoseconds of the monotonic clock, FOREVER or AT_ONCE."""
     cdef double seconds
     if timeout is None:
@@ -190,7 +190,11 @@ cdef int64_t deadline_argument(object timeout) except? -2:
         return AT_ONCE
     if seconds > 4e9:
         return FOREVER
-    return now_ns() + <int64_t>(seconds * 1e9)
+    return <int64_t>(seconds * 1e9)
+
+
+cdef int64_t deadline_argument(object timeout) except? -2:
+    return deadline_after(timeout_argument(timeout))
 
 
 # -- without the GIL ----------------------------------------------------------------------------------------
