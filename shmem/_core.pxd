@@ -3,6 +3,8 @@
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from shmem._base.bounds cimport block_is_stale
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, block_t
 from shmem._base.section cimport section_t
 
 
@@ -110,5 +112,5 @@ cdef section_t* section_of(object memory) except NULL
 
 
 cdef inline bint placed_is_stale(Placed placed) noexcept:
-    """Whether the block was freed (and perhaps used again) since this object was made."""
-    return ((<uint64_t*>(placed.data - 8))[0] ^ placed.serial) << 8 != 0
+    """Whether the block was freed, and its place perhaps used again, since this object was made."""
+    return block_is_stale(<block_t*>(placed.data - BLOCK_HEAD_BYTES), placed.serial)

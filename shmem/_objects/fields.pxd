@@ -7,8 +7,8 @@ an annotation; and an entry in `_fields.KINDS`, so that a process without the cl
 
 from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, STATE_USED, block_t, tag_state
-from shmem._core cimport Mapping, Placed
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, block_t
+from shmem._core cimport Mapping, Placed, placed_is_stale
 
 
 cdef class FieldType:
@@ -66,19 +66,10 @@ cdef inline object object_at(Mapping mapping, object cls, char* data):
     return placed
 
 
-cdef inline bint object_is_stale(Placed placed) noexcept:
-    """Whether the block was freed, and perhaps used again, since this object was made.
-
-    The tag is what frees a block; the serial is cleared after it, by a process that may be killed in between.
-    """
-    cdef block_t* block = <block_t*>(placed.data - BLOCK_HEAD_BYTES)
-    return tag_state(block.tag) != STATE_USED or ((block.serial ^ placed.serial) & SERIAL_MASK) != 0
-
-
 cdef inline char* field_address(Field field, object instance) except NULL:
     """Where the field of this object lies, once it is known to have the field and its block to be there still."""
     if type(instance) is not field.owner and not PyObject_TypeCheck(instance, <PyTypeObject*>field.owner):
         raise_stranger(field, instance)
-    if object_is_stale(<Placed>instance):
+    if placed_is_stale(<Placed>instance):
         raise_stale(<Placed>instance)
     return (<Placed>instance).data + field.offset

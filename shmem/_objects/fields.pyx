@@ -38,7 +38,7 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 from libc.string cimport memcpy, memset
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
-from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, wrap
+from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, placed_is_stale, wrap
 
 cdef extern from "Python.h":
     Py_complex PyComplex_AsCComplex(object) except *        # Cython's own declaration overlooks the exception
@@ -657,7 +657,7 @@ cdef class RefField(Field):
         placed = <Placed>value
         if placed.mapping is None or placed.serial & PART_OF_BLOCK:
             offset_in(holder.mapping, value)            # which says why not
-        if object_is_stale(placed):
+        if placed_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:
             raise InvalidBlock(f"{self.where()} can only refer to what lies in the same section; this {type(value).__name__} "

@@ -32,9 +32,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
-from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block
+from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block, placed_is_stale
 from shmem._objects.directory cimport type_by_id, type_id_for
-from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, object_is_stale, raise_stale
+from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, raise_stale
 
 cdef extern from "Python.h":
     ctypedef int (*initproc)(object, object, object) except -1
@@ -353,7 +353,7 @@ cdef class StructBase(Placed):
         cdef Layout layout = layout_of(type(self))
         name = f"generic {layout.type_name}" if layout.is_generic else type(self).__qualname__
         where = f"<{name} at offset {self.data - self.mapping.base:#x}"
-        if object_is_stale(self):
+        if placed_is_stale(self):
             return f"{where}, freed>"
         values = [f"{field.name}={field.__get__(self, type(self))!r}" for field in layout.fields.values()
                   if not isinstance(field, (ArrayField, RefField))]
@@ -368,7 +368,7 @@ cdef class StructBase(Placed):
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         """The object's bytes; to whoever asks for a format, one item of the class's dtype, so that np.asarray works in place."""
-        if object_is_stale(self):
+        if placed_is_stale(self):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             raise ReadOnlyError("the section was opened read-only")

@@ -38,10 +38,11 @@ from shmem._base.layout cimport (
 from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport pause_ns
-from shmem._core cimport PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place, run_step, step_t
+from shmem._core cimport (
+    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place, placed_is_stale, run_step, step_t)
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
-from shmem._objects.fields cimport Field, FieldType, field_address, object_is_stale, raise_stale
+from shmem._objects.fields cimport Field, FieldType, field_address, raise_stale
 from shmem._sync.channel cimport EVERYBODY, channel_notify
 from shmem._sync.named_file cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._sync.primitives cimport (
@@ -236,19 +237,19 @@ cdef int _refuse(Waitable self, str what) except -1:
     if self.words == NULL:
         label = f" {self.file[0]!r}" if self.file is not None else ""
         raise errors.ClosedError(f"{what}: this {type(self).__name__}{label} was closed")
-    if object_is_stale(self):
+    if placed_is_stale(self):
         raise_stale(self)
     return check(READ_ONLY, self.mapping, what)
 
 
 cdef inline void* _readable(Waitable self) except NULL:
-    if self.words == NULL or (self.mapping is not None and object_is_stale(self)):
+    if self.words == NULL or (self.mapping is not None and placed_is_stale(self)):
         _refuse(self, "look")
     return self.words
 
 
 cdef inline void* _changeable(Waitable self, str what) except NULL:
-    if self.words == NULL or (self.mapping is not None and (object_is_stale(self) or not self.mapping.writable)):
+    if self.words == NULL or (self.mapping is not None and (placed_is_stale(self) or not self.mapping.writable)):
         _refuse(self, what)
     return self.words
 
@@ -550,7 +551,7 @@ cdef uint32_t _value_argument(object value) except? 0xffffffff:
 
 
 cdef bint _is_gone(Waitable self) noexcept:
-    return self.mapping is not None and object_is_stale(self)
+    return self.mapping is not None and placed_is_stale(self)
 
 
 # -- event ------------------------------------------------------------------------------------------------------

@@ -32,9 +32,10 @@ Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock`
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._base.bounds cimport block_is_stale
 from shmem._base.deadline cimport AT_ONCE, deadline_is_past
-from shmem._base.layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
+from shmem._base.layout cimport event_t, mutex_t, semaphore_t
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
@@ -49,8 +50,7 @@ cdef enum:
 
 cdef inline bint _is_gone(const place_t* place) noexcept nogil:
     """Whether the block was freed: then its words are the heap's, or somebody else's, and who slept on them keeps its hands off."""
-    return place != NULL and (tag_state(load_acquire_u64(&place.block.tag)) != STATE_USED
-                              or (place.block.serial ^ place.serial) & SERIAL_MASK != 0)
+    return place != NULL and block_is_stale(place.block, place.serial)
 
 
 # -- semaphore ------------------------------------------------------------------------------------------

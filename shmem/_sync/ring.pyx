@@ -42,9 +42,9 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport (
     cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
-from shmem._base.bounds cimport damaged
+from shmem._base.bounds cimport block_is_stale, damaged
 from shmem._base.deadline cimport deadline_is_past
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, block_t, queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
@@ -61,9 +61,7 @@ cdef bint _may_spin = processor_count() > 1
 
 
 cdef inline bint _is_stale(ring_t* ring) noexcept nogil:
-    """Whether the block was freed: by its tag, and by its serial should the place be used again."""
-    cdef block_t* block = <block_t*>(<char*>ring.at - BLOCK_HEAD_BYTES)
-    return tag_state(block.tag) != STATE_USED or ((block.serial ^ ring.serial) & SERIAL_MASK) != 0
+    return block_is_stale(<block_t*>(<char*>ring.at - BLOCK_HEAD_BYTES), ring.serial)
 
 
 cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t serial, uint64_t room_bytes) noexcept nogil:
