@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What no public function does: die inside the heap gate, and recover a heap that needs it not."""
+"""Operations that no public function offers: dying inside the heap gate, and recovering a heap that does not need it."""
 
 cimport shmem
 
@@ -30,17 +30,17 @@ def fill(shm, uint64_t n_blocks):
             status |= shmem.free(section, blocks[i])
     free(blocks)
     if status != 0:
-        raise RuntimeError(f"the heap refused: {status}")
+        raise RuntimeError(f"the heap operation failed: status {status}")
 
 
 def die_in_the_gate(shm):
-    """Take the heap gate, then be killed."""
+    """Take the heap gate, then kill this process."""
     if heap_enter(shmem.section_of(shm), True) == 0:
         kill(getpid(), SIGKILL)
 
 
 def recover(shm):
-    """Recover the heap as after a death; seconds."""
+    """Recover the heap as after a death; return the seconds."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef double start
     cdef int status = heap_enter(section, True)
@@ -50,5 +50,5 @@ def recover(shm):
         start = now() - start
         heap_leave(section)
     if status != 0:
-        raise RuntimeError(f"the heap refused: {status}")
+        raise RuntimeError(f"the heap operation failed: status {status}")
     return start
