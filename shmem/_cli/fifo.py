@@ -303,7 +303,7 @@ def _consume(queue, options):
             if options.verbose:
                 print(f"{producer} {number}", flush=True)
     finally:
-        print(f"consumer: {n_taken:,} messages from {len(latest)} producers taken", flush=True)
+        print(f"consumer: {n_taken:,} messages taken, producers: {len(latest)}", flush=True)
 
 
 def _check(queue, options):

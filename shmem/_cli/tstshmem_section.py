@@ -40,11 +40,11 @@ class Instance(shmem.Struct):
     crew: shmem.Array[shmem.uint64, MAX_PROCESSES]
 
     def has_owner(self, memory):
-        """Whether the process that registered or adopted this instance is attached."""
+        """Return whether the process that registered or adopted this instance is attached."""
         return _lock.participant_lives(memory, self.owner)
 
     def is_alive(self, memory):
-        """Whether any process of this instance is attached."""
+        """Return whether any process of this instance is attached."""
         return self.has_owner(memory) or any(_lock.participant_lives(memory, int(one)) for one in self.crew if one)
 
     def all_keys(self):
@@ -145,7 +145,7 @@ class PythonTree:
             setattr(before, link, self.memory.new(Node, key=key))
 
     def search(self, key):
-        """Whether the tree has a key."""
+        """Return whether the tree has a key."""
         with self.shared:
             return self._find(key)[2] is not None
 

@@ -188,7 +188,7 @@ def test_command_line(section_file, child):
     lines = child(RUN, "", "consume", "--timeout", 0, "--verbose", "--check", *place).end().splitlines()
     assert lines[:300] == [f"1 {i}" for i in range(300)]
     assert lines[300:] == [
-        "consumer: 300 messages from 1 producers taken",
+        "consumer: 300 messages taken, producers: 1",
         "check: 0 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
     ]
 
@@ -230,7 +230,7 @@ def test_interrupted(section_file, child):
     child(RUN, "", "produce", 1, "--file", section_file).end()
     assert consumer.hear() == "1 0"
     consumer.process.send_signal(signal.SIGINT)
-    assert consumer.hear() == "consumer: 1 messages from 1 producers taken"
+    assert consumer.hear() == "consumer: 1 messages taken, producers: 1"
     assert consumer.process.wait(20) == 130
 
 

@@ -50,7 +50,7 @@ def command_arguments(parser):
                         help="repair one of all states that are alike (default), all states, or none")  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="operations at the same time (default: one per processor)")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the states that fail in this folder, as files that can be opened")
-    parser.add_argument("--checkers", type=int, default=8, help="processes per job that check states (default: %(default)s)")
+    parser.add_argument("--checkers", type=int, default=8, metavar="N", help="processes per job that check states (default: %(default)s)")
     parser.add_argument("--folder", default="/dev/shm", help="a folder on a memory file system (default: %(default)s)")
 
 

@@ -74,7 +74,7 @@ HIDDEN = "x7" if NAME == "aarch64" else None
 
 
 def _has(capability):
-    """Whether this is an Arm processor that has a capability."""
+    """Return whether this is an Arm processor that has a capability."""
     return NAME == "aarch64" and _libc.getauxval(ctypes.c_ulong(_HWCAP)) & capability != 0
 
 

@@ -15,7 +15,7 @@ after it.
 Two states are *alike*, and only the first of them is repaired, if they differ only in
 
 * process ids, the counts of recoveries and of owners' deaths, the sequence numbers of the lock's channels, and the flag that a process
-  sleeps on the heap gate, on none of which anything depends; also salt and uuid, which are random,
+  sleeps on the heap gate, on which no decision depends; salt and uuid, which are drawn when a section is made,
 * generations: what counts is whether a word has that of its entry, and whether the entry has the one it had before the operation,
 * the payload of PENDING blocks,
 * for a first opener: gates, channels, the boot id, and everything in the table's entries except the counts of pending blocks and pins.  A

@@ -17,7 +17,7 @@ from shmem.testing.storm import actor as acting
 from shmem.testing.storm import contents, ledger
 from shmem.testing.storm.member import member_main
 
-MERCIES = 0, 0.5, 1  # which part of the members is told to end at the end of a round, instead of killed
+MERCIES = 0, 0.5, 1  # the part of the members that may end by themselves at the end of a round instead of being killed
 LOG_LINES = 200  # of the members' log in the report
 WAYS = {"one": 40, "by itself": 20, "caught": 12, "stopped before": 7, "stopped and continued": 7, "two": 10, "all": 4}
 CATCH_SECONDS = 0.1
