@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free
 from posix.signal cimport kill
 from posix.unistd cimport getpid
 
-from shmem._heap.heap cimport heap_enter, heap_leave
+from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_leave
 from shmem._base.participants cimport LIVENESS_BYTE
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
@@ -35,7 +35,7 @@ def fill(shm, uint64_t n_blocks):
 
 def die_in_the_gate(shm):
     """Take the heap gate, then kill this process."""
-    if heap_enter(shmem.section_of(shm), True) == 0:
+    if heap_enter(shmem.section_of(shm), WAIT_FOREVER) == 0:
         kill(getpid(), SIGKILL)
 
 
@@ -43,7 +43,7 @@ def recover(shm):
     """Recover the heap as after a death; return the seconds."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef double start
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, WAIT_FOREVER)
     if status == 0:
         start = now()
         status = heap_recover(section, NO_PARTICIPANT)
