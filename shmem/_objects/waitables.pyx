@@ -43,7 +43,7 @@ from shmem._core cimport (
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.fields cimport Field, FieldType, field_address, raise_stale
-from shmem._sync.channel cimport EVERYBODY, channel_notify
+from shmem._sync.channel cimport ALL_WAITERS, channel_notify
 from shmem._sync.named_file cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._sync.primitives cimport (
     EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
@@ -432,7 +432,7 @@ def anybody_waits(Semaphore self not None):
     cdef int looks_left = N_LOOKS
     if load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
         return False
-    channel_notify(&semaphore.channel, EVERYBODY)
+    channel_notify(&semaphore.channel, ALL_WAITERS)
     while looks_left and load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
         looks_left -= 1
         with nogil:

@@ -40,7 +40,7 @@ from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
 from shmem._base.system cimport futex_wake
-from shmem._sync.channel cimport EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
+from shmem._sync.channel cimport ALL_WAITERS, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
 from shmem._sync.storage_lock cimport thread_register
 
 cdef enum:
@@ -125,7 +125,7 @@ cdef void event_signal(event_t* event) noexcept nogil:
     while word & EVENT_SIGNALED == 0:
         if compare_exchange_seq_cst_u64(&event.word, word, <uint32_t>(<uint32_t>word + 2) | EVENT_SIGNALED):
             if word >> 32 != 0:
-                futex_wake(low_half(&event.word), EVERYBODY)
+                futex_wake(low_half(&event.word), ALL_WAITERS)
             return
         word = load_seq_cst_u64(&event.word)
 

@@ -49,7 +49,7 @@ from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
 from shmem._base.system cimport now_ns, processor_count
-from shmem._sync.channel cimport ETIMEDOUT, EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
+from shmem._sync.channel cimport ALL_WAITERS, ETIMEDOUT, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 
 cdef enum:
@@ -206,7 +206,7 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     # `tail` comes after the registration
     store_seq_cst_u64(&queue.tail, tail + n)
     gate_leave(&queue.producers_gate)
-    channel_notify(&queue.not_empty, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    channel_notify(&queue.not_empty, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
     batch.n_items -= n
     batch.n_done += n
     return OK
@@ -238,7 +238,7 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
         return status
     store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the look at the channel, as in _put_inside
     gate_leave(&queue.consumers_gate)
-    channel_notify(&queue.not_full, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    channel_notify(&queue.not_full, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
     batch.n_done = n
     return OK
 
@@ -344,8 +344,8 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
         if status == OK:
             store_seq_cst_u64(&queue.head, load_seq_cst_u64(&queue.tail))
             gate_leave(&queue.consumers_gate)
-    channel_notify(&queue.not_empty, EVERYBODY)
-    channel_notify(&queue.not_full, EVERYBODY)
+    channel_notify(&queue.not_empty, ALL_WAITERS)
+    channel_notify(&queue.not_full, ALL_WAITERS)
     return status
 
 
