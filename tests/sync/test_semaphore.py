@@ -256,9 +256,9 @@ def test_nothing_is_lost_under_load(name, child):
         taken += 1
     say(taken)
     """
-    victim = child("s = shmem.Semaphore(args[0]); n = 0\nwhile True:\n    s.wait(); n += 1; say(n)", name)
+    victim = child("s = shmem.Semaphore(args[0]); n = 0; say('up')\nwhile True:\n    s.wait(); n += 1; say(n)", name)
     consumers = [child(code, name) for _ in range(2)]
-    for one in consumers:
+    for one in (victim, *consumers):  # else the consumers may have taken everything before the victim is there
         assert one.hear() == "up"
     producers = [
         child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)
