@@ -12,10 +12,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._base import errors
 
-from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
+from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32, thread_pointer
 from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
-from shmem._base.section cimport section_t, thread_pointer
+from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
 from shmem._core cimport Mapping, Memory, check, run_step, step_t, timeout_argument
 from shmem._sections.opening cimport section_unlock, thread_ended

@@ -65,14 +65,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport (
     compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64, fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64,
-    load_relaxed_u32, load_seq_cst_u64, store_release_u32, store_release_u64, store_seq_cst_u64)
+    load_relaxed_u32, load_seq_cst_u64, store_release_u32, store_release_u64, store_seq_cst_u64, thread_pointer)
 from shmem._base.bounds cimport participants_bound
 from shmem._base.deadline cimport FOREVER, deadline_is_past
 from shmem._base.debug cimport debug_fail, debug_storage_lock
 from shmem._base.layout cimport header_t
 from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index, readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport my_entry, owner_is_alive, participant_entry_is_alive, participant_generation
-from shmem._base.section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, thread_hash, thread_pointer, thread_t
+from shmem._base.section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, thread_hash, thread_t
 from shmem._base.status cimport DEADLOCK, INTERRUPTED, OK, TIMEOUT_EXPIRED, TOO_MANY_THREADS
 from shmem._base.system cimport futex_wait, futex_wake, now_ns, watch_thread
 from shmem._sync.channel cimport ALL_WAITERS, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
