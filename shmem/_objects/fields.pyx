@@ -25,23 +25,17 @@ import numpy as np
 
 from shmem._base.errors import InvalidBlock, ReadOnlyError
 from shmem._objects.arrays import is_whole
+from shmem._objects.codec import Misfit
 
 cimport cython
 cimport shmem._atomics as atomic
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.complex cimport Py_complex, PyComplex_FromDoubles
-from cpython.float cimport PyFloat_AsDouble
-from cpython.long cimport PyLong_Check
-from cpython.number cimport PyNumber_Index
-from libc.math cimport isinf
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
 from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, placed_is_stale, wrap
-
-cdef extern from "Python.h":
-    Py_complex PyComplex_AsCComplex(object) except *        # Cython's own declaration overlooks the exception
+from shmem._objects.codec cimport Codec, Kind, codec_of, kind_of, load_number, misfit, store_bytes, store_number
 
 cdef object ndarray = np.ndarray
 cdef uint64_t generation = 1          # of class definitions in this process: an older TypeCache is out of date
@@ -61,22 +55,6 @@ cdef class FieldType:
 
     cpdef list describe(self):
         raise NotImplementedError
-
-
-cdef enum Kind:
-    BOOL
-    INT8
-    INT16
-    INT32
-    INT64
-    UINT8
-    UINT16
-    UINT32
-    UINT64
-    FLOAT32
-    FLOAT64
-    COMPLEX64
-    COMPLEX128
 
 
 @cython.final
@@ -108,29 +86,29 @@ cdef class Scalar(FieldType):
         return f"shmem.{self.name}"
 
 
-cdef Scalar make_scalar(str name, Kind kind):
+cdef Scalar make_scalar(str name):
     cdef Scalar scalar = Scalar.__new__(Scalar)
     scalar.name = name
-    scalar.kind = kind
     scalar.dtype = np.dtype(name.rstrip("_"))
+    scalar.kind = kind_of(scalar.dtype)
     scalar.n_bytes = scalar.dtype.itemsize
     scalar.align_bytes = scalar.dtype.alignment
     return scalar
 
 
-bool_ = make_scalar("bool_", BOOL)
-int8 = make_scalar("int8", INT8)
-int16 = make_scalar("int16", INT16)
-int32 = make_scalar("int32", INT32)
-int64 = make_scalar("int64", INT64)
-uint8 = make_scalar("uint8", UINT8)
-uint16 = make_scalar("uint16", UINT16)
-uint32 = make_scalar("uint32", UINT32)
-uint64 = make_scalar("uint64", UINT64)
-float32 = make_scalar("float32", FLOAT32)
-float64 = make_scalar("float64", FLOAT64)
-complex64 = make_scalar("complex64", COMPLEX64)
-complex128 = make_scalar("complex128", COMPLEX128)
+bool_ = make_scalar("bool_")
+int8 = make_scalar("int8")
+int16 = make_scalar("int16")
+int32 = make_scalar("int32")
+int64 = make_scalar("int64")
+uint8 = make_scalar("uint8")
+uint16 = make_scalar("uint16")
+uint32 = make_scalar("uint32")
+uint64 = make_scalar("uint64")
+float32 = make_scalar("float32")
+float64 = make_scalar("float64")
+complex64 = make_scalar("complex64")
+complex128 = make_scalar("complex128")
 
 SCALARS = {scalar.dtype: scalar for scalar in (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64,
                                                complex64, complex128)}
@@ -192,6 +170,7 @@ cdef class Array(FieldType):
     """
     cdef readonly object element      # numpy dtype
     cdef readonly tuple shape
+    cdef Codec codec
 
     def __class_getitem__(cls, args):
         if not isinstance(args, tuple) or len(args) < 2:
@@ -207,6 +186,7 @@ cdef class Array(FieldType):
         self.n_bytes = n_bytes
         self.align_bytes = self.element.alignment
         self.dtype = np.dtype((self.element, self.shape))
+        self.codec = codec_of(self.dtype)
         return self
 
     cdef Field make_field(self):
@@ -469,123 +449,19 @@ def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
     return field
 
 
-ctypedef fused integer:
-    int8_t
-    int16_t
-    int32_t
-    int64_t
-    uint8_t
-    uint16_t
-    uint32_t
-    uint64_t
-
-
-cdef inline int store_integer(integer* at, object value) except -1:
-    at[0] = value if PyLong_Check(value) else PyNumber_Index(value)
-    return 0
-
-
-cdef inline int store_float(float* at, double value) except -1:
-    cdef float narrow = <float>value
-    if isinf(narrow) and not isinf(value):
-        raise OverflowError
-    at[0] = narrow
-    return 0
-
-
-cdef int store_bool(uint8_t* at, object value) except -1:
-    if value is True or value is False or isinstance(value, np.bool_):
-        at[0] = 1 if value else 0
-        return 0
-    value = PyNumber_Index(value)
-    if value not in (0, 1):
-        raise OverflowError
-    at[0] = value
-    return 0
-
-
 @cython.final
 cdef class ScalarField(Field):
     cdef Kind kind
 
     cdef object load(self, Placed placed, char* at):
-        cdef Kind kind = self.kind
-        if kind == INT64:
-            return (<int64_t*>at)[0]
-        elif kind == FLOAT64:
-            return (<double*>at)[0]
-        elif kind == BOOL:
-            return (<uint8_t*>at)[0] != 0
-        elif kind == INT8:
-            return (<int8_t*>at)[0]
-        elif kind == INT16:
-            return (<int16_t*>at)[0]
-        elif kind == INT32:
-            return (<int32_t*>at)[0]
-        elif kind == UINT8:
-            return (<uint8_t*>at)[0]
-        elif kind == UINT16:
-            return (<uint16_t*>at)[0]
-        elif kind == UINT32:
-            return (<uint32_t*>at)[0]
-        elif kind == UINT64:
-            return (<uint64_t*>at)[0]
-        elif kind == FLOAT32:
-            return <double>(<float*>at)[0]
-        elif kind == COMPLEX64:
-            return PyComplex_FromDoubles((<float*>at)[0], (<float*>at)[1])
-        return PyComplex_FromDoubles((<double*>at)[0], (<double*>at)[1])
+        return load_number(self.kind, at)
 
     cdef int store(self, object holder, char* at, object value) except -1:
         try:
-            self.store_number(at, value)
+            store_number(self.kind, at, value)
         except (OverflowError, TypeError) as error:
-            raise self.refusal(value, isinstance(error, OverflowError)) from None
+            raise misfit(self.type.dtype, value, error).named(self.where()) from None
         return 0
-
-    cdef int store_number(self, char* at, object value) except -1:
-        cdef Kind kind = self.kind
-        cdef Py_complex number
-        if kind == INT64:
-            store_integer(<int64_t*>at, value)
-        elif kind == FLOAT64:
-            (<double*>at)[0] = PyFloat_AsDouble(value)
-        elif kind == BOOL:
-            store_bool(<uint8_t*>at, value)
-        elif kind == INT8:
-            store_integer(<int8_t*>at, value)
-        elif kind == INT16:
-            store_integer(<int16_t*>at, value)
-        elif kind == INT32:
-            store_integer(<int32_t*>at, value)
-        elif kind == UINT8:
-            store_integer(<uint8_t*>at, value)
-        elif kind == UINT16:
-            store_integer(<uint16_t*>at, value)
-        elif kind == UINT32:
-            store_integer(<uint32_t*>at, value)
-        elif kind == UINT64:
-            store_integer(<uint64_t*>at, value)
-        elif kind == FLOAT32:
-            store_float(<float*>at, PyFloat_AsDouble(value))
-        elif kind == COMPLEX64:
-            number = PyComplex_AsCComplex(value)
-            store_float(<float*>at, number.real)
-            store_float(<float*>at + 1, number.imag)
-        else:
-            number = PyComplex_AsCComplex(value)
-            (<double*>at)[0] = number.real
-            (<double*>at)[1] = number.imag
-        return 0
-
-    def refusal(self, value, bint does_not_fit):
-        """The exception for a value of the wrong type or size."""
-        dtype = self.type.dtype
-        if not does_not_fit:
-            return TypeError(f"{self.where()} is {self.type!r}; found {type(value).__name__} {value!r}")
-        limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype) if dtype.kind in "fc" else None
-        bounds = f"{limits.min} to {limits.max}" if limits is not None else "False or True"
-        return OverflowError(f"{self.where()} is {self.type!r}, {bounds}; {value!r} does not fit")
 
 
 @cython.final
@@ -597,33 +473,38 @@ cdef class BytesField(Field):
         return at[:count]
 
     cdef int store(self, object holder, char* at, object value) except -1:
-        if not isinstance(value, (bytes, bytearray, memoryview)):
-            hint = "; encode it first" if isinstance(value, str) else ""
-            raise TypeError(f"{self.where()} is {self.type!r}; found {type(value).__name__} {value!r}{hint}")
-        cdef bytes text = bytes(value)
-        cdef size_t count = PyBytes_GET_SIZE(text)
-        if count > self.type.n_bytes:
-            raise ValueError(f"{self.where()} holds at most {self.type.n_bytes} bytes; found {count}")
-        if text.endswith(b"\0"):
-            raise ValueError(f"{self.where()} is filled with NUL bytes at the end, and the value {value!r} ends in one; "
-                             "for raw bytes declare Array[uint8, N]")
-        memcpy(at, PyBytes_AS_STRING(text), count)
-        memset(at + count, 0, self.type.n_bytes - count)
+        try:
+            store_bytes(at, self.type.n_bytes, value)
+        except Misfit as error:
+            raise error.named(self.where()) from None
         return 0
 
 
 @cython.final
 cdef class ArrayField(Field):
-    cdef object view(self, object holder):
-        """An array over the field's bytes in `holder`, an object or a bytearray; it keeps the holder, and that the mapping."""
-        cdef Array type_ = <Array>self.type
-        return ndarray(type_.shape, type_.element, holder, self.offset)
-
     cdef object load(self, Placed placed, char* at):
-        return self.view(placed)
+        """An array over the field's bytes, which keeps the object, and thereby the mapping."""
+        cdef Array type_ = <Array>self.type
+        return ndarray(type_.shape, type_.element, placed, self.offset)
 
     cdef int store(self, object holder, char* at, object value) except -1:
-        self.view(holder)[...] = value
+        """Write the whole array, or nothing."""
+        cdef Codec codec = (<Array>self.type).codec
+        cdef char* room
+        try:
+            if isinstance(value, ndarray):
+                codec.store(at, value)                  # converted before anything is written
+                return 0
+            room = <char*>PyMem_Calloc(1, codec.n_bytes)
+            if room == NULL:
+                raise MemoryError
+            try:
+                codec.store(room, value)
+                memcpy(at, room, codec.n_bytes)
+            finally:
+                PyMem_Free(room)
+        except Misfit as error:
+            raise error.named(self.where()) from None
         return 0
 
 

@@ -13,11 +13,9 @@ import operator
 
 import numpy as np
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -26,6 +24,7 @@ from shmem import _core
 from shmem._objects import arrays
 from shmem._base import errors
 from shmem._objects import struct as _struct
+from shmem._objects.codec import Misfit
 from shmem._objects.fields import RefField
 
 from shmem._atomics cimport load_acquire_u32
@@ -39,6 +38,7 @@ from shmem._base.status cimport (
 from shmem._core cimport (
     Mapping, Memory, Placed, allocate_pending, check, deadline_argument, offset_in, place, placed_is_stale, size_argument)
 from shmem._heap.heap cimport heap_commit
+from shmem._objects.codec cimport NOT_A_NUMBER, Codec, Kind, codec_of, load_number, misfit, plain_buffer, store_number
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.fields cimport Field, FieldType
 from shmem._sync.ring cimport (
@@ -57,13 +57,6 @@ cdef enum:
     STACK_BYTES = 1024            # up to here a byte string is received on the stack
     CHUNK_BYTES = 262144          # byte strings are packed for transport in pieces of this size
 
-# Records that are numbers are Python's on the outside, and converted without numpy
-cdef enum Number:
-    NOT_A_NUMBER, BOOL, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FLOAT32, FLOAT64
-
-cdef dict _NUMBERS = {"|b1": BOOL, "|i1": INT8, "<i2": INT16, "<i4": INT32, "<i8": INT64, "|u1": UINT8, "<u2": UINT16, "<u4": UINT32,
-                      "<u8": UINT64, "<f4": FLOAT32, "<f8": FLOAT64}
-
 
 cdef inline int64_t _deadline(object block, object timeout) except? -2:
     """A timeout means nothing to who does not wait, as in `queue.Queue`."""
@@ -72,72 +65,7 @@ cdef inline int64_t _deadline(object block, object timeout) except? -2:
     return FOREVER if timeout is None else deadline_argument(timeout)
 
 
-# -- numbers ----------------------------------------------------------------------------------------------
-
-cdef int _raise_out_of_range(object item, str dtype) except -1:
-    raise OverflowError(f"{item} does not fit into {dtype}")
-
-
-cdef bint _signed_in(object item, char* at, int n_bytes) except -1:
-    cdef int64_t value = item
-    cdef int shift = 64 - 8 * n_bytes
-    if (<int64_t>(<uint64_t>value << shift)) >> shift != value:
-        _raise_out_of_range(item, f"int{8 * n_bytes}")
-    memcpy(at, &value, n_bytes)                  # a section is little-endian
-    return True
-
-
-cdef bint _unsigned_in(object item, char* at, int n_bytes) except -1:
-    cdef uint64_t value = item
-    if n_bytes < 8 and value >> (8 * n_bytes):
-        _raise_out_of_range(item, f"uint{8 * n_bytes}")
-    memcpy(at, &value, n_bytes)
-    return True
-
-
-cdef bint _number_in(Number number, object item, char* at) except -1:
-    """A Python number as a record; False when it is for numpy to say what this item means."""
-    if number >= FLOAT32:
-        if not PyFloat_CheckExact(item):
-            return False
-        if number == FLOAT64:
-            (<double*>at)[0] = PyFloat_AS_DOUBLE(item)
-        else:
-            (<float*>at)[0] = <float>PyFloat_AS_DOUBLE(item)
-        return True
-    if number == BOOL:
-        at[0] = item is True
-        return item is True or item is False
-    if not PyLong_CheckExact(item):
-        return False
-    if number >= UINT8:
-        return _unsigned_in(item, at, 1 << (number - UINT8))
-    return _signed_in(item, at, 1 << (number - INT8))
-
-
-cdef object _number_out(Number number, char* at):
-    if number == INT64:
-        return (<int64_t*>at)[0]
-    if number == FLOAT64:
-        return (<double*>at)[0]
-    if number == BOOL:
-        return at[0] != 0
-    if number == FLOAT32:
-        return (<float*>at)[0]
-    if number >= UINT8:
-        return (<uint64_t*>at)[0]                # the rest of the word is zero
-    return ((<int64_t*>at)[0] << (64 - (8 << (number - INT8)))) >> (64 - (8 << (number - INT8)))
-
-
 # -- the queue --------------------------------------------------------------------------------------------
-
-cdef memoryview _plain_bytes(item):
-    """A buffer that is no bytes object.  One of Python objects would be their addresses."""
-    cdef memoryview found = memoryview(item)
-    if "O" in found.format:
-        raise TypeError(f"a queue of byte strings takes bytes or a buffer of plain data, not a buffer of Python objects: {item!r:.60}")
-    return found
-
 
 cdef class Queue(Placed):
     """A bounded first-in-first-out queue in a section, for any number of producers and consumers, threads and processes.
@@ -154,8 +82,9 @@ cdef class Queue(Placed):
     ==============  ===================================================  ==========================================
     record          put takes                                            get returns
     ==============  ===================================================  ==========================================
-    a dtype         whatever numpy can assign to an element              bool, int or float for such dtypes, else what
-                                                                         numpy has for it; always a copy
+    a dtype         a value that fits: a number, a byte string, text,    bool, int, float or complex for such dtypes,
+                    a date, an array, a tuple or a record, as a field    else numpy's object for it; always a copy
+                    of that type takes
     ``bytes``       bytes or any other buffer, up to `max_bytes`         bytes
     a Struct class  an object of it in this section; the values of its   a `numpy.record` with the fields as attributes,
                     fields, as a dict or a tuple; a record               references as offsets; a copy
@@ -174,7 +103,8 @@ cdef class Queue(Placed):
     """
 
     cdef ring_t ring
-    cdef Number number
+    cdef Codec codec                  # of a record; None for byte strings
+    cdef Kind kind
     cdef readonly object record
     """What it was made for: a dtype, a Struct class, or `bytes`."""
     cdef readonly object dtype
@@ -198,8 +128,8 @@ cdef class Queue(Placed):
             kind = errors.QueueFull if what.startswith("put") else errors.QueueEmpty
             raise kind(f"{what}: another process stands still in the middle of an operation on the queue; it can go on or be killed")
         if status == CORRUPTED:
-            error = errors.HeapCorruption(f"{what}: the queue at offset {self.payload_off():#x} is damaged: its counters or the length "
-                                           "of a message are impossible. Somebody wrote where it lies; make a new one")
+            error = errors.HeapCorruption(f"{what}: the queue at offset {self.payload_off():#x} is damaged, its counters or the length of "
+                                          "a message are impossible: a process wrote over it; make a new queue")
             error.offset = self.payload_off()
             raise error
         if status == INVALID_BLOCK:
@@ -278,24 +208,34 @@ cdef class Queue(Placed):
         ValueError, TypeError, OverflowError
             The item cannot be one of this queue's records.
         """
-        cdef uint64_t word = 0
+        cdef uint64_t words[2]
         cdef Py_buffer view
         cdef bytearray record
         cdef int64_t deadline_ns = _deadline(block, timeout)
         if not self.mapping.is_open or not self.mapping.writable:
             self.check_open("put")
-        if self.number != NOT_A_NUMBER and _number_in(self.number, item, <char*>&word):
-            self.put_one(<char*>&word, self.ring.record_bytes, deadline_ns)
+        if self.kind != NOT_A_NUMBER:
+            try:
+                store_number(self.kind, <char*>words, item)
+            except (OverflowError, TypeError) as error:
+                raise misfit(self.dtype, item, error).named("put: the item") from None
+            self.put_one(<char*>words, self.ring.record_bytes, deadline_ns)
         elif not self.ring.is_bytes:
             record = bytearray(self.ring.record_bytes)
-            self.write_record(record, <char*>record, item)
+            try:
+                self.write_record(<char*>record, item)
+            except Misfit as error:
+                raise error.named("put: the item") from None
             self.put_one(<char*>record, self.ring.record_bytes, deadline_ns)
         elif PyBytes_CheckExact(item):
             if <uint64_t>PyBytes_GET_SIZE(item) > self.ring.record_bytes:
                 self.raise_too_long(PyBytes_GET_SIZE(item))
             self.put_one(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), deadline_ns)
         else:
-            PyObject_GetBuffer(_plain_bytes(item), &view, PyBUF_SIMPLE)
+            try:
+                PyObject_GetBuffer(plain_buffer(item), &view, PyBUF_SIMPLE)
+            except Misfit as error:
+                raise error.named("put: the item") from None
             try:
                 if <uint64_t>view.len > self.ring.record_bytes:
                     self.raise_too_long(view.len)
@@ -325,15 +265,16 @@ cdef class Queue(Placed):
         QueueShutDown
             There is none, and none will come.
         """
-        cdef uint64_t word = 0, length = 0
+        cdef uint64_t words[2]
+        cdef uint64_t length = 0
         cdef char small[STACK_BYTES]
         cdef bytearray record
         cdef int64_t deadline_ns = _deadline(block, timeout)
         if not self.mapping.is_open or not self.mapping.writable:
             self.check_open("get")
-        if self.number != NOT_A_NUMBER:
-            self.get_one(<char*>&word, &length, deadline_ns)
-            return _number_out(self.number, <char*>&word)
+        if self.kind != NOT_A_NUMBER:
+            self.get_one(<char*>words, &length, deadline_ns)
+            return load_number(self.kind, <char*>words)
         if not self.ring.is_bytes:
             record = bytearray(self.ring.record_bytes)
             array = np.ndarray((), self.dtype, record)
@@ -367,12 +308,10 @@ cdef class Queue(Placed):
     cdef int raise_too_long(self, Py_ssize_t length) except -1:
         raise ValueError(f"put: this queue was made for byte strings of at most {self.ring.record_bytes:,} bytes, not {length:,}")
 
-    cdef int write_record(self, object holder, char* at, object item) except -1:
-        """The bytes of an item, at `at` in the bytearray `holder`, which has zeros there."""
-        cdef Py_ssize_t start = at - <char*>(<bytearray>holder)
+    cdef int write_record(self, char* at, object item) except -1:
+        """Write the bytes of an item over zeros, or raise Misfit."""
         if self.record is self.dtype or not self.write_object(at, item):
-            array = np.ndarray((), self.dtype, holder, start)
-            array[...] = item
+            self.codec.store(at, item)
         return 0
 
     cdef bint write_object(self, char* at, object item) except -1:
@@ -456,25 +395,44 @@ cdef class Queue(Placed):
         """The bytes of many items, as a contiguous buffer."""
         cdef bytearray records
         cdef Py_ssize_t i
-        if not isinstance(items, np.ndarray):
-            if self.record is not self.dtype or not hasattr(items, "__len__"):
-                items = list(items)                     # of its own: another thread, or a conversion, may change what was given
-            if self.record is not self.dtype:
-                records = bytearray(len(items) * self.ring.record_bytes)
-                for i, item in enumerate(items):
-                    self.write_record(records, <char*>records + i * self.ring.record_bytes, item)
-                return records
+        if PyObject_CheckBuffer(items) and not isinstance(items, np.ndarray):
+            items = np.asarray(memoryview(items))
+        elif hasattr(items, "__array__"):
+            items = np.asarray(items)
+        if isinstance(items, np.ndarray) and not items.dtype.hasobject:
+            return self.array_as_records(items)
+        items = list(items)                             # its own: another thread, or a conversion, may change the caller's
+        records = bytearray(len(items) * self.ring.record_bytes)
+        for i, item in enumerate(items):
+            try:
+                self.write_record(<char*>records + i * self.ring.record_bytes, item)
+            except Misfit as error:
+                raise error.named(f"put_many: item {i}") from None
+        return records
+
+    cdef object array_as_records(self, object array):
+        """The same for an array whose elements, or rows, are the items: copied as they are, or converted with numpy's loops."""
         base, shape = self.dtype.subdtype or (self.dtype, ())
-        array = np.ascontiguousarray(items, base)
-        if len(items) and array.shape[1:] != shape:
-            raise ValueError(f"put_many: a sequence of items of shape {shape} is needed; found an array of shape {array.shape}")
-        return array.reshape(-1).view(np.uint8)
+        if array.ndim == 0:
+            raise TypeError("put_many: the items must be a sequence of them, got an array of no dimensions")
+        if len(array) and array.shape[1:] != shape:
+            raise ValueError(f"put_many: the items must have the shape {shape}, got an array of shape {array.shape}")
+        if array.dtype != base:
+            try:
+                array = codec_of(base).convert(array)
+            except Misfit as error:
+                raise error.named("put_many: the items") from None
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     cdef object put_many_bytes(self, items, int64_t deadline_ns):
         """Byte strings are packed, a chunk at a time, and copied into their slots in the gate."""
         cdef uint64_t used = 0, n_items = 0, n_done = 0, n_bytes
         cdef char* chunk
-        cdef list found = [item if PyBytes_CheckExact(item) else bytes(_plain_bytes(item)) for item in items]
+        cdef list found
+        try:
+            found = [item if PyBytes_CheckExact(item) else bytes(plain_buffer(item)) for item in items]
+        except Misfit as error:
+            raise error.named("put_many: an item") from None
         for item in found:
             if <uint64_t>PyBytes_GET_SIZE(item) > self.ring.record_bytes:
                 self.raise_too_long(PyBytes_GET_SIZE(item))
@@ -697,7 +655,8 @@ cdef Queue _open_queue(Mapping mapping, uint64_t payload_off, object record):
     if queue.dtype.itemsize != queue.ring.record_bytes:
         raise_damaged(mapping.section, payload_off,
                       f"a queue's records have {queue.ring.record_bytes} bytes, {queue.dtype} has {queue.dtype.itemsize}")
-    queue.number = _NUMBERS.get(queue.dtype.str, NOT_A_NUMBER) if queue.dtype.names is None else NOT_A_NUMBER
+    queue.codec = codec_of(queue.dtype)
+    queue.kind = queue.codec.kind
     return queue
 
 
