@@ -1,20 +1,19 @@
 # cython: language_level=3, auto_pickle=False
 """Field types, and the descriptors that read and write them in place.
 
-What must hold:
+Invariants:
 
-* A descriptor touches memory only after three questions: is the object of a class that has the field,
-  is its block still the one it was made for (one load: the block's serial), and, before a write, is
-  the mapping writable.  So the worst that a stale object can do is raise `InvalidBlock`.
-* A reference is the payload offset of a block, 0 for None.  What it finds is believed only after a look
-  at bounds and tag; its class comes from the tag, never from the field.  It does not keep the
-  block from being freed, and a place that was used again for another object of a fitting type is, to a
-  reference, that object: who frees must unlink first.
-* Which classes a reference takes is decided by type names, not by class objects: a class that was
-  defined again, and a class that this process does not know, are what their names say.
-* A scalar is read and written by one plain load or store of its own size, a reference by an acquire load
-  and a release store: whoever finds a reference finds what was written before it.  More than that is
-  the business of the locks the user takes.
+* A descriptor touches memory only after three checks: the object is of a class that has the field, its block is the one that it was made
+  for (`placed_is_stale`: state and serial), and, before a write, the mapping is writable.  A stale object can therefore only raise
+  `InvalidBlock`.
+* A reference is the payload offset of a block, 0 for None.  It is followed only after a check of bounds and tag; the class comes from the
+  tag, never from the field.  A reference does not keep its block from being freed.  If the place is used again for another object of a
+  fitting type, the reference leads to that object: unlink a block before you free it.
+* The classes that a reference accepts are compared by type name, not by class object.  A class that was defined again, and one that this
+  process does not know, are identified by their names.
+* A number is read and written by one plain load or store of its own size (a complex number by two).  A reference is read by an acquire
+  load and written by a release store: a reader of the reference sees all that was written before it.  Any other order is up to the locks
+  that the user takes.
 """
 
 import math
@@ -38,7 +37,7 @@ from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, placed_is_st
 from shmem._objects.codec cimport Codec, Kind, codec_of, kind_of, load_number, misfit, store_bytes, store_number
 
 cdef object ndarray = np.ndarray
-cdef uint64_t generation = 1          # of class definitions in this process: an older TypeCache is out of date
+cdef uint64_t generation = 1          # of class definitions in this process; a TypeCache with a lower one is out of date
 
 MAX_FIELD_BYTES = (1 << 31) - 1       # of a field, and of an object: numpy's dtypes go no further
 ANY = "*"                             # the target name that every block has
@@ -119,7 +118,7 @@ PYTHON_TYPES = {bool: bool_, int: int64, float: float64, complex: complex128}
 cdef class Bytes(FieldType):
     """Up to `N` bytes: ``Bytes[16]``.
 
-    The rest is filled with NUL bytes, which reading takes off again; a value that ends in one is
+    The rest is filled with NUL bytes, which reading strips; a value that ends in one is
     therefore refused.  For raw bytes use ``Array[uint8, N]``.
 
     Examples
@@ -154,7 +153,8 @@ cdef class Array(FieldType):
     """An array of fixed shape inside an object: ``Array[float64, 3]``, ``Array[float64, 2, 3]``, ``Array[float64, (2, 3)]``.
 
     Reading the field gives a numpy array that lies in the section and keeps it mapped, not writeable where
-    the section was opened read-only.  Assigning writes in place, with numpy's rules for shapes and types.
+    the section was opened read-only.  Assigning writes in place.  A value is broadcast as in numpy; elements that do not fit are refused,
+    as by a field of the element's type, and then nothing is written.
     ``Array[float64, Literal[3]]`` means the same and satisfies type checkers.
 
     Examples
@@ -253,17 +253,17 @@ cdef class Ref(FieldType):
 
 
 def ref_to_type_name(str name):
-    """A Ref whose target is given as the section knows it."""
+    """A Ref to the type of that name in the section."""
     cdef Ref ref = Ref[name]
     ref.type_name = name
     return ref
 
 
-KINDS = {"ref": ref_to_type_name}     # makes a field type of its description, where that is no dtype; modules above add theirs
+KINDS = {"ref": ref_to_type_name}     # makes a field type from a description that is not a dtype; modules above add theirs
 
 
 def public_name(cls):
-    """The name by which a section knows a class: where it is imported from, private modules of this package left out."""
+    """The name of a class in a section: its module, without private modules of this package, and its qualified name."""
     layout = getattr(cls, "_shmem_layout_", None)
     if layout is not None:
         return layout.type_name
@@ -272,12 +272,12 @@ def public_name(cls):
 
 
 def target_name(target):
-    """The type name that a reference to `target` asks for.
+    """Return the type name that a reference to `target` accepts.
 
     Raises
     ------
     TypeError
-        `target` is nothing that lies in a section.
+        `target` is not a type of objects in a section.
     """
     if typing.get_origin(target) in (typing.Union, types.UnionType):
         others = [option for option in typing.get_args(target) if option is not type(None)]
@@ -323,12 +323,12 @@ cdef bint is_numpy_type(object annotation) except -1:
 
 
 def as_field_type(annotation):
-    """What an evaluated annotation stands for.
+    """Return the field type for an evaluated annotation.
 
     Raises
     ------
     TypeError
-        No field can be made of it.
+        It does not describe a field.
     """
     if isinstance(annotation, FieldType):
         return annotation
@@ -439,7 +439,7 @@ cdef class Field:
 
 
 def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
-    """The descriptor for a field of this type, called so, in that class, there; declared there or in the class `origin`."""
+    """Return the descriptor for a field of this type, name, class and offset, declared in that class or in `origin`."""
     cdef Field field = type_.make_field()
     field.type = type_
     field.name = name
@@ -537,7 +537,7 @@ cdef class RefField(Field):
             return self.offset_of_array(holder.mapping, value)
         placed = <Placed>value
         if placed.mapping is None or placed.serial & PART_OF_BLOCK:
-            offset_in(holder.mapping, value)            # which says why not
+            offset_in(holder.mapping, value)            # raises
         if placed_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:
@@ -546,7 +546,7 @@ cdef class RefField(Field):
         return <uint64_t>(placed.data - placed.mapping.base)
 
     cdef uint64_t offset_of_array(self, Mapping mapping, object value) except 0:
-        """The payload offset of an array that is a block of its own: who follows the reference gets no less and no more."""
+        """The payload offset of an array that is a block of its own: the reference leads to the whole array, and to no more."""
         cdef uint64_t payload_off = offset_in(mapping, value)
         if not is_whole(value):
             raise InvalidBlock(f"{self.where()} can only refer to a whole array; this {value.dtype} array of shape {value.shape} is a view "
@@ -564,7 +564,7 @@ cdef class RefField(Field):
 
 
 def resolve_ref(RefField field, target):
-    """Say what a reference given as a string refers to: the object that the string named."""
+    """Set the target of a reference that was given as a string: the object that the string named."""
     cdef Ref ref = Ref[target]
     field.type = ref
     field.target_name = ref.type_name
@@ -573,7 +573,7 @@ def resolve_ref(RefField field, target):
 # --- which class a block's object gets
 
 cdef TypeCache cache_of(Mapping mapping):
-    """The mapping's cache, emptied if a class was defined since."""
+    """Return the mapping's cache; a new one if a class was defined since."""
     cdef TypeCache cache = mapping.type_cache
     if cache is None or cache.generation != generation:
         cache = TypeCache.__new__(TypeCache)
@@ -590,7 +590,7 @@ cdef void forget_types() noexcept:
 
 
 cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
-    """The object that a reference leads to.  No class is looked up where the mapping knows this type id already."""
+    """Return the object that a reference leads to.  The class is looked up only if the mapping has not met this type id yet."""
     cdef Placed found
     cdef uint64_t tag = used_tag(mapping.section, payload_off)
     cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps round for the library's own types

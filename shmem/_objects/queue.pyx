@@ -1,12 +1,12 @@
 # cython: language_level=3
 """`Queue`: the ring as Python sees it, and what an item is.
 
-A queue's block holds `queue_t`, the text of its records' dtype (as an array's block does), the slots.  For a Struct class it holds
-the type id too, so that whoever opens the queue gets that class, or a generic one.
+A queue's block holds `queue_t`, the text of its records' dtype (as an array's block does), and the slots.  For a Struct class it holds
+the type id too, so that an opener gets that class, or a generic one.
 
-Items are made into bytes before the ring is asked, and bytes into items after it answered: no Python code runs in a gate.  What can
-fail for want of memory is done before something is taken.  The first attempt is made with the GIL held, for it
-takes a fraction of a microsecond; whoever has to wait, or to copy much, gives it up.
+Items become bytes before the ring is called, and bytes become items after it returned: no Python code runs in a gate.  Every step that
+can fail for want of memory comes before an item is taken.  The first attempt is made with the GIL held, for it takes a fraction of a
+microsecond.  A caller that must wait, or copy much, releases the GIL.
 """
 
 import operator
@@ -59,7 +59,7 @@ cdef enum:
 
 
 cdef inline int64_t _deadline(object block, object timeout) except? -2:
-    """A timeout means nothing to who does not wait, as in `queue.Queue`."""
+    """The deadline of a call; a timeout is ignored unless the call waits, as in `queue.Queue`."""
     if block is not True and not block:
         return AT_ONCE
     return FOREVER if timeout is None else deadline_argument(timeout)
@@ -73,11 +73,11 @@ cdef class Queue(Placed):
     Made by `SharedMemory.queue`; other processes get it by name, as the root object, or sent by `multiprocessing`.  It has the interface of
     `queue.Queue`, without `task_done` and `join`.
 
-    Whoever works on it may be killed at any instruction: what `put` and `put_many` were about to put is then there or not,
-    and what `get` and `get_many` were about to return is still there, or was in the killed process's hands.  Nothing else is lost, nothing
-    comes twice, nobody waits for the dead.
+    A process that works on it may be killed at any instruction.  The items that `put` and `put_many` were about to put are then in the
+    queue or not; those that `get` and `get_many` were about to return are still in the queue, or lost with the killed process.  No other
+    item is lost, none is delivered twice, and no process waits for a dead one.
 
-    What an item is depends on what the queue was made for:
+    The record that the queue was made for determines its items:
 
     ==============  ===================================================  ==========================================
     record          put takes                                            get returns
@@ -114,10 +114,10 @@ cdef class Queue(Placed):
     def __init__(self):
         raise TypeError("a Queue lies in a section: SharedMemory.queue(maxsize, record) makes one")
 
-    # -- talking to the ring
+    # -- calls of the ring
 
     cdef int fail(self, int status, str what) except -1:
-        """Raise what a status stands for."""
+        """Raise the exception for a status."""
         if status == QUEUE_FULL:
             raise errors.QueueFull(f"{what}: all {self.ring.capacity:,} places of the queue are taken")
         if status == QUEUE_EMPTY:
@@ -144,7 +144,7 @@ cdef class Queue(Placed):
         return 0
 
     cdef int wait(self, batch_t* batch, bint is_put, int64_t deadline_ns, str what) except? -200:
-        """The slow way, without the GIL; between slices of sleep a look for signals.  The status."""
+        """The slow path, without the GIL, which checks for signals between slices of sleep; return the status."""
         cdef section_t* section = self.mapping.section
         cdef int status
         while True:
@@ -195,14 +195,14 @@ cdef class Queue(Placed):
         item : object
             See `Queue`.
         block : bool
-            Wait for room.
+            Wait until there is room.
         timeout : float, optional
-            Seconds; None waits for ever.
+            Seconds to wait; None waits without limit.
 
         Raises
         ------
         QueueFull
-            No room, or none in time.
+            The queue is full, or stayed full until the timeout.
         QueueShutDown
             After `shutdown`.
         ValueError, TypeError, OverflowError
@@ -286,7 +286,7 @@ cdef class Queue(Placed):
         return self.get_long(deadline_ns)
 
     cdef object get_long(self, int64_t deadline_ns):
-        """A byte string, into an object of the largest length that is cut afterwards."""
+        """A byte string, received into an object of the maximal length, which is then shortened."""
         cdef PyObject* received = bytes_of_size(NULL, self.ring.record_bytes)
         cdef uint64_t length = 0
         try:
@@ -315,11 +315,11 @@ cdef class Queue(Placed):
         return 0
 
     cdef bint write_object(self, char* at, object item) except -1:
-        """The same for an object of the queue's Struct class, or the values of its fields; False for anything else."""
+        """The same for an object of the queue's Struct class, or the values of its fields; return False for anything else."""
         cdef Field field
         cdef bytearray values
         if isinstance(item, _struct.StructBase):
-            offset_in(self.mapping, item)           # its references are offsets: they mean something in this section alone
+            offset_in(self.mapping, item)           # its references are offsets, which are valid in this section only
             if tag_type(used_tag(self.mapping.section, (<Placed>item).payload_off())) != self.ring.type_id:
                 raise TypeError(f"put: this queue takes objects of {self.record.__name__}, not of {type(item).__name__}")
             memcpy(at, (<Placed>item).data, self.ring.record_bytes)
@@ -345,26 +345,29 @@ cdef class Queue(Placed):
     def put_many(self, items, block=True, timeout=None):
         """Put many items at the end, in order, as many at a time as there is room for.
 
-        Items of other producers may come between them.  Of bad items nothing is put; of good ones some, if Ctrl-C comes in between.
+        Items of other producers may come between them.  If one item is refused, none is put.  Ctrl-C may leave some of them put.
 
         Parameters
         ----------
         items : iterable
-            For a dtype also an array of it, or what `numpy.asarray` makes one of.
+            Each is converted as by `put`.  For a dtype also an array: of the same dtype it is copied as it is, of another one it is
+            converted, and refused if a value does not fit.
         block : bool
-            Wait for room, until all are put.
+            Wait for room until all are put.
         timeout : float, optional
-            Seconds for all together; None waits for ever.
+            Seconds for all together; None waits without limit.
 
         Returns
         -------
         int
-            How many were put: all, unless the time was over or the queue shut down before.
+            The number of items put: all, unless the timeout passed or the queue was shut down.
 
         Raises
         ------
         QueueShutDown
-            After `shutdown`, when none was put.
+            `shutdown` was called, and none was put.
+        ValueError, TypeError, OverflowError
+            An item cannot be one of this queue's records.
         """
         cdef uint64_t n_items, n_done = 0
         cdef int64_t deadline_ns = _deadline(block, timeout)
@@ -378,7 +381,7 @@ cdef class Queue(Placed):
         return n_done
 
     cdef bint put_batch(self, char* data, uint64_t n_items, uint64_t length, int64_t deadline_ns, uint64_t* n_done) except -1:
-        """Put as many as possible, and count them; whether it was all."""
+        """Put as many as possible, and add their number to `n_done`; return whether that was all."""
         cdef batch_t batch
         cdef int status = WOULD_BLOCK
         batch.data, batch.n_items, batch.n_done, batch.length = data, n_items, 0, length
@@ -425,7 +428,7 @@ cdef class Queue(Placed):
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     cdef object put_many_bytes(self, items, int64_t deadline_ns):
-        """Byte strings are packed, a chunk at a time, and copied into their slots in the gate."""
+        """Pack byte strings, a chunk at a time; the ring copies them into their slots in the gate."""
         cdef uint64_t used = 0, n_items = 0, n_done = 0, n_bytes
         cdef char* chunk
         cdef list found
@@ -457,7 +460,7 @@ cdef class Queue(Placed):
         return n_done
 
     def get_many(self, max_items, block=True, timeout=None):
-        """Take the first items: all there are, up to `max_items`, and at least one.
+        """Take the first items: all in the queue, up to `max_items`, and at least one.
 
         Parameters
         ----------
@@ -470,7 +473,7 @@ cdef class Queue(Placed):
         Returns
         -------
         numpy.ndarray, or list of bytes
-            They follow each other in the queue.
+            Consecutive items of the queue.
 
         Raises
         ------
@@ -487,7 +490,7 @@ cdef class Queue(Placed):
         n_items = _count_argument("max_items", max_items, self.ring.capacity)
         if self.ring.is_bytes:
             return self.get_many_bytes(n_items, deadline_ns)
-        # room for what is there; if that is little, for what may come meanwhile
+        # room for the items in the queue; if these are few, for more that may come meanwhile
         if ring_count(self.ring.at, self.ring.capacity, &n_there) == OK and n_there > n_most:
             n_most = n_there
         array = np.empty(min(n_items, n_most), self.dtype)
@@ -510,7 +513,7 @@ cdef class Queue(Placed):
         return 0
 
     cdef list get_many_bytes(self, uint64_t n_items, int64_t deadline_ns):
-        """Packed, a chunk at a time, the first one waited for."""
+        """Receive packed byte strings, a chunk at a time, waiting for the first chunk only."""
         cdef uint64_t least = packed_bytes(self.ring.record_bytes), n_bytes
         cdef batch_t batch
         cdef char* at
@@ -538,7 +541,7 @@ cdef class Queue(Placed):
     # -- looking
 
     cdef uint64_t count(self, str what) except? 0xffffffffffffffff:
-        """How many items there are; also through a handle that was opened read-only."""
+        """The number of items; also through a handle that was opened read-only."""
         cdef uint64_t n_items = 0
         cdef int status = OK
         if not self.mapping.is_open:
@@ -552,25 +555,25 @@ cdef class Queue(Placed):
         return n_items
 
     def qsize(self):
-        """How many items there are: just now."""
+        """Return the number of items at this moment."""
         return self.count("qsize")
 
     def empty(self):
-        """Whether there is no item: just now."""
+        """Return whether the queue is empty at this moment."""
         return self.count("empty") == 0
 
     def full(self):
-        """Whether there is no room: just now."""
+        """Return whether the queue is full at this moment."""
         return self.count("full") == self.ring.capacity
 
     @property
     def maxsize(self):
-        """How many items there is room for."""
+        """The capacity in items."""
         return self.ring.capacity
 
     @property
     def max_bytes(self):
-        """The largest length of a byte string; None where records have a dtype."""
+        """The maximal length of a byte string; None if records have a dtype."""
         return self.ring.record_bytes if self.ring.is_bytes else None
 
     @property
@@ -580,14 +583,14 @@ cdef class Queue(Placed):
         return load_acquire_u32(&(<queue_t*>self.data).closed) != 0
 
     def shutdown(self, immediate=False):
-        """Let nothing more be put: `put` raises `QueueShutDown`, and so does `get` once the queue is empty.
+        """Close the queue for producers: `put` raises `QueueShutDown`, and so does `get` once the queue is empty.
 
-        Whoever waits goes on.  It holds for all processes, and for ever.
+        Waiters return at once.  A shutdown holds for all processes and cannot be undone.
 
         Parameters
         ----------
         immediate : bool
-            Drop what is in the queue.
+            Drop the items in the queue.
         """
         cdef section_t* section = self.mapping.section
         cdef bint drop = bool(immediate)
@@ -635,7 +638,7 @@ cdef uint64_t _count_argument(str what, object value, uint64_t most) except 0:
 
 
 cdef Queue _open_queue(Mapping mapping, uint64_t payload_off, object record):
-    """The queue in a block, every number of its header checked; `record` is known to who made it."""
+    """The queue in a block, with every number of its header checked; `record` is None unless the caller made the queue."""
     cdef Queue queue = Queue.__new__(Queue)
     cdef section_t* section = mapping.section
     cdef queue_t* at = <queue_t*>(section.base + payload_off)
@@ -668,7 +671,7 @@ _core.register_opener(TYPE_QUEUE, TYPE_QUEUE, _open)
 
 
 cdef tuple _record_argument(Mapping mapping, object record, object max_bytes):
-    """(what the records are, kind, type id, text of the dtype, bytes of a record)"""
+    """Return (record, kind, type id, text of the dtype, bytes of a record)."""
     if (record is bytes) != (max_bytes is not None):
         raise ValueError("max_bytes, the largest length of a byte string, is given for a queue of bytes, and for no other")
     if record is bytes:
@@ -686,13 +689,13 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     Parameters
     ----------
     maxsize : int
-        How many items there is room for.  Their memory is taken at once.
+        The capacity in items.  Their memory is allocated at once.
     record : dtype-like, Struct class, or bytes
-        What the items are: see `Queue`.
+        The type of the items: see `Queue`.
     max_bytes : int
-        For `bytes`, and only then: the largest length.
+        The maximal length; for `bytes` only, and required there.
     name : str, optional
-        Put it into the directory, in the same step.
+        Enter it into the directory, in the same step.
 
     Returns
     -------

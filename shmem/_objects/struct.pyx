@@ -1,7 +1,7 @@
 # cython: language_level=3, auto_pickle=False
 """Struct classes: what they look like in memory, which class an object gets, and `new`.
 
-What must hold:
+Invariants:
 
 * A class is laid out once, as soon as its annotations can be evaluated, before its first object exists;
   never again.  Fields of the base class come first and lie where they lie in the base, so that the
@@ -55,7 +55,7 @@ cdef dict generic_classes = {}               # (type name, description) -> class
 # --- layout
 
 cdef class Layout:
-    """The fields of one Struct class, where they lie, and what a section is told about them."""
+    """The fields of one Struct class, their offsets, and their description for a section."""
     cdef readonly object cls
     cdef readonly str type_name
     cdef readonly tuple type_names      # its own, then those of its base classes
@@ -64,7 +64,7 @@ cdef class Layout:
     cdef readonly size_t n_bytes
     cdef readonly size_t align_bytes
     cdef readonly bint is_generic
-    cdef bytes format                   # PEP 3118, None where there is no such format
+    cdef bytes format                   # PEP 3118; None if that has no format for them
     cdef readonly bytes image           # an object with its defaults, None when that is all zero
     cdef bytes description              # None until every reference is resolved
     cdef dict pending                   # own annotations, as far as evaluated
@@ -180,7 +180,7 @@ cdef class Layout:
         return 0
 
     cdef bytes describe(self):
-        """What a section is told: fields in order, and whose fields and methods an object can be expected to have."""
+        """The description for a section: the fields in order, and the base classes, whose fields and methods an object has."""
         if self.description is None:
             import json
 
@@ -269,7 +269,7 @@ cdef int define(str type_name, cls) except -1:
 
 
 cdef dict read_description(str type_name, bytes description):
-    """What a section says of a type.  LayoutMismatch when that is no description: it was damaged, or is of a later version."""
+    """Parse a section's description of a type.  LayoutMismatch if it is damaged, or of a later version."""
     import json
 
     try:
@@ -323,10 +323,10 @@ class _DtypeOfClass:
 
 
 cdef class StructBase(Placed):
-    """What all Struct objects are in C: a Placed with Python's manners."""
+    """The C base of all Struct objects: a Placed with Python's special methods."""
 
     def __cinit__(self):
-        # _fields.object_at makes its objects as Placed and never comes here: no object without a block can exist
+        # fields.object_at makes objects as Placed and does not call this: no object without a block can exist
         raise TypeError(f"a {type(self).__name__} has to lie in a section: shm.new({type(self).__name__}, ...) makes one there")
 
     def __init__(self, /, *args, **fields):
@@ -367,7 +367,7 @@ cdef class StructBase(Placed):
                         "multiprocessing sends it as a handle, and so does shmem.handle(obj); to store it, store its fields")
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        """The object's bytes; to whoever asks for a format, one item of the class's dtype, so that np.asarray works in place."""
+        """Export the object's bytes; if a format is requested, one item of the class's dtype, so that np.asarray works in place."""
         if placed_is_stale(self):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
@@ -479,7 +479,7 @@ cdef object mismatch(str type_name, bytes here, bytes there):
 
 
 cdef object section_mismatch(Mapping mapping, str type_name, bytes here, error):
-    """What type_id_for refused, with the difference told if it can be found."""
+    """The LayoutMismatch of `type_id_for`, with the difference of the layouts if it can be found."""
     for type_id in range(TYPE_FIRST_USER, TYPE_LAST_USER + 1):
         found = type_by_id(mapping, type_id)
         if found is None:
@@ -526,7 +526,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
     if found is None:
         raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
     name, description = found[0].decode("utf-8", "replace"), found[1]
-    cache = cache_of(mapping)       # before the class: should one be defined meanwhile, nobody looks at this cache any more
+    cache = cache_of(mapping)       # before the class: if one is defined meanwhile, this cache is no longer used
     cls = classes_by_type_name.get(name)
     if cls is None:
         cls = generic_class(name, description)
@@ -561,7 +561,7 @@ def type_of_class(Mapping mapping not None, cls):
 def class_of_type(Mapping mapping not None, uint32_t type_id):
     """The reverse: the class that stands for a type id, generic if this process has none."""
     if not TYPE_FIRST_USER <= type_id <= TYPE_LAST_USER:
-        raise InvalidBlock(f"{type_id} is no user's type id")
+        raise InvalidBlock(f"{type_id} is not the type id of a Struct class")
     return entry_of_id(mapping, type_id).cls
 
 
