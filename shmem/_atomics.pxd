@@ -15,8 +15,9 @@ and store-release of the kind that never pass each other.  Every word, its write
     word                       order      written by                        partner
     lock_gate, upgrade         seq_cst    claim, opening, take-over         `readers`, `drain`, the gate's channels
     readers                    seq_cst    its owner; a drain, if that died  the look at `lock_gate` after it; the drain's look at `readers`
-    channels                   seq_cst    waiters, notifiers                the condition that each is for: `lock_gate`, `readers`, a
-                                                                            semaphore's `value`, a mutex's `owner`, a queue's `head`, `tail`, `closed`
+    channels                   seq_cst    waiters, notifiers                the condition that each is for: `lock_gate`, `readers`,
+                                                                            `value` of a semaphore, `owner` of a mutex, `head`, `tail`
+                                                                            and `closed` of a queue
     mutex.owner, value, event  seq_cst    acquirers, releasers              the same word; carries the last owner's writes
     heap gate, a queue's gates acquire    swap that takes it                release: exchange that opens it
     front tags, top, slots     release    under the heap gate; heap_commit  acquire: a reader without the gate
@@ -25,7 +26,7 @@ and store-release of the kind that never pass each other.  Every word, its write
     head, tail                 seq_cst    one side of a queue               the other side; carries the items; then the channels
     pending, pins, waiting     seq_cst    their participant                 recovery, after it has the heap gate
     participants_high          seq_cst    a process that takes an entry     acquire or stronger: every scan
-    attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or the first or last process alone
+    attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or first and last process
     n_busy, thread slots       seq_cst    threads of one process            the same process
 
 A relaxed load is a first guess that a later swap verifies (the heap's gate, `upgrade` in the fast path), or reads a word that

@@ -22,7 +22,7 @@ cdef inline participant_t* my_entry(section_t* section) noexcept nogil:
 
 
 cdef inline bint participant_left_something(section_t* section, uint32_t index) noexcept nogil:
-    """Whether the owner of an entry had business in the heap: blocks being made, pins, an intent."""
+    """Return whether the owner of an entry left something in the heap: blocks being made, pins, an intent."""
     return (section.participants[index].pending != 0 or section.participants[index].pins != 0
             or section.intents[index].operation != 0)
 

@@ -155,7 +155,7 @@ inline channel_notify(n) {       /* with channel_notify_registered */
     atomic { r = 0; s = 0; ok = false }
 }
 
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
 #define MORTAL
 #else
 #define MORTAL unless { killed[t] }
