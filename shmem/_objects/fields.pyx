@@ -174,15 +174,15 @@ cdef class Array(FieldType):
 
     def __class_getitem__(cls, args):
         if not isinstance(args, tuple) or len(args) < 2:
-            raise TypeError(f"an Array has an element type and a shape, as in Array[float64, 3]; found Array[{args!r}]")
+            raise TypeError(f"an Array must have an element type and a shape, as in Array[float64, 3], got Array[{args!r}]")
         cdef Array self = Array.__new__(Array)
         self.element = element_dtype(args[0])
         shape = args[1] if len(args) == 2 and isinstance(args[1], tuple) else args[1:]
         self.shape = tuple([dimension(count) for count in shape])
         n_bytes = math.prod(self.shape) * self.element.itemsize
         if not 0 < n_bytes <= MAX_FIELD_BYTES:
-            raise TypeError(f"an Array field has at most {MAX_FIELD_BYTES} bytes; {self!r} has {n_bytes}.  "
-                            "Let a field refer to an array, Ref[numpy.ndarray]")
+            raise TypeError(f"an Array field must have at most {MAX_FIELD_BYTES} bytes, got {n_bytes} for {self!r}; "
+                            "use a reference to an array, Ref[numpy.ndarray]")
         self.n_bytes = n_bytes
         self.align_bytes = self.element.alignment
         self.dtype = np.dtype((self.element, self.shape))
@@ -286,7 +286,7 @@ def target_name(target):
         return ANY
     if isinstance(target, type) and issubclass(target, (Placed, np.ndarray)):
         return public_name(target)
-    raise TypeError(f"a Ref refers to a Struct class, Block, numpy.ndarray or Any; found {target!r}")
+    raise TypeError(f"a Ref must refer to a Struct class, Block, numpy.ndarray or Any, got {target!r}")
 
 
 # --- from annotation to field type
@@ -296,25 +296,25 @@ cdef object dimension(object count):
     if typing.get_origin(count) is typing.Literal and len(typing.get_args(count)) == 1:
         count = typing.get_args(count)[0]
     if isinstance(count, bool) or not hasattr(count, "__index__"):
-        raise TypeError(f"a length is an int or Literal[int]; found {count!r}")
+        raise TypeError(f"a length must be an int or Literal[int], got {count!r}")
     count = count.__index__()
     if not 0 < count <= MAX_FIELD_BYTES:
-        raise TypeError(f"a length is 1 to {MAX_FIELD_BYTES}; found {count}")
+        raise TypeError(f"a length must be 1 to {MAX_FIELD_BYTES}, got {count}")
     return count
 
 
 cdef object element_dtype(object element):
     """The dtype of an array's elements."""
     if isinstance(element, str):
-        raise TypeError(f"the element type of an Array is shmem.float64 or the like, or a numpy dtype; found the string {element!r}")
+        raise TypeError(f"the element type of an Array must be shmem.float64 or the like, or a numpy dtype, got the string {element!r}")
     if isinstance(element, (Ref, Array)):
-        raise TypeError(f"an Array holds numbers; found Array[{element!r}, ...].  For references declare one field each, "
-                        "or let a field refer to an array of offsets")
+        raise TypeError(f"the elements of an Array must be numbers, got Array[{element!r}, ...]; declare a field for each reference, "
+                        "or refer to an array of offsets")
     dtype = element.dtype if isinstance(element, FieldType) else PYTHON_TYPES[element].dtype if element in PYTHON_TYPES else None
     if dtype is None and is_numpy_type(element):
         dtype = np.dtype(element)
     if dtype is None or dtype.kind not in "biufcSUmM" or not dtype.isnative or not dtype.itemsize:
-        raise TypeError(f"the elements of an Array are numbers of fixed size in native byte order; found {element!r}")
+        raise TypeError(f"the elements of an Array must be numbers of fixed size in native byte order, got {element!r}")
     return dtype
 
 
@@ -362,7 +362,8 @@ def as_field_type(annotation):
         hint = "; for bytes write Bytes[N]"
     elif annotation is Array:
         hint = "; write Array[float64, 3]"
-    raise TypeError(f"a field is int64, float64, bool_ or the like, Bytes[N], Array[type, shape] or Ref[class]; found {annotation!r}{hint}")
+    raise TypeError("a field must be int64, float64, bool_ or the like, Bytes[N], Array[type, shape] or Ref[class], "
+                    f"got {annotation!r}{hint}")
 
 
 def field_type_from_description(code, *rest):
@@ -377,7 +378,7 @@ def field_type_from_description(code, *rest):
 
 cdef int raise_stale(Placed placed) except -1:
     raise InvalidBlock(f"the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x} was freed; "
-                       "this object refers to what lay there before")
+                       "this object refers to the block that was there before")
 
 
 cdef int raise_stranger(Field field, object instance) except -1:
@@ -541,7 +542,7 @@ cdef class RefField(Field):
         if placed_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:
-            raise InvalidBlock(f"{self.where()} can only refer to what lies in the same section; this {type(value).__name__} "
+            raise InvalidBlock(f"{self.where()} can only refer to objects in the same section; this {type(value).__name__} "
                                "lies in another")
         return <uint64_t>(placed.data - placed.mapping.base)
 
@@ -550,7 +551,7 @@ cdef class RefField(Field):
         cdef uint64_t payload_off = offset_in(mapping, value)
         if not is_whole(value):
             raise InvalidBlock(f"{self.where()} can only refer to a whole array; this {value.dtype} array of shape {value.shape} is a view "
-                               "of something larger")
+                               "of a larger one")
         return payload_off
 
     cdef int accept(self, object value) except -1:
@@ -597,7 +598,7 @@ cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
     cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
     cdef TypeEntry entry
     if tag == 0:
-        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where no block is any more: it was freed")
+        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where there is no block any more: it was freed")
     if cache is not None and cache.generation == generation and index < <uint64_t>len(cache.by_id):
         entry = <TypeEntry>cache.by_id[index]
         if entry is not None and entry.n_bytes <= payload_bytes(tag_size(tag)):

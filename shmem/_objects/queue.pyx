@@ -106,13 +106,13 @@ cdef class Queue(Placed):
     cdef Codec codec                  # of a record; None for byte strings
     cdef Kind kind
     cdef readonly object record
-    """What it was made for: a dtype, a Struct class, or `bytes`."""
+    """The type of its items: a dtype, a Struct class, or `bytes`."""
     cdef readonly object dtype
-    """Of its records; None for byte strings."""
+    """The dtype of its records; None for byte strings."""
     cdef object __weakref__
 
     def __init__(self):
-        raise TypeError("a Queue lies in a section: SharedMemory.queue(maxsize, record) makes one")
+        raise TypeError("a Queue must lie in a section; use SharedMemory.queue(maxsize, record) to make one")
 
     # -- calls of the ring
 
@@ -126,7 +126,7 @@ cdef class Queue(Placed):
             raise errors.QueueShutDown(f"{what}: the queue was shut down")
         if status == TIMEOUT_EXPIRED:
             kind = errors.QueueFull if what.startswith("put") else errors.QueueEmpty
-            raise kind(f"{what}: another process stands still in the middle of an operation on the queue; it can go on or be killed")
+            raise kind(f"{what}: another process stands still in the middle of an operation on the queue; let it continue, or kill it")
         if status == CORRUPTED:
             error = errors.HeapCorruption(f"{what}: the queue at offset {self.payload_off():#x} is damaged, its counters or the length of "
                                           "a message are impossible: a process wrote over it; make a new queue")
@@ -306,7 +306,7 @@ cdef class Queue(Placed):
         return self.get(False)
 
     cdef int raise_too_long(self, Py_ssize_t length) except -1:
-        raise ValueError(f"put: this queue was made for byte strings of at most {self.ring.record_bytes:,} bytes, not {length:,}")
+        raise ValueError(f"put: a byte string must have at most {self.ring.record_bytes:,} bytes in this queue, got {length:,}")
 
     cdef int write_record(self, char* at, object item) except -1:
         """Write the bytes of an item over zeros, or raise Misfit."""
@@ -321,7 +321,7 @@ cdef class Queue(Placed):
         if isinstance(item, _struct.StructBase):
             offset_in(self.mapping, item)           # its references are offsets, which are valid in this section only
             if tag_type(used_tag(self.mapping.section, (<Placed>item).payload_off())) != self.ring.type_id:
-                raise TypeError(f"put: this queue takes objects of {self.record.__name__}, not of {type(item).__name__}")
+                raise TypeError(f"put: the item must be an object of {self.record.__name__}, got one of {type(item).__name__}")
             memcpy(at, (<Placed>item).data, self.ring.record_bytes)
             return True
         if not isinstance(item, (dict, tuple)):
@@ -330,7 +330,7 @@ cdef class Queue(Placed):
         values = bytearray(self.record._shmem_layout_.image or self.ring.record_bytes)
         if isinstance(item, tuple):
             if len(item) != len(fields):
-                raise TypeError(f"put: a {self.record.__name__} has {len(fields)} fields ({', '.join(fields)}), not {len(item)}")
+                raise TypeError(f"put: a {self.record.__name__} has {len(fields)} fields ({', '.join(fields)}), got {len(item)} values")
             item = dict(zip(fields, item))
         for name, value in item.items():
             if name not in fields:
@@ -623,7 +623,7 @@ cdef class Queue(Placed):
         sent = _core.travel(self)
         if sent is not None:
             return sent
-        raise TypeError("a Queue lies in its section and is not pickled: multiprocessing sends it as a handle, and so does "
+        raise TypeError("a Queue lies in its section and cannot be pickled; send it as a handle, by multiprocessing or with "
                         "shmem.handle(queue)")
 
 
@@ -633,7 +633,7 @@ cdef uint64_t _count_argument(str what, object value, uint64_t most) except 0:
     """A positive int, at most `most`."""
     number = operator.index(value)
     if number < 1:
-        raise ValueError(f"{what} is at least 1, not {number}")
+        raise ValueError(f"{what} must be at least 1, got {number}")
     return number if number < most else most
 
 
@@ -673,7 +673,7 @@ _core.register_opener(TYPE_QUEUE, TYPE_QUEUE, _open)
 cdef tuple _record_argument(Mapping mapping, object record, object max_bytes):
     """Return (record, kind, type id, text of the dtype, bytes of a record)."""
     if (record is bytes) != (max_bytes is not None):
-        raise ValueError("max_bytes, the largest length of a byte string, is given for a queue of bytes, and for no other")
+        raise ValueError("max_bytes, the maximal length of a byte string, is required for a queue of bytes, and allowed for no other")
     if record is bytes:
         return bytes, QUEUE_BYTES, 0, b"", size_argument(mapping, max_bytes)
     if isinstance(record, _struct.StructMeta):
@@ -712,7 +712,7 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     cdef Queue queue
     record, kind, type_id, text, n_bytes = _record_argument(mapping, record, max_bytes)
     if n_bytes == 0:
-        raise ValueError(f"the items of a queue have at least one byte; {record} has none")
+        raise ValueError(f"the items of a queue must have at least one byte, {record} has none")
     record_bytes = n_bytes
     slot_bytes = packed_bytes(record_bytes) if record is bytes else record_bytes
     capacity = _count_argument("maxsize", maxsize, UINT64_MAX)

@@ -71,7 +71,7 @@ cdef class Layout:
     cdef readonly object scope
 
     cdef int lay_out(self) except -1:
-        """Give every field its place.  While an annotation uses a name that is not defined: NameError, and nothing is changed."""
+        """Assign every field its offset.  If an annotation uses a name that is not defined yet, raise NameError and change nothing."""
         cdef dict own = self.own_types()
         cdef Layout base = self.base_layout()
         cdef dict fields = {}
@@ -162,7 +162,7 @@ cdef class Layout:
         return bytes(image) if image.strip(b"\0") else None
 
     cdef int resolve(self) except -1:
-        """Find the classes that references name.  NameError while one is not defined."""
+        """Find the classes that references name.  Raise NameError if one is not defined yet."""
         for field in self.fields.values():
             if isinstance(field, RefField) and field.target_name is None:
                 expression, scope = field.type.target, field.origin._shmem_layout_.scope
@@ -245,7 +245,7 @@ cdef str name_of_type(cls, type_name):
 
 
 cdef int prepare(Layout layout, frame) except -1:
-    """Do what can be done when the class statement has run, and make the class known under its name."""
+    """Lay the class out if its annotations can be evaluated already, and register it under its name."""
     layout.pending = own_annotations(layout.cls)
     layout.scope.see(frame)
     with contextlib.suppress(NameError):        # some name is defined later: layout_of tries again
@@ -260,7 +260,7 @@ cdef int prepare(Layout layout, frame) except -1:
 
 
 cdef int define(str type_name, cls) except -1:
-    """From now on this class is what the type name means; objects made from descriptions give way to it."""
+    """Bind the type name to this class, which replaces classes that were made from descriptions."""
     global generic_classes
     classes_by_type_name[type_name] = cls
     generic_classes = {key: generic for key, generic in generic_classes.items() if type_name not in generic._shmem_layout_.type_names}
@@ -284,7 +284,7 @@ cdef dict read_description(str type_name, bytes description):
 
 
 cdef object generic_class(str type_name, bytes description):
-    """A class for a type that is not defined in this process: the same fields, and the methods of its nearest base that is."""
+    """A class for a type that is not defined in this process, with its fields and the methods of its nearest defined base."""
     cdef Layout layout
     cls = generic_classes.get((type_name, description))
     if cls is not None:
@@ -452,7 +452,7 @@ cdef int set_fields(StructBase obj, Layout layout, dict values) except -1:
 
 
 cdef str difference(str type_name, bytes here, bytes there):
-    """In which fields two descriptions differ."""
+    """The fields in which two descriptions differ, as text."""
     import json
 
     mine, theirs = json.loads(here), read_description(type_name, there)
@@ -499,7 +499,7 @@ cdef TypeEntry make_entry(Layout layout, uint32_t type_id):
 
 
 cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
-    """What a new object of this class needs; the section gets to know the type if it does not yet."""
+    """The entry for new objects of this class; the type is registered in the section if it is not yet."""
     if cls is Struct:
         raise TypeError("Struct has no fields; derive a class from it, and make objects of that")
     cdef Layout layout = layout_of(cls)
@@ -517,7 +517,7 @@ cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
 
 
 cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
-    """The class whose objects stand for blocks with this type id."""
+    """The entry of the class for blocks with this type id."""
     cdef TypeCache cache = cache_of(mapping)
     cdef Py_ssize_t index = <Py_ssize_t>type_id - TYPE_FIRST_USER
     if index < len(cache.by_id) and cache.by_id[index] is not None:

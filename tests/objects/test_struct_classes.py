@@ -499,7 +499,7 @@ def test_names_that_are_defined_later(shm, module):
 def test_wrong_names_are_told_at_once(module):
     with pytest.raises(AttributeError, match="int65"):
         module("from __future__ import annotations\nimport shmem\nclass Bad(shmem.Struct):\n    x: shmem.int65\n")
-    with pytest.raises(TypeError, match=r"Bad.x: a Ref refers to"):
+    with pytest.raises(TypeError, match=r"Bad.x: a Ref must refer to"):
         module("from shmem import *\nclass Bad(Struct):\n    x: Ref['int']\n")
 
 
