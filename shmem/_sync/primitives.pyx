@@ -21,8 +21,8 @@ Mutex.  Owned by a thread of a participant::
 Only the owner writes the other words, except `channel`.  A thread that ends releases the mutexes that it holds: it finds
 them along `next_held_off`, from `held_mutex_off` in its private slot.  If it is killed, the participant is dead, and its
 whole list void.  The block of a held mutex may be freed, which is misuse: a link to it then leads to no mutex of this thread.
-When the thread acquires another mutex, it cuts the list there, lest a mutex in the same place be linked twice.  Mutexes that the thread acquired
-before the freed one are then not released when it ends.
+When the thread acquires another mutex, it cuts the list there, lest a mutex in the same place be linked twice.  Mutexes
+that the thread acquired before the freed one are then not released when it ends.
 
 A block that is freed while a thread sleeps in it (misuse) is detected by the sleeper, after its slice at the latest, before it
 touches a word.

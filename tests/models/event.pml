@@ -1,12 +1,12 @@
 /* The event of shmem/_sync/primitives.pyx: one word that is its own channel (shmem/_sync/channel.pxd).  `sequence`, the low half, has the state in
    bit 0 and counts above it how often it was signaled.
 
-   Waiter 0 has no deadline; waiter 1 is sent out once by Ctrl-C or its deadline, and comes back or gives up.  Thread 2 signals and resets
-   at once; when whoever waited then has gone on, it signals for good.  One of the three is killed before any of its
+   Waiter 0 has no deadline; waiter 1 leaves once, for Ctrl-C or its deadline, and waits again or gives up.  Thread 2 signals and resets
+   at once; when the threads that waited then have gone on, it signals for good.  One of the three is killed before any of its
    steps, or none.  With NO_KILLS there is another one that signals and resets.
 
-   Claims: who waits when it is signaled goes on, although a reset follows at once (no deadlock); who goes on was signaled; registrations
-   and wakes still due are never fewer than sleepers.
+   Claims: a thread that waits when it is signaled goes on, although a reset follows at once (no deadlock); a thread that goes on was signaled;
+   registrations and due wakes are never fewer than sleepers.
 
    Seeded errors: LOOK_AT_STATE_ALONE, SIGNAL_DOES_NOT_COUNT, SINCE_TAKEN_ANEW, SIGNAL_WITHOUT_SWAP, WAKE_ONE, NO_WAKE. */
 
