@@ -38,6 +38,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain, explain_opening, explain_problem
+from shmem._base.system_tools import section_path, shared_name_of
 
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
 from shmem._base.bounds cimport participants_bound
@@ -65,7 +66,6 @@ from shmem._sync.storage_lock cimport lock_release_all
 cdef enum:
     SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
 
-cdef object _PLACE = "/dev/shm/shmem."
 cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
 cdef object _mappings = weakref.WeakValueDictionary()     # id -> Mapping of this process: to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
@@ -393,7 +393,7 @@ cdef _put_on_face(Memory memory, Mapping mapping):
     memory.section_id = mapping.section.id
     memory.bytes = mapping
     memory._path = os.fsdecode(mapping.section.path)
-    memory._name = memory._path[len(_PLACE):] if mapping.section.anonymous else memory._path
+    memory._name = shared_name_of(memory._path) if mapping.section.anonymous else memory._path
     memory._mode = "read_write" if mapping.writable else "read_only"
     mapping.face = weakref.ref(memory)
 
@@ -532,7 +532,7 @@ cdef int _remove_abandoned() except -1:
     if _looked_for_abandoned:
         return 0
     _looked_for_abandoned = True
-    folder, _, prefix = (_PLACE + _RANDOM).rpartition("/")
+    folder, prefix = os.path.split(section_path(_RANDOM))
     try:
         names = os.listdir(folder)
     except OSError:
@@ -602,7 +602,7 @@ cdef class Memory:
             shared_name = _RANDOM + os.urandom(8).hex()
             _remove_abandoned()
         label = (shared_name or "").encode()
-        path = _PLACE + shared_name if file_name is None else arguments.path(file_name)
+        path = section_path(shared_name) if file_name is None else arguments.path(file_name)
         encoded = os.fsencode(path)
         request.max_participants = arguments.max_participants(max_participants)
         request.max_size = arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)

@@ -17,14 +17,12 @@ copy away, `check --repair` writes the noted words to the file.
 import bisect
 import collections
 import dataclasses
-import errno
-import mmap
 import os
-import resource
 import struct
 
 import numpy as np
 
+from shmem._base import system_tools
 from shmem._fsck import entries as _entries
 from shmem._objects import arrays
 from shmem._sections import image
@@ -51,7 +49,6 @@ ARRAY_HEADER = struct.Struct("<QQIHHI")
 ENTRY_HEADER = struct.Struct("<QQII")
 
 
-MAP_NORESERVE = 0x4000  # Python has it from 3.13
 STEP = 1 << 26
 
 
@@ -84,31 +81,6 @@ class Entry:
 def round_up(value, to):
     """`value`, or the next multiple."""
     return -(-value // to) * to
-
-
-def extents(fd, size):
-    """The parts of a file that are no holes."""
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            yield at, size
-            return
-        end = os.lseek(fd, at, os.SEEK_HOLE)
-        yield at, end
-        at = end
-
-
-def has_address_space(n_bytes):
-    """Whether a process can map so much; True, too, where only a limit of this process (RLIMIT_AS) says that it cannot."""
-    try:
-        mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, prot=0).close()
-    except OSError:
-        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    return True
 
 
 def name_hash(name):
@@ -150,10 +122,10 @@ class Wreck:
         if self.size < PAGE:
             raise NotASection(f"it has {self.size:,} bytes, less than the header of a section")
         if os.fstat(fd).st_blocks * 512 >= self.size:
-            self.raw = mmap.mmap(fd, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            self.raw = system_tools.map_privately(fd, self.size)
         else:  # on tmpfs a look at a hole takes memory, and there may be none
-            self.raw = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-            for start, end in extents(fd, self.size):
+            self.raw = system_tools.map_zeros(self.size)
+            for start, end in system_tools.extents(fd, self.size):
                 while start < end:
                     start += os.preadv(fd, [memoryview(self.raw)[start : min(end, start + STEP)]], start) or end - start
         self.was_clean = self.short("clean") == 1
@@ -288,9 +260,9 @@ class Wreck:
 
     def _sizes(self):
         largest = self.field("max_size")
-        if largest % PAGE or not self.start <= largest <= 1 << 47 or not has_address_space(largest):
+        if largest % PAGE or not self.start <= largest <= 1 << 47 or not system_tools.has_address_space(largest):
             nearest, least = largest // PAGE * PAGE, max(round_up(self.size, PAGE), self.start + PAGE)
-            found = nearest if least <= nearest <= 1 << 47 and has_address_space(nearest) else least
+            found = nearest if least <= nearest <= 1 << 47 and system_tools.has_address_space(nearest) else least
             self.say(AT["max_size"], f"max_size is {largest:#x}", f"it becomes {found:,}; open it with a larger one", "the old max_size")
             self.put(AT["max_size"], found)
         self.top = self.field("top")
@@ -418,7 +390,7 @@ class Wreck:
         return True
 
     def _extend(self, size):
-        longer = mmap.mmap(-1, round_up(size, PAGE))
+        longer = system_tools.map_zeros(round_up(size, PAGE))
         longer[: self.size] = self.raw[:]
         self.raw, self.size = longer, round_up(size, PAGE)
         self.top = size

@@ -21,6 +21,7 @@ import numpy as np
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
+from shmem._base.system_tools import named_path
 from shmem._core import register_opener, travel
 from shmem._objects.fields import KINDS
 
@@ -138,7 +139,7 @@ cdef int _open_file(Waitable self, str name, uint32_t kind, named_state_t* initi
     cdef named_request_t request
     cdef Room room = Room.__new__(Room)
     cdef str what = "semaphore" if kind == NAMED_SEMAPHORE else "event"
-    cdef str path = f"/dev/shm/shmem-{what}.{arguments.name(name, 'name')}"
+    cdef str path = named_path(what, arguments.name(name, "name"))
     cdef bytes encoded = os.fsencode(path)
     cdef int status
     request.path = encoded

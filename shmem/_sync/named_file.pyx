@@ -17,12 +17,10 @@ from shmem._base.layout cimport NAMED_MAGIC, NAMED_VERSION, PAGE_BYTES, named_t
 from shmem._base.status cimport NOT_A_SECTION, OK, UNTRUSTED_OWNER
 from shmem._base.system cimport (
     file_close, file_facts, file_facts_t, file_give_name, file_open, file_open_unnamed, file_remove, file_reserve, file_set_size,
-    file_write, memory_map, memory_unmap, path_facts, random_bytes, user_id)
+    file_write, memory_map, memory_unmap, path_facts, random_bytes, system_folder, user_id)
 
 cdef enum:
     MAX_TRIES = 100
-
-cdef const char* FOLDER = b"/dev/shm"
 
 
 cdef int _make(named_request_t* request, int* fd) noexcept nogil:
@@ -36,7 +34,7 @@ cdef int _make(named_request_t* request, int* fd) noexcept nogil:
     named.state = request.initial
     status = random_bytes(named.uuid, sizeof(named.uuid))
     if status == OK:
-        status = file_open_unnamed(FOLDER, request.permissions, fd)
+        status = file_open_unnamed(system_folder, request.permissions, fd)
     if status == OK:
         status = file_set_size(fd[0], PAGE_BYTES)
     if status == OK:

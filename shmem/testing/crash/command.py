@@ -25,6 +25,7 @@ import tempfile
 import time
 import warnings
 
+from shmem._base.system_tools import MEMORY_FOLDER
 from shmem._cli.progress import make_bar
 from shmem.testing.crash import (
     operations_processes,  # noqa: F401 - puts its operations into the table
@@ -51,7 +52,7 @@ def command_arguments(parser):
     parser.add_argument("--jobs", type=int, metavar="N", help="operations at the same time (default: one per processor)")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the states that fail in this folder, as files that can be opened")
     parser.add_argument("--checkers", type=int, default=8, metavar="N", help="processes per job that check states (default: %(default)s)")
-    parser.add_argument("--folder", default="/dev/shm", help="a folder on a memory file system (default: %(default)s)")
+    parser.add_argument("--folder", default=MEMORY_FOLDER, help="a folder on a memory file system (default: %(default)s)")
 
 
 def _chosen(options):

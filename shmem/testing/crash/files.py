@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 
 import shmem
+from shmem._base.system_tools import named_path, section_path
 from shmem._cli import check as _check
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import LONGEST_SECONDS, MAX_PARTICIPANTS, MAX_SIZE, Damage
@@ -184,13 +185,13 @@ def _value(prefix):
     return value
 
 
-@_add("file: make a named semaphore", _value, prefix=f"/dev/shm/shmem-semaphore.{NAME}-made")
+@_add("file: make a named semaphore", _value, prefix=named_path("semaphore", f"{NAME}-made"))
 def _(prefix):
     yield
     kept.append(shmem.Semaphore(f"{NAME}-made", value=3))
 
 
-@_add("file: remove a named semaphore", _value, prefix=f"/dev/shm/shmem-semaphore.{NAME}-removed")
+@_add("file: remove a named semaphore", _value, prefix=named_path("semaphore", f"{NAME}-removed"))
 def _(prefix):
     semaphore = shmem.Semaphore(f"{NAME}-removed", value=3)
     yield
@@ -198,7 +199,7 @@ def _(prefix):
 
 
 @_add("file: an anonymous section's last process leaves", lambda prefix: len(glob.glob(glob.escape(prefix) + "*")) and _names(prefix),
-      prefix=f"/dev/shm/shmem.{NAME}")  # fmt: skip
+      prefix=section_path(NAME))  # fmt: skip
 def _(prefix):
     shm = shmem.SharedMemory(shared_name=NAME, max_size=MAX_SIZE, max_participants=MAX_PARTICIPANTS)
     shm["new"] = [1]

@@ -38,6 +38,7 @@ import warnings
 import zlib
 
 import shmem
+from shmem._base.system_tools import open_file
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import MAX_PARTICIPANTS, MAX_SIZE, Damage, blocks_of, observe, pour
 from shmem.testing.crash.store_trace import StoreTrace
@@ -300,7 +301,7 @@ class Closure:
     def _one(self, kind, content, origin, depth):
         repairer = self._repairers[kind]
         self._put(kind, content)
-        file = os.open(repairer.path, os.O_RDONLY)
+        file = open_file(repairer.path)
         last, found = content, []
 
         def look(address):

@@ -3,10 +3,10 @@
 import ctypes
 import gc
 import hashlib
-import mmap
 import os
 
 import shmem
+from shmem._base.system_tools import map_shared
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import MAX_SIZE
 from shmem.testing.crash.results import State, Trouble
@@ -33,7 +33,7 @@ class Watch:
         self._map = None
         self.last = b""
         if not resizes:
-            self._map = mmap.mmap(self._file.fileno(), 0)
+            self._map = map_shared(self._file.fileno())
             self._here = (ctypes.c_char * len(self._map)).from_buffer(self._map)
             self._address = ctypes.addressof(self._here)
         self.changed()

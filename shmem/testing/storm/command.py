@@ -39,6 +39,7 @@ import traceback
 import warnings
 
 import shmem
+from shmem._base.system_tools import MEMORY_FOLDER
 from shmem._cli.progress import make_bar
 from shmem.testing.storm.audit import Audit
 from shmem.testing.storm.storm import Storm
@@ -66,7 +67,7 @@ def command_arguments(parser):
     parser.add_argument("--seed", type=int, help="seed of all random choices, but not of the moments of kills (default: random)")
     parser.add_argument("--anonymous", action="store_true", help="use an anonymous section instead of a file")
     parser.add_argument("--index", choices=("tlsf", "next_fit"), default="tlsf", help="the free-block index (default: %(default)s)")
-    parser.add_argument("--folder", default="/dev/shm", help="parent of the temporary folder for all files (default: %(default)s)")
+    parser.add_argument("--folder", default=MEMORY_FOLDER, help="parent of the temporary folder for all files (default: %(default)s)")
     parser.add_argument("--patience", type=_positive(float), default=60, metavar="SECONDS",
                         help="time without progress after which an actor counts as stuck (default: %(default)s)")  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep section and log if there are problems")
