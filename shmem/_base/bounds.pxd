@@ -3,7 +3,7 @@
 
 A value is loaded once, the local copy checked, and the copy used: another process may write meanwhile.  `damaged` marks a check, so that
 its cost can be measured: built with ``-DSHMEM_CHECKS=0`` it is always False.  What is checked where stands in
-`docs/decisions.md`.
+`docs/decisions/damage.md`.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -194,7 +194,7 @@ def test_reallocate(shm, zero):
 
 
 def test_a_block_that_was_made_smaller(shm):
-    """By whoever: what lies behind its new end is somebody else's."""
+    """By any process: the bytes behind the new end belong to another block."""
     block = shm.allocate(1000)
     other = shm.block(block.offset)
     smaller = shm.reallocate(block, 16)

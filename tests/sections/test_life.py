@@ -1,4 +1,4 @@
-"""Birth, exec, exit and death of processes that use a section.  The defined outcomes: docs/decisions.md, "Life and death of processes"."""
+"""Birth, exec, exit and death of processes that use a section.  Defined outcomes: docs/decisions/processes.md."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ def section(place):
 
 
 def take_over(section, deaths, told=True):
-    """Lock exclusively, after so many deaths, of which nobody was told yet; find the section whole."""
+    """Lock exclusively after so many deaths that no holder was warned of yet; the section must be intact."""
     if deaths and told:
         with pytest.warns(shmem.OwnerDiedWarning), shmem.exclusive_lock(section, 20):
             pass

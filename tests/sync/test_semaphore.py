@@ -35,7 +35,7 @@ class Longer(Node, type_name="tests.Longer"):
 
 @pytest.fixture
 def name():
-    """A name that nobody has, and that nobody has afterwards."""
+    """Return a name that is unused before and after the test."""
     chosen = f"test-{os.getpid()}-{random.randrange(1 << 32)}"
     yield chosen
     for start in FILES.values():
