@@ -427,8 +427,8 @@ cdef inline int _semaphore_signal(Semaphore self, object inc) except -1:
     return 0
 
 
-def anybody_waits(Semaphore self not None):
-    """Whether anybody sleeps in it.  The killed may be registered still: all are woken, and who lives registers again."""
+def has_waiters(Semaphore self not None):
+    """Return whether a thread sleeps in it.  Killed waiters may still be registered: all are woken, and live ones register again."""
     cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "look")
     cdef int looks_left = N_LOOKS
     if load_seq_cst_u64(&semaphore.channel) >> 32 == 0:

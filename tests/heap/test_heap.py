@@ -54,7 +54,7 @@ def test_bad_alignment(shm, align):
 
 
 def test_bad_sizes(shm):
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="must be non-negative"):
         shm.allocate(-1)
     with pytest.raises(TypeError):
         shm.allocate(1.5)
@@ -122,7 +122,7 @@ def test_stale_and_foreign(shm):
         shm.free(block)
     with pytest.raises(shmem.InvalidBlock, match="freed already"):
         memoryview(block)
-    with shmem.SharedMemory(max_size=1 << 20) as elsewhere, pytest.raises(shmem.InvalidBlock, match="does not lie in"):
+    with shmem.SharedMemory(max_size=1 << 20) as elsewhere, pytest.raises(shmem.InvalidBlock, match="is not in section"):
         elsewhere.free(other)
     for offset in (0, 8, 17, other.offset + 16, other.offset - 16, 1 << 21, 1 << 22, 1 << 63, 1 << 70, -16):
         with pytest.raises(shmem.InvalidBlock):
