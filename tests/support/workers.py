@@ -147,5 +147,5 @@ def outcome(call, *args, **kwargs):
 
 
 def wait_until_anyone_waits(semaphore):
-    while not waitables.anybody_waits(semaphore):
+    while not waitables.has_waiters(semaphore):
         os.sched_yield()

@@ -239,7 +239,7 @@ def test_a_killed_waiter_takes_nothing(name, child):
     assert other.hear() == "up"
     wait_until_anyone_waits(semaphore)
     other.kill()
-    assert waitables.anybody_waits(semaphore) is False  # the killed one's registration is found out
+    assert waitables.has_waiters(semaphore) is False  # the killed one's registration is found out
     semaphore.signal()
     assert semaphore.value == 1
     assert semaphore.wait(20)
@@ -658,7 +658,7 @@ def test_fields_are_used_not_assigned(shm):
     assert shmem.find_storage(node.slots) is shm
     blocks = shm.stats().blocks
     for call in (shmem.handle, shm.free, shmem.deallocate, shm.set_root_object, lambda part: shm.__setitem__("part", part)):
-        with pytest.raises((TypeError, shmem.InvalidBlock), match="the object whose field it is"):
+        with pytest.raises((TypeError, shmem.InvalidBlock), match="the object that contains it"):
             call(node.slots)
     assert shm.stats().blocks == blocks
     slots = node.slots
