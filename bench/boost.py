@@ -1,4 +1,4 @@
-"""The Boost peer: a C++ program that runs one measurement per line it reads, so that it can take turns with the others."""
+"""The Boost peer: a C++ program that runs one measurement per input line, so that it can take turns with other contenders."""
 
 import pathlib
 import subprocess
@@ -9,7 +9,7 @@ WHY_NOT = pathlib.Path(sys.prefix, "boost_missing.txt")
 
 
 class Boost:
-    """The running peer, or, where Boost could not be had, `missing`: why."""
+    """The running peer; where Boost is not available, `missing` is the reason."""
 
     def __init__(self):
         self.missing = "" if PROGRAM.exists() else WHY_NOT.read_text().strip() if WHY_NOT.exists() else "run bench/make_bench.py first"
@@ -25,15 +25,15 @@ class Boost:
             self._process.communicate(timeout=30)
 
     def ask_all(self, *words):
-        """Have it run one line; the numbers it answers."""
+        """Run one line; return the numbers of the answer."""
         self._process.stdin.write(" ".join(map(str, words)) + "\n")
         return [float(number) for number in self._process.stdout.readline().split()]
 
     def ask(self, *words):
-        """Have it run one line; the number it answers."""
+        """Run one line; return the number of the answer."""
         number, = self.ask_all(*words)
         return number
 
     def contender(self, name, *words):
-        """`{name: callable}` for `best_of`; empty where Boost is missing."""
+        """Return `{name: callable}` for `best_of`, empty where Boost is missing."""
         return {} if self.missing else {name: lambda: self.ask(*words)}

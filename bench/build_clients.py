@@ -1,4 +1,4 @@
-"""Compile `clients/*.pyx` against the installed shmem, as whoever says `cimport shmem` does.  `setup_env.py` runs this in `.venv-bench`."""
+"""Compile `clients/*.pyx` against the installed shmem, as any project with `cimport shmem` does; `setup_env.py` runs this."""
 
 import pathlib
 import sysconfig

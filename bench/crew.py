@@ -1,4 +1,4 @@
-"""Processes that have one section open and do what they are told, all between the same two moments of the system's clock."""
+"""Processes that have one section open and run work on request, all between the same two moments of the system's clock."""
 
 import itertools
 import multiprocessing
@@ -7,20 +7,20 @@ import time
 
 import shmem
 
-LEAD_SECONDS = 2e-3                 # from the order to the start: time for the order to arrive
-MOST_DELAY = 0.02                   # of a round; see `run`
+LEAD_SECONDS = 2e-3  # from the order to the start: time for the order to arrive
+MOST_DELAY = 0.02  # of a round; see `run`
 
 spawn = multiprocessing.get_context("spawn")
 
 
 def _delay_seconds():
-    """For how long this process has wanted a core and had none."""
+    """Return for how long this process has waited for a core."""
     with open("/proc/self/schedstat") as file:
         return int(file.read().split()[1]) * 1e-9
 
 
 def _member(name, pipe, core):
-    """Do as told until told None; each answer with the seconds that a core was lacking meanwhile."""
+    """Run each order until the order None; answer with the result and the seconds during which a core was missing."""
     if core is not None:
         os.sched_setaffinity(0, [core])
     with shmem.SharedMemory(shared_name=name) as shm:
@@ -33,7 +33,7 @@ def _member(name, pipe, core):
 
 
 class Crew:
-    """`n_members` processes, attached to the section `name` and ready; on request each keeps to a core of its own."""
+    """`n_members` processes that are attached to the section `name` and ready; with `own_cores` each keeps to a core of its own."""
 
     def __init__(self, name, n_members, own_cores=False):
         self._pipes, self._processes = [], []
@@ -61,13 +61,13 @@ class Crew:
             pipe.close()
 
     def run(self, works, seconds, lead_seconds=LEAD_SECONDS):
-        """Give each of the first members its work, `work(shm, start, end)`.
+        """Run `work(shm, start, end)` in the first members, one for each of `works`.
 
         Returns
         -------
         answers : list
         undisturbed : bool
-            Whether each had a core all the time: with a core too few, what was to be done at once is done by turns.
+            Whether each had a core all the time.  With a core too few, members take turns instead of working at the same time.
         """
         start = time.monotonic() + lead_seconds
         at_work = self._pipes[:len(works)]

@@ -1,11 +1,12 @@
-"""How long does one who wants the lock wait beside many who never let it rest?
+"""How long does one process wait for the lock beside several that take it in a tight loop?
 
-Three processes take it exclusive in a tight loop and one shared; then the other way round; from C and from Python.  The longest wait
-of the one, which is a promise, and its turns beside those of the others.  Then a crowd, all exclusive.  The peer is Boost's
-interprocess_upgradable_mutex in the same arrangement; its longest wait can be no longer than the measurement.
+Three processes take the lock exclusively in a tight loop and one takes it shared; then the other way round; from C and from Python.
+Measured are the longest wait of the single process, which is bounded by a promise, and its time per turn beside that of the others.
+Then a crowd of processes, all exclusive.  The peer is Boost's interprocess_upgradable_mutex in the same arrangement; its longest wait
+cannot exceed the measurement.
 
-Who holds the lock, and who has just been given it, waits for a core as any program does.  How long that takes, loops without a lock
-show: on a machine that is busy otherwise, most of the longest wait is of this kind.
+The holder of the lock, and a process that has just been given it, may wait for a core like any program.  Loops without a lock show how
+long that takes.  On a machine that is busy otherwise, it is most of the longest wait.
 
     .venv-bench/bin/python bench/run.py --only fairness
 """
@@ -32,7 +33,7 @@ BAR_SECONDS = 0.050
 
 
 def _turns(lock, start, end):
-    """Take the lock and release it in a tight loop; how often, and the longest wait."""
+    """Take the lock and release it in a tight loop; return the number of turns and the longest wait."""
     n_turns, longest, clock = 0, 0.0, time.monotonic
     time.sleep(max(0, start - clock()))
     while (asked := clock()) < end:
@@ -44,12 +45,12 @@ def _turns(lock, start, end):
 
 
 def write_turns(shm, start, end):
-    """As in the C client."""
+    """Take turns with the exclusive lock, as the C client does."""
     return _turns(shmem.exclusive_lock(shm), start, end)
 
 
 def read_turns(shm, start, end):
-    """As in the C client."""
+    """Take turns with the shared lock, as the C client does."""
     return _turns(shmem.shared_lock(shm), start, end)
 
 
@@ -57,7 +58,7 @@ LANGUAGES = {"C": (crowd_client.write_turns, crowd_client.read_turns), "Python":
 
 
 def ask_peer(boost, n_writers, n_readers, seconds):
-    """The same arrangement there: (writers' longest wait, readers' longest wait, number of turns), None each where Boost is missing."""
+    """Run the same arrangement with Boost; return the writers' and readers' longest waits and the number of turns, or None for each."""
     if boost.missing:
         return None, None, None
     writers_longest, n_writes, readers_longest, n_reads = boost.ask_all("turns", n_writers, n_readers, seconds)
@@ -65,7 +66,7 @@ def ask_peer(boost, n_writers, n_readers, seconds):
 
 
 def one_beside_others(crew, boost, language, one_reads):
-    """Rows: the longest wait of the one; its seconds per turn beside the others'."""
+    """Return rows for the longest wait of the single process, and for its time per turn beside the others'."""
     write, read = LANGUAGES[language]
     one, other = (read, write) if one_reads else (write, read)
     (mine, *others), _ = crew.run([one, *[other] * N_OTHERS], SECONDS, LEAD_SECONDS)
@@ -76,21 +77,22 @@ def one_beside_others(crew, boost, language, one_reads):
         writers_longest, readers_longest, _ = ask_peer(boost, *((N_OTHERS, 1) if one_reads else (1, N_OTHERS)), SECONDS)
         peer, note, theirs = PEER, boost.missing, readers_longest if one_reads else writers_longest
     question = f"{QUESTION}, {language}"
-    what = f"1 {'reader' if one_reads else 'writer'}, {N_OTHERS} {'writers' if one_reads else 'readers'}: the one's "
+    name = "reader" if one_reads else "writer"
+    what = f"1 {name}, {N_OTHERS} {'writers' if one_reads else 'readers'}: the {name}'s "
     return [
         Row(question, f"{what}longest wait in {SECONDS} s", longest, peer, theirs, most_seconds=BAR_SECONDS, note=note),
-        Row(question, f"{what}time per turn", SECONDS / n_mine, "each other's time per turn", SECONDS / n_each),
+        Row(question, f"{what}time per turn", SECONDS / n_mine, "time per turn of each other", SECONDS / n_each),
     ]
 
 
 def without_lock(crew):
-    """Row: as many loops that want nothing; how long the system kept one of them from running."""
+    """Return a row for as many loops without a lock: the longest time for which the system kept one from running."""
     pauses, _ = crew.run([crowd_client.look] * (1 + N_OTHERS), SECONDS, LEAD_SECONDS)
     return [Row(f"{QUESTION}, no lock", f"{1 + N_OTHERS} loops without a lock: the longest pause in {SECONDS} s", max(pauses), "-", None)]
 
 
 def crowd(crew, boost):
-    """Rows: the longest wait in a crowd of writers, and what they get done together."""
+    """Return rows for the longest wait in a crowd of writers, and for the time per turn of all together."""
     turns, _ = crew.run([crowd_client.write_turns] * N_CROWD, CROWD_SECONDS, LEAD_SECONDS)
     longest = max(wait for _, wait in turns)
     each = CROWD_SECONDS / sum(n_turns for n_turns, _ in turns)
@@ -104,7 +106,7 @@ def crowd(crew, boost):
 
 
 def measure():
-    """The one who reads, the one who writes, the crowd."""
+    """Measure a single reader, a single writer and a crowd."""
     rows = []
     name = f"bench-{os.getpid()}"
     with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=name), Boost() as boost:

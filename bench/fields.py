@@ -1,7 +1,7 @@
-"""What does it cost to read and to write a field of an object in the section?
+"""What does it cost to read and write a field of an object in the section?
 
-Against `ctypes.Structure`, which as ours reads and writes memory in place; for orientation numpy's two ways, and an ordinary object with
-`__slots__`, which holds references and converts nothing.
+The peer is `ctypes.Structure`, which also reads and writes memory in place.  For orientation there are numpy's two ways, and an ordinary
+object with `__slots__`, which holds references and converts nothing.
 
     .venv-bench/bin/python bench/run.py --only fields
 """
@@ -21,14 +21,14 @@ WHOLE, REAL = 123_456_789, 2.5
 
 
 class Placed(shmem.Struct):
-    """In the section."""
+    """An object in the section."""
 
     whole: shmem.int64 = WHOLE
     real: shmem.float64 = REAL
 
 
 class Structure(ctypes.Structure):
-    """The peer."""
+    """The object of the peer."""
 
     _fields_ = (("whole", ctypes.c_int64), ("real", ctypes.c_double))
 
@@ -43,12 +43,12 @@ class Plain:
 
 
 def contenders(objects, code, codes, **names):
-    """One contender per object; `codes` holds what differs from `code`."""
+    """Return one contender per object, which runs `code`, or the code under its name in `codes`."""
     return {name: statement(codes.get(name, code), thing=thing, **names) for name, thing in objects.items()}
 
 
 def measure():
-    """Read and write both types of field."""
+    """Measure reads and writes of both types of fields."""
     dtype = np.dtype([("whole", "i8"), ("real", "f8")])
     rows = []
     with shmem.SharedMemory(max_size=SIZE_BYTES) as shm:

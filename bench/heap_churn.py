@@ -1,7 +1,8 @@
 """What does the heap cost in steady state, from C, without the GIL?
 
-10,000 live blocks of 16 to 1024 bytes; free a random one, allocate a random size, write its first word.  Not cleared
-(`zero=False`).  The same loop, the same random numbers, on glibc's malloc and on Boost's managed_shared_memory.
+There are 10,000 live blocks of 16 to 1024 bytes.  Each step frees a random one, allocates a random size without clearing it
+(`zero=False`), and writes its first word.  The same loop runs with the same random numbers on glibc's malloc and on Boost's
+managed_shared_memory.
 
     .venv-bench/bin/python bench/run.py --only heap
 """
@@ -17,8 +18,8 @@ QUESTION = "heap churn, C"
 SIZE_BYTES = 64 << 20
 N_LIVE = 10_000
 N_STEPS = 40_000
-N_STEPS_FIRST = 10_000          # not timed: the others had the caches meanwhile
-N_STEPS_BOOST = 6_000           # as long a round as the others'
+N_STEPS_FIRST = 10_000  # not timed: the other contenders used the caches meanwhile
+N_STEPS_BOOST = 6_000  # which take as long as the other contenders' rounds
 SECONDS = 10
 BAR = 3.0
 

@@ -1,7 +1,7 @@
-"""What does the storage lock cost when nobody else wants it, from C and from Python?
+"""What does the uncontended storage lock cost, from C and from Python?
 
-From C against Boost's interprocess_upgradable_mutex (a reader/writer lock in shared memory, as ours).  From Python, `with lock:`
-on an object made once, against the interpreter's own `threading.RLock` and two locks between processes.
+From C the peer is Boost's interprocess_upgradable_mutex, also a reader/writer lock in shared memory.  From Python, `with lock:`
+on an object made once is compared with the interpreter's own `threading.RLock` and with two locks between processes.
 
     .venv-bench/bin/python bench/run.py --only lock
 """
@@ -24,7 +24,7 @@ BAR_C, BAR_PYTHON = 0.6, 0.9
 
 
 def measure_c(shm):
-    """Lock and unlock from C."""
+    """Measure lock and unlock from C."""
     with Boost() as boost:
         best = best_of(
             SECONDS,
@@ -43,7 +43,7 @@ def measure_c(shm):
 
 
 def measure_python(shm):
-    """Enter and leave a `with` block."""
+    """Measure entering and leaving a `with` block."""
     semaphore = posix_ipc.Semaphore(None, posix_ipc.O_CREX, initial_value=1)
     semaphore.unlink()
     locks = {
@@ -65,7 +65,7 @@ def measure_python(shm):
 
 
 def measure():
-    """Both languages."""
+    """Measure both languages."""
     with shmem.SharedMemory(max_size=SIZE_BYTES) as shm:
         return measure_c(shm) + measure_python(shm)
 

@@ -1,8 +1,9 @@
-"""How fast do messages go from one process to another, from Python?
+"""How fast do messages pass from one process to another, from Python?
 
-One producer, one consumer, messages of 64 and of 8 bytes, in order; the clock runs from the order to produce until the last message is
-here.  One by one against multiprocessing.SimpleQueue; with `put_many` and `get_many` against zmq's push and pull over ipc, which gathers
-what is sent in larger writes by itself.  multiprocessing.Queue, which has a thread for that, for orientation.
+There are one producer, one consumer, and messages of 64 and of 8 bytes, in order.  The time is from the order to produce until the last
+message has arrived.  One message at a time is compared with multiprocessing.SimpleQueue.  `put_many` and `get_many` are compared with
+zmq's push and pull over ipc, which gathers messages into larger writes by itself.  multiprocessing.Queue, which has a thread for that,
+serves for orientation.
 
     .venv-bench/bin/python bench/run.py --only queue
 """
@@ -26,10 +27,10 @@ SIZE_BYTES = 8 << 20
 STRING = bytes(range(64))
 NUMBER = 123_456_789
 RECORD = np.dtype([("values", "f8", 8)])
-MAX_MESSAGES = 1024                 # in a queue; zmq holds 1000 at either end
-N_TOGETHER = 256                    # in one `put_many`
-N_OTHERS = 10_000                   # in a round: what crosses the system's pipes and sockets
-N_EACH = 20 * N_OTHERS              # ours, one by one
+MAX_MESSAGES = 1024  # in a queue; zmq holds 1000 at either end
+N_TOGETHER = 256  # in one `put_many`
+N_OTHERS = 10_000  # in a round, through the system's pipes and sockets
+N_EACH = 20 * N_OTHERS  # in a round, one by one through shmem
 N_MANY = 4000 * N_TOGETHER
 SECONDS = 20
 BAR_EACH, BAR_MANY = 1 / 4, 1.0
@@ -37,11 +38,11 @@ BAR_EACH, BAR_MANY = 1 / 4, 1.0
 spawn = multiprocessing.get_context("spawn")
 
 
-# -- ways to send: `put(n)` here, `get(n)` there --------------------------------------------------------------
+# -- ways to send: `put(n)` in the producer, `get(n)` in the consumer ------------------------------------------
 
 
 class OneByOne:
-    """With `put` and `get` of any queue."""
+    """One message at a time, with `put` and `get` of any queue."""
 
     def __init__(self, queue, message):
         self.queue, self.message = queue, message
@@ -58,7 +59,7 @@ class OneByOne:
 
 
 class Together:
-    """With `put_many` and `get_many`."""
+    """Many messages at a time, with `put_many` and `get_many`."""
 
     def __init__(self, queue, messages):
         self.queue, self.messages = queue, messages
@@ -73,10 +74,10 @@ class Together:
 
 
 class PushPull:
-    """With zmq, which has no other way than one by one; a message may hold several of ours."""
+    """One message at a time with zmq, which has no other way; a zmq message may hold several messages."""
 
     def __init__(self, name, message, n_in_one=1):
-        self.address = f"ipc://@shmem-bench-{os.getpid()}-{name}"       # in no folder: nothing stays behind
+        self.address = f"ipc://@shmem-bench-{os.getpid()}-{name}"  # an abstract address, which leaves no file behind
         self.message, self.n_in_one = message, n_in_one
 
     @functools.cached_property
@@ -106,7 +107,7 @@ class PushPull:
 
 
 def produce(pipe, ways):
-    """The producer: so many messages in such a way, until told None."""
+    """Produce the messages of each order (way to send, number of messages), until the order None."""
     while (order := pipe.recv()) is not None:
         name, n = order
         ways[name].put(n)
@@ -115,7 +116,7 @@ def produce(pipe, ways):
 
 @contextlib.contextmanager
 def producer(ways):
-    """The running producer's pipe."""
+    """Yield the pipe of a running producer."""
     here, there = spawn.Pipe()
     process = spawn.Process(target=produce, args=(there, ways), daemon=True)
     process.start()
@@ -131,7 +132,7 @@ def producer(ways):
 
 
 def contender(pipe, name, way, n):
-    """Have n messages produced, and consume them; seconds per message."""
+    """Return a contender that orders n messages and consumes them; it returns seconds per message."""
 
     def run():
         begun = time.perf_counter()
@@ -143,7 +144,7 @@ def contender(pipe, name, way, n):
 
 
 def ways_to_send(shm):
-    """All, with the number of messages in a round."""
+    """Return all ways to send, with the number of messages in a round."""
     records = np.zeros(N_TOGETHER, RECORD)
     numbers = np.full(N_TOGETHER, NUMBER)
     return {
@@ -162,13 +163,13 @@ def ways_to_send(shm):
 
 
 def measure():
-    """All ways in turn."""
+    """Measure all ways in turn."""
     with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=f"bench-{os.getpid()}") as shm:
         ways = ways_to_send(shm)
         with producer({name: way for name, (way, _) in ways.items()}) as pipe:
             best = best_of(SECONDS, {name: contender(pipe, name, way, n) for name, (way, n) in ways.items()})
     simple, push_pull = "multiprocessing.SimpleQueue", "zmq push, pull over ipc"
-    compared = [                    # work, ours, peer, its name in `best`, bar
+    compared = [  # work, shmem's name in `best`, peer, its name in `best`, bar
         ("put, get: 64 bytes", "each string", simple, "SimpleQueue string", BAR_EACH),
         ("put, get: int64", "each number", simple, "SimpleQueue number", BAR_EACH),
         ("put, get: 64 bytes", "each string", "multiprocessing.Queue", "Queue string", None),

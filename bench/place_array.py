@@ -1,7 +1,7 @@
 """What does it cost to place an array where other processes see it, again and again?
 
-`shm.copy(a)`, then `shm.free` and `del`, in a section whose memory is warm.  Against `multiprocessing.shared_memory` (create, copy, close,
-unlink: a segment of its own each time, whose pages fault in anew) and against a plain copy into warm memory, which is the floor.
+`shm.copy(a)` is followed by `shm.free` and `del`, in a section whose memory is warm.  One peer is `multiprocessing.shared_memory`: create,
+copy, close and unlink a segment each time, whose pages fault in anew.  The other is a plain copy into warm memory, the lower bound.
 
     .venv-bench/bin/python bench/run.py --only place
 """
@@ -25,7 +25,7 @@ SIZES = (  # name, bytes, seconds, bar
 
 
 def place_in_section(shm, source):
-    """One placing, and the array's end."""
+    """Return a function that places an array and frees it."""
 
     def place():
         placed = shm.copy(source)
@@ -36,7 +36,7 @@ def place_in_section(shm, source):
 
 
 def place_in_segment(source):
-    """The same with a shared-memory segment of the standard library."""
+    """Return a function that does the same with a shared-memory segment of the standard library."""
 
     def place():
         segment = multiprocessing.shared_memory.SharedMemory(create=True, size=source.nbytes)
@@ -50,7 +50,7 @@ def place_in_segment(source):
 
 
 def measure():
-    """All sizes, one after another."""
+    """Measure all sizes, one after another."""
     rows = []
     with shmem.SharedMemory(max_size=SIZE_BYTES) as shm:
         for name, n_bytes, seconds, bar in SIZES:

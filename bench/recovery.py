@@ -1,13 +1,13 @@
-"""How long do the living wait after a process was killed in the worst place?
+"""How long do other processes wait after a process was killed in the worst place?
 
-1. Killed while holding the exclusive lock.  The clock of the bar starts when the kernel let go of the dead one's liveness byte, which
-   before that keeps it alive by definition.  Peers: `flock`, a lock that the kernel itself passes on, both from the kill on; and
-   Boost's mutex, which never recovers.
-2. Killed inside the heap gate: the next `allocate`, and of it the recovery alone, by number of blocks.  Baseline: `check_heap`, which walks
-   the same blocks and changes nothing.
+1. Killed while holding the exclusive lock.  The bar's time starts when the kernel releases the dead process's liveness byte; until then
+   the process counts as alive by definition.  The peers are `flock`, a lock that the kernel itself passes on (both measured from the
+   kill), and Boost's mutex, which never recovers.
+2. Killed inside the heap gate: the next `allocate`, and the recovery in it alone, by number of blocks.  The baseline is `check_heap`, which
+   walks the same blocks and changes nothing.
 
-Waiting is taken as the worst of its trials: it is a promise.  It has slices of 50 ms, after which whoever waits asks whether the owner
-lives; recovery alone, the best of its rounds, has none.
+Of the waits the worst trial is shown, since they are bounded by a promise.  A wait has slices (SLICE_NS), after each of which the waiter
+asks whether the owner is alive.  Of recovery alone, which has none, the best round is shown.
 
     .venv-bench/bin/python bench/run.py --only recovery
 """
@@ -46,7 +46,7 @@ spawn = multiprocessing.get_context("spawn")
 
 @contextlib.contextmanager
 def flock(path):
-    """Hold the file's lock, which the kernel passes on when its holder dies."""
+    """Hold a file's lock, which the kernel passes on when its holder dies."""
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -61,14 +61,14 @@ def section_lock(name):
 
 
 def hold(take, name, pipe):
-    """Take the lock, say so, and wait to be killed."""
+    """Take the lock, send "held", and wait to be killed."""
     with take(name):
         pipe.send("held")
         time.sleep(PATIENCE_SECONDS)
 
 
 def wait_for(take, name, pipe):
-    """On each message take the lock, and answer when that was."""
+    """Take the lock on each message, and answer with the time."""
     while pipe.recv():
         with take(name):
             got = time.monotonic()
@@ -76,13 +76,13 @@ def wait_for(take, name, pipe):
 
 
 def wait_for_section(name, pipe):
-    """The same, with the section kept open between."""
+    """Do the same with the section's lock, and keep the section open in between."""
     with shmem.SharedMemory(shared_name=name):
         wait_for(section_lock, name, pipe)
 
 
 def die_in_the_gate(name):
-    """Be killed inside the heap gate, in another process."""
+    """Kill this process inside the heap gate."""
     with shmem.SharedMemory(shared_name=name) as shm:
         recovery_client.die_in_the_gate(shm)
 
@@ -91,7 +91,7 @@ def die_in_the_gate(name):
 
 
 class LivenessBytes:
-    """The kernel's word on who is alive: the locks on the section's liveness bytes, through a description of our own."""
+    """The kernel's locks on the section's liveness bytes, which show the live participants, seen through a separate file description."""
 
     def __init__(self, path):
         self._file = os.open(path, os.O_RDWR)
@@ -109,7 +109,7 @@ class LivenessBytes:
 
 @contextlib.contextmanager
 def running(target, *arguments):
-    """A process, and this end of its pipe.  It does not outlive the block, nor therefore the section that the block is in."""
+    """Yield a process and this end of its pipe.  The process does not outlive the block, nor the section around it."""
     here, there = spawn.Pipe()
     process = spawn.Process(target=target, args=(*arguments, there), daemon=True)
     process.start()
@@ -123,7 +123,7 @@ def running(target, *arguments):
 
 
 def trial(take, name, waiter, sleep_seconds, liveness=None):
-    """Kill a holder while `waiter` sleeps; seconds to the next holder, from the kill and from the end of the liveness byte."""
+    """Kill a holder while `waiter` sleeps; return the seconds to the next holder, from the kill and from the liveness byte's release."""
     before = liveness.alive() if liveness else set()
     with running(hold, take, name) as (holder, pipe):
         pipe.recv()
@@ -140,7 +140,7 @@ def trial(take, name, waiter, sleep_seconds, liveness=None):
 
 
 def trials(take, name, wait, *arguments, liveness=None):
-    """The worst of all trials; in each the kill comes at another moment of the waiter's sleep."""
+    """Return the worst of all trials; in each the kill comes at another moment of the waiter's sleep."""
     with running(wait, *arguments) as (process, waiter):
         waits = [trial(take, name, waiter, 0.2 + 0.0047 * i, liveness) for i in range(N_TRIALS)]
         waiter.send(False)
@@ -149,12 +149,12 @@ def trials(take, name, wait, *arguments, liveness=None):
 
 
 def measure_lock():
-    """Kill holders of ours, of `flock`, of Boost's mutex."""
+    """Measure kills of holders of the section's lock, of `flock` and of Boost's mutex."""
     with shmem.SharedMemory(max_size=1 << 20, shared_name=f"bench-{os.getpid()}") as shm:
         liveness = LivenessBytes(shm.path)
         from_kill, from_release = trials(section_lock, shm.name, wait_for_section, shm.name, liveness=liveness)
         liveness.close()
-        flock_from_kill, _ = trials(flock, shm.path, wait_for, flock, shm.path)      # any file will do; this one is in memory, as ours
+        flock_from_kill, _ = trials(flock, shm.path, wait_for, flock, shm.path)  # any file serves; this one is in memory
     with Boost() as boost:
         seconds = -1 if boost.missing else boost.ask("death", BOOST_LIMIT_SECONDS)
     boost_from_kill = seconds if seconds >= 0 else None
@@ -171,12 +171,12 @@ def measure_lock():
 
 
 def next_allocate(shm):
-    """Have a process killed inside the heap gate; seconds that the next `allocate` takes."""
+    """Kill a process inside the heap gate; return the seconds that the next `allocate` takes."""
     process = spawn.Process(target=die_in_the_gate, args=(shm.name,))
     process.start()
     process.join()
     if process.exitcode != -signal.SIGKILL:
-        raise RuntimeError(f"the process was to be killed inside the gate, but ended with {process.exitcode}")
+        raise RuntimeError(f"the process was not killed inside the gate, but ended with exit code {process.exitcode}")
     begun = time.perf_counter()
     block = shm.allocate(64)
     taken = time.perf_counter() - begun
@@ -185,7 +185,7 @@ def next_allocate(shm):
 
 
 def measure_heap():
-    """Kill in the gate of heaps of several sizes."""
+    """Measure kills in the gate of heaps of several sizes."""
     rows = []
     for n_blocks in BLOCK_COUNTS:
         with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=f"bench-{os.getpid()}-{n_blocks}") as shm:
@@ -205,14 +205,14 @@ def measure_heap():
 
 
 def check_seconds(shm):
-    """The baseline."""
+    """Return the seconds of the baseline."""
     begun = time.perf_counter()
     shm.check_heap()
     return time.perf_counter() - begun
 
 
 def measure():
-    """Lock, then heap."""
+    """Measure the lock, then the heap."""
     return measure_lock() + measure_heap()
 
 

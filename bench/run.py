@@ -4,8 +4,8 @@
     .venv-bench/bin/python bench/run.py --only lock    one question; see --help
     .venv-bench/bin/python bench/run.py --json FILE    the rows in a file too
 
-Every question runs in a process of its own, with one thread per library, and its contenders take turns (A B A B); shown is the best round
-of each, except where a row says "worst" or "longest".  Machines differ and are shared: the ratios matter.
+Every question runs in a process of its own, with one thread per library.  Its contenders take turns (A B A B), and the best round of
+each is shown, except in rows marked "worst" or "longest".  Machines differ and are shared, so the ratios are what matters.
 """
 
 import argparse
@@ -37,11 +37,11 @@ QUESTIONS = {
 }
 LIMIT_SECONDS = 300
 FAILED = "failed, see above"
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}     # malloc is slower once there are threads
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # malloc is slower once there are threads
 
 
 def answer_of(name):
-    """What a question's process prints.  One that takes too long is interrupted as by Ctrl-C, so that it closes its sections."""
+    """Return the output of a question's process.  One that takes too long is interrupted as by Ctrl-C, so that it closes its sections."""
     command = [sys.executable, str(BENCH / QUESTIONS[name]), "--rows"]
     with subprocess.Popen(command, env=os.environ | ONE_THREAD, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -55,7 +55,7 @@ def answer_of(name):
 
 
 def ask(name):
-    """The rows of one question; if it fails, one row that says so."""
+    """Return the rows of one question; if it fails, a single row with that note."""
     try:
         return [Row(**facts) for facts in json.loads(answer_of(name).splitlines()[-1])]
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
@@ -64,7 +64,7 @@ def ask(name):
 
 
 def machine():
-    """What the numbers were taken with."""
+    """Describe the machine and the versions of the software."""
     import numpy as np
 
     facts = {"Python": platform.python_version(), "numpy": np.__version__, "C library": " ".join(platform.libc_ver()),
@@ -73,13 +73,13 @@ def machine():
 
 
 def main():
-    """Ask, print, count the bars; the exit status is 1 when a question failed, whatever the bars say."""
+    """Run the questions and print the table; return 1 if a question failed, whether or not bars were reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=QUESTIONS, action="append", help="ask this question alone; may be given again")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--only", choices=QUESTIONS, action="append", help="run only this question; may be repeated")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows to this file")
     arguments = parser.parse_args()
     if any(importlib.util.find_spec(name) is None for name in ("shmem", "crowd_client", "posix_ipc", "zmq")):
-        raise SystemExit("bench: this Python lacks what is measured; run python3 bench/make_bench.py, which makes .venv-bench")
+        raise SystemExit("bench: this Python lacks the packages to measure; run python3 bench/make_bench.py, which makes .venv-bench")
     about, begun, rows = machine(), time.monotonic(), []
     for name in arguments.only or QUESTIONS:
         print(f"bench: {name} ...", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
-"""What does a semaphore cost from Python when nobody waits?
+"""What does a semaphore without waiters cost, from Python?
 
-`wait` and `signal`, one after the other, on a semaphore placed in a section, found by name, and local to the process; and the `with`
-block.  Against posix_ipc's, which is the system's own, and the two of the standard library.
+`wait` and `signal`, one after the other, are measured on a semaphore placed in a section, one found by name, and one local to the process;
+so is the `with` block.  The peers are posix_ipc's semaphore, which is the system's own, and the two of the standard library.
 
     .venv-bench/bin/python bench/run.py --only semaphore
 """
@@ -26,7 +26,7 @@ PLACED = "in a section"
 
 @contextlib.contextmanager
 def semaphores():
-    """All contenders, each with one to take."""
+    """Yield all semaphores, each with one unit."""
     peer = posix_ipc.Semaphore(None, posix_ipc.O_CREX, initial_value=1)
     peer.unlink()
     named = shmem.Semaphore(f"bench-{os.getpid()}", 1)
@@ -40,7 +40,7 @@ def semaphores():
 
 
 def measure():
-    """Both ways to write it."""
+    """Measure both ways to use a semaphore."""
     with semaphores() as (ours, peers):
         calls = {name: statement("s.wait(); s.signal()", s=semaphore) for name, semaphore in ours.items()}
         calls |= {name: statement("s.acquire(); s.release()", s=semaphore) for name, semaphore in peers.items()}

@@ -1,8 +1,8 @@
-"""Do two processes that lock shared at once hinder each other, from C?
+"""Do two processes that hold the shared lock at the same time slow each other down, from C?
 
-Each locks and unlocks in a tight loop, for the same stretch of time; rates are added up.  Against one process alone, and against Boost's
-interprocess_sharable_mutex, alone and by two.  A round in which one of them lost its core to another program does not count: meanwhile the
-other one had the lock to itself.
+Each locks and unlocks in a tight loop for the same time, and their rates are added.  The comparison is with one process alone, and with
+Boost's interprocess_sharable_mutex, used by one and by two.  A round in which a process lost its core to another program does not count:
+meanwhile the other process had the lock to itself.
 
     .venv-bench/bin/python bench/run.py --only sharing
 """
@@ -20,14 +20,14 @@ import shmem
 QUESTION = "sharing, C"
 PEER = "Boost interprocess_sharable_mutex"
 SIZE_BYTES = 1 << 20
-ROUND_SECONDS = 2e-3               # on a busy machine no longer one goes undisturbed
+ROUND_SECONDS = 2e-3  # on a busy machine, longer rounds are always disturbed
 SECONDS = 12
 BAR_ONE, BAR_BOOST = 1 / 1.8, 1 / 8
 DISTURBED = float("inf")
 
 
 def ours(crew, n_processes):
-    """A contender: seconds per pair, over all processes."""
+    """Return a contender: seconds per pair, over all processes."""
 
     def run():
         rates, undisturbed = crew.run([crowd_client.share] * n_processes, ROUND_SECONDS)
@@ -37,7 +37,7 @@ def ours(crew, n_processes):
 
 
 def boosts(boost, n_processes):
-    """The same for the peer, which answers -1 after a disturbed round."""
+    """Return the same for the peer, which answers -1 after a disturbed round."""
 
     def run():
         seconds = boost.ask("sharing", n_processes, ROUND_SECONDS)
@@ -47,7 +47,7 @@ def boosts(boost, n_processes):
 
 
 def measure():
-    """One and two processes, ours and Boost's."""
+    """Measure one and two processes, with shmem and with Boost."""
     name = f"bench-{os.getpid()}"
     with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=name), Crew(name, 2, own_cores=True) as crew, Boost() as boost:
         best = best_of(SECONDS, {"one": ours(crew, 1), "two": ours(crew, 2), **boosts(boost, 1), **boosts(boost, 2)})

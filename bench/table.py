@@ -1,6 +1,6 @@
-"""The rows that every question answers with, and the one table they are printed in.
+"""The rows that every question returns, and the table in which they are printed.
 
-A row sets one measured time against a peer's, measured in the same run.  `answer` is the whole of a question's command line.
+A row compares a measured time with a peer's, measured in the same run.  `answer` is the command line of a question.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ COLUMNS = ("question", "work", "shmem", "peer", "peer's", "ratio", "bar", "reach
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison; times are seconds.  A time that could not be had is None, and `note` says why the peer's is missing."""
+    """One comparison; times are in seconds.  A missing time is None, and `note` is the reason why the peer's is missing."""
 
     question: str
     work: str
@@ -20,19 +20,19 @@ class Row:
     peer: str
     theirs: float | None
     most_ratio: float | None = None
-    """The bar, if there is one: at most so many times the peer's time."""
+    """The bar, if there is one, as a multiple of the peer's time."""
     most_seconds: float | None = None
-    """The bar as a time."""
+    """The bar, if there is one, as a time."""
     note: str = ""
 
     @property
     def ratio(self):
-        """Our time over the peer's, or None."""
+        """The time divided by the peer's, or None."""
         return self.ours / self.theirs if self.ours is not None and self.theirs else None
 
     @property
     def bar(self):
-        """The bar as text, empty where there is none."""
+        """The bar as text, empty if there is none."""
         if self.most_seconds is not None:
             return f"<= {format_seconds(self.most_seconds)}"
         if self.most_ratio is None:
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def reached(self):
-        """Whether the bar is met; None where there is no bar."""
+        """Whether the bar is reached; None if there is none."""
         if self.most_seconds is not None:
             return self.ours is not None and self.ours <= self.most_seconds
         if self.most_ratio is not None:
@@ -49,14 +49,14 @@ class Row:
         return None
 
     def cells(self):
-        """One text for each of COLUMNS."""
+        """Return one text for each of COLUMNS."""
         reached = {None: "", True: "yes", False: "NO"}[self.reached]
         theirs = self.note if self.theirs is None and self.note else format_seconds(self.theirs)
         return (self.question, self.work, format_seconds(self.ours), self.peer, theirs, format_ratio(self.ratio), self.bar, reached)
 
 
 def format_seconds(seconds):
-    """Three digits and a unit."""
+    """Format a time with three digits and a unit."""
     if seconds is None:
         return "-"
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
@@ -66,31 +66,31 @@ def format_seconds(seconds):
 
 
 def format_ratio(ratio):
-    """`2.80 x` the peer's time, or from twice as fast on, `15.2 x faster`."""
+    """Format a ratio as `2.80 x` the peer's time or, from twice as fast on, `15.2 x faster`."""
     if ratio is None:
         return "-"
     return f"{ratio:.2f} x" if ratio > 0.5 else f"{1 / ratio:.1f} x faster"
 
 
 def format_table(rows):
-    """The table as text, in Markdown."""
+    """Return the table as Markdown text."""
     lines = [COLUMNS, *(row.cells() for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     text = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
     text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    for i in range(len(rows), 1, -1):               # each question named once
+    for i in range(len(rows), 1, -1):  # show the name of each question once
         if rows[i - 1].question == rows[i - 2].question:
             text[i + 1] = "| " + " " * widths[0] + text[i + 1][2 + widths[0]:]
     return "\n".join(text)
 
 
 def as_facts(row):
-    """A row for a JSON file: what was measured, and what follows."""
+    """Return a row for a JSON file: the measured values and those derived from them."""
     return dataclasses.asdict(row) | {"ratio": row.ratio, "reached": row.reached}
 
 
 def answer(measure):
-    """Run one question: `measure()` gives its rows.  With `--rows` they are printed for `run.py`, else as a table."""
+    """Run one question, whose rows `measure()` returns.  Print them for `run.py` with `--rows`, otherwise as a table."""
     rows = measure()
     if "--rows" in sys.argv[1:]:
         print(json.dumps([dataclasses.asdict(row) for row in rows]))

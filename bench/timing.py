@@ -1,7 +1,7 @@
-"""How time is taken: contenders in turn (A B C A B C), in short rounds, and of each the best one.
+"""Timing: contenders take turns (A B C A B C) in short rounds, and the best round of each counts.
 
-A round of a millisecond is shorter than the slices of a busy machine, so among hundreds some go undisturbed; noise only ever adds.
-Taking turns sees to it that a quiet moment, too, is there for all.
+A round of a millisecond is shorter than the time slices of a busy machine, so some of hundreds are undisturbed; noise only ever adds.
+Taking turns gives quiet moments to all contenders alike.
 """
 
 import itertools
@@ -14,7 +14,7 @@ N_UNROLLED = 20
 
 
 def best_of(seconds, contenders):
-    """Let the contenders take turns for about so many seconds.
+    """Let the contenders take turns for about `seconds`.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def best_of(seconds, contenders):
     Returns
     -------
     dict of str to float
-        The least that each returned.
+        The least time that each returned.
     """
     best = dict.fromkeys(contenders, float("inf"))
     end = time.monotonic() + seconds
@@ -38,7 +38,7 @@ def best_of(seconds, contenders):
 
 
 def scaled(run):
-    """A contender from `run(n)`, the seconds that n operations take, with n such that a round takes about ROUND_SECONDS."""
+    """Make a contender of `run(n)`, which returns the seconds of n operations; n is such that a round takes about ROUND_SECONDS."""
     n = 1
     while min(run(n), run(n), run(n)) < ROUND_SECONDS / 2:
         n *= 2
@@ -46,7 +46,7 @@ def scaled(run):
 
 
 def calls(function):
-    """A contender: `function()`."""
+    """Return a contender that calls `function()`."""
 
     def run(n):
         start = time.perf_counter()
@@ -58,7 +58,7 @@ def calls(function):
 
 
 def with_block(lock):
-    """A contender: entering and leaving `with lock`."""
+    """Return a contender that enters and leaves `with lock`."""
 
     def run(n):
         start = time.perf_counter()
@@ -71,7 +71,7 @@ def with_block(lock):
 
 
 def statement(code, **names):
-    """A contender: a short statement over local `names`, unrolled so that the loop costs next to nothing."""
+    """Return a contender that runs a short statement over local `names`, unrolled so that the loop costs next to nothing."""
     setup = "; ".join(f"{name} = _{name}" for name in names) or "pass"
     timer = timeit.Timer("; ".join([code] * N_UNROLLED), setup, globals={f"_{name}": value for name, value in names.items()})
     run = scaled(timer.timeit)

@@ -1,6 +1,6 @@
-"""What does the lock cost a whole program?  `tstshmem`, after the original's own test: threads of several processes on one search tree.
+"""What does the lock cost a whole program?  `tstshmem` has threads of several processes work on one search tree.
 
-Each key is inserted, searched ten times, removed, every step under the lock.  The peer is the command's own row without locks: one
+Each key is inserted, searched for ten times and removed, every step under the lock.  The peer is the command's own row without locks: one
 thread of one process.  Times are per key, over all threads.
 
     .venv-bench/bin/python bench/run.py --only tstshmem
@@ -21,10 +21,10 @@ LIMIT_SECONDS = 60
 
 
 def run_once(variant):
-    """Seconds per key: (with locks, without)."""
+    """Return the seconds per key, with locks and without."""
     command = [sys.executable, "-m", "shmem", "tstshmem", "--variant", variant, "--json",
                "-p", str(N_PROCESSES), "-t", str(N_THREADS), "-n", str(N_KEYS)]
-    # in the checkout `-m shmem` would be the source; in the environment it is what is installed
+    # in the checkout `-m shmem` would run the source; in the environment's folder it runs the installed package
     finished = subprocess.run(command, cwd=sys.prefix, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SECONDS, check=True)
     answered = json.loads(finished.stdout)
     rows = answered if isinstance(answered, list) else answered["rows"]
@@ -33,7 +33,7 @@ def run_once(variant):
 
 
 def measure():
-    """Both variants; where this version has no such command, a row that says so."""
+    """Measure both variants; if this version has no such command, return a row with that note."""
     if importlib.util.find_spec("shmem.__main__") is None:
         return [Row(QUESTION, "-", None, "-", None, note="not in this version")]
     rows = []

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What `cimport shmem` gives: see `_client.pxd`."""
+"""The names that `cimport shmem` provides; see `_client.pxd`."""
 
 from shmem._client cimport (
     AT_ONCE, FOREVER, allocate, block_bytes, event_reset, event_signal, event_t, event_wait, free, lock_exclusive, lock_shared, mutex_lock,

@@ -1,6 +1,7 @@
 """A section of memory that several processes map: a heap, a reader/writer lock, typed objects, numpy arrays."""
 
 try:
+    from shmem._core import Block  # before numpy: it says why a second interpreter cannot import it
     from shmem._objects.handles import handle  # imports every compiled module
 except ImportError as _error:
     from shmem._base.unbuilt import explain_missing
@@ -35,7 +36,6 @@ from shmem._base.errors import (
     get_error_text,
 )
 from shmem._base.public import set_module as _set_module
-from shmem._core import Block
 from shmem._objects.arrays import SharedArray
 from shmem._objects.fields import (
     Array,

@@ -1,47 +1,47 @@
 # cython: language_level=3
-"""Atomic operations on words that several processes map, the memory order in each name.
+"""Atomic operations on words that several processes map, the memory order in each name; and the number of this thread.
 
-Every function is a single instruction, or a loop around one on processors that have no such
-instruction.  What they return:
+Every atomic function is a single instruction, or a loop around one on processors that have no such instruction.  Return values:
 
 * ``load_*`` the value, ``store_*`` nothing;
 * ``exchange_*`` and ``fetch_*`` the value *before* the operation;
-* ``compare_exchange_*`` 1 when the word held ``expected`` and now holds ``desired``, else 0 and
-  the word is as it was.
+* ``compare_exchange_*`` 1 when the word held ``expected`` and now holds ``desired``, else 0 and the word is unchanged.
 
-Order and partner.  An acquire load pairs with the release store (or stronger) that wrote the value it reads; "my store before your
+Order and partner.  An acquire load pairs with the release store (or stronger) that wrote the value it reads.  "My store before your
 load, or your store before my load" needs sequential consistency on both sides: on x86 the locked instructions, on Arm load-acquire
-and store-release of the kind that never pass each other.  Every word, who writes it and who reads it (model: `tests/models`,
+and store-release of the kind that never pass each other.  Every word, its writers and its partner (model: `tests/models`,
 `store_buffer.pml`)::
 
     word                       order      written by                        partner
-    gate, upgrade              seq_cst    who claims, opens, takes over     `readers`, `drain`, the gate's channels
-    readers                    seq_cst    its owner; who finds it dead      the look at `gate` after it; the drain's look at `readers`
-    channels                   seq_cst    who registers, who notifies       the condition that each is for: `gate`, `readers`, a semaphore's
-                                                                            `value`, a mutex's `owner`, a queue's `head`, `tail`, `closed`
-    mutex.owner, value, event  seq_cst    who takes, gives                  the same word; carries what its last owner wrote
-    heap gate, a queue's gates acquire    swap that takes it                release: exchange that gives it
-    front tags, top, slots     release    under the heap gate; heap_commit  acquire: whoever looks without the gate
-    root_off, a Ref            release    who sets it                       acquire: who follows it; carries the object
+    lock_gate, upgrade         seq_cst    claim, opening, take-over         `readers`, `drain`, the gate's channels
+    readers                    seq_cst    its owner; a drain, if that died  the look at `lock_gate` after it; the drain's look at `readers`
+    channels                   seq_cst    waiters, notifiers                the condition that each is for: `lock_gate`, `readers`,
+                                                                            `value` of a semaphore, `owner` of a mutex, `head`, `tail`
+                                                                            and `closed` of a queue
+    mutex.owner, value, event  seq_cst    acquirers, releasers              the same word; carries the last owner's writes
+    heap gate, a queue's gates acquire    swap that takes it                release: exchange that opens it
+    front tags, top, slots     release    under the heap gate; heap_commit  acquire: a reader without the gate
+    root_off, a Ref            release    the thread that sets it           acquire: the thread that follows it; carries the object
     intent.operation           release    its participant                   acquire: recovery; carries the rest of the record
     head, tail                 seq_cst    one side of a queue               the other side; carries the items; then the channels
     pending, pins, waiting     seq_cst    their participant                 recovery, after it has the heap gate
-    participants_high          seq_cst    who takes an entry                acquire or stronger: every scan
-    attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or first and last one alone
+    participants_high          seq_cst    a process that takes an entry     acquire or stronger: every scan
+    attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or first and last process
     n_busy, thread slots       seq_cst    threads of one process            the same process
 
-A relaxed load is a first guess that a later swap verifies (`gate` in the heap, `upgrade` in the fast path), or reads what
-only its own gate's holder writes (`head`, `tail`), or a number for people (`owner_deaths`).  A kill adds nothing to this: it
-comes between two instructions, and the stores before it are all performed before the kernel lets go of the dead process's liveness lock.
+A relaxed load is a first guess that a later swap verifies (the heap's gate, `upgrade` in the fast path), or reads a word that
+only the holder of its gate writes (`head`, `tail`), or a number for diagnostics (`owner_deaths`).  A kill adds nothing to this: it
+comes between two instructions, and the stores before it are all performed before the kernel releases the dead process's liveness lock.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef extern from *:
     """
-    #include <stdint.h>
     #ifndef SHMEM_ATOMICS
     #define SHMEM_ATOMICS
+    #include <pthread.h>
+    #include <stdint.h>
     _Static_assert(__atomic_always_lock_free(8, 0), "64-bit atomics must not need a lock");
 
     static inline uint32_t load_relaxed_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
@@ -78,6 +78,20 @@ cdef extern from *:
     /* no access: cannot fault, even past the mapping */
     static inline void prefetch(const void *p) { __builtin_prefetch(p); }
 
+    /* A number for this thread that no other live thread of the process has: never 0 or 1, and the same in every module.  The register of
+       thread-local storage, where the intrinsic is known to read it; on macOS for Arm it compiles, and returns 0 in every thread.
+       -DSHMEM_PTHREAD_SELF takes the fallback everywhere: the package and its clients must then all be compiled with it. */
+    #if defined(__has_builtin) && defined(__linux__) && (defined(__x86_64__) || defined(__aarch64__)) && !defined(SHMEM_PTHREAD_SELF)
+    #if __has_builtin(__builtin_thread_pointer)
+    #define SHMEM_THREAD_REGISTER
+    #endif
+    #endif
+    #ifdef SHMEM_THREAD_REGISTER
+    static inline uint64_t thread_pointer(void) { return (uint64_t)(uintptr_t)__builtin_thread_pointer(); }
+    #else
+    static inline uint64_t thread_pointer(void) { return (uint64_t)(uintptr_t)pthread_self(); }
+    #endif
+
     #if defined(__x86_64__)
     static inline void cpu_relax(void) { __builtin_ia32_pause(); }
     #elif defined(__aarch64__)
@@ -110,4 +124,5 @@ cdef extern from *:
     uint64_t fetch_add_seq_cst_u64(uint64_t* p, uint64_t v) noexcept nogil
     uint64_t fetch_sub_seq_cst_u64(uint64_t* p, uint64_t v) noexcept nogil
     void prefetch(const void* p) noexcept nogil
+    uint64_t thread_pointer() noexcept nogil
     void cpu_relax() noexcept nogil

@@ -1,9 +1,9 @@
 # cython: language_level=3
 """The interface for C-level clients (`cimport shmem`): lock, heap, root, semaphores, events and mutexes without the GIL.
 
-Get a `section_t*` from an open `SharedMemory` with `section_of`, and keep that object alive as long as the pointer is used.
-Functions return 0 or a status (negative: `shmem.Status`; positive: an errno).  What is stored in a section is an
-offset, never a pointer::
+`section_of` returns the `section_t*` of an open `SharedMemory`; keep that object alive as long as the pointer is used.
+Functions return 0 or a status (negative: `shmem.Status`; positive: an errno).  Store offsets in a section, never
+pointers::
 
     cimport shmem
     cdef shmem.section_t* section = shmem.section_of(shm)
@@ -12,20 +12,19 @@ offset, never a pointer::
             ...
             shmem.unlock_exclusive(section)
 
-A semaphore, an event or a mutex is found by its `offset`: ``<shmem.semaphore_t*>shmem.pointer(section, sem.offset)``.  It is one
-of all zeros too.
+A semaphore, an event or a mutex is located by its `offset`: ``<shmem.semaphore_t*>shmem.pointer(section, sem.offset)``.
+Zeroed memory is a valid one: a semaphore of value 0, an event that is not signaled, a mutex that is free.
 
-A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Waiting here does not look for Ctrl-C.
+A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Waiting here does not check for Ctrl-C.
 """
 
 from libc.stdint cimport int64_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, store_release_u64
 from shmem._base.bounds cimport used_tag
-from shmem._base.deadline cimport AT_ONCE, FOREVER
+from shmem._base.deadline cimport AT_ONCE, FOREVER, deadline_after
 from shmem._base.layout cimport event_t, mutex_t, payload_bytes, semaphore_t, tag_size
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK
-from shmem._base.system cimport now_ns
 from shmem._heap.heap cimport HEAP_ZERO, heap_allocate, heap_free
 from shmem._sync.primitives cimport (
     event_is_signaled, event_reset, event_sequence, event_signal, mutex_try, mutex_unlock, semaphore_signal, semaphore_try)
@@ -36,79 +35,75 @@ from shmem._sync.storage_lock cimport (
     lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
 
 
-cdef inline int64_t deadline_after(int64_t timeout_ns) noexcept nogil:
-    return timeout_ns if timeout_ns <= 0 else now_ns() + timeout_ns
-
-
 cdef inline int lock_exclusive(section_t* section, int64_t timeout_ns) noexcept nogil:
-    """Take the storage lock exclusively: 0, TIMEOUT_EXPIRED or DEADLOCK."""
+    """Acquire the storage lock exclusively: 0, TIMEOUT_EXPIRED or DEADLOCK."""
     if lock_exclusive_try(section) == OK:
         return OK
     return lock_exclusive_wait(section, deadline_after(timeout_ns), False)
 
 
 cdef inline int lock_shared(section_t* section, int64_t timeout_ns) noexcept nogil:
-    """Take the storage lock shared: 0 or TIMEOUT_EXPIRED."""
+    """Acquire the storage lock shared: 0 or TIMEOUT_EXPIRED."""
     if lock_shared_try(section) == OK:
         return OK
     return lock_shared_wait(section, deadline_after(timeout_ns), False)
 
 
 cdef inline int allocate(section_t* section, uint64_t size_bytes, bint zero, uint64_t* offset) noexcept nogil:
-    """Allocate; the block's offset, 16-byte aligned, in `offset`: 0, NO_MEMORY, CORRUPTED or an errno."""
+    """Allocate a block, 16-byte aligned, and store its offset in `offset`: 0, NO_MEMORY, CORRUPTED or an errno."""
     return heap_allocate(section, size_bytes, 16, 0, HEAP_ZERO if zero else 0, offset)
 
 
 cdef inline int free(section_t* section, uint64_t offset) noexcept nogil:
-    """Free by offset: 0, INVALID_BLOCK, ALREADY_FREED, PINNED or CORRUPTED; on error nothing changes."""
+    """Free the block at an offset: 0, INVALID_BLOCK, ALREADY_FREED, PINNED or CORRUPTED; on error nothing changes."""
     return heap_free(section, offset, 0, 0)
 
 
 cdef inline uint64_t block_bytes(section_t* section, uint64_t offset) noexcept nogil:
-    """How many bytes may be used from here on; 0 when no allocated block can begin at this number.
+    """Return the number of usable bytes from this offset on; 0 when no allocated block can begin there.
 
-    What is found in a section is a number that somebody wrote.  Ask this before `pointer` makes an address of it.
+    An offset found in a section may have been overwritten.  Check it with this before `pointer` makes an address of it.
     """
     cdef uint64_t tag = used_tag(section, offset)
     return payload_bytes(tag_size(tag)) if tag else 0
 
 
 cdef inline void* pointer(section_t* section, uint64_t offset) noexcept nogil:
-    """The address of an offset in this process; NULL for 0.  It is not checked."""
+    """Return the address of an offset in this process, NULL for 0.  The offset is not checked."""
     return section.base + offset if offset else NULL
 
 
 cdef inline uint64_t offset(section_t* section, const void* pointer) noexcept nogil:
-    """The offset of an address in the section; 0 for NULL."""
+    """Return the offset of an address in the section, 0 for NULL."""
     return <const char*>pointer - section.base if pointer != NULL else 0
 
 
 cdef inline uint64_t root_offset(section_t* section) noexcept nogil:
-    """The root object's offset, 0 when unset."""
+    """Return the root object's offset, 0 when unset."""
     return load_acquire_u64(&section.header.root_off)
 
 
 cdef inline void set_root_offset(section_t* section, uint64_t offset) noexcept nogil:
-    """Set the root object to an allocated block."""
+    """Make an allocated block the root object."""
     store_release_u64(&section.header.root_off, offset)
 
 
 cdef inline int semaphore_wait(semaphore_t* semaphore, int64_t timeout_ns) noexcept nogil:
-    """Take one: 0 or TIMEOUT_EXPIRED."""
+    """Take one from the semaphore: 0 or TIMEOUT_EXPIRED."""
     if semaphore_try(semaphore) == OK:
         return OK
     return semaphore_wait_until(semaphore, NULL, deadline_after(timeout_ns), False)
 
 
 cdef inline int event_wait(event_t* event, int64_t timeout_ns) noexcept nogil:
-    """Wait until it is signaled: 0 or TIMEOUT_EXPIRED."""
+    """Wait until the event is signaled: 0 or TIMEOUT_EXPIRED."""
     if event_is_signaled(event):
         return OK
     return event_wait_until(event, NULL, event_sequence(event), deadline_after(timeout_ns), False)
 
 
 cdef inline int mutex_lock(section_t* section, mutex_t* mutex, int64_t timeout_ns, bint* owner_died) noexcept nogil:
-    """Take it: 0 or TIMEOUT_EXPIRED; `owner_died` when the last owner ended without releasing it."""
+    """Acquire the mutex: 0 or TIMEOUT_EXPIRED; set `owner_died` if the previous owner ended without releasing it."""
     if mutex_try(section, mutex, owner_died) == OK:
         return OK
     return mutex_lock_until(section, mutex, NULL, deadline_after(timeout_ns), False, owner_died)

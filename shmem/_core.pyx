@@ -1,28 +1,31 @@
 # cython: language_level=3
-"""The core of `SharedMemory`: handles, blocks, and what keeps what alive.
+"""The core of `SharedMemory`: handles, blocks, and the references that keep memory mapped.
 
-What keeps what alive::
+References::
 
     Block, typed object, array  ->  Mapping  ->  section_t (counted)  ->  mapped file, participant entry
     SharedMemory                ->  Mapping, until it is closed
 
-One `section_t` per section and process; one `Mapping` per handle.  `close()` lets the handle's Mapping go; views of it
-keep it, and with it the memory and this process's place among the participants.
+There is one `section_t` per section and process, and one `Mapping` per handle.  `close()` drops the handle's reference to its
+Mapping.  Views keep the Mapping, and with it the memory and the participant entry of this process.
 
-The fork rule.  A child has the same objects over the same memory and an entry of its own; it holds no
-lock and no pin.  `section_t.n_forks` tells state of the parent from state of its own.
+In Cython code `section` is a `section_t*`.  An open `SharedMemory` is called `memory`, and `section` only in the public interface.
 
-The GIL rule.  What is over in well under a microsecond is done with the GIL (fast paths, small blocks; they answer
-WOULD_BLOCK rather than wait).  Everything that may wait, and everything large, is done without it.
+The fork rule.  A child has the same objects over the same memory and a participant entry of its own; it holds no lock and no pin.
+`section_t.n_forks` distinguishes state inherited from the parent from the child's own.
 
-Lock order, outermost first; nobody takes an earlier one while holding a later one:
+The GIL rule.  Work that takes well under a microsecond is done with the GIL: fast paths and small blocks, which return WOULD_BLOCK
+rather than wait.  Everything that may wait, and everything large, is a step that `run_step` runs without the GIL.  A step waits at
+most for a slice; `run_steps` runs signal handlers between slices, when nothing is held and nothing has been changed.
 
-1. the GIL (given up before any of the others is waited for)
+Lock order, outermost first; no thread takes an earlier one while holding a later one:
+
+1. the GIL (released before any of the others is waited for)
 2. the storage lock of a section
 3. the process mutex
 4. the opening byte of a section's file
 5. the heap gate of a section
-6. the gates of its queues, by offset, the producers' first (who has several: a snapshot)
+6. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
 """
 
 import operator
@@ -38,11 +41,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain, explain_opening, explain_problem
+from shmem._base.system_tools import section_path, shared_name_of
 
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
 from shmem._base.bounds cimport participants_bound
 from shmem._base.damage cimport asked_at, room_at
-from shmem._base.deadline cimport AT_ONCE, FOREVER
+from shmem._base.deadline cimport AT_ONCE, FOREVER, deadline_after
 from shmem._base.debug cimport debug_python
 from shmem._base.layout cimport (
     INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, control_bytes, header_t, payload_to_block, tag_type)
@@ -50,21 +54,20 @@ from shmem._base.owner cimport owner_index, readers_count
 from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport block_at, busy_begin, busy_end, section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
-from shmem._base.system cimport now_ns, pause_ns
+from shmem._base.system cimport pause_ns
 from shmem._heap.heap cimport (
-    DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter, heap_free,
-    heap_leave, heap_trim, heap_wait_t)
+    DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter,
+    heap_free, heap_leave, heap_trim, heap_wait_t)
 from shmem._heap.reallocate cimport heap_reallocate
 from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
 from shmem._sections.opening cimport open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart
 from shmem._sync.storage_lock cimport lock_release_all
 
 cdef enum:
-    SMALL_BYTES = 65536           # up to here allocation does not give up the GIL
+    SMALL_BYTES = 65536           # up to this size allocation first tries without releasing the GIL
 
-cdef object _PLACE = "/dev/shm/shmem."
-cdef object _RANDOM = "anonymous-"              # how the names begin that nobody chose
-cdef object _mappings = weakref.WeakValueDictionary()     # id -> Mapping of this process: to find the handle for an address
+cdef object _RANDOM = "anonymous-"              # prefix of generated names
+cdef object _mappings = weakref.WeakValueDictionary()     # id -> Mapping of this process, to find the handle for an address
 cdef list _openers = []                         # (first type id, last type id, callable)
 cdef object _face_class = None
 cdef object _traveller = None
@@ -75,39 +78,39 @@ if opening_setup() != 0:
 
 
 def register_opener(first_type, last_type, opener):
-    """Have `opener(mapping, payload_off, type_id, serial)` make the Python object of blocks with these type ids."""
+    """Register `opener(mapping, payload_off, type_id, serial)`, which makes the Python object for blocks with these type ids."""
     _openers.append((first_type, last_type, opener))
 
 
 def register_traveller(traveller):
-    """Have `traveller(obj)` say how a pickler that sends to another process pickles `obj`; None for any other pickler."""
+    """Register `traveller(obj)`: the reduced form of `obj` for a pickler that sends to another process, None for any other pickler."""
     global _traveller
     _traveller = traveller
 
 
 def travel(obj):
-    """What `__reduce__` returns where a handle is sent, None where the object is to be stored."""
+    """Return the value of `__reduce__` if a handle is being sent, None if the object is being stored."""
     return _traveller(obj) if _traveller is not None else None
 
 
 def register_first_opening(callback):
-    """Have `callback()` called before the first section of this process is opened; threads may call it at the same time."""
+    """Register `callback()`, which runs before this process opens its first section; several threads may run it at the same time."""
     global _first_opening
     _first_opening = callback
 
 
 def register_face(face_class):
-    """Name the public class that `section` attributes return."""
+    """Register the public class that `section` attributes return."""
     global _face_class
     _face_class = face_class
 
 
 def depart_all():
-    """At exit: leave every section, and leave it whole if nobody else is in it.
+    """Leave every section at exit; the last participant of a section leaves it whole.
 
-    Daemon threads may still run.  They cannot enter the library while this holds the GIL; those that are inside are
-    waited for, and a section in which one stays is left to the kernel, as after a kill.  Nobody needs the
-    GIL while holding the process mutex, an opening byte or a heap gate.
+    Daemon threads may still run.  They cannot enter the library while this thread holds the GIL; those already inside are
+    waited for.  A section in which one stays is left to the kernel, as after a kill.  No thread needs the
+    GIL while it holds the process mutex, an opening byte or a heap gate.
 
     Returns
     -------
@@ -123,12 +126,16 @@ cdef str _holder_text(section_t* section):
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t index = owner_index(word)
     if index >= section.max_participants:
-        return "it is held shared"
-    return f"process {section.participants[index].pid} holds it or waits for readers to leave"
+        return "held by readers"
+    return f"held by process {section.participants[index].pid}, or claimed by it until readers leave"
 
 
 cdef str _section_text(section_t* section):
     return f"section {os.fsdecode(section.path)!r}"
+
+
+cdef object _freed_already(uint64_t payload_off):
+    return errors.InvalidBlock(f"the block at offset {payload_off:#x} was freed already")
 
 
 cdef int _fail(int status, Mapping mapping, str what) except -1:
@@ -147,7 +154,7 @@ cdef int _fail(int status, Mapping mapping, str what) except -1:
 
 
 cdef int _park() except -1:
-    """The process is about to exit and this is a daemon thread: it stays here, as CPython has them do a moment later."""
+    """Block this daemon thread for good, as CPython does a moment later: the process is about to exit."""
     with nogil:
         while True:
             pause_ns(1000000000)
@@ -161,28 +168,32 @@ cdef int check(int status, Mapping mapping, str what) except -1:
 
 
 cdef uint64_t size_argument(Mapping mapping, object size) except? 0xffffffffffffffff:
-    """A request for bytes as C wants it, bounded before any arithmetic."""
+    """Return a size in bytes, bounded before any arithmetic."""
     number = operator.index(size)
     if number < 0:
-        raise ValueError(f"a size is not negative: {number}")
+        raise ValueError(f"size must be non-negative, got {number}")
     if number > mapping.section.size_bytes:
         check(NO_MEMORY, mapping, f"allocate {number:,} bytes")
     return number
 
 
-cdef int64_t deadline_argument(object timeout) except? -2:
-    """Seconds or None, as nanoseconds of the monotonic clock, FOREVER or AT_ONCE."""
+cdef int64_t timeout_argument(object timeout) except? -2:
+    """Return a timeout in seconds as nanoseconds, FOREVER for None or a very long one, AT_ONCE for 0."""
     cdef double seconds
     if timeout is None:
         return FOREVER
     seconds = timeout
     if isnan(seconds) or seconds < 0:
-        raise ValueError(f"a timeout is None or a number of seconds that is not negative: {timeout!r}")
+        raise ValueError(f"timeout must be None or a non-negative number of seconds, got {timeout!r}")
     if seconds == 0:
         return AT_ONCE
     if seconds > 4e9:
         return FOREVER
-    return now_ns() + <int64_t>(seconds * 1e9)
+    return <int64_t>(seconds * 1e9)
+
+
+cdef int64_t deadline_argument(object timeout) except? -2:
+    return deadline_after(timeout_argument(timeout))
 
 
 # -- without the GIL ----------------------------------------------------------------------------------------
@@ -270,7 +281,7 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     if status == WOULD_BLOCK:
         call.payload_off, call.serial = payload_off, serial
         status = run_steps(section, _free_step, &call)
-    if status != OK:                      # the text costs more than the call
+    if status != OK:                      # formatting the text costs more than the call
         check(status, mapping, f"free the block at offset {payload_off:#x}")
     return 0
 
@@ -292,7 +303,7 @@ cdef int _look_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef int _check_block(Mapping mapping, uint64_t payload_off, uint64_t serial, block_t* seen) except -1:
-    """Copy the front tags of the used block that begins there; InvalidBlock if none does, or with `serial` not that one."""
+    """Copy the front tags of the used block at this offset.  Raise InvalidBlock if there is none, or if `serial` is not 0 and differs."""
     cdef section_t* section = mapping.section
     cdef block_call_t call
     cdef int status = _look_at_block(section, payload_off, serial, DO_NOT_WAIT, seen)
@@ -321,18 +332,18 @@ cdef object wrap(Mapping mapping, uint64_t payload_off, uint64_t serial=0, bint 
             found = _open_as(mapping, payload_off, TYPE_PLAIN if plain else tag_type(seen.tag), serial)
             if placed_behind(found).serial == serial:
                 return found
-        except errors.ShmemError as error:       # of what lies there now, perhaps
+        except errors.ShmemError as error:       # perhaps caused by another block that is there by now
             failure = error
         _check_block(mapping, payload_off, serial, &now)
         if now.tag == seen.tag and now.serial == seen.serial:
-            raise failure or errors.InvalidBlock(f"the block at offset {payload_off:#x} was freed already")
+            raise failure or _freed_already(payload_off)
         seen = now
 
 
 # -- the mapping ------------------------------------------------------------------------------------------
 
 cdef class Mapping:
-    """A handle's hold on a section.  A buffer of all its bytes; read-only, for it is not for users to write."""
+    """A handle's reference to a section, and a read-only buffer of all its bytes, since users must not write to it directly."""
 
     def __cinit__(self):
         self.section = NULL
@@ -342,7 +353,7 @@ cdef class Mapping:
         PyBuffer_FillInfo(view, self, self.base, self.section.size_bytes, True, flags)
 
     cdef void let_go(self) noexcept:
-        """The handle is closed: with the last open one, this thread's locks go."""
+        """Close the handle; the last open one of this process releases this thread's locks."""
         if not self.is_open:
             return
         self.is_open = False
@@ -351,7 +362,7 @@ cdef class Mapping:
             lock_release_all(self.section)
 
     def __del__(self):
-        """A handle dropped without close() is closed by the last view of it.  A lock of another thread's keeps this object."""
+        """Close a handle that was dropped without `close()`, once its last view is gone.  Another thread's lock keeps this object."""
         for descriptor in list(self.held.values()):
             descriptor._give_up(self)
         if self.section != NULL:
@@ -364,7 +375,7 @@ cdef class Mapping:
 
 
 cdef list open_mappings():
-    found = [reference() for reference in _mappings.valuerefs()]          # a copy: other threads may open and close meanwhile
+    found = [reference() for reference in _mappings.valuerefs()]          # a copy, since other threads may open and close meanwhile
     return [mapping for mapping in found if mapping is not None and (<Mapping>mapping).is_open]
 
 
@@ -381,7 +392,7 @@ cdef _put_on_face(Memory memory, Mapping mapping):
     memory.section_id = mapping.section.id
     memory.bytes = mapping
     memory._path = os.fsdecode(mapping.section.path)
-    memory._name = memory._path[len(_PLACE):] if mapping.section.anonymous else memory._path
+    memory._name = shared_name_of(memory._path) if mapping.section.anonymous else memory._path
     memory._mode = "read_write" if mapping.writable else "read_only"
     mapping.face = weakref.ref(memory)
 
@@ -390,7 +401,7 @@ cdef section_t* section_of(object memory) except NULL:
     return (<Memory?>memory).opened().section
 
 
-# -- things that lie in a section ---------------------------------------------------------------------------
+# -- objects in a section -----------------------------------------------------------------------------------
 
 cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept:
     placed.mapping = mapping
@@ -399,19 +410,19 @@ cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept:
 
 
 cdef class Placed:
-    """Something that lies in a section: base of `Block` and of typed objects."""
+    """An object in a section: base of `Block` and of typed objects."""
 
     cdef uint64_t payload_off(self) noexcept:
         return self.data - self.mapping.base
 
     @property
     def offset(self):
-        """Bytes from the section's start: the same in every process, and storable."""
+        """Bytes from the start of the section; the same in every process, so it may be stored."""
         return self.data - self.mapping.base
 
     @property
     def section(self):
-        """The `SharedMemory` it lies in; None once that handle was closed and forgotten."""
+        """The `SharedMemory` that contains it; None once that handle was closed and garbage-collected."""
         return face_of(self.mapping)
 
 
@@ -425,8 +436,8 @@ cdef Block _make_block(Mapping mapping, uint64_t payload_off):
 cdef class Block(Placed):
     """Allocated memory: a buffer of `nbytes` bytes, writable unless the section was opened read-only.
 
-    Made by `SharedMemory.allocate` and `SharedMemory.block`.  It stays where it is, and keeps the section
-    mapped, until the last view of it is gone; it is freed by `SharedMemory.free` alone.
+    `SharedMemory.allocate` and `SharedMemory.block` return it.  It never moves, and it keeps the section mapped until the last
+    view of it is gone.  Only `SharedMemory.free` frees it.
 
     Examples
     --------
@@ -439,16 +450,16 @@ cdef class Block(Placed):
     """
 
     def __init__(self):
-        raise TypeError("a Block is made by SharedMemory.allocate(size) or SharedMemory.block(offset)")
+        raise TypeError("a Block cannot be constructed directly; use SharedMemory.allocate(size) or SharedMemory.block(offset)")
 
     @property
     def address(self):
-        """Where it lies in this process.  Never store it: `offset` is what other processes understand."""
+        """The address in this process.  Never store it; other processes understand `offset`."""
         return <uint64_t>self.data
 
     @property
     def nbytes(self):
-        """How many bytes were asked for (for size 0, as many as the smallest block has: none)."""
+        """The number of bytes that was requested."""
         return self.n_bytes
 
     def __len__(self):
@@ -456,9 +467,9 @@ cdef class Block(Placed):
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         if placed_is_stale(self):
-            raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was freed already")
+            raise _freed_already(self.payload_off())
         if <uint64_t>self.n_bytes > room_at(self.mapping.section, self.payload_off()):
-            raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it anew with block(offset)")
+            raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it again with block(offset)")
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to a block")
         PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
@@ -479,11 +490,11 @@ cdef class Block(Placed):
         sent = travel(self)
         if sent is not None:
             return sent
-        raise TypeError("a Block lies in its section: pickle bytes(block), or send shmem.handle(block) to another process")
+        raise TypeError("a Block cannot be pickled, since its bytes are in the section; pickle bytes(block), or send shmem.handle(block)")
 
 
 cdef Placed placed_behind(object obj):
-    """Follow views down to what they are views of."""
+    """Follow views to the object that owns the memory."""
     while obj is not None and not isinstance(obj, Placed):
         if isinstance(obj, memoryview):
             obj = obj.obj
@@ -493,8 +504,8 @@ cdef Placed placed_behind(object obj):
 
 
 cdef int raise_part(Placed placed) except -1:
-    raise TypeError(f"this {type(placed).__name__} is a field of the object at offset {placed.payload_off():#x}, not a block of its own: "
-                    "name, send, refer to or free the object whose field it is")
+    raise TypeError(f"this {type(placed).__name__} is a field of the object at offset {placed.payload_off():#x}, not a block of its own; "
+                    "name, send, refer to or free the object that contains it")
 
 
 cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
@@ -502,9 +513,9 @@ cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
     if placed is not None and placed.serial & PART_OF_BLOCK:
         raise_part(placed)
     if placed is None or placed.mapping.section != mapping.section:
-        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} does not lie in {_section_text(mapping.section)}")
+        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} is not in {_section_text(mapping.section)}")
     if placed_is_stale(placed):
-        raise errors.InvalidBlock(f"the block at offset {placed.payload_off():#x} was freed already")
+        raise _freed_already(placed.payload_off())
     return placed.payload_off()
 
 
@@ -514,13 +525,13 @@ cdef bint _looked_for_abandoned = False
 
 
 cdef int _remove_abandoned() except -1:
-    """Once per process: remove what killed processes left of sections whose names nobody chose, so that nobody will open them."""
+    """Once per process, remove sections with generated names that killed processes left behind: no process will open them again."""
     global _looked_for_abandoned
     cdef bytes path
     if _looked_for_abandoned:
         return 0
     _looked_for_abandoned = True
-    folder, _, prefix = (_PLACE + _RANDOM).rpartition("/")
+    folder, prefix = os.path.split(section_path(_RANDOM))
     try:
         names = os.listdir(folder)
     except OSError:
@@ -573,7 +584,7 @@ cdef int _trim_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef class Memory:
-    """The core of `SharedMemory`: section and heap.  Users meet it as `SharedMemory`."""
+    """The core of `SharedMemory`, which users see: section and heap."""
 
     def __init__(self, file_name=None, shared_name=None, max_size=None, mode="read_write", desired_address=None, *,
                  index=None, max_participants=None, permissions=0o600, trust_owner=False):
@@ -586,16 +597,16 @@ cdef class Memory:
             arguments.name(shared_name, "shared_name")
         elif file_name is None:
             if max_size is None:
-                raise ValueError("give file_name or shared_name to open a section, or max_size to create an anonymous one")
+                raise ValueError("file_name or shared_name must be given to open a section, or max_size to create an anonymous one")
             shared_name = _RANDOM + os.urandom(8).hex()
             _remove_abandoned()
         label = (shared_name or "").encode()
-        path = _PLACE + shared_name if file_name is None else arguments.path(file_name)
+        path = section_path(shared_name) if file_name is None else arguments.path(file_name)
         encoded = os.fsencode(path)
         request.max_participants = arguments.max_participants(max_participants)
         request.max_size = arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)
         if mode == "read_only":
-            request.max_size = 0              # nothing to create read-only
+            request.max_size = 0              # a read-only handle never creates a section
         request.path = encoded
         request.label = label
         request.anonymous = file_name is None
@@ -640,10 +651,10 @@ cdef class Memory:
         return self.mapping is not None
 
     def close(self):
-        """Give up heap and directory, and release what this thread holds of the lock.
+        """Close this handle: heap and directory can no longer be used through it, and this thread's locks are released.
 
-        Arrays and objects stay valid; memory and file are given back with the last of them.  The last process out
-        removes an anonymous section, and cuts a file to what is used.  Closing twice does no harm.
+        Arrays and objects stay valid; memory and file are released with the last of them.  The last process that leaves
+        removes an anonymous section, and truncates a file to the part in use.  Closing twice is harmless.
         """
         cdef Mapping mapping = self.mapping
         if mapping is not None:
@@ -660,12 +671,12 @@ cdef class Memory:
 
     @property
     def name(self):
-        """What other processes attach by: the shared name of an anonymous section, the path of a file."""
+        """The name by which other processes attach: the shared name of an anonymous section, the path of a file."""
         return self._name
 
     @property
     def path(self):
-        """The file that the section lies in."""
+        """The path of the file that backs the section."""
         return self._path
 
     @property
@@ -675,36 +686,36 @@ cdef class Memory:
 
     @property
     def label(self):
-        """The shared name that the section carries, or None."""
+        """The shared name stored in the section, or None."""
         return self.opened().section.header.label[:MAX_LABEL_BYTES].partition(b"\0")[0].decode("ascii", "replace") or None
 
     @property
     def max_size(self):
-        """Bytes that the section may take, control pages included."""
+        """The maximum size of the section in bytes, control pages included."""
         return self.opened().section.size_bytes
 
     @property
     def address(self):
-        """Where the section begins in this process."""
+        """The address of the section in this process."""
         return <uint64_t>self.opened().base
 
     @property
     def uuid(self):
-        """16 bytes that tell this section from every other."""
+        """The 16 bytes that identify this section."""
         return (<char*>self.opened().section.header.uuid)[:16]
 
     @property
     def index(self):
-        """``"tlsf"`` or ``"next_fit"``: how free blocks are found."""
+        """The index of free blocks: ``"tlsf"`` or ``"next_fit"``."""
         return "tlsf" if self.opened().section.header.index_kind == INDEX_TLSF else "next_fit"
 
     @property
     def owner_deaths(self):
-        """How often, since the first opener, a holder of the lock ended without releasing it."""
+        """The number of holders of the lock that died without releasing it, since the first opener."""
         return load_relaxed_u64(&self.opened().section.header.owner_deaths)
 
     def trim(self):
-        """Give the memory or disk space behind the last block back to the file system."""
+        """Return the memory or disk space behind the last block to the file system."""
         cdef Mapping mapping = self.writable_mapping("trim")
         check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim")
 
@@ -716,11 +727,11 @@ cdef class Memory:
         Parameters
         ----------
         size : int
-            Bytes.  0 gives the smallest block there is.
+            In bytes.  0 allocates the smallest block.
         zero : bool
-            Clear it.
+            Whether to clear the memory.
         align : int
-            A power of two up to 4096: the offset and the address are multiples of it.
+            A power of two up to 4096.  Offset and address are multiples of it.
 
         Returns
         -------
@@ -729,28 +740,35 @@ cdef class Memory:
         Raises
         ------
         SectionFull
-            No room in the section, or on the file system behind it.
+            The section, or the file system that backs it, has no room.
         """
         cdef Mapping mapping = self.writable_mapping("allocate")
         cdef uint64_t align_bytes = arguments.align(align)
         return _make_block(mapping, allocate_block(mapping, size_argument(mapping, size), align_bytes, 0, bool(zero)))
 
     def reallocate(self, obj, size, zero=True):
-        """Change the size of a block; what it holds stays, up to the smaller size.
+        """Change the size of a block and keep its contents, up to the smaller size.
 
         Parameters
         ----------
         obj : Block
             Stale afterwards if the block had to move.
         size : int
-            Bytes.
+            In bytes.
         zero : bool
-            Clear what comes to it.
+            Whether to clear the bytes that are added.
 
         Returns
         -------
         Block
             At the same offset if there was room.
+
+        Raises
+        ------
+        SectionFull
+            There is no room; the block is unchanged.
+        InvalidBlock
+            The block was freed, or belongs to another section.
         """
         cdef Mapping mapping = self.writable_mapping("reallocate")
         cdef block_call_t call
@@ -759,7 +777,7 @@ cdef class Memory:
         call.serial = placed_behind(obj).serial
         call.flags = HEAP_ZERO if zero else 0
         if not isinstance(obj, Block):
-            raise TypeError(f"reallocate takes a Block, not {type(obj).__name__}: what else lies in a section knows its own size")
+            raise TypeError(f"reallocate takes a Block, got {type(obj).__name__}; arrays and typed objects have a fixed size")
         check(run_steps(mapping.section, _reallocate_step, &call), mapping,
               f"reallocate the block at offset {call.payload_off:#x} to {call.size_bytes:,} bytes")
         return _make_block(mapping, call.new_off)
@@ -775,9 +793,9 @@ cdef class Memory:
         Raises
         ------
         InvalidBlock
-            No block of this section, or freed already, or an array that another process has a view of.
+            It is not a block of this section, was freed already, or is an array that another process has a view of.
         HeapCorruption
-            Its end was overwritten.
+            The end of the block was overwritten.
         """
         cdef Mapping mapping = self.writable_mapping("free")
         if isinstance(obj, int):
@@ -788,7 +806,7 @@ cdef class Memory:
             free_block(mapping, offset_in(mapping, obj), placed_behind(obj).serial)
 
     def block(self, offset):
-        """Get a block back by its offset.
+        """Return the block at an offset.
 
         Raises
         ------
@@ -821,7 +839,7 @@ cdef class Memory:
         return look.facts
 
     def _header_facts(self):
-        """What `stats` says beside the counts: sizes, participants, who holds the lock and who waits."""
+        """Return the facts in `stats` that are not counts of blocks: sizes, participants, the lock's holders and waiters."""
         cdef section_t* section = self.opened().section
         cdef header_t* header = section.header
         cdef uint64_t word = load_seq_cst_u64(&header.lock_gate)

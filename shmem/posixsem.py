@@ -1,6 +1,6 @@
 """POSIX semaphores over `shmem.Semaphore`: the names, arguments and errors of ``<semaphore.h>``.
 
-The semaphore is the first argument, as in C.  Errors are `OSError` with the errno that POSIX gives, and `ShmemError`.
+The semaphore is the first argument, as in C.  Errors are both `OSError`, with the errno of POSIX, and `ShmemError`.
 """
 
 import errno
@@ -16,7 +16,7 @@ __all__ = ["SemaphoreUnavailable", "sem_destroy", "sem_getvalue", "sem_init", "s
 
 
 class SemaphoreUnavailable(errors.OperatingSystemError, BlockingIOError):
-    """`sem_trywait` would have had to wait."""
+    """`sem_trywait` failed because the value is 0."""
 
 
 def _error(cls, number, text):
@@ -26,11 +26,11 @@ def _error(cls, number, text):
 
 
 def _checked(sem, what):
-    """A semaphore that can be used, else EINVAL."""
+    """Return `sem` if it is a usable semaphore; raise EINVAL otherwise."""
     if not isinstance(sem, Semaphore):
-        raise _error(errors.OperatingSystemError, errno.EINVAL, f"{what}: {type(sem).__name__} is no semaphore")
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"{what}: not a semaphore, got {type(sem).__name__}")
     try:
-        sem.value  # noqa: B018 - closed, freed?
+        sem.value  # noqa: B018 - raises if it was closed or freed
     except (errors.ClosedError, errors.InvalidBlock) as error:
         raise _error(errors.OperatingSystemError, errno.EINVAL, f"{what}: the semaphore was destroyed") from error
     return sem
@@ -49,8 +49,8 @@ def sem_init(place, value=0):
     Parameters
     ----------
     place : str or SharedMemory
-        A system-wide name, as for `Semaphore`; if it exists it is opened, and keeps its value.  Or an open section, in which
-        a new block is allocated.
+        A system-wide name, as for `Semaphore`; an existing semaphore is opened and keeps its value.  Or an open section, in
+        which a new block is allocated.
     value : int
         The initial value.
 
@@ -61,7 +61,9 @@ def sem_init(place, value=0):
     Raises
     ------
     OSError
-        EINVAL: a value that is negative or larger than 2**31 - 1.
+        EINVAL: `value` is negative or larger than 2**31 - 1.
+    TypeError
+        `place` is neither.
 
     Examples
     --------
@@ -75,57 +77,57 @@ def sem_init(place, value=0):
     1
     """
     if not isinstance(place, (str, SharedMemory)):
-        raise TypeError(f"a semaphore's place is a name or a SharedMemory, not {type(place).__name__}")
+        raise TypeError(f"place must be a name or a SharedMemory, got {type(place).__name__}")
     if not 0 <= value <= 0x7FFFFFFF:
-        raise _error(errors.OperatingSystemError, errno.EINVAL, f"sem_init: a value of {value}")
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"sem_init: value must be between 0 and 2**31 - 1, got {value}")
     return Semaphore(place, value) if isinstance(place, str) else place.semaphore(value)
 
 
 def sem_wait(sem):
-    """Take one, waiting until there is one.
+    """Decrement the semaphore; wait while its value is 0.
 
     Raises
     ------
     OSError
-        EINVAL: no semaphore, or destroyed.
+        EINVAL: not a semaphore, or destroyed.
     """
     _wait(_checked(sem, "sem_wait"), None, "sem_wait")
 
 
 def sem_trywait(sem):
-    """Take one if there is one.
+    """Decrement the semaphore if its value is not 0.
 
     Raises
     ------
     SemaphoreUnavailable
-        EAGAIN, a `BlockingIOError`: there is none.
+        EAGAIN, a `BlockingIOError`: the value is 0.
     OSError
-        EINVAL: no semaphore, or destroyed.
+        EINVAL: not a semaphore, or destroyed.
     """
     if not _wait(_checked(sem, "sem_trywait"), 0, "sem_trywait"):
         raise _error(SemaphoreUnavailable, errno.EAGAIN, "sem_trywait")
 
 
 def sem_timedwait(sem, abstime):
-    """Take one, waiting until there is one or the time has come.
+    """Decrement the semaphore; wait while its value is 0, but not beyond a point in time.
 
     Parameters
     ----------
     sem : Semaphore
     abstime : float
-        When to give up: seconds of the system clock, as `time.time` gives them.  If the clock is set meanwhile, that is not noticed.
+        When to stop waiting, in seconds of the system clock, as `time.time` returns them.  Setting the clock meanwhile has no effect.
 
     Raises
     ------
     LockTimeout
-        ETIMEDOUT, a `TimeoutError`: the time has come.
+        ETIMEDOUT, a `TimeoutError`: the semaphore was not available in time.
     OSError
-        EINVAL: no semaphore, or destroyed, or a time that is none.
+        EINVAL: not a semaphore, or destroyed, or `abstime` is NaN.
     """
     _checked(sem, "sem_timedwait")
     left = abstime - time.time()
     if left != left:
-        raise _error(errors.OperatingSystemError, errno.EINVAL, f"sem_timedwait: {abstime!r} is no time")
+        raise _error(errors.OperatingSystemError, errno.EINVAL, f"sem_timedwait: abstime must be a time, got {abstime!r}")
     if not _wait(sem, max(left, 0), "sem_timedwait"):
         error = _error(errors.LockTimeout, errno.ETIMEDOUT, "sem_timedwait")
         error.status = errors.Status.timeout_expired
@@ -133,12 +135,12 @@ def sem_timedwait(sem, abstime):
 
 
 def sem_post(sem):
-    """Add one.
+    """Increment the semaphore and wake one waiter.
 
     Raises
     ------
     OSError
-        EOVERFLOW: the value would pass 2**31 - 1.  EINVAL: no semaphore, or destroyed.
+        EOVERFLOW: the value would exceed 2**31 - 1.  EINVAL: not a semaphore, or destroyed.
     """
     try:
         _checked(sem, "sem_post").signal()
@@ -147,7 +149,13 @@ def sem_post(sem):
 
 
 def sem_getvalue(sem):
-    """How many there are at this moment; 0 also while somebody waits."""
+    """Return the value at this moment; it is 0 while threads wait.
+
+    Raises
+    ------
+    OSError
+        EINVAL: not a semaphore, or destroyed.
+    """
     return _checked(sem, "sem_getvalue").value
 
 
@@ -157,13 +165,13 @@ def sem_destroy(sem):
     Raises
     ------
     OSError
-        EBUSY: somebody waits in it.  EINVAL: no semaphore, or destroyed.
+        EBUSY: a thread waits for it.  EINVAL: not a semaphore, or destroyed.
     SectionNotFound
-        Its name was removed already.
+        The name was removed already.
     """
     _checked(sem, "sem_destroy")
-    if waitables.anybody_waits(sem):
-        raise _error(errors.OperatingSystemError, errno.EBUSY, "sem_destroy: somebody waits")
+    if waitables.has_waiters(sem):
+        raise _error(errors.OperatingSystemError, errno.EBUSY, "sem_destroy: a thread waits for the semaphore")
     if sem.name is not None:
         sem.unlink()
     elif sem.offset is not None:

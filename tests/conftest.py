@@ -1,4 +1,4 @@
-"""What the tests share: sections that go away, other processes, and the check that nothing is left behind."""
+"""Fixtures that the tests share: temporary sections, other processes, and the check that no test leaves anything behind."""
 
 import contextlib
 import gc
@@ -18,7 +18,7 @@ from shmem._base import debug
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
-# A shell starts what it runs in the background with SIGINT ignored, and processes inherit that: tests of Ctrl-C need it.
+# A shell starts background processes with SIGINT ignored, and tests of Ctrl-C would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("no times", deadline=None)
 hypothesis.settings.load_profile("no times")
@@ -26,7 +26,7 @@ SANITIZED = "/libasan" in Path("/proc/self/maps").read_text()
 
 
 def pytest_collection_modifyitems(items):
-    """Under a sanitizer, skip what cannot run there; the reason is the marker's."""
+    """Under a sanitizer, skip the tests marked `no_sanitizer`, with the reason that the marker states."""
     for item in items if SANITIZED else ():
         for marker in item.iter_markers("no_sanitizer"):
             item.add_marker(pytest.mark.skip(reason=f"sanitizer: {marker.args[0]}"))
@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def checks_or_not(request):
-    """SHMEM_DEBUG is off in a test that damages a section on purpose, and in the processes that it starts."""
+    """Turn SHMEM_DEBUG off for a test that damages a section on purpose, and for the processes that it starts."""
     level = os.environ.get("SHMEM_DEBUG")
     if level is None or request.node.get_closest_marker("damages") is None:
         yield
@@ -47,7 +47,7 @@ def checks_or_not(request):
 
 
 def _leftovers(before):
-    """Sections in /dev/shm that came since `before` and that nobody is attached to."""
+    """Return the sections in /dev/shm that are not in `before` and have no participant."""
     left = []
     for path in sorted(set(Path("/dev/shm").glob("shmem.*")) - before):
         with contextlib.suppress(shmem.ShmemError), shmem.SharedMemory(shared_name=path.name[len("shmem.") :]) as section:
@@ -58,12 +58,12 @@ def _leftovers(before):
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left():
-    """Tests leave no section, no temporary file and no file in the checkout behind."""
+    """Verify that the tests leave no section, no temporary file and no file in the checkout behind."""
     sections = set(Path("/dev/shm").glob("shmem.*"))
     temporary = {path.name for path in Path(tempfile.gettempdir()).glob("shmem*")}
     checkout = set(os.listdir(ROOT))
     yield
-    gc.collect()  # exceptions that tests caught may hold sections in cycles
+    gc.collect()  # caught exceptions may hold sections in cycles
     assert _leftovers(sections) == []
     assert list(Path("/dev/shm").glob(f"shmem-*.test-{os.getpid()}-*")) == []  # named semaphores and events
     assert {path.name for path in Path(tempfile.gettempdir()).glob("shmem*")} == temporary
@@ -72,14 +72,14 @@ def nothing_is_left():
 
 @pytest.fixture
 def shm():
-    """An anonymous section with a random name."""
+    """Yield an anonymous section with a random name."""
     with shmem.SharedMemory(max_size=SIZE) as section:
         yield section
 
 
 @pytest.fixture(params=["file", "anonymous"])
 def place(request, tmp_path):
-    """Arguments that open one and the same section, in a file or anonymous."""
+    """Return arguments that open one section, in a file or anonymous."""
     if request.param == "file":
         return {"file_name": str(tmp_path / "section.shm")}
     return {"shared_name": f"test-{os.getpid()}-{tmp_path.name}"[:200]}
@@ -87,12 +87,12 @@ def place(request, tmp_path):
 
 @pytest.fixture
 def section_file(tmp_path):
-    """A path for a section."""
+    """Return a path for a section."""
     return str(tmp_path / "section.shm")
 
 
 class Child:
-    """Another Python process that runs some code and talks by lines; `before`: the command that runs it."""
+    """Another Python process, which runs some code and exchanges lines; `before` is a command that starts it."""
 
     def __init__(self, code, *args, before=()):
         program = "import os, sys, time, shmem\nargs = sys.argv[1:]\ndef say(*words): print(*words, flush=True)\n" + textwrap.dedent(code)
@@ -106,25 +106,25 @@ class Child:
         )
 
     def hear(self):
-        """The next line it says."""
+        """Return the next line that the process prints."""
         line = self.process.stdout.readline()
         if not line:
-            raise AssertionError(f"the child ended: {self.process.stderr.read()}")
+            raise AssertionError(f"the child ended without printing a line: {self.process.stderr.read()}")
         return line.strip()
 
     def tell(self, line=""):
-        """Send a line."""
+        """Send a line to the process."""
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
     def kill(self):
-        """SIGKILL, and wait until it is gone."""
+        """Kill the process with SIGKILL and wait until it is gone."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(30)
         self._close()
 
     def end(self):
-        """Wait for its end, which must be a good one; what it said since."""
+        """Wait for the end of the process, which must succeed; return what it printed since the last `hear`."""
         out, err = self.process.communicate(timeout=120)
         assert self.process.returncode == 0, err
         assert err == ""
@@ -137,7 +137,7 @@ class Child:
 
 @pytest.fixture
 def child():
-    """Start other Python processes; whatever still runs at the end is killed."""
+    """Return a function that starts other Python processes; those that still run at the end are killed."""
     started = []
 
     def start(code, *args, before=()):

@@ -1,8 +1,8 @@
-"""Break each promise once, and see its test fail: ``python tests/mutants.py``, or ``make mutants``.
+"""A check that the tests can fail: break each promise once and run its tests.  ``python tests/mutants.py``, or ``make mutants``.
 
-`mutants.toml` lists changes of the source, each with the tests of docs/reliability.md that have to notice it.  For each one the source is
-copied, changed, built, and the tests are run: they must fail.  Before that all of them are run on the unchanged
-copy: they must pass.  `package/test_reliability.py` sees to it that the list fits the page and the source.
+`mutants.toml` lists changes of the source, each with the tests of docs/reliability.md that must detect it.  First all these tests are run
+on an unchanged copy of the source, where they must pass.  Then each change in turn is made in the copy and built, and its tests must fail.
+`package/test_reliability.py` verifies that the list matches the page and the source.
 """
 
 import argparse
@@ -21,7 +21,7 @@ N_SAMPLED_FILES = 10
 
 
 def mutants():
-    """All of them, in the order of the file."""
+    """Return all mutants, in the order of the file."""
     return tomllib.loads((ROOT / "tests/mutants.toml").read_text())["mutant"]
 
 
@@ -32,7 +32,7 @@ def git(*arguments):
 
 
 def recent_files(mutated):
-    """Return those of the `mutated` files that changed since the last release tag; without a tag, a sample that the commit's hash chooses."""
+    """Return the `mutated` files that changed since the last release tag; without a tag, a sample that the commit's hash chooses."""
     tag = git("describe", "--tags", "--abbrev=0")
     if tag:
         changed = set(git("diff", "--name-only", tag).splitlines())
@@ -59,14 +59,14 @@ class Copy:
             (self.folder / name).write_bytes((ROOT / name).read_bytes())
 
     def build(self):
-        """What the compiler said when it failed, else nothing."""
+        """Build the extensions; return the end of the compiler's output if that failed, otherwise ""."""
         environment = os.environ | {"SHMEM_CFLAGS": os.environ.get("SHMEM_CFLAGS", "-O1"), "PYTHONPATH": ""}
         command = [sys.executable, "setup.py", "build_ext", "--inplace", "-j2"]
         done = subprocess.run(command, cwd=self.folder, env=environment, check=False, capture_output=True, text=True)
         return (done.stdout + done.stderr)[-3000:] if done.returncode else ""
 
     def run(self, tests):
-        """What became of the tests, passed, failed, hung or crashed, and what pytest said."""
+        """Run tests; return "passed", "failed", "hung" or "crashed", and the output of pytest."""
         self.n_runs += 1
         base = self.temporary / f"run-{self.n_runs}"
         command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", f"--basetemp={base}"]
@@ -80,37 +80,38 @@ class Copy:
             return "hung", ""
         finally:
             self.unmount()
-        said = done.stdout + done.stderr
+        output = done.stdout + done.stderr
         if done.returncode < 0:
-            return "crashed", said
-        if done.returncode not in (0, 1) or (done.returncode == 0 and " skipped" in said):
-            raise SystemExit(f"pytest ended with {done.returncode}, or skipped what has to be seen:\n{said}")
-        return ("failed" if done.returncode else "passed"), said
+            return "crashed", output
+        if done.returncode not in (0, 1) or (done.returncode == 0 and " skipped" in output):
+            raise SystemExit(f"mutants: pytest skipped a test that must run, or ended with status {done.returncode}:\n{output}")
+        return ("failed" if done.returncode else "passed"), output
 
     def unmount(self):
-        """A test that crashes leaves what it mounted."""
+        """Unmount the file systems that a crashed test left mounted."""
         places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for place in reversed(places):
             if place.startswith(str(self.temporary)):
                 subprocess.run(["umount", "--lazy", place], check=True)
 
     def broken(self, mutant):
-        """Change, build, run each test, change back: the tests that did not notice."""
+        """Make a change, build, run each test and undo the change; return the verdict of each test."""
         path = self.folder / mutant["file"]
         whole = path.read_text()
         path.write_text(whole.replace(mutant["old"], mutant["new"]))
         try:
-            said = self.build()  # also for a .py: the change before it is undone by that
-            if said:
-                raise SystemExit(f"{mutant['what']}: it cannot be built\n{said}")
+            output = self.build()  # also for a .py file: the build undoes the previous change
+            if output:
+                raise SystemExit(f"mutants: {mutant['what']!r} cannot be built:\n{output}")
             return {test: self.run([test])[0] for test in mutant["tests"]}
         finally:
             path.write_text(whole)
 
 
 def main():
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="those whose description or tests contain this")
+    parser.add_argument("--only", default="", help="only mutants whose description or tests contain this text")
     parser.add_argument(
         "--recent",
         action="store_true",
@@ -124,24 +125,24 @@ def main():
         chosen = [mutant for mutant in chosen if mutant["file"] in files]
         if not chosen:
             return 0
-    n_unnoticed = 0
+    n_undetected = 0
     with tempfile.TemporaryDirectory(prefix="shmem-mutants-") as folder:
         copy = Copy(folder)
-        said = copy.build()
-        if said:
-            raise SystemExit(said)
-        verdict, said = copy.run(sorted({test for mutant in chosen for test in mutant["tests"]}))
+        output = copy.build()
+        if output:
+            raise SystemExit(f"mutants: the unchanged source cannot be built:\n{output}")
+        verdict, output = copy.run(sorted({test for mutant in chosen for test in mutant["tests"]}))
         if verdict != "passed":
-            raise SystemExit(f"Before anything was broken the tests have to pass; they {verdict}:\n{said}")
+            raise SystemExit(f"mutants: the tests must pass on the unchanged source, but they {verdict}:\n{output}")
         for mutant in chosen:
             began = time.monotonic()
             verdicts = copy.broken(mutant)
             for test, verdict in verdicts.items():
-                n_unnoticed += verdict == "passed"
-                print(f"{'NOT NOTICED' if verdict == 'passed' else verdict:12}{test:72}{mutant['what']}", flush=True)
-            print(f"{'':12}{time.monotonic() - began:.0f} s", flush=True)
-    print(f"{len(chosen)} changes, {n_unnoticed} not noticed")
-    return 1 if n_unnoticed else 0
+                n_undetected += verdict == "passed"
+                print(f"{'NOT DETECTED' if verdict == 'passed' else verdict:14}{test:72}{mutant['what']}", flush=True)
+            print(f"{'':14}{time.monotonic() - began:.0f} s", flush=True)
+    print(f"{len(chosen)} changes, {n_undetected} not detected")
+    return 1 if n_undetected else 0
 
 
 if __name__ == "__main__":

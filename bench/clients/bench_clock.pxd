@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The clock of the clients: seconds, the same for all processes, without the GIL."""
+"""The clients' clock: seconds, the same for all processes, without the GIL."""
 
 from posix.time cimport CLOCK_MONOTONIC, TIMER_ABSTIME, clock_gettime, clock_nanosleep, timespec
 
@@ -14,7 +14,7 @@ cdef inline double now() noexcept nogil:
 
 
 cdef inline void wait_for(double moment) noexcept nogil:
-    """Sleep, then spin, so that processes told the same moment begin together."""
+    """Sleep, then spin, so that processes with the same moment begin together."""
     cdef timespec time
     cdef double awake = moment - SPIN_US * 1e-6
     time.tv_sec = <long>awake

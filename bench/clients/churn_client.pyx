@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The churn from C, without the GIL: on malloc and on a section, one sequence of random numbers for both."""
+"""Heap churn from C, without the GIL, on malloc and on a section, with the same sequence of random numbers."""
 
 cimport shmem
 
@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 
 
 cdef inline uint64_t below(uint64_t* state, uint64_t bound) noexcept nogil:
-    """xorshift64*, scaled: the same sequence as in boost_peer.cpp."""
+    """Return the next number of xorshift64*, scaled to `bound`: the same sequence as in boost_peer.cpp."""
     state[0] ^= state[0] >> 12
     state[0] ^= state[0] << 25
     state[0] ^= state[0] >> 27
@@ -21,7 +21,7 @@ cdef inline uint64_t next_size(uint64_t* state) noexcept nogil:
 
 
 cdef class MallocChurn:
-    """`n_live` blocks of 16 to 1024 bytes of glibc's malloc."""
+    """`n_live` blocks of 16 to 1024 bytes from glibc's malloc."""
     cdef uint64_t state
     cdef uint64_t n_live
     cdef void** live
@@ -36,7 +36,7 @@ cdef class MallocChurn:
             (<uint64_t*>self.live[i])[0] = 1
 
     def run(self, uint64_t n_first, uint64_t n_steps):
-        """Free a random block, allocate one of a random size, touch it; seconds per step after the first ones."""
+        """Free a random block, allocate one of a random size and touch it; return the seconds per step after the first `n_first`."""
         cdef uint64_t i, step
         cdef double start = 0
         with nogil:
@@ -57,7 +57,7 @@ cdef class MallocChurn:
 
 
 cdef class SectionChurn:
-    """The same on the heap of a section; what is kept is offsets."""
+    """The same on the heap of a section, with offsets instead of pointers."""
     cdef uint64_t state
     cdef uint64_t n_live
     cdef uint64_t* live
@@ -76,7 +76,7 @@ cdef class SectionChurn:
                 raise MemoryError
 
     def run(self, uint64_t n_first, uint64_t n_steps):
-        """Free a random block, allocate one of a random size, touch it; seconds per step after the first ones."""
+        """Free a random block, allocate one of a random size and touch it; return the seconds per step after the first `n_first`."""
         cdef uint64_t i, step
         cdef int status = 0
         cdef double start = 0
@@ -89,7 +89,7 @@ cdef class SectionChurn:
                 status |= shmem.allocate(self.section, next_size(&self.state), False, &self.live[i])
                 (<uint64_t*>shmem.pointer(self.section, self.live[i]))[0] = 1
         if status != 0:
-            raise RuntimeError(f"the heap refused: {status}")
+            raise RuntimeError(f"heap churn failed: status {status}")
         return (now() - start) / n_steps
 
     def __dealloc__(self):

@@ -1,16 +1,16 @@
 # cython: language_level=3
-"""The storage lock from C, without the GIL, by several processes between the same two moments of the clock."""
+"""The storage lock from C, without the GIL, used by several processes between the same two moments of the clock."""
 
 cimport shmem
 
 from bench_clock cimport now, wait_for
 
 cdef enum:
-    N_BETWEEN_LOOKS = 1000          # pairs between two looks at the clock, which costs as much as a few
+    N_BETWEEN_LOOKS = 1000  # pairs between two readings of the clock, each of which costs as much as a few pairs
 
 
 def share(shm, double start, double end):
-    """Lock shared and unlock from `start` to `end`; pairs per second."""
+    """Lock shared and unlock from `start` to `end`; return pairs per second."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef long n_pairs = 0, _step
     cdef int status = 0
@@ -24,12 +24,12 @@ def share(shm, double start, double end):
             n_pairs += N_BETWEEN_LOOKS
             time = now()
     if status != 0:
-        raise RuntimeError(f"the lock refused: {status}")
+        raise RuntimeError(f"locking failed: status {status}")
     return n_pairs / (time - start)
 
 
 def _turns(shm, bint exclusive, double start, double end):
-    """Take the lock and release it in a tight loop; how often, and the longest wait."""
+    """Take the lock and release it in a tight loop; return the number of turns and the longest wait."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef long n_turns = 0
     cdef int status = 0
@@ -45,22 +45,22 @@ def _turns(shm, bint exclusive, double start, double end):
             n_turns += 1
             asked = now()
     if status != 0:
-        raise RuntimeError(f"the lock refused: {status}")
+        raise RuntimeError(f"locking failed: status {status}")
     return n_turns, longest
 
 
 def write_turns(shm, double start, double end):
-    """From `start` to `end`, exclusive: (number of turns, longest wait in seconds)."""
+    """Take exclusive turns from `start` to `end`; return their number and the longest wait in seconds."""
     return _turns(shm, True, start, end)
 
 
 def read_turns(shm, double start, double end):
-    """From `start` to `end`, shared: (number of turns, longest wait in seconds)."""
+    """Take shared turns from `start` to `end`; return their number and the longest wait in seconds."""
     return _turns(shm, False, start, end)
 
 
 def look(_shm, double start, double end):
-    """No lock at all: from `start` to `end` look at the clock; the longest time between two looks, which is the system's doing."""
+    """Read the clock from `start` to `end`, without a lock; return the longest time between two readings, which the system causes."""
     cdef double before = start, time, longest = 0
     with nogil:
         wait_for(start)

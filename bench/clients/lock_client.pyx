@@ -7,7 +7,7 @@ from bench_clock cimport now
 
 
 def exclusive(shm, long n_steps):
-    """Lock and unlock `n_steps` times; seconds per pair."""
+    """Lock exclusively and unlock `n_steps` times; return seconds per pair."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef long _step
     cdef int status = 0
@@ -17,12 +17,12 @@ def exclusive(shm, long n_steps):
             status |= shmem.lock_exclusive(section, shmem.FOREVER)
             status |= shmem.unlock_exclusive(section)
     if status != 0:
-        raise RuntimeError(f"the lock refused: {status}")
+        raise RuntimeError(f"locking failed: status {status}")
     return (now() - start) / n_steps
 
 
 def shared(shm, long n_steps):
-    """The same for the shared lock."""
+    """Lock shared and unlock `n_steps` times; return seconds per pair."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef long _step
     cdef int status = 0
@@ -32,5 +32,5 @@ def shared(shm, long n_steps):
             status |= shmem.lock_shared(section, shmem.FOREVER)
             status |= shmem.unlock_shared(section)
     if status != 0:
-        raise RuntimeError(f"the lock refused: {status}")
+        raise RuntimeError(f"locking failed: status {status}")
     return (now() - start) / n_steps

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""What no public function does: die inside the heap gate, and recover a heap that needs it not."""
+"""Operations that no public function offers: dying inside the heap gate, and recovering a heap that does not need it."""
 
 cimport shmem
 
@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free
 from posix.signal cimport kill
 from posix.unistd cimport getpid
 
-from shmem._heap.heap cimport heap_enter, heap_leave
+from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_leave
 from shmem._base.participants cimport LIVENESS_BYTE
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
@@ -30,25 +30,25 @@ def fill(shm, uint64_t n_blocks):
             status |= shmem.free(section, blocks[i])
     free(blocks)
     if status != 0:
-        raise RuntimeError(f"the heap refused: {status}")
+        raise RuntimeError(f"the heap operation failed: status {status}")
 
 
 def die_in_the_gate(shm):
-    """Take the heap gate, then be killed."""
-    if heap_enter(shmem.section_of(shm), True) == 0:
+    """Take the heap gate, then kill this process."""
+    if heap_enter(shmem.section_of(shm), WAIT_FOREVER) == 0:
         kill(getpid(), SIGKILL)
 
 
 def recover(shm):
-    """Recover the heap as after a death; seconds."""
+    """Recover the heap as after a death; return the seconds."""
     cdef shmem.section_t* section = shmem.section_of(shm)
     cdef double start
-    cdef int status = heap_enter(section, True)
+    cdef int status = heap_enter(section, WAIT_FOREVER)
     if status == 0:
         start = now()
         status = heap_recover(section, NO_PARTICIPANT)
         start = now() - start
         heap_leave(section)
     if status != 0:
-        raise RuntimeError(f"the heap refused: {status}")
+        raise RuntimeError(f"the heap operation failed: status {status}")
     return start

@@ -3,13 +3,14 @@
 
 A value is loaded once, the local copy checked, and the copy used: another process may write meanwhile.  `damaged` marks a check, so that
 its cost can be measured: built with ``-DSHMEM_CHECKS=0`` it is always False.  What is checked where stands in
-`docs/decisions.md`.
+`docs/decisions/damage.md`.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64, load_seq_cst_u32
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SLACK_SHIFT, STATE_USED, payload_bytes, payload_to_block, seal, tag_size, tag_state)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, SLACK_SHIFT, STATE_USED, block_t, payload_bytes, payload_to_block, seal, tag_size,
+    tag_state)
 from shmem._base.section cimport block_at, section_t, word_at
 
 cdef extern from *:
@@ -63,6 +64,15 @@ cdef inline uint64_t used_tag(section_t* section, uint64_t payload_off) noexcept
         return 0
     tag = load_acquire_u64(&block_at(section, block_off).tag)
     return 0 if tag_state(tag) != STATE_USED or damaged(not size_fits(block_off, tag_size(tag), top)) else tag
+
+
+cdef inline bint block_is_stale(const block_t* block, uint64_t serial) noexcept nogil:
+    """Whether this is no longer the used block with that serial: it was freed, and its place perhaps used again.
+
+    The store of the tag frees a block, a second store clears the serial, and a process may be killed between the two.  The serial alone
+    would therefore take a freed block for a used one.  Bits of `serial` above those of a serial are ignored.
+    """
+    return tag_state(load_acquire_u64(&block.tag)) != STATE_USED or ((load_relaxed_u64(&block.serial) ^ serial) & SERIAL_MASK) != 0
 
 
 cdef inline bint slack_fits(uint64_t serial_word, uint64_t room_bytes) noexcept nogil:

@@ -27,8 +27,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdio cimport fflush, fprintf, stderr
 from libc.stdlib cimport abort
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, load_seq_cst_u64, store_seq_cst_u64
-from shmem._base.section cimport thread_pointer
+from shmem._atomics cimport compare_exchange_seq_cst_u64, load_seq_cst_u64, store_seq_cst_u64, thread_pointer
 
 cdef extern from "Python.h" nogil:
     ctypedef struct PyThreadState:

@@ -5,6 +5,7 @@ import os
 
 from shmem._base import errors as _errors
 from shmem._base.errors import Status
+from shmem._base.system_tools import describe_file_system, free_bytes_at
 
 _PLAIN = {
     Status.timeout_expired: (_errors.LockTimeout, "{what}: not obtained in time; {holder}"),
@@ -50,28 +51,9 @@ def _with_status(error, status, **attributes):
     return error
 
 
-def describe_file_system(path):
-    """Kind and mount point of the file system that holds a path, as ``"tmpfs at /dev/shm"``."""
-    best = ("unknown file system", "/")
-    try:
-        path = os.path.realpath(path)
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                left, _, right = line.partition(" - ")
-                mount = left.split()[4].replace("\\040", " ")
-                if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best[1]):
-                    best = (right.split()[0], mount)
-    except OSError:
-        return best[0]
-    return f"{best[0]} at {best[1]}"
-
-
 def _free_bytes(path):
-    try:
-        facts = os.statvfs(path if os.path.exists(path) else os.path.dirname(path))
-    except OSError:
-        return "an unknown number of"
-    return f"{facts.f_bavail * facts.f_frsize:,}"
+    found = free_bytes_at(path)
+    return "an unknown number of" if found is None else f"{found:,}"
 
 
 def _limit_text(status):

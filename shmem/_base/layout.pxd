@@ -186,13 +186,13 @@ cdef extern from *:
     typedef struct {
         uint64_t cache_off[CACHE_BINS];      /* bin i: blocks of (i + 3) * 16 bytes */
         uint32_t cache_count[CACHE_BINS];
-        uint64_t ring_off;                   /* next-fit: the walking pointer, 0 when no hole */
+        uint64_t rover_off;                  /* next-fit: the hole at which the next search starts, 0 when no hole */
         uint64_t first_bitmap;               /* TLSF */
         uint32_t second_bitmap[TLSF_FIRST_LEVELS];
         uint64_t head_off[TLSF_FIRST_LEVELS][TLSF_SECOND_LEVELS];
     } free_index_t;
     _Static_assert(offsetof(free_index_t, cache_count) == 512, "layout");
-    _Static_assert(offsetof(free_index_t, ring_off) == 768, "layout");
+    _Static_assert(offsetof(free_index_t, rover_off) == 768, "layout");
     _Static_assert(offsetof(free_index_t, first_bitmap) == 776, "layout");
     _Static_assert(offsetof(free_index_t, second_bitmap) == 784, "layout");
     _Static_assert(offsetof(free_index_t, head_off) == 944, "layout");
@@ -408,7 +408,7 @@ cdef extern from *:
     ctypedef struct free_index_t:
         uint64_t cache_off[CACHE_BINS]
         uint32_t cache_count[CACHE_BINS]
-        uint64_t ring_off
+        uint64_t rover_off
         uint64_t first_bitmap
         uint32_t second_bitmap[TLSF_FIRST_LEVELS]
         uint64_t head_off[TLSF_FIRST_LEVELS][TLSF_SECOND_LEVELS]

@@ -68,7 +68,7 @@ cdef extern from *:
         STRUCT(), FIELD(operation), FIELD(slot_off), FIELD(value), FIELD(make_off), FIELD(drop_off), FIELD(spare),
     #undef S
     #define S free_index_t
-        STRUCT(), FIELD(cache_off), FIELD(cache_count), FIELD(ring_off), FIELD(first_bitmap), FIELD(second_bitmap), FIELD(head_off),
+        STRUCT(), FIELD(cache_off), FIELD(cache_count), FIELD(rover_off), FIELD(first_bitmap), FIELD(second_bitmap), FIELD(head_off),
     #undef S
     #define S block_t
         STRUCT(), FIELD(tag), FIELD(serial), FIELD(next_off), FIELD(previous_off),

@@ -1,5 +1,6 @@
 # cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
+from shmem._base.layout cimport participant_t
 from shmem._base.owner cimport owner_generation
 from shmem._base.section cimport section_t
 
@@ -15,8 +16,13 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                           void** page, int* kept_fd) noexcept nogil
 
 
+cdef inline participant_t* my_entry(section_t* section) noexcept nogil:
+    """Return the entry of this process, which is attached."""
+    return &section.participants[section.private.index_plus_1 - 1]
+
+
 cdef inline bint participant_left_something(section_t* section, uint32_t index) noexcept nogil:
-    """Whether the owner of an entry had business in the heap: blocks being made, pins, an intent."""
+    """Return whether the owner of an entry left something in the heap: blocks being made, pins, an intent."""
     return (section.participants[index].pending != 0 or section.participants[index].pins != 0
             or section.intents[index].operation != 0)
 

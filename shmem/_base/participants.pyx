@@ -1,18 +1,18 @@
 # cython: language_level=3
-"""Who is attached to a section, and who has died.
+"""Participants: which are attached to a section, and which have died.
 
-An entry of the table belongs to whoever holds the kernel's lock on byte `LIVENESS_BYTE + index` of the
-section's file.  The kernel is asked, nothing is guessed from process ids.
+An entry of the table belongs to the process that holds the kernel's lock on byte `LIVENESS_BYTE + index` of the
+section's file.  The kernel is asked; nothing is guessed from process ids.
 
-* A word that names an owner carries index and generation.  The owner is alive if the entry has that
+* A word that names an owner carries index and generation (`_base/owner.pxd`).  The owner is alive if the entry has that
   generation and its byte is locked.  Load the word, ask, then compare-and-swap that very word: an entry given
-  out again has another generation, so the answer cannot be about the wrong one.
+  out again has another generation, so the answer cannot be about the wrong owner.
 * `readers` holds the generation in its high half and changes owner in one store, which also
-  zeroes the count of the dead.
-* `attached` tells whose the pins are: while it is 2 the entry has a new owner, who lives, and what its former one left.  It is stored
-  before the generation that shows everybody that the former one is dead.
-* "Dead" is believed only from a descriptor that still means the section's file and reports my own byte
-  as locked: one that user code closed, and that now is some other file, would call everybody dead.
+  zeroes the count of the dead owner.
+* `attached` shows whose the pins are: while it is 2 the entry has a new owner, which is alive, and the leavings of its former one.  It is
+  stored before the generation that shows every process that the former owner is dead.
+* "Dead" is believed only from a descriptor that still leads to the section's file and reports this participant's byte
+  as locked: a descriptor that user code closed, and that is some other file by now, would report every participant dead.
 """
 
 from libc.errno cimport EAGAIN
@@ -32,9 +32,9 @@ cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
 
 
 cdef int section_descriptor(section_t* section) noexcept nogil:
-    """A descriptor of the section's file, opened again by its path when user code closed the old one; -1 when that is gone.
+    """Return a descriptor of the section's file, opened again by its path when user code closed the old one; -1 when that is gone.
 
-    Whatever changes the file asks here first: the old number may mean somebody else's file by now.
+    Every function that changes the file calls this first: the old number may lead to another file by now.
     """
     cdef int fd = section.fd, new_fd = -1
     if _descriptor_is_the_section(section, fd):
@@ -49,29 +49,29 @@ cdef int section_descriptor(section_t* section) noexcept nogil:
 
 
 cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
-    """Whether "not locked" means dead."""
+    """Return whether "not locked" means dead."""
     cdef int fd = section.fd
     cdef bint is_locked = False
     cdef uint64_t my_byte = LIVENESS_BYTE + section.private.index_plus_1 - 1
     if not _descriptor_is_the_section(section, fd):
-        section_descriptor(section)          # the next question goes through a new one
+        section_descriptor(section)          # the next question goes through a new descriptor
         return False
     return section.private.index_plus_1 == 0 or (byte_range_is_locked(fd, my_byte, 1, &is_locked) == 0 and is_locked)
 
 
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil:
-    """Whether anybody holds the entry.  Oneself is alive by definition."""
+    """Return whether a live process holds the entry.  This process is alive by definition."""
     cdef bint is_locked = True
     if index + 1 == section.private.index_plus_1:
         return True
     if byte_range_is_locked(section.fd, LIVENESS_BYTE + index, 1, &is_locked) != 0:
         section_descriptor(section)
-        return True                          # no answer is no death
+        return True                          # without an answer, alive
     return is_locked or not _descriptor_can_be_believed(section)
 
 
 cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
-    """Whether the owner that a word names by index and generation is alive."""
+    """Return whether the owner that a word names by index and generation is alive."""
     cdef uint32_t index = owner_index(word)
     if index >= section.max_participants:
         return False
@@ -81,7 +81,7 @@ cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
 
 
 cdef bint participants_any_alive(section_t* section) noexcept nogil:
-    """Whether anybody is attached, this process included.  In doubt: yes."""
+    """Return whether any process is attached, this one included.  In doubt: yes."""
     cdef bint is_locked = True
     cdef int fd = section_descriptor(section)
     return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
@@ -97,10 +97,10 @@ cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogi
 
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil:
-    """Take an entry for this process, or with `inherit` for a child about to be born.
+    """Take an entry for this process, or with `inherit` for a child about to be forked.
 
-    Entries left by the door come first, those of the dead second.  The caller then clears up what a dead
-    owner left (`lock_forget`, `heap_recover`), and then stores 1 in `attached`; `former_readers` is that one's word.
+    Entries whose owner left in order are taken first, those of dead owners second.  The caller then cleans up after a dead
+    owner (`lock_forget`, `heap_recover`), and then stores 1 in `attached`; `former_readers` is that owner's word.
     """
     cdef uint32_t i, round_, generation
     cdef int status

@@ -8,13 +8,13 @@ It is plain memory: heap, locks and participants work on it without the GIL.
 handler saw, therefore finds `index_plus_1 == 0` and no thread holding anything: it is not attached,
 and the first thing it does with the section attaches it.
 
-A thread finds its `thread_t` by its thread pointer, the register that also leads to thread-local
-storage: unique among the threads that live, and read in one instruction.  A slot whose thread has
+A thread finds its `thread_t` by its thread pointer (`thread_pointer` in `_atomics.pxd`): unique among the threads
+that live, and read in one instruction where that is known to work.  A slot whose thread has
 ended holds `THREAD_ENDED`, never 0 again, so that a search may stop at the first 0.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, prefetch
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, prefetch, thread_pointer
 from shmem._base.layout cimport block_t, free_index_t, header_t, intent_t, participant_t
 
 cdef extern from *:
@@ -44,7 +44,6 @@ cdef extern from *:
     } private_t;
     _Static_assert(sizeof(thread_t) == 64 && sizeof(private_t) % 64 == 0, "private pages");
     _Static_assert(offsetof(private_t, threads) == 64, "private pages");
-    static inline uint64_t thread_pointer(void) { return (uint64_t)(uintptr_t)__builtin_thread_pointer(); }
     static inline uint32_t thread_hash(uint64_t thread) { return (uint32_t)((thread * 0x9e3779b97f4a7c15ull) >> 52); }
     #endif
     """
@@ -68,7 +67,6 @@ cdef extern from *:
         uint64_t abandoned_off[6]
         thread_t threads[MAX_THREADS]
 
-    uint64_t thread_pointer() noexcept nogil
     uint32_t thread_hash(uint64_t thread) noexcept nogil
 
 ctypedef struct section_t:

@@ -14,6 +14,8 @@ ctypedef struct file_facts_t:
 ctypedef void (*thread_end_t)(void*) noexcept nogil
 ctypedef void (*fork_handler_t)() noexcept nogil
 
+cdef const char* system_folder               # /dev/shm, where files are memory
+
 # time and waiting
 cdef int64_t now_ns() noexcept nogil
 cdef void pause_ns(int64_t duration_ns) noexcept nogil
@@ -22,6 +24,7 @@ cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
 
 # files
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil
+cdef int file_create(const char* path, int permissions, int* fd) noexcept nogil
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil
 cdef int file_give_name(int fd, const char* path) noexcept nogil
 cdef int file_reopen(int fd, const char* path, int* new_fd) noexcept nogil
@@ -41,6 +44,7 @@ cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil
 
 # byte locks that a killed process drops
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil
+cdef int byte_lock_shared(int fd, uint64_t off) noexcept nogil
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil
 cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil
@@ -56,6 +60,7 @@ cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil
 cdef uint64_t process_id() noexcept nogil
 cdef uint32_t processor_count() noexcept nogil
 cdef uint32_t user_id() noexcept nogil
+cdef void kill_with_parent() noexcept nogil
 cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil
 cdef int boot_id(char* text, size_t size_bytes) noexcept nogil
 cdef void process_mutex_lock() noexcept nogil

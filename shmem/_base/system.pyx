@@ -65,10 +65,10 @@ cdef extern from "<fcntl.h>" nogil:
         int64_t l_start
         int64_t l_len
         int l_pid
-    int O_RDWR, O_RDONLY, O_CREAT, O_CLOEXEC, O_DIRECTORY, O_PATH, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
+    int O_RDWR, O_RDONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_DIRECTORY, O_PATH, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
     int AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH
     int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
-    short F_WRLCK, F_UNLCK
+    short F_RDLCK, F_WRLCK, F_UNLCK
     int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
     int open(const char* path, int flags, ...)
     int fcntl(int fd, int command, ...)
@@ -109,6 +109,13 @@ cdef extern from "<sys/mman.h>" nogil:
     int madvise(void* address, size_t length, int advice)
     int msync(void* address, size_t length, int flags)
 
+cdef extern from "<signal.h>" nogil:
+    int SIGKILL
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int PR_SET_PDEATHSIG
+    int prctl(int option, ...)
+
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass
@@ -125,6 +132,8 @@ cdef enum:
     ZEROS_BYTES = 65536
     PATH_BYTES = 4096
     MAX_LINKS = 40
+
+system_folder = b"/dev/shm"
 
 
 # -- time and waiting ---------------------------------------------------------------------------------
@@ -217,6 +226,12 @@ cdef int file_open(const char* path, bint create, int permissions, int* fd) noex
             return status
         place = places[n_links & 1]
     return ELOOP
+
+
+cdef int file_create(const char* path, int permissions, int* fd) noexcept nogil:
+    """Make a new file, open for reading and writing: EEXIST when the name is taken, also by a symbolic link."""
+    fd[0] = open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, permissions)
+    return 0 if fd[0] >= 0 else errno
 
 
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil:
@@ -440,6 +455,15 @@ cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
     return EAGAIN if errno == EACCES else errno
 
 
+cdef int byte_lock_shared(int fd, uint64_t off) noexcept nogil:
+    """Wait for one byte and lock it shared through this description, which may be open for reading only: EINTR after a signal."""
+    cdef flock request
+    if debug_level:
+        debug_opening_byte()
+    _describe_range(&request, F_RDLCK, off, 1)
+    return 0 if fcntl(fd, F_OFD_SETLKW, &request) == 0 else errno
+
+
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil:
     """Whether any other description holds a lock in the range.  A description never sees its own."""
     cdef flock request
@@ -555,6 +579,11 @@ cdef uint32_t processor_count() noexcept nogil:
 
 cdef uint32_t user_id() noexcept nogil:
     return geteuid()
+
+
+cdef void kill_with_parent() noexcept nogil:
+    """Have the kernel kill this process when the thread that made it ends."""
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
 
 
 cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil:

@@ -17,7 +17,6 @@ Exit status, as fsck's: 0 whole.  Else the sum of: 1 it was damaged, and is repa
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import stat
@@ -26,14 +25,23 @@ import sys
 import tempfile
 
 import shmem
-from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, OPENING_BYTE
+from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT
+from shmem._base.system_tools import (
+    create_file,
+    extents,
+    open_file,
+    section_path,
+    shared_name_of,
+    sync_file,
+    sync_folder_of,
+    write_all,
+)
 from shmem._fsck.leaks import Reach
-from shmem._fsck.wreck import NotASection, Wreck, extents
+from shmem._fsck.wreck import NotASection, Wreck
 from shmem._objects import persistence
 from shmem._sections import image
 
 HEADER = LAYOUT["header_t"]
-ANONYMOUS = "/dev/shm/shmem."
 COPY_BYTES = 1 << 16
 REPAIRED, LEFT, NOT_DONE = 1, 4, 8  # exit status; the bits mean the same in fsck's
 
@@ -70,13 +78,12 @@ class Report:
 @contextlib.contextmanager
 def opened(path, writable):
     """A descriptor of the file; nobody opens or closes the section meanwhile."""
-    fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = open_file(path, writable)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise NotASection("it is no regular file")
-        wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK if writable else fcntl.F_RDLCK, os.SEEK_SET, OPENING_BYTE, 1, 0)
         with contextlib.suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, wanted)
+            image.hold_opening(fd, not writable)
         yield fd
     finally:
         os.close(fd)
@@ -94,7 +101,7 @@ def copy_aside(fd, path):
     while True:
         aside = f"{path}.before-repair-{n}"
         try:
-            to = os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, stat.S_IMODE(os.fstat(fd).st_mode))
+            to = create_file(aside, stat.S_IMODE(os.fstat(fd).st_mode))
             break
         except FileExistsError:
             n += 1
@@ -106,30 +113,14 @@ def copy_aside(fd, path):
                 content = os.pread(fd, min(COPY_BYTES, end - at), at)
                 if content.strip(b"\0"):  # what was reserved and never written reads as zeros
                     write_all(to, content, at)
-        os.fsync(to)
+        sync_file(to)
     except BaseException:
         os.unlink(aside)
         raise
     finally:
         os.close(to)
-    sync_folder(path)
+    sync_folder_of(path)
     return aside
-
-
-def write_all(fd, content, offset):
-    """Write bytes at an offset, all of them."""
-    done = 0
-    while done < len(content):
-        done += os.pwrite(fd, content[done:], offset + done)
-
-
-def sync_folder(path):
-    """Have the name on disk."""
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 # -- checking and mending -------------------------------------------------------------------------------------
@@ -138,8 +129,9 @@ def sync_folder(path):
 def check_in_use(path, report, with_leaks):
     """Attach, and ask `check_heap`; leaks are looked for in a snapshot."""
     report.in_use = True
-    name = {"shared_name": path[len(ANONYMOUS) :]} if path.startswith(ANONYMOUS) else {"file_name": path}
-    with shmem.SharedMemory(**name, mode="read_only") as section:
+    shared_name = shared_name_of(path)
+    place = {"file_name": path} if shared_name is None else {"shared_name": shared_name}
+    with shmem.SharedMemory(**place, mode="read_only") as section:
         others = [pid for pid in section._header_facts()["participants"] if pid != os.getpid()]
         report.notes.append(f"in use by {len(others)} processes: {', '.join(map(str, others))}; checked by attaching")
         try:
@@ -187,7 +179,7 @@ def mend(fd, heap_only):
     for offset, value in wreck.words.items():
         write_all(fd, struct.pack("<Q", value), offset)
     HEADER["clean"].write_file(fd, 0)
-    os.fsync(fd)
+    sync_file(fd)
 
 
 def repair(path, report):
@@ -268,7 +260,7 @@ def print_leaks(leaks, file):
 
 def command_arguments(parser):
     """What the command takes."""
-    parser.add_argument("file", metavar="FILE", help="the section's file; of an anonymous one /dev/shm/shmem.NAME")
+    parser.add_argument("file", metavar="FILE", help=f"the section's file; of an anonymous section {section_path('NAME')}")
     parser.add_argument("--repair", action="store_true", help="copy the file aside, then mend it")
     parser.add_argument("--leaks", action="store_true", help="list the blocks that nobody can reach")
     parser.add_argument("--json", action="store_true", help="for programs")

@@ -1,36 +1,37 @@
-"""The original's second program: producers and consumers on one first-in-first-out queue in a section.
+"""The second program of the original library: producers and consumers on one first-in-first-out queue in a section.
 
 `fifo produce N` puts N messages and ends; `fifo consume` takes messages and ends after ten seconds without one.  Any number
-of both may run at the same time, and may be killed at any moment: no message is lost or taken twice, except that what
-a consumer took just before it was killed is gone with it.
+of both may run at the same time, and may be killed at any moment.  No message is lost or taken twice, except for the message
+that a consumer took just before it was killed.
 
-The queue is a linked list of objects under the section's lock.  A semaphore counts messages, an event tells that none is left.
-(Whoever needs a queue takes shmem.Queue.  This shows what locks, semaphores, events and objects are for.)
+The queue is a linked list of objects under the section's lock.  A semaphore counts messages, and an event signals that none
+is left.  (Programs that need a queue use shmem.Queue.  This one demonstrates locks, semaphores, events and objects.)
 
-Every message carries its producer and a number.  Consumers verify that of each producer the messages come in order, each once.
+Every message holds its producer and a number.  Consumers verify that each producer's messages come in order, each once.
 
-Exit status: 0 all is well; 1 an order was violated, or an error; 2 wrong arguments; 130 interrupted.
+Exit status: 0 no error; 1 messages out of order, or another error; 2 wrong arguments; 130 interrupted.
 """
 
-# What must hold, with the lock held and after `_repair`:
+# Invariants, with the lock held and after `_repair`:
 #
-# * `first` leads to a message that was taken already (at the beginning to an empty one); from there `next` leads to those that wait, the
-#   oldest first, up to `last`.  So the list is never empty, and each change of it is one store: putting sets `last.next`,
+# * `first` leads to a message that was already taken (in the beginning, to an empty one).  From there `next` leads to the waiting messages,
+#   the oldest first, up to `last`.  So the list is never empty, and each change of it is one store: putting sets `last.next`,
 #   taking moves `first` on by one.
-# * A message that is in no list is `making` or `removing`; else it is in the list or among the `spare` ones.  Nothing is freed.
-#   (Only between `new` and the store to `making` a block may be lost: one at most for each killed producer.  --check counts them.)
-# * `producer.taken` is the number of its first message that waits, `producer.put` the number of its next one.
+# * A message in no list is `making` or `removing`; every other message is in the list or among the `spare` ones.  No message is freed.
+#   (Only between `new` and the store to `making` can a block be lost: at most one for each killed producer.  --check counts them.)
+# * `producer.taken` is the number of its first waiting message, `producer.put` the number of its next one.
 #
-# A process may be killed, or interrupted, between any two stores.  `making` and `removing` then still say what it was
-# doing, and whoever comes next under the lock completes that or takes it back.
+# A process may be killed, or interrupted, between any two stores.  `making` and `removing` then still hold what it was
+# doing, and the next process under the lock completes or undoes that.
 #
-# The list is the truth; semaphore and event follow it, each behind a step of its own.
+# The list is authoritative; semaphore and event follow it, each in a step of its own.
 #
-# * Token without message (its message was taken by somebody who had lost his token): who gets it finds nothing, and waits again.
-# * Message without token (its producer was killed before it signaled, or a consumer after it had waited): every wait is over after a
-#   slice of time, and who then finds messages signals as many.
-# * The event is reset before a message comes, and signaled after the last one was taken: it may only be late.  Who waits for it
-#   looks at the list after each slice.
+# * A token without a message (the message was taken by a consumer whose token was lost): a consumer that gets it finds no message, and
+#   waits again.
+# * A message without a token (its producer was killed before it signaled, or a consumer after it had waited): every wait ends after a
+#   slice of time, and a consumer that then finds messages signals as many.
+# * The event is reset before a message is put and signaled after the last one was taken, so it may be late but not early.  A process that
+#   waits for it looks at the list after each slice.
 
 import contextlib
 import os
@@ -46,11 +47,11 @@ MIN_SIZE = 1 << 20
 
 
 class Violation(Exception):
-    """A message came out of order, twice, or not at all."""
+    """A message that came out of order, twice or not at all."""
 
 
 class Producer(shmem.Struct, type_name="shmem.fifo.Producer"):
-    """Who puts messages; kept until all of them were taken."""
+    """A producer of messages; kept until all of them were taken."""
 
     number: shmem.int64
     pid: shmem.int64
@@ -87,19 +88,19 @@ def _new_fifo(shm):
 
 
 def chain(first):
-    """What a list holds, from `first` on.
+    """Yield the elements of a list, from `first` on.
 
     Raises
     ------
     Violation
-        It leads back into itself.
+        The list has a cycle.
     """
     mark, n_steps = None, 0
     while first is not None:
         if first == mark:
-            raise Violation(f"a list leads back to the {type(first).__name__} at offset {first.offset:#x}")
+            raise Violation(f"a list has a cycle through the {type(first).__name__} at offset {first.offset:#x}")
         if n_steps & (n_steps - 1) == 0:
-            mark = first  # after 1, 2, 4 ... steps (Brent): who walks in a circle meets it
+            mark = first  # after 1, 2, 4 ... steps (Brent): a walk in a cycle meets it
         yield first
         first, n_steps = first.next, n_steps + 1
 
@@ -115,11 +116,11 @@ class Queue:
     # -- under the lock
 
     def _repair(self):
-        """Complete, or take back, what somebody was doing who was killed."""
+        """Complete or undo what a killed process was doing."""
         fifo = self.fifo
         making, removing = fifo.making, fifo.removing
         if making is not None:
-            if fifo.last == making or fifo.last.next == making:  # it was linked
+            if fifo.last == making or fifo.last.next == making:  # the message was linked
                 fifo.last = making
                 making.producer.put = making.number + 1
                 fifo.messages.signal()
@@ -127,14 +128,14 @@ class Queue:
                 self._spare(making)
             fifo.making = None
         if removing is not None:
-            if removing == fifo.first:  # it was not taken
+            if removing == fifo.first:  # the next message was not taken
                 removing.next.producer.taken = removing.next.number
             else:
                 self._spare(removing)
             fifo.removing = None
 
     def _spare(self, message):
-        """Keep what is in no list any more for the next message; it may be there already."""
+        """Keep a message that left the list for reuse, unless it is already kept."""
         if self.fifo.spare != message:
             message.next = self.fifo.spare
             self.fifo.spare = message
@@ -142,14 +143,14 @@ class Queue:
     # -- producers
 
     def add_producer(self):
-        """A new one; those whose messages were all taken, and that are gone, are forgotten."""
+        """Add and return a new producer; forget producers that are gone and whose messages were all taken."""
         with self.lock:
             self._repair()
             living = self.shm.stats().participants
             before, link = self.fifo, "producers"
             while (producer := getattr(before, link)) is not None:
                 if producer.taken == producer.put and producer.pid not in living:
-                    setattr(before, link, producer.next)  # one store; a kill before the next line loses the block, no more
+                    setattr(before, link, producer.next)  # one store; a kill before the next line only loses the block
                     self.shm.free(producer)
                 else:
                     before, link = producer, "next"
@@ -164,7 +165,7 @@ class Queue:
         Raises
         ------
         SectionFull
-            And nothing is changed.
+            Nothing was changed.
         """
         fifo = self.fifo
         with self.lock:
@@ -178,40 +179,40 @@ class Queue:
                 fifo.spare = message.next
             message.producer, message.number, message.next = producer, number, None
             fifo.drained.reset()
-            fifo.last.next = message  # from here on it is put
+            fifo.last.next = message  # from here on the message is put
             fifo.last = message
             producer.put = number + 1
             fifo.making = None
         fifo.messages.signal()
 
     def wait_until_taken(self, producer):
-        """Wait until all that this producer has put was taken."""
+        """Wait until all messages of a producer were taken."""
         while producer.taken < producer.put:
             self.fifo.drained.wait(SLICE)
 
     # -- consumers
 
     def take(self):
-        """The first message, as (number of its producer, its own number); None if there is none.
+        """Take the first message; return the number of its producer and its own, or None if there is no message.
 
         Raises
         ------
         Violation
-            It is not the one that follows this producer's last one.
+            The message is not the next one of its producer.
         """
         fifo = self.fifo
         with self.lock:
             self._repair()
             old, message = fifo.first, fifo.first.next
             if message is None:
-                fifo.drained.signal()  # in case who took the last one was killed before it did
+                fifo.drained.signal()  # in case the consumer of the last message was killed before it signaled
                 return None
             producer, number = message.producer, message.number
             if number != producer.taken:
                 raise Violation(f"producer {producer.number}: message {number} came instead of {producer.taken}")
             fifo.removing = old
             producer.taken = number + 1
-            fifo.first = message  # from here on it is taken
+            fifo.first = message  # from here on the message is taken
             self._spare(old)
             fifo.removing = None
             if message.next is None:
@@ -219,7 +220,7 @@ class Queue:
             return producer.number, number
 
     def get(self, timeout):
-        """Wait for a message and take it; None when none came in time."""
+        """Wait for a message and take it; return None if none came in time."""
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
@@ -233,7 +234,7 @@ class Queue:
                 return None
 
     def _signal_again(self):
-        """Messages have lost their tokens: signal as many as there are.  Too many do no harm."""
+        """Signal as many tokens as there are messages, some of which lost theirs.  Surplus tokens do no harm."""
         with self.lock:
             self._repair()
             n_waiting = sum(1 for _ in chain(self.fifo.first.next))
@@ -243,7 +244,7 @@ class Queue:
     # -- looking
 
     def check(self):
-        """Verify the list and the heap: (messages that wait, blocks that were lost by kills).
+        """Verify the list and the heap; return the number of waiting messages and of blocks lost by kills.
 
         Raises
         ------
@@ -256,14 +257,15 @@ class Queue:
             for message in chain(self.fifo.first.next):
                 which = message.producer.number
                 if message.number != expected[which]:
-                    raise Violation(f"producer {which}: message {message.number} waits where {expected[which]} belongs")
+                    raise Violation(f"producer {which}: message {message.number} is waiting in place of {expected[which]}")
                 expected[which] += 1
                 n_waiting += 1
             for producer in chain(self.fifo.producers):
                 if expected[producer.number] != producer.put:
-                    raise Violation(f"producer {producer.number}: {producer.put} messages were put, {expected[producer.number]} are known")
+                    known = expected[producer.number]
+                    raise Violation(f"producer {producer.number}: {producer.put} messages were put, but {known} are accounted for")
                 n_blocks += 1
-            n_blocks += 2 + n_waiting + sum(1 for _ in chain(self.fifo.spare))  # the queue, what `first` leads to
+            n_blocks += 2 + n_waiting + sum(1 for _ in chain(self.fifo.spare))  # 2: the queue and the message that `first` leads to
             return n_waiting, self.shm.check_heap().blocks - n_blocks
 
 
@@ -280,7 +282,7 @@ def _produce(queue, options):
         except shmem.SectionFull:
             if time.monotonic() > patient_until:
                 raise
-            queue.fifo.drained.wait(0.01)  # a while: somebody may take one
+            queue.fifo.drained.wait(0.01)  # a consumer may take a message meanwhile
         else:
             number, patient_until = number + 1, time.monotonic() + options.timeout
     if options.wait:
@@ -289,7 +291,7 @@ def _produce(queue, options):
 
 
 def _consume(queue, options):
-    """Take messages until none came for a while."""
+    """Take messages until none has come for `--timeout` seconds."""
     latest, n_taken = {}, 0
     try:
         while (found := queue.get(options.timeout)) is not None:
@@ -301,44 +303,45 @@ def _consume(queue, options):
             if options.verbose:
                 print(f"{producer} {number}", flush=True)
     finally:
-        print(f"consumer: {n_taken:,} messages of {len(latest)} producers taken", flush=True)
+        print(f"consumer: {n_taken:,} messages taken, producers: {len(latest)}", flush=True)
 
 
 def _check(queue, options):
     n_waiting, n_lost = queue.check()
-    print(f"check: {n_waiting:,} messages wait, in order; the heap is whole; {n_lost} blocks were lost with killed processes", flush=True)
+    print(f"check: {n_waiting:,} messages waiting, in order; heap whole; {n_lost} blocks lost with killed processes", flush=True)
 
 
 def command_arguments(parser):
-    """Declare what `python -m shmem fifo` takes."""
-    parser.add_argument("what", choices=("produce", "consume", "check"), help="put messages, take messages, or only verify")
-    parser.add_argument("count", nargs="?", type=int, help="produce: how many messages")
-    parser.add_argument("--file", help="the section's file; it stays (default: shmem-fifo-UID in the folder for temporary files)")
-    parser.add_argument("--name", help="instead of a file the name of an anonymous section, which goes with its last process")
-    parser.add_argument("--size", type=int, default=1 << 28, help="what the section may take, in bytes (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=10, help="seconds without a message, or without room, until it ends (default: 10)")
-    parser.add_argument("--wait", action="store_true", help="produce: end when all messages were taken")
+    """Declare the arguments of `python -m shmem fifo`."""
+    parser.add_argument("what", choices=("produce", "consume", "check"), help="put messages, take messages, or only verify the queue")
+    parser.add_argument("count", nargs="?", type=int, help="for produce: the number of messages")
+    parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the folder for temporary files)")
+    parser.add_argument("--name", help="use the anonymous section of this name instead of a file; it goes with its last process")
+    parser.add_argument("--size", type=int, default=1 << 28, help="maximum size of the section in bytes (default: %(default)s)")
+    parser.add_argument("--timeout", type=float, default=10,
+                        help="end after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--wait", action="store_true", help="for produce: end only when all messages were taken")
     parser.add_argument("--check", action="store_true", help="verify queue and heap at the end")
-    parser.add_argument("--verbose", action="store_true", help="consume: print each message, producer and number")
+    parser.add_argument("--verbose", action="store_true", help="for consume: print the producer and number of each message")
 
 
 def _wrong(options):
-    """What is wrong with the arguments; None if nothing is."""
+    """Return what is wrong with the arguments, or None."""
     if (options.what == "produce") != (options.count is not None):
-        return "produce takes the number of messages, consume and check take none"
+        return "produce needs the number of messages; consume and check take none"
     if options.count is not None and options.count < 0:
-        return f"the number of messages is not negative: {options.count}"
+        return f"the number of messages must not be negative, got {options.count}"
     if not 0 <= options.timeout < float("inf"):
-        return f"a timeout is a number of seconds that is not negative: {options.timeout}"
+        return f"--timeout must be a finite number of seconds and not negative, got {options.timeout}"
     if options.size < MIN_SIZE:
-        return f"a section of less than {MIN_SIZE:,} bytes is too small: {options.size:,}"
+        return f"--size must be at least {MIN_SIZE:,} bytes, got {options.size:,}"
     if options.file and options.name:
-        return "give --file or --name"
+        return "--file and --name exclude each other"
     return None
 
 
 def command(options):
-    """Run it; the exit status."""
+    """Run `python -m shmem fifo` and return the exit status."""
     wrong = _wrong(options)
     if wrong is not None:
         print(f"fifo: {wrong}", file=sys.stderr)
@@ -346,7 +349,7 @@ def command(options):
     place = {"shared_name": options.name}
     if options.name is None:
         place = {"file_name": options.file or os.path.join(tempfile.gettempdir(), f"shmem-fifo-{os.getuid()}")}
-    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair looks for itself
+    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair finds out by itself
     try:
         with contextlib.closing(shmem.SharedMemory(**place, max_size=options.size)) as shm:
             queue = Queue(shm)

@@ -20,14 +20,13 @@ import grp
 import json
 import os
 import pwd
-import stat
 import struct
 import sys
 
-from shmem._cli import sysv
+from shmem._base import system_tools
+from shmem._base.system_sysv import SYSV_LIST, list_sets, semaphores_of_set
 
-FOLDER = "/dev/shm"
-SYSV_LIST = "/proc/sysvipc/sem"
+FOLDER = system_tools.MEMORY_FOLDER
 VALUE_MAX = 0x7FFFFFFF
 WIDTH = 100
 
@@ -126,26 +125,15 @@ READ_BYTES = 128
 NOBODYS = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 
-def _read_file(path):
-    """The first bytes of a regular file, 0 where it has none, and its size.
-
-    Nothing else is opened: it might wait, or something might happen.
-    """
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        raise Unreadable("it is no regular file")
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        return os.pread(fd, READ_BYTES, 0).ljust(READ_BYTES, b"\0"), os.fstat(fd).st_size
-    finally:
-        os.close(fd)
-
-
 def _describe_file(path, name, what, values, read):
     """An entry.  FileNotFoundError when the file is gone by now."""
     facts = os.lstat(path)
     entry = {**what, "name": name, "path": path, **_ownership(facts.st_uid, facts.st_gid, facts.st_mode), **values, "error": None}
     try:
-        entry.update(read(*_read_file(path)))
+        found = system_tools.read_start(path, READ_BYTES)
+        if found is None:
+            raise Unreadable("it is no regular file")
+        entry.update(read(*found))
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -219,15 +207,14 @@ def _sysv_entry(row=None, error=None):
 def list_sysv():
     """System V sets, by id."""
     try:
-        with open(SYSV_LIST, encoding="ascii") as file:
-            columns, *rows = [line.split() for line in file]
+        rows = list_sets(SYSV_LIST)
     except OSError as error:
         return [_sysv_entry(error=f"{SYSV_LIST}: {error.strerror}")]
     entries = []
     for row in rows:
-        entry = _sysv_entry(dict(zip(columns, row, strict=True)))
+        entry = _sysv_entry(row)
         try:
-            found = sysv.semaphores_of_set(entry["id"])
+            found = semaphores_of_set(entry["id"])
             entry["semaphores"] = [dict(zip(SEMAPHORE_KEYS, one, strict=True)) for one in found]
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.EIDRM):      # removed since it was listed
@@ -364,5 +351,6 @@ def command(options):
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except BrokenPipeError:                             # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return 0

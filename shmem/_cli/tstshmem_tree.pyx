@@ -1,22 +1,22 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""The tree of `tstshmem` as a C-level client has it: nodes of plain C, threads without the GIL, `cimport shmem` and no more.
+"""The tree of `tstshmem` as a C-level client: nodes in plain C, threads without the GIL, and nothing but `cimport shmem`.
 
-A node is a block of its own; links are offsets.  Readers hold the lock shared, writers exclusive, and a
-writer may be killed between any two stores.  Two things keep the tree walkable whatever happens:
+A node is a block of its own; links are offsets.  Readers hold the lock shared and writers exclusive.  A writer may be
+killed between any two stores.  Two properties keep the tree walkable:
 
 * Every change is a sequence of single 8-byte stores in program order (`publish` is a release store, so the
-  compiler keeps the order too), and after each of them every key that should be there is found:
+  compiler keeps the order too).  After each of them every key that the tree should have is found:
 
   - insert: the node is complete before the one store that links it.
-  - remove a node with at most one child: one store, the slot that led to it leads to its child.
-  - remove a node with two children: its key is overwritten with its successor's, by one store: the key is gone.
-    Then the successor's node is taken out by one store in the slot that led to it.
+  - remove a node with at most one child: one store makes the slot that led to the node lead to its child.
+  - remove a node with two children: one store overwrites its key with its successor's, which removes the key.
+    Then one store in the slot that led to the successor's node takes that node out.
 
-* A kill between those last two leaves the successor's key twice: here, and in the leftmost node of the right subtree.
-  Searching finds the upper one.  Whoever removes that key later comes past the copy, for it looks for the
-  successor anyhow, and takes it out first.
+* A kill between those last two stores leaves the successor's key twice: in the upper node, and in the leftmost node of its
+  right subtree.  A search finds the upper one.  A later removal of that key looks for the successor anyway, so it
+  meets the copy and takes it out first.
 
-A block is linked after it was allocated and freed after it was unlinked, so what a kill may lose is one block.
+A block is allocated before it is linked and unlinked before it is freed, so a kill loses at most one block.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -48,7 +48,7 @@ ctypedef struct node_t:
 
 ctypedef struct tree_t:
     shmem.section_t* section
-    uint64_t* root                # the slot that leads to the root node
+    uint64_t* root  # the slot that leads to the root node
     bint locking
 
 
@@ -59,7 +59,7 @@ cdef inline node_t* _node(tree_t* tree, uint64_t off) noexcept nogil:
 
 
 cdef uint64_t* _find(tree_t* tree, int64_t key) noexcept nogil:
-    """The slot that leads to the key's node; the empty slot where it belongs when there is none."""
+    """Return the slot that leads to the key's node, or the empty slot where that node belongs."""
     cdef uint64_t* slot = tree.root
     cdef node_t* node
     while slot[0]:
@@ -71,7 +71,7 @@ cdef uint64_t* _find(tree_t* tree, int64_t key) noexcept nogil:
 
 
 cdef uint64_t* _successor(tree_t* tree, node_t* node) noexcept nogil:
-    """The slot that leads to the leftmost node of the right subtree, which is not empty."""
+    """Return the slot that leads to the leftmost node of the right subtree, which is not empty."""
     cdef uint64_t* slot = &node.right_off
     node = _node(tree, slot[0])
     while node.left_off:
@@ -116,11 +116,11 @@ cdef int _remove(tree_t* tree, int64_t key) noexcept nogil:
     while status == 0 and node.right_off:
         next_slot = _successor(tree, node)
         successor = _node(tree, next_slot[0])
-        is_copy = successor.key == key                   # a remover was killed half way
+        is_copy = successor.key == key  # a remover was killed halfway
         if node.left_off == 0 and not is_copy:
             return _take_out(tree, slot, node.right_off)
         if not is_copy:
-            publish_key(&node.key, successor.key)        # from here on the key is gone
+            publish_key(&node.key, successor.key)  # from here on the key is gone
         status = _take_out(tree, next_slot, successor.right_off)
         if not is_copy:
             return status
@@ -136,7 +136,7 @@ cdef inline int _lock(tree_t* tree, bint exclusive) noexcept nogil:
 
 
 cdef inline int _unlock(tree_t* tree, bint exclusive, int status) noexcept nogil:
-    """Unlock; the status of the operation, or if that was good, of unlocking."""
+    """Unlock; return the status of the operation if it failed, otherwise that of unlocking."""
     cdef int unlock_status = 0
     if tree.locking:
         unlock_status = shmem.unlock_exclusive(tree.section) if exclusive else shmem.unlock_shared(tree.section)
@@ -161,7 +161,7 @@ cdef int remove(tree_t* tree, int64_t key) noexcept nogil:
 # -- what a thread does ---------------------------------------------------------------------------------------
 
 cdef int _work(tree_t* tree, const int64_t* keys, Py_ssize_t n_keys, const unsigned char* stop) noexcept nogil:
-    """Insert, search ten times, remove.  Told to stop, or after an error: remove at once what was inserted."""
+    """Insert, search N_SEARCHES times, remove.  On `stop` or after an error, remove at once what was inserted."""
     cdef Py_ssize_t i, n_inserted = 0
     cdef int status = 0, remove_status = 0, one_status, n_left = N_SEARCHES
     while n_inserted < n_keys and not is_set(stop):
@@ -195,12 +195,12 @@ cdef int _check(int status) except -1:
 
 
 cdef class Tree:
-    """The tree as the driver sees it; every method may be called by several threads at once.
+    """The tree for Python; several threads may call every method at once.
 
     Parameters
     ----------
     memory : SharedMemory
-        Stays open as long as the tree is used.
+        Must stay open as long as the tree is used.
     slot : int
         Offset of the 8 bytes that lead to the root node.
     locking : bool
@@ -216,7 +216,7 @@ cdef class Tree:
         self.tree.locking = locking
 
     def work(self, const int64_t[::1] keys, const unsigned char[::1] stop):
-        """Insert every key, search each ten times, remove them.  Ends early, with its keys removed, when `stop[0]` is set."""
+        """Insert every key, search for each N_SEARCHES times and remove them.  When `stop[0]` is set, remove them at once and return."""
         cdef int status = 0
         if keys.shape[0]:
             with nogil:
@@ -224,7 +224,7 @@ cdef class Tree:
         _check(status)
 
     def remove_keys(self, const int64_t[::1] keys):
-        """Remove those of the keys that are there; how many there were."""
+        """Remove the keys that the tree has; return how many there were."""
         cdef Py_ssize_t i, n_removed = 0
         cdef int status = 0
         with nogil:
@@ -238,7 +238,7 @@ cdef class Tree:
         return n_removed
 
     def count_keys(self, const int64_t[::1] keys):
-        """How many of the keys are in the tree."""
+        """Return how many of the keys the tree has."""
         cdef Py_ssize_t i, n_found = 0
         cdef int status = 0
         with nogil:
@@ -252,7 +252,7 @@ cdef class Tree:
         return n_found
 
     def count_nodes(self):
-        """How many nodes there are.  RuntimeError when the tree is out of order or has no end.  The caller holds the lock."""
+        """Return the number of nodes; RuntimeError if the tree is out of order or has a cycle.  The caller holds the lock."""
         cdef node_t* node
         cdef int64_t low, high
         cdef uint64_t off
@@ -263,7 +263,7 @@ cdef class Tree:
             off, low, high = ways.pop()
             if off == 0:
                 continue
-            self.memory.block(off)                        # InvalidBlock when it leads nowhere
+            self.memory.block(off)  # raises InvalidBlock if there is no block
             node = _node(&self.tree, off)
             n_nodes += 1
             if not low <= node.key <= high or n_nodes > n_most:

@@ -121,5 +121,6 @@ class Reach:
     def _all_words(self, payload):
         if self.types.get(self.wreck.tag(payload - BLOCK_HEAD_BYTES)[2], ("", None))[1] is not None:
             return self._references(payload)
-        words = np.frombuffer(self.wreck.raw, dtype="<u8", offset=payload, count=self.wreck.payload(payload - BLOCK_HEAD_BYTES) // WORD_BYTES)
+        n_words = self.wreck.payload(payload - BLOCK_HEAD_BYTES) // WORD_BYTES
+        words = np.frombuffer(self.wreck.raw, dtype="<u8", offset=payload, count=n_words)
         return np.intersect1d(words, np.array(self.users, dtype="<u8")).tolist()

@@ -17,14 +17,12 @@ the copy; `check --repair` writes the recorded words to the file.
 import bisect
 import collections
 import dataclasses
-import errno
-import mmap
 import os
-import resource
 import struct
 
 import numpy as np
 
+from shmem._base import system_tools
 from shmem._base.layout import (
     BLOCK_ALIGN_BYTES,
     BLOCK_HEAD_BYTES,
@@ -71,7 +69,6 @@ TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table ho
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
 MAX_ADDRESS = 1 << 47
 MAX_DIMS = 64
-MAP_NORESERVE = 0x4000  # Python has it from 3.13
 STEP = 1 << 26
 
 
@@ -104,31 +101,6 @@ class Entry:
 def round_up(value, to):
     """Return `value`, or the next multiple of `to`."""
     return -(-value // to) * to
-
-
-def extents(fd, size):
-    """Yield (start, end) of the parts of a file that are not holes."""
-    at = 0
-    while at < size:
-        try:
-            at = os.lseek(fd, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            yield at, size
-            return
-        end = os.lseek(fd, at, os.SEEK_HOLE)
-        yield at, end
-        at = end
-
-
-def has_address_space(n_bytes):
-    """Whether a process can map so much; also True where only a limit of this process (RLIMIT_AS) prevents it."""
-    try:
-        mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE, prot=0).close()
-    except OSError:
-        return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
-    return True
 
 
 def name_hash(name):
@@ -175,10 +147,10 @@ class Wreck:
         if self.size < PAGE_BYTES:
             raise NotASection(f"it has {self.size:,} bytes, less than the header of a section")
         if os.fstat(fd).st_blocks * 512 >= self.size:
-            self.raw = mmap.mmap(fd, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            self.raw = system_tools.map_privately(fd, self.size)
         else:  # on tmpfs reading a hole allocates memory, and there may be none
-            self.raw = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-            for start, end in extents(fd, self.size):
+            self.raw = system_tools.map_zeros(self.size)
+            for start, end in system_tools.extents(fd, self.size):
                 while start < end:
                     start += os.preadv(fd, [memoryview(self.raw)[start : min(end, start + STEP)]], start) or end - start
         self.was_clean = self.field("clean") == 1
@@ -313,9 +285,9 @@ class Wreck:
 
     def _sizes(self):
         largest = self.field("max_size")
-        if largest % PAGE_BYTES or not self.start <= largest <= MAX_ADDRESS or not has_address_space(largest):
+        if largest % PAGE_BYTES or not self.start <= largest <= MAX_ADDRESS or not system_tools.has_address_space(largest):
             nearest, least = largest // PAGE_BYTES * PAGE_BYTES, max(round_up(self.size, PAGE_BYTES), self.start + PAGE_BYTES)
-            found = nearest if least <= nearest <= MAX_ADDRESS and has_address_space(nearest) else least
+            found = nearest if least <= nearest <= MAX_ADDRESS and system_tools.has_address_space(nearest) else least
             self.report_field("max_size", f"max_size is {largest:#x}", f"set to {found:,}; open it with a larger one", "the old max_size")
             self.put_field("max_size", found)
         self.top = self.field("top")
@@ -439,7 +411,7 @@ class Wreck:
         return True
 
     def _extend(self, size):
-        longer = mmap.mmap(-1, round_up(size, PAGE_BYTES))
+        longer = system_tools.map_zeros(round_up(size, PAGE_BYTES))
         longer[: self.size] = self.raw[:]
         self.raw, self.size = longer, round_up(size, PAGE_BYTES)
         self.top = size
@@ -665,7 +637,7 @@ class Wreck:
     def _listed_as_free(self):
         """Return the offsets in the lists of holes and of cached blocks."""
         index = self.field("index_off")
-        found = {self.word(INDEX["ring_off"].at(index))}
+        found = {self.word(INDEX["rover_off"].at(index))}
         for heads in (INDEX["cache_off"], INDEX["head_off"]):
             found |= {self.word(at) for at in range(heads.at(index), heads.at(index) + heads.size, WORD_BYTES)}
         for offset in self.blocks:

@@ -169,7 +169,7 @@ cdef inline int tlsf_find(section_t* section, uint64_t size_bytes, uint64_t alig
 
 cdef inline int next_fit_insert(section_t* section, uint64_t hole_off) noexcept nogil:
     cdef block_t* hole = block_at(section, hole_off)
-    cdef uint64_t at_off = load_relaxed_u64(&section.index.ring_off), previous_off
+    cdef uint64_t at_off = load_relaxed_u64(&section.index.rover_off), previous_off
     if at_off == 0:
         hole.next_off = hole.previous_off = hole_off
     else:
@@ -182,7 +182,7 @@ cdef inline int next_fit_insert(section_t* section, uint64_t hole_off) noexcept 
         hole.previous_off = previous_off
         block_at(section, previous_off).next_off = hole_off
         block_at(section, at_off).previous_off = hole_off
-    section.index.ring_off = hole_off
+    section.index.rover_off = hole_off
     return OK
 
 
@@ -190,20 +190,20 @@ cdef inline int next_fit_remove(section_t* section, uint64_t hole_off) noexcept 
     cdef block_t* hole = block_at(section, hole_off)
     cdef uint64_t next_off = load_relaxed_u64(&hole.next_off), previous_off = load_relaxed_u64(&hole.previous_off)
     if next_off == hole_off:
-        section.index.ring_off = 0
+        section.index.rover_off = 0
         return OK
     if damaged(not hole_is_plausible(section, next_off) or not hole_is_plausible(section, previous_off)):
         return CORRUPTED
     block_at(section, next_off).previous_off = previous_off
     block_at(section, previous_off).next_off = next_off
-    if section.index.ring_off == hole_off:
-        section.index.ring_off = next_off
+    if section.index.rover_off == hole_off:
+        section.index.rover_off = next_off
     return OK
 
 
 cdef inline int next_fit_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
     """Find the first hole, from the roving pointer on, that holds the block, and move the pointer there."""
-    cdef uint64_t hole_off = section.index.ring_off
+    cdef uint64_t hole_off = section.index.rover_off
     cdef uint64_t steps_left = section.header.hole_blocks + 1, most = (heap_top(section) - section.heap_start) // BLOCK_MIN_BYTES
     if hole_off == 0:
         return NOT_FOUND
@@ -213,11 +213,11 @@ cdef inline int next_fit_find(section_t* section, uint64_t size_bytes, uint64_t 
         if damaged(not hole_is_plausible(section, hole_off)):
             return CORRUPTED
         if hole_fits(section, hole_off, size_bytes, align_bytes):
-            section.index.ring_off = hole_off
+            section.index.rover_off = hole_off
             found_off[0] = hole_off
             return OK
         hole_off = block_at(section, hole_off).next_off
-        if hole_off == section.index.ring_off:
+        if hole_off == section.index.rover_off:
             return NOT_FOUND
         steps_left -= 1
     return CORRUPTED

@@ -144,7 +144,7 @@ cdef Problem _check_tlsf(section_t* section, heap_facts_t* facts) noexcept nogil
 
 
 cdef Problem _check_next_fit(section_t* section, heap_facts_t* facts) noexcept nogil:
-    cdef uint64_t off = section.index.ring_off, n_seen = 0, next_off
+    cdef uint64_t off = section.index.rover_off, n_seen = 0, next_off
     while off != 0:
         n_seen += 1
         if n_seen > facts.n_holes or not hole_is_plausible(section, off):
@@ -152,7 +152,7 @@ cdef Problem _check_next_fit(section_t* section, heap_facts_t* facts) noexcept n
         next_off = block_at(section, off).next_off
         if not hole_is_plausible(section, next_off) or block_at(section, next_off).previous_off != off:
             return _say(facts, BAD_INDEX, off, off, next_off)
-        if next_off == section.index.ring_off:
+        if next_off == section.index.rover_off:
             break
         off = next_off
     return FINE if n_seen == facts.n_holes else _say(facts, BAD_INDEX, 0, facts.n_holes, n_seen)

@@ -34,13 +34,13 @@ class Scope:
         self.locals = {}
 
     def see(self, frame):
-        """Take over the names of the frame in which the class statement ran."""
+        """Use the names of the frame in which the class statement ran."""
         if frame.f_globals.get("__name__") == self.cls.__module__:
             self.globals = frame.f_globals
             self.locals = frame.f_locals if frame.f_locals is not frame.f_globals else {}
 
     def forget_locals(self):
-        """The function goes on; its variables are not kept alive for the sake of an annotation."""
+        """Forget the variables of the function around the class, which an annotation must not keep alive."""
         self.locals = {}
 
     def __getitem__(self, name):
@@ -63,7 +63,7 @@ class Scope:
 
 
 class _QuoteTargets(ast.NodeTransformer):
-    """Make a string of whatever stands between the brackets of Ref[...]."""
+    """Turn the expression between the brackets of Ref[...] into a string."""
 
     def __init__(self, scope, ref):
         self.scope = scope
@@ -82,7 +82,7 @@ class _QuoteTargets(ast.NodeTransformer):
 
 
 def evaluate(annotation, scope, ref):
-    """What an annotation says, strings evaluated.
+    """Return the value of an annotation, with strings evaluated.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def evaluate(annotation, scope, ref):
     NameError, AttributeError
         It uses a name that is not defined, perhaps not yet.
     TypeError
-        It is not an expression.
+        It is not a valid expression.
     """
     while isinstance(annotation, str):
         try:

@@ -1,16 +1,18 @@
 # cython: language_level=3
-"""numpy arrays in a section: self-describing blocks, and pins that keep them while somebody looks.
+"""numpy arrays in a section: self-describing blocks, and pins that keep a block while a process has a view of it.
 
 An array's block begins with `array_t`, then shape, strides, one pin bit per participant and the text of its dtype
-(as in the .npy format; nothing is unpickled); its data follow on a 64-byte boundary.
+(as in the .npy format; nothing is unpickled).  The data follow on a 64-byte boundary.
 
-Pins.  Every `SharedArray` made from a block, and every view of it, refers to one `ArrayHold`; this process's
-holds of a block are counted here, and its pin bit is set while there is one.  Setting and clearing happen under
-the heap gate, and `participant.pins` is raised before the first, so recovery knows whom to look for.
-A hold is counted by offset and serial.  The serial is read without the gate, and may be 0 where no block begins just then: no block's
-serial is 0, and nothing is pinned by it.
-"Its name is gone" and "temporary" mean: the one who clears the last bit frees the block.  A child
-born by fork has holds without pins: they die quietly.
+Pins.  Every `SharedArray` made from a block, and every view of it, refers to an `ArrayHold`.  The holds of a block in this process are
+counted here, and the pin bit of this process is set while there is one.  The bit is set and cleared under the heap gate.
+`participant.pins` is raised before the first bit is set, so that recovery knows which participants left pins.
+
+A hold is counted by offset and serial.  The serial is read without the gate, and is 0 where no block begins at that moment.
+No block has the serial 0, and it pins nothing.
+
+The block of a temporary array, or of one whose name was deleted, is freed by the participant that clears the last bit.  A forked
+child has holds without pins, which end without any effect.
 """
 
 import ast
@@ -47,12 +49,12 @@ cdef enum:
     MAX_DIMS = 64
     MAX_DTYPE_BYTES = 60000
 
-cdef dict _counts = {}              # (section_t, forks, offset, serial) -> holds of this process
+cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
 cdef object _counts_lock = threading.RLock()
 
 
 def _start_anew_in_child():
-    """The parent's counts are not the child's, and the lock may have been held by a thread that the child does not have."""
+    """Forget the parent's counts; its lock may have been held by a thread that does not exist in the child."""
     global _counts_lock
     _counts_lock = threading.RLock()
     _counts.clear()
@@ -64,11 +66,11 @@ os.register_at_fork(after_in_child=_start_anew_in_child)
 # -- pins -----------------------------------------------------------------------------------------------
 
 cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Set my pin bit of an array that is there: 0, or INVALID_BLOCK and its kin."""
+    """Set this participant's pin bit of an array: OK, INVALID_BLOCK, ALREADY_FREED or CORRUPTED."""
     cdef uint32_t me
     cdef uint64_t* pins
     cdef int status
-    if serial == 0:              # read where no block began just then; it would fit any, and two keys would share one bit
+    if serial == 0:              # read where no block began; it would match any block, and two keys would share one bit
         return INVALID_BLOCK
     status = heap_enter(section, wait)
     if status != OK:
@@ -89,7 +91,7 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
 
 
 cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Clear my pin bit; free the array if that was the last one and nobody names it."""
+    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name."""
     cdef uint32_t me
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t* pins = NULL
@@ -97,7 +99,7 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_
     if status != OK:
         return status
     me = section.private.index_plus_1 - 1
-    # if it is not there, it was freed under the view, on purpose
+    # an array that is not there was freed on purpose, despite the view
     if heap_check_block(section, payload_off, serial) == OK:
         pins = array_checked_pins(section, payload_off)
     if pins != NULL:
@@ -136,10 +138,10 @@ cdef int _pin_now(section_t* section, uint64_t payload_off, uint64_t serial) exc
 
 
 cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) noexcept:
-    """Clear my pin bit, waiting for the gate as long as it takes.
+    """Clear this participant's pin bit, waiting for the gate as long as it takes.
 
-    The last view goes in a destructor, which cannot raise: a handler's exception would be printed and dropped, and the bit would stay.  So
-    no signal handler runs here.  A Ctrl-C that arrives meanwhile stays pending and is raised after the destructor.
+    The last view ends in a destructor, which cannot raise: the exception of a signal handler would be printed and dropped, and the
+    bit would stay set.  So no signal handler runs here.  A Ctrl-C that arrives meanwhile stays pending and is raised after the destructor.
     """
     cdef pin_call_t call
     if section.departed:
@@ -150,18 +152,18 @@ cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) 
 
 
 def drop_all_pins():
-    """At exit: views may live on, but they keep nothing from being freed any more."""
-    cdef uint64_t section
+    """Clear all pins at exit: views may still exist, but no longer keep blocks from being freed."""
+    cdef uint64_t address
     with _counts_lock:
         for key in list(_counts):
             del _counts[key]
-            section = key[0]
-            if (<section_t*>section).n_forks == key[1]:
-                _unpin_now(<section_t*>section, key[2], key[3])
+            address = key[0]
+            if (<section_t*>address).n_forks == key[1]:
+                _unpin_now(<section_t*>address, key[2], key[3])
 
 
 cdef class ArrayHold(Placed):
-    """What all views of one array in this process refer to: a buffer of its data, and a share of the pin."""
+    """A buffer of an array's data, and one count of the pin; views of the array refer to it."""
     cdef char* start
     cdef Py_ssize_t n_bytes
     cdef object key                   # None: not counted
@@ -193,13 +195,13 @@ cdef class ArrayHold(Placed):
         return 0
 
     cdef int unpin(self) except -1:
-        """The reverse.  In a child the parent's holds are not mine to undo."""
+        """Undo `pin` or `count`, unless the hold is inherited from the parent process."""
         cdef section_t* section = self.mapping.section
         cdef uint64_t payload_off = self.payload_off()
-        if self.key is None or self.key[1] != section.n_forks or section.departed:     # the last: a daemon thread may have died in here
+        if self.key is None or self.key[1] != section.n_forks or section.departed:     # departed: a daemon thread may have died in here
             return 0
         with _counts_lock:
-            if self.key in _counts:             # else dropped at exit
+            if self.key in _counts:             # otherwise dropped at exit
                 _counts[self.key] -= 1
                 if _counts[self.key] == 0:
                     del _counts[self.key]
@@ -217,16 +219,16 @@ cdef class ArrayHold(Placed):
             self.unpin()
 
 
-# -- what numpy knows -------------------------------------------------------------------------------------
+# -- dtypes, and the numpy array --------------------------------------------------------------------------
 
 @functools.lru_cache(maxsize=256)
 def _dtype_to_text(dtype):
     if dtype.hasobject:
-        raise TypeError(f"an array in a section holds plain bytes, not Python objects: dtype {dtype} cannot be placed; "
+        raise TypeError(f"dtype {dtype} contains Python objects, which a section cannot hold; "
                         "use a numeric, structured or fixed-width string dtype")
     text = repr(np.lib.format.dtype_to_descr(dtype)).encode()
     if len(text) > MAX_DTYPE_BYTES:
-        raise TypeError(f"the description of this dtype takes {len(text):,} bytes; {MAX_DTYPE_BYTES:,} is the limit")
+        raise TypeError(f"the description of a dtype must have at most {MAX_DTYPE_BYTES:,} bytes, got {len(text):,}")
     return text
 
 
@@ -234,21 +236,21 @@ def _dtype_to_text(dtype):
 def _text_to_dtype(text):
     dtype = np.lib.format.descr_to_dtype(ast.literal_eval(text.decode()))
     if dtype.hasobject:
-        raise ValueError(f"a section never holds Python objects: {text!r}")
+        raise ValueError(f"dtype {text!r} contains Python objects, which a section cannot hold")
     return dtype
 
 
 class SharedArray(np.ndarray):
-    """A numpy array whose memory lies in a section.
+    """A numpy array whose memory is in a section.
 
-    It is an `numpy.ndarray` in every respect.  Views of it keep the section mapped, and the array from being freed by
-    another process; results of arithmetic are plain arrays.  Through `multiprocessing` it travels as a
-    handle; `pickle`, `numpy.save` and `joblib.dump` store its data.
+    It is a `numpy.ndarray` in every respect.  Views of it keep the section mapped, and keep other processes from freeing the
+    array.  Results of arithmetic are plain arrays.  `multiprocessing` sends it as a handle; `pickle`, `numpy.save` and
+    `joblib.dump` store its data.
     """
 
     @property
     def section(self):
-        """The `SharedMemory` it lies in, or None: a copy lies in no section."""
+        """The `SharedMemory` that contains it, or None: a copy is in no section."""
         return finding.find_storage(self)
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
@@ -273,22 +275,22 @@ cdef object _array_of(ArrayHold hold, object shape, object dtype, object strides
 
 
 def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
-    """The dtype that a block's header names."""
+    """Return the dtype named in a block's header."""
     try:
         return _text_to_dtype(text)
     except errors.DAMAGED_TEXT as error:
         raise_damaged(mapping.section, payload_off, f"its dtype is {text!r:.100}: {error}")
 
 
-ctypedef struct facts_t:              # an array's header, copied, and known to lie in its block
+ctypedef struct facts_t:              # a copy of an array's header, checked to fit its block
     array_t head
     uint64_t dims[MAX_DIMS]           # its shape
-    uint64_t steps[MAX_DIMS]          # its strides: an array of its own has none below zero
+    uint64_t steps[MAX_DIMS]          # its strides: never negative for an array in its own block
     const char* text
 
 
 cdef int _read_header(Mapping mapping, uint64_t payload_off, facts_t* facts) except -1:
-    """Copy the header of the array in a block, every number checked."""
+    """Copy the header of the array in a block and check every number."""
     cdef char* at = mapping.base + payload_off
     cdef array_t* head = &facts.head
     cdef uint64_t room = room_at(mapping.section, payload_off), n_words = (mapping.section.max_participants + 63) >> 6
@@ -306,7 +308,7 @@ cdef int _read_header(Mapping mapping, uint64_t payload_off, facts_t* facts) exc
 
 
 cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogil:
-    """Whether the elements are all of the array's data, and lie in it.  numpy asks much the same, but lets products wrap round."""
+    """Return whether the elements are exactly the array's data.  numpy checks much the same, but its products may wrap around."""
     cdef uint64_t data_bytes = facts.head.data_bytes, n_bytes = item_bytes, end = item_bytes, n, step
     cdef uint32_t i
     for i in range(facts.head.n_dims):
@@ -321,17 +323,17 @@ cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogi
         end += (n - 1) * step
         n_bytes *= n
         if end > data_bytes:
-            return False                 # now, before sums wrap round
+            return False                 # now, before sums wrap around
     return n_bytes == data_bytes
 
 
 cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
-    """The array in a block, every number of its header checked."""
+    """Return the array in a block, every number of its header checked."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
     cdef facts_t facts
     place(hold, mapping, payload_off)
-    hold.serial = serial                 # of the block that was meant, whatever is there now: nobody else's is pinned
-    hold.pin()                           # from here on it stays
+    hold.serial = serial                 # of the block that was meant, not of the one there now: no other is pinned
+    hold.pin()                           # from here on the block stays
     _read_header(mapping, payload_off, &facts)
     hold.start = hold.data + facts.head.data_off
     hold.n_bytes = facts.head.data_bytes
@@ -339,7 +341,7 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
     shape = tuple([facts.dims[i] for i in range(facts.head.n_dims)])
     strides = tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
     if damaged(dtype.subdtype is not None or not _elements_fit(&facts, dtype.itemsize)):
-        raise_damaged(mapping.section, payload_off, f"an array of shape {shape}, strides {strides} is not what {hold.n_bytes} bytes hold")
+        raise_damaged(mapping.section, payload_off, f"an array of shape {shape} and strides {strides} does not fit {hold.n_bytes} bytes")
     try:
         return _array_of(hold, shape, dtype, strides)
     except errors.DAMAGED_TEXT as error:
@@ -366,11 +368,11 @@ cdef tuple _shape_argument(object shape):
 
 cdef uint64_t _count_bytes(Mapping mapping, tuple shape, object dtype) except? 0xffffffffffffffff:
     if len(shape) > MAX_DIMS:
-        raise ValueError(f"an array has at most {MAX_DIMS} dimensions, not {len(shape)}")
+        raise ValueError(f"shape must have at most {MAX_DIMS} dimensions, got {len(shape)}")
     n_bytes = dtype.itemsize
     for n in shape:
         if n < 0:
-            raise ValueError(f"dimensions are not negative: {shape}")
+            raise ValueError(f"dimensions must be non-negative, got {shape}")
         n_bytes *= n
     if n_bytes > mapping.section.size_bytes:
         check(NO_MEMORY, mapping, f"allocate an array of {n_bytes:,} bytes")
@@ -390,13 +392,13 @@ cdef void _write_header(array_t* array, uint64_t data_off, uint64_t n_bytes, siz
 
 
 cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n_bytes, bint zero, uint32_t flags):
-    """A PENDING array, pinned by me, all but shape and strides written."""
+    """Return a hold of a new PENDING array, pinned, with all of its header written but shape and strides."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
     cdef section_t* section = mapping.section
     cdef bytes text = _dtype_to_text(dtype)
     cdef uint32_t n_words = (section.max_participants + 63) >> 6, me
     cdef uint64_t data_off = array_header_bytes(len(shape), n_words, len(text)), payload_off
-    # a block of a multiple of 64 bytes: then the next array's block needs no gap before it
+    # a multiple of 64 bytes, so that the next array's block needs no gap before it
     cdef uint64_t size_bytes = round_up(data_off + n_bytes + BLOCK_HEAD_BYTES + BLOCK_REAR_BYTES, LINE_BYTES)
     payload_off = allocate_pending(mapping, size_bytes - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES, LINE_BYTES, zero)
     place(hold, mapping, payload_off)
@@ -411,7 +413,7 @@ cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n
 
 
 cdef int _give_up(ArrayHold hold) except -1:
-    """Making it failed: the PENDING block and its pin go."""
+    """Free a PENDING array that could not be completed, and its pin."""
     cdef section_t* section = hold.mapping.section
     with _counts_lock:
         _counts.pop(hold.key, None)
@@ -430,13 +432,13 @@ cdef int _write_dims(array_t* head, tuple shape, tuple strides) except -1:
 
 
 def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fill=None):
-    """Make an array: allocate, let `fill(array)` write it while nobody sees it, then show it, named or not."""
+    """Make an array: allocate it, let `fill(array)` write it while it is still PENDING, then publish it, with or without a name."""
     cdef Mapping mapping = memory.writable_mapping("allocate an array")
     cdef ArrayHold hold
     if order not in ("C", "F"):
-        raise ValueError(f"order is 'C' or 'F': {order!r}")
+        raise ValueError(f"order must be 'C' or 'F', got {order!r}")
     if name is not None and temporary:
-        raise ValueError("a temporary array goes with its last view; one with a name stays: give one of the two")
+        raise ValueError("name and temporary exclude each other: a temporary array is freed with its last view, a named one stays")
     dtype = np.dtype(dtype)
     dims = _shape_argument(shape)
     if dtype.subdtype is not None:
@@ -459,7 +461,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
 
 
 def is_whole(array):
-    """Whether an array is all of its block's array, not a view of a part or of another shape."""
+    """Return whether `array` is its block's whole array, not a view of a part or with another shape."""
     cdef Placed placed = placed_behind(array)
     cdef facts_t facts
     if not isinstance(placed, ArrayHold) or not isinstance(array, np.ndarray) or placed_is_stale(placed):
@@ -472,11 +474,11 @@ def is_whole(array):
 
 
 def view_facts(array):
-    """How to make a view again in another process: (byte offset in the data, shape, strides, dtype text)."""
+    """Return what another process needs to make the same view: (byte offset in the data, shape, strides, dtype text)."""
     cdef ArrayHold hold = placed_behind(array)
     return array.ctypes.data - <uint64_t>hold.start, array.shape, array.strides, _dtype_to_text(array.dtype)
 
 
 def view_again(array, delta, shape, strides, text):
-    """The reverse of `view_facts`, for the whole array that was found."""
+    """Make the view described by `view_facts` from the whole array."""
     return np.ndarray.__new__(SharedArray, shape, _text_to_dtype(text), placed_behind(array), delta, strides)

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Names in a section: the directory (names of arrays, objects, blocks) and the registry of types.
 
-`_heap.name_table` works under the heap gate, where no Python code may run; what it finds is copied, and made into Python
-objects here.
+`_heap.name_table` works under the heap gate, where no Python code may run.  It copies its results, and this module makes Python objects of
+them.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -69,7 +69,7 @@ cdef name_call_t _call_for(uint64_t* anchor, bytes name):
 
 
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """(value, name, data) of all entries of a table, in the order in which they were made."""
+    """Return (value, name, data) of all entries of a table, in the order in which they were made."""
     cdef name_call_t call
     cdef uint64_t off = 0
     cdef copied_t* entry
@@ -98,10 +98,10 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
     cdef uint64_t type_id
     cdef int status
     if len(name) > MAX_NAME_BYTES:
-        raise ValueError(f"the name of a type has at most {MAX_NAME_BYTES} bytes")
+        raise ValueError(f"the name of a type must have at most {MAX_NAME_BYTES} bytes, got {len(name)}")
     status = run_steps(section, _look_up_step, &call)
     if status == NOT_FOUND and not mapping.writable:
-        raise errors.ReadOnlyError(f"type {name.decode()} is not known in this section, which was opened read-only")
+        raise errors.ReadOnlyError(f"type {name.decode()} is not registered in this section, which was opened read-only")
     if status == NOT_FOUND:
         call.data, call.data_bytes = description, <uint32_t>len(description)
         call.value = call.serial = 0
@@ -111,14 +111,15 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
     check(status, mapping, f"register type {name.decode()}")
     type_id = call.value
     if type_id < TYPE_FIRST_USER:
-        raise_damaged(section, section.header.types_off, f"the type {name.decode()} has the number {type_id} there, which none can have")
+        raise_damaged(section, section.header.types_off, f"the type {name.decode()} has the impossible number {type_id} there")
     if type_id > TYPE_LAST_USER:
-        raise errors.SectionFull(f"a section knows at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
+        raise errors.SectionFull(f"a section holds at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
     known = type_by_id(mapping, <uint32_t>type_id)
     if known is None or known[1] != description:
-        there = "nothing" if known is None else known[1].decode("utf-8", "backslashreplace")
-        raise errors.LayoutMismatch(f"type {name.decode()} has other fields in this section: there {there}, here {description.decode()}; "
-                                     "give the new class another type_name")
+        there = "no fields" if known is None else known[1].decode("utf-8", "backslashreplace")
+        raise errors.LayoutMismatch(
+            f"type {name.decode()} has different fields in this section: found {there}, expected {description.decode()}; "
+            "use another type_name for the new class")
     return <uint32_t>type_id
 
 
@@ -133,15 +134,15 @@ cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
 
 cdef bytes _name_bytes(object name):
     if not isinstance(name, str):
-        raise TypeError(f"a name in the directory is a string, not {type(name).__name__}")
+        raise TypeError(f"a name must be a string, got {type(name).__name__}")
     encoded = name.encode()
     if not 0 < len(encoded) <= MAX_NAME_BYTES:
-        raise ValueError(f"a name in the directory has 1 to {MAX_NAME_BYTES} bytes in UTF-8")
+        raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8, got {len(encoded)}")
     return encoded
 
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
-    """Where what has the name lies, and its serial; False when nothing has."""
+    """Find the offset and serial of the block with a name; return False when there is none."""
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, name)
     cdef int status = run_steps(mapping.section, _look_up_step, &call)
     if status == NOT_FOUND:
@@ -160,43 +161,43 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
     status = run_steps(mapping.section, _insert_step, &call)
     if status == NAME_EXISTS:
-        raise errors.NameExists(f"the name {name!r} is taken: update in place with shm[{name!r}][...] = value, or delete it first")
+        raise errors.NameExists(f"the name {name!r} is taken; update in place with shm[{name!r}][...] = value, or delete it first")
     return check(status, mapping, f"name {name!r}")
 
 
 def get(Memory memory, name):
-    """What has the name; None when nothing has."""
+    """Return the object with a name, None when there is none."""
     cdef Mapping mapping = memory.opened()
     cdef bytes encoded = _name_bytes(name)
     cdef uint64_t payload_off = 0, serial = 0, found_off = 0, found_serial = 0
     while _find(mapping, encoded, &payload_off, &serial):
         failure = None
         try:
-            if serial != 0:                      # no block's is
+            if serial != 0:                      # no block has the serial 0
                 return wrap(mapping, payload_off, serial)
         except errors.InvalidBlock as error:
             failure = error
         if _find(mapping, encoded, &found_off, &found_serial) and found_serial == serial:
-            raise errors.InvalidBlock(f"what was named {name!r} was freed under its name; del shm[{name!r}] removes the name") from failure
+            raise errors.InvalidBlock(f"the object named {name!r} was freed; del shm[{name!r}] removes the name") from failure
     return None
 
 
 def contains(Memory memory, name):
-    """Whether something has the name."""
+    """Return whether the name exists."""
     cdef uint64_t payload_off = 0, serial = 0
     cdef Mapping mapping = memory.opened()
     return isinstance(name, str) and _find(mapping, name.encode(), &payload_off, &serial)
 
 
 def link(Memory memory, name, obj):
-    """Name something that lies in this section."""
+    """Name an object of this section."""
     cdef Mapping mapping = memory.writable_mapping(f"name {name!r}")
     cdef uint64_t payload_off = offset_in(mapping, obj)
     insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0)
 
 
 def put_bytes(Memory memory, name, const unsigned char[::1] source):
-    """Name a new block with a copy of these bytes; block and name come to exist together."""
+    """Name a new block with a copy of these bytes; block and name are published together."""
     cdef Mapping mapping = memory.writable_mapping(f"name {name!r}")
     cdef section_t* section = mapping.section
     cdef size_t n_bytes = source.shape[0]
@@ -223,14 +224,14 @@ cdef bint _lies_in(Mapping mapping, placed) except -1:
 
 
 def lies_in(Memory memory, obj):
-    """Whether `obj`, or what it is a view of, lies in this section."""
+    """Return whether `obj`, or the object it is a view of, is in this section."""
     cdef Mapping mapping = memory.opened()
     placed = placed_behind(obj)
     return placed is not None and _lies_in(mapping, placed)
 
 
 def is_named(Memory memory, name, obj):
-    """Whether `name` already leads to this very object."""
+    """Return whether `name` already leads to this very object."""
     cdef Mapping mapping = memory.opened()
     cdef uint64_t payload_off = 0, serial = 0
     placed = placed_behind(obj)
@@ -239,7 +240,7 @@ def is_named(Memory memory, name, obj):
 
 
 def remove(Memory memory, name):
-    """Remove a name; KeyError when there is none."""
+    """Remove a name; raise KeyError when there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete {name!r}")
     cdef bytes encoded = _name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
@@ -250,6 +251,6 @@ def remove(Memory memory, name):
 
 
 def keys(Memory memory):
-    """All names, in the order in which they were given."""
+    """Return all names, in the order in which they were given."""
     cdef Mapping mapping = memory.opened()
     return [name.decode("utf-8", "replace") for _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]

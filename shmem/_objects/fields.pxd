@@ -1,23 +1,23 @@
 # cython: language_level=3
-"""Field types and their descriptors, for `_objects.struct` and for whoever adds a kind of field.
+"""Field types and their descriptors, for `_objects.struct` and for modules that add a kind of field.
 
 A new kind is a `FieldType` with its `Field`; a class whose attribute `__shmem_field__` is that FieldType, so that it can stand in
-an annotation; and an entry in `_fields.KINDS`, so that a process without the class can read the object all the same.
+an annotation; and an entry in `fields.KINDS`, so that a process without the class can read the object all the same.
 """
 
 from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, STATE_USED, block_t, tag_state
-from shmem._core cimport Mapping, Placed
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, block_t
+from shmem._core cimport Mapping, Placed, placed_is_stale
 
 
 cdef class FieldType:
-    """What an annotation stands for: how many bytes, how numpy sees them, which descriptor reads them."""
+    """The meaning of an annotation: number of bytes, numpy dtype, and the descriptor that reads them."""
     cdef readonly object dtype
     cdef readonly size_t n_bytes
     cdef readonly size_t align_bytes
     cdef Field make_field(self)
-    cpdef list describe(self)         # for the section: JSON values, the first one says which kind
+    cpdef list describe(self)         # for the section: JSON values, the first of them the kind
 
 
 cdef class Field:
@@ -42,7 +42,7 @@ cdef class TypeEntry:
 
 
 cdef class TypeCache:
-    """What one mapping knows of its section's types; forgotten whenever a class is defined."""
+    """The types of a section that one mapping has met; emptied whenever a class is defined."""
     cdef uint64_t generation
     cdef list by_id                   # TypeEntry or None, from TYPE_FIRST_USER
     cdef dict by_class
@@ -57,7 +57,7 @@ cdef int raise_stranger(Field field, object instance) except -1
 cdef inline object object_at(Mapping mapping, object cls, char* data):
     """An object of `cls`, a subclass of Placed, for the block whose payload is at `data`.
 
-    Made by the function that makes a Placed, whatever `cls` has to say to those who call its own.
+    It is made by the function that makes a Placed: constructors of `cls` do not run.
     """
     cdef Placed placed = <Placed>(<PyTypeObject*>Placed).tp_new(<type>cls, <PyObject*>(), NULL)
     placed.mapping = mapping
@@ -66,19 +66,10 @@ cdef inline object object_at(Mapping mapping, object cls, char* data):
     return placed
 
 
-cdef inline bint object_is_stale(Placed placed) noexcept:
-    """Whether the block was freed, and perhaps used again, since this object was made.
-
-    The tag is what frees a block; the serial is cleared after it, by a process that may be killed in between.
-    """
-    cdef block_t* block = <block_t*>(placed.data - BLOCK_HEAD_BYTES)
-    return tag_state(block.tag) != STATE_USED or ((block.serial ^ placed.serial) & SERIAL_MASK) != 0
-
-
 cdef inline char* field_address(Field field, object instance) except NULL:
-    """Where the field of this object lies, once it is known to have the field and its block to be there still."""
+    """The address of the field, after checks that the object has it and that its block is not stale."""
     if type(instance) is not field.owner and not PyObject_TypeCheck(instance, <PyTypeObject*>field.owner):
         raise_stranger(field, instance)
-    if object_is_stale(<Placed>instance):
+    if placed_is_stale(<Placed>instance):
         raise_stale(<Placed>instance)
     return (<Placed>instance).data + field.offset

@@ -1,20 +1,19 @@
 # cython: language_level=3, auto_pickle=False
 """Field types, and the descriptors that read and write them in place.
 
-What must hold:
+Invariants:
 
-* A descriptor touches memory only after three questions: is the object of a class that has the field,
-  is its block still the one it was made for (one load: the block's serial), and, before a write, is
-  the mapping writable.  So the worst that a stale object can do is raise `InvalidBlock`.
-* A reference is the payload offset of a block, 0 for None.  What it finds is believed only after a look
-  at bounds and tag; its class comes from the tag, never from the field.  It does not keep the
-  block from being freed, and a place that was used again for another object of a fitting type is, to a
-  reference, that object: who frees must unlink first.
-* Which classes a reference takes is decided by type names, not by class objects: a class that was
-  defined again, and a class that this process does not know, are what their names say.
-* A scalar is read and written by one plain load or store of its own size, a reference by an acquire load
-  and a release store: whoever finds a reference finds what was written before it.  More than that is
-  the business of the locks the user takes.
+* A descriptor touches memory only after three checks: the object is of a class that has the field, its block is the one that it was made
+  for (`placed_is_stale`: state and serial), and, before a write, the mapping is writable.  A stale object can therefore only raise
+  `InvalidBlock`.
+* A reference is the payload offset of a block, 0 for None.  It is followed only after a check of bounds and tag; the class comes from the
+  tag, never from the field.  A reference does not keep its block from being freed.  If the place is used again for another object of a
+  fitting type, the reference leads to that object: unlink a block before you free it.
+* The classes that a reference accepts are compared by type name, not by class object.  A class that was defined again, and one that this
+  process does not know, are identified by their names.
+* A number is read and written by one plain load or store of its own size (a complex number by two).  A reference is read by an acquire
+  load and written by a release store: a reader of the reference sees all that was written before it.  Any other order is up to the locks
+  that the user takes.
 """
 
 import math
@@ -25,26 +24,20 @@ import numpy as np
 
 from shmem._base.errors import InvalidBlock, ReadOnlyError
 from shmem._objects.arrays import is_whole
+from shmem._objects.codec import Misfit
 
 cimport cython
 cimport shmem._atomics as atomic
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.complex cimport Py_complex, PyComplex_FromDoubles
-from cpython.float cimport PyFloat_AsDouble
-from cpython.long cimport PyLong_Check
-from cpython.number cimport PyNumber_Index
-from libc.math cimport isinf
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
-from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, wrap
-
-cdef extern from "Python.h":
-    Py_complex PyComplex_AsCComplex(object) except *        # Cython's own declaration overlooks the exception
+from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, placed_is_stale, wrap
+from shmem._objects.codec cimport Codec, Kind, codec_of, kind_of, load_number, misfit, store_bytes, store_number
 
 cdef object ndarray = np.ndarray
-cdef uint64_t generation = 1          # of class definitions in this process: an older TypeCache is out of date
+cdef uint64_t generation = 1          # of class definitions in this process; a TypeCache with a lower one is out of date
 
 MAX_FIELD_BYTES = (1 << 31) - 1       # of a field, and of an object: numpy's dtypes go no further
 ANY = "*"                             # the target name that every block has
@@ -61,22 +54,6 @@ cdef class FieldType:
 
     cpdef list describe(self):
         raise NotImplementedError
-
-
-cdef enum Kind:
-    BOOL
-    INT8
-    INT16
-    INT32
-    INT64
-    UINT8
-    UINT16
-    UINT32
-    UINT64
-    FLOAT32
-    FLOAT64
-    COMPLEX64
-    COMPLEX128
 
 
 @cython.final
@@ -108,29 +85,29 @@ cdef class Scalar(FieldType):
         return f"shmem.{self.name}"
 
 
-cdef Scalar make_scalar(str name, Kind kind):
+cdef Scalar make_scalar(str name):
     cdef Scalar scalar = Scalar.__new__(Scalar)
     scalar.name = name
-    scalar.kind = kind
     scalar.dtype = np.dtype(name.rstrip("_"))
+    scalar.kind = kind_of(scalar.dtype)
     scalar.n_bytes = scalar.dtype.itemsize
     scalar.align_bytes = scalar.dtype.alignment
     return scalar
 
 
-bool_ = make_scalar("bool_", BOOL)
-int8 = make_scalar("int8", INT8)
-int16 = make_scalar("int16", INT16)
-int32 = make_scalar("int32", INT32)
-int64 = make_scalar("int64", INT64)
-uint8 = make_scalar("uint8", UINT8)
-uint16 = make_scalar("uint16", UINT16)
-uint32 = make_scalar("uint32", UINT32)
-uint64 = make_scalar("uint64", UINT64)
-float32 = make_scalar("float32", FLOAT32)
-float64 = make_scalar("float64", FLOAT64)
-complex64 = make_scalar("complex64", COMPLEX64)
-complex128 = make_scalar("complex128", COMPLEX128)
+bool_ = make_scalar("bool_")
+int8 = make_scalar("int8")
+int16 = make_scalar("int16")
+int32 = make_scalar("int32")
+int64 = make_scalar("int64")
+uint8 = make_scalar("uint8")
+uint16 = make_scalar("uint16")
+uint32 = make_scalar("uint32")
+uint64 = make_scalar("uint64")
+float32 = make_scalar("float32")
+float64 = make_scalar("float64")
+complex64 = make_scalar("complex64")
+complex128 = make_scalar("complex128")
 
 SCALARS = {scalar.dtype: scalar for scalar in (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64,
                                                complex64, complex128)}
@@ -141,7 +118,7 @@ PYTHON_TYPES = {bool: bool_, int: int64, float: float64, complex: complex128}
 cdef class Bytes(FieldType):
     """Up to `N` bytes: ``Bytes[16]``.
 
-    The rest is filled with NUL bytes, which reading takes off again; a value that ends in one is
+    The rest is filled with NUL bytes, which reading strips; a value that ends in one is
     therefore refused.  For raw bytes use ``Array[uint8, N]``.
 
     Examples
@@ -176,7 +153,8 @@ cdef class Array(FieldType):
     """An array of fixed shape inside an object: ``Array[float64, 3]``, ``Array[float64, 2, 3]``, ``Array[float64, (2, 3)]``.
 
     Reading the field gives a numpy array that lies in the section and keeps it mapped, not writeable where
-    the section was opened read-only.  Assigning writes in place, with numpy's rules for shapes and types.
+    the section was opened read-only.  Assigning writes in place.  A value is broadcast as in numpy; elements that do not fit are refused,
+    as by a field of the element's type, and then nothing is written.
     ``Array[float64, Literal[3]]`` means the same and satisfies type checkers.
 
     Examples
@@ -192,21 +170,23 @@ cdef class Array(FieldType):
     """
     cdef readonly object element      # numpy dtype
     cdef readonly tuple shape
+    cdef Codec codec
 
     def __class_getitem__(cls, args):
         if not isinstance(args, tuple) or len(args) < 2:
-            raise TypeError(f"an Array has an element type and a shape, as in Array[float64, 3]; found Array[{args!r}]")
+            raise TypeError(f"an Array must have an element type and a shape, as in Array[float64, 3], got Array[{args!r}]")
         cdef Array self = Array.__new__(Array)
         self.element = element_dtype(args[0])
         shape = args[1] if len(args) == 2 and isinstance(args[1], tuple) else args[1:]
         self.shape = tuple([dimension(count) for count in shape])
         n_bytes = math.prod(self.shape) * self.element.itemsize
         if not 0 < n_bytes <= MAX_FIELD_BYTES:
-            raise TypeError(f"an Array field has at most {MAX_FIELD_BYTES} bytes; {self!r} has {n_bytes}.  "
-                            "Let a field refer to an array, Ref[numpy.ndarray]")
+            raise TypeError(f"an Array field must have at most {MAX_FIELD_BYTES} bytes, got {n_bytes} for {self!r}; "
+                            "use a reference to an array, Ref[numpy.ndarray]")
         self.n_bytes = n_bytes
         self.align_bytes = self.element.alignment
         self.dtype = np.dtype((self.element, self.shape))
+        self.codec = codec_of(self.dtype)
         return self
 
     cdef Field make_field(self):
@@ -273,17 +253,17 @@ cdef class Ref(FieldType):
 
 
 def ref_to_type_name(str name):
-    """A Ref whose target is given as the section knows it."""
+    """A Ref to the type of that name in the section."""
     cdef Ref ref = Ref[name]
     ref.type_name = name
     return ref
 
 
-KINDS = {"ref": ref_to_type_name}     # makes a field type of its description, where that is no dtype; modules above add theirs
+KINDS = {"ref": ref_to_type_name}     # makes a field type from a description that is not a dtype; modules above add theirs
 
 
 def public_name(cls):
-    """The name by which a section knows a class: where it is imported from, private modules of this package left out."""
+    """The name of a class in a section: its module, without private modules of this package, and its qualified name."""
     layout = getattr(cls, "_shmem_layout_", None)
     if layout is not None:
         return layout.type_name
@@ -292,12 +272,12 @@ def public_name(cls):
 
 
 def target_name(target):
-    """The type name that a reference to `target` asks for.
+    """Return the type name that a reference to `target` accepts.
 
     Raises
     ------
     TypeError
-        `target` is nothing that lies in a section.
+        `target` is not a type of objects in a section.
     """
     if typing.get_origin(target) in (typing.Union, types.UnionType):
         others = [option for option in typing.get_args(target) if option is not type(None)]
@@ -306,7 +286,7 @@ def target_name(target):
         return ANY
     if isinstance(target, type) and issubclass(target, (Placed, np.ndarray)):
         return public_name(target)
-    raise TypeError(f"a Ref refers to a Struct class, Block, numpy.ndarray or Any; found {target!r}")
+    raise TypeError(f"a Ref must refer to a Struct class, Block, numpy.ndarray or Any, got {target!r}")
 
 
 # --- from annotation to field type
@@ -316,25 +296,25 @@ cdef object dimension(object count):
     if typing.get_origin(count) is typing.Literal and len(typing.get_args(count)) == 1:
         count = typing.get_args(count)[0]
     if isinstance(count, bool) or not hasattr(count, "__index__"):
-        raise TypeError(f"a length is an int or Literal[int]; found {count!r}")
+        raise TypeError(f"a length must be an int or Literal[int], got {count!r}")
     count = count.__index__()
     if not 0 < count <= MAX_FIELD_BYTES:
-        raise TypeError(f"a length is 1 to {MAX_FIELD_BYTES}; found {count}")
+        raise TypeError(f"a length must be 1 to {MAX_FIELD_BYTES}, got {count}")
     return count
 
 
 cdef object element_dtype(object element):
     """The dtype of an array's elements."""
     if isinstance(element, str):
-        raise TypeError(f"the element type of an Array is shmem.float64 or the like, or a numpy dtype; found the string {element!r}")
+        raise TypeError(f"the element type of an Array must be shmem.float64 or the like, or a numpy dtype, got the string {element!r}")
     if isinstance(element, (Ref, Array)):
-        raise TypeError(f"an Array holds numbers; found Array[{element!r}, ...].  For references declare one field each, "
-                        "or let a field refer to an array of offsets")
+        raise TypeError(f"the elements of an Array must be numbers, got Array[{element!r}, ...]; declare a field for each reference, "
+                        "or refer to an array of offsets")
     dtype = element.dtype if isinstance(element, FieldType) else PYTHON_TYPES[element].dtype if element in PYTHON_TYPES else None
     if dtype is None and is_numpy_type(element):
         dtype = np.dtype(element)
     if dtype is None or dtype.kind not in "biufcSUmM" or not dtype.isnative or not dtype.itemsize:
-        raise TypeError(f"the elements of an Array are numbers of fixed size in native byte order; found {element!r}")
+        raise TypeError(f"the elements of an Array must be numbers of fixed size in native byte order, got {element!r}")
     return dtype
 
 
@@ -343,12 +323,12 @@ cdef bint is_numpy_type(object annotation) except -1:
 
 
 def as_field_type(annotation):
-    """What an evaluated annotation stands for.
+    """Return the field type for an evaluated annotation.
 
     Raises
     ------
     TypeError
-        No field can be made of it.
+        It does not describe a field.
     """
     if isinstance(annotation, FieldType):
         return annotation
@@ -382,7 +362,8 @@ def as_field_type(annotation):
         hint = "; for bytes write Bytes[N]"
     elif annotation is Array:
         hint = "; write Array[float64, 3]"
-    raise TypeError(f"a field is int64, float64, bool_ or the like, Bytes[N], Array[type, shape] or Ref[class]; found {annotation!r}{hint}")
+    raise TypeError("a field must be int64, float64, bool_ or the like, Bytes[N], Array[type, shape] or Ref[class], "
+                    f"got {annotation!r}{hint}")
 
 
 def field_type_from_description(code, *rest):
@@ -397,7 +378,7 @@ def field_type_from_description(code, *rest):
 
 cdef int raise_stale(Placed placed) except -1:
     raise InvalidBlock(f"the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x} was freed; "
-                       "this object refers to what lay there before")
+                       "this object refers to the block that was there before")
 
 
 cdef int raise_stranger(Field field, object instance) except -1:
@@ -459,7 +440,7 @@ cdef class Field:
 
 
 def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
-    """The descriptor for a field of this type, called so, in that class, there; declared there or in the class `origin`."""
+    """Return the descriptor for a field of this type, name, class and offset, declared in that class or in `origin`."""
     cdef Field field = type_.make_field()
     field.type = type_
     field.name = name
@@ -469,123 +450,19 @@ def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
     return field
 
 
-ctypedef fused integer:
-    int8_t
-    int16_t
-    int32_t
-    int64_t
-    uint8_t
-    uint16_t
-    uint32_t
-    uint64_t
-
-
-cdef inline int store_integer(integer* at, object value) except -1:
-    at[0] = value if PyLong_Check(value) else PyNumber_Index(value)
-    return 0
-
-
-cdef inline int store_float(float* at, double value) except -1:
-    cdef float narrow = <float>value
-    if isinf(narrow) and not isinf(value):
-        raise OverflowError
-    at[0] = narrow
-    return 0
-
-
-cdef int store_bool(uint8_t* at, object value) except -1:
-    if value is True or value is False or isinstance(value, np.bool_):
-        at[0] = 1 if value else 0
-        return 0
-    value = PyNumber_Index(value)
-    if value not in (0, 1):
-        raise OverflowError
-    at[0] = value
-    return 0
-
-
 @cython.final
 cdef class ScalarField(Field):
     cdef Kind kind
 
     cdef object load(self, Placed placed, char* at):
-        cdef Kind kind = self.kind
-        if kind == INT64:
-            return (<int64_t*>at)[0]
-        elif kind == FLOAT64:
-            return (<double*>at)[0]
-        elif kind == BOOL:
-            return (<uint8_t*>at)[0] != 0
-        elif kind == INT8:
-            return (<int8_t*>at)[0]
-        elif kind == INT16:
-            return (<int16_t*>at)[0]
-        elif kind == INT32:
-            return (<int32_t*>at)[0]
-        elif kind == UINT8:
-            return (<uint8_t*>at)[0]
-        elif kind == UINT16:
-            return (<uint16_t*>at)[0]
-        elif kind == UINT32:
-            return (<uint32_t*>at)[0]
-        elif kind == UINT64:
-            return (<uint64_t*>at)[0]
-        elif kind == FLOAT32:
-            return <double>(<float*>at)[0]
-        elif kind == COMPLEX64:
-            return PyComplex_FromDoubles((<float*>at)[0], (<float*>at)[1])
-        return PyComplex_FromDoubles((<double*>at)[0], (<double*>at)[1])
+        return load_number(self.kind, at)
 
     cdef int store(self, object holder, char* at, object value) except -1:
         try:
-            self.store_number(at, value)
+            store_number(self.kind, at, value)
         except (OverflowError, TypeError) as error:
-            raise self.refusal(value, isinstance(error, OverflowError)) from None
+            raise misfit(self.type.dtype, value, error).named(self.where()) from None
         return 0
-
-    cdef int store_number(self, char* at, object value) except -1:
-        cdef Kind kind = self.kind
-        cdef Py_complex number
-        if kind == INT64:
-            store_integer(<int64_t*>at, value)
-        elif kind == FLOAT64:
-            (<double*>at)[0] = PyFloat_AsDouble(value)
-        elif kind == BOOL:
-            store_bool(<uint8_t*>at, value)
-        elif kind == INT8:
-            store_integer(<int8_t*>at, value)
-        elif kind == INT16:
-            store_integer(<int16_t*>at, value)
-        elif kind == INT32:
-            store_integer(<int32_t*>at, value)
-        elif kind == UINT8:
-            store_integer(<uint8_t*>at, value)
-        elif kind == UINT16:
-            store_integer(<uint16_t*>at, value)
-        elif kind == UINT32:
-            store_integer(<uint32_t*>at, value)
-        elif kind == UINT64:
-            store_integer(<uint64_t*>at, value)
-        elif kind == FLOAT32:
-            store_float(<float*>at, PyFloat_AsDouble(value))
-        elif kind == COMPLEX64:
-            number = PyComplex_AsCComplex(value)
-            store_float(<float*>at, number.real)
-            store_float(<float*>at + 1, number.imag)
-        else:
-            number = PyComplex_AsCComplex(value)
-            (<double*>at)[0] = number.real
-            (<double*>at)[1] = number.imag
-        return 0
-
-    def refusal(self, value, bint does_not_fit):
-        """The exception for a value of the wrong type or size."""
-        dtype = self.type.dtype
-        if not does_not_fit:
-            return TypeError(f"{self.where()} is {self.type!r}; found {type(value).__name__} {value!r}")
-        limits = np.iinfo(dtype) if dtype.kind in "iu" else np.finfo(dtype) if dtype.kind in "fc" else None
-        bounds = f"{limits.min} to {limits.max}" if limits is not None else "False or True"
-        return OverflowError(f"{self.where()} is {self.type!r}, {bounds}; {value!r} does not fit")
 
 
 @cython.final
@@ -597,33 +474,38 @@ cdef class BytesField(Field):
         return at[:count]
 
     cdef int store(self, object holder, char* at, object value) except -1:
-        if not isinstance(value, (bytes, bytearray, memoryview)):
-            hint = "; encode it first" if isinstance(value, str) else ""
-            raise TypeError(f"{self.where()} is {self.type!r}; found {type(value).__name__} {value!r}{hint}")
-        cdef bytes text = bytes(value)
-        cdef size_t count = PyBytes_GET_SIZE(text)
-        if count > self.type.n_bytes:
-            raise ValueError(f"{self.where()} holds at most {self.type.n_bytes} bytes; found {count}")
-        if text.endswith(b"\0"):
-            raise ValueError(f"{self.where()} is filled with NUL bytes at the end, and the value {value!r} ends in one; "
-                             "for raw bytes declare Array[uint8, N]")
-        memcpy(at, PyBytes_AS_STRING(text), count)
-        memset(at + count, 0, self.type.n_bytes - count)
+        try:
+            store_bytes(at, self.type.n_bytes, value)
+        except Misfit as error:
+            raise error.named(self.where()) from None
         return 0
 
 
 @cython.final
 cdef class ArrayField(Field):
-    cdef object view(self, object holder):
-        """An array over the field's bytes in `holder`, an object or a bytearray; it keeps the holder, and that the mapping."""
-        cdef Array type_ = <Array>self.type
-        return ndarray(type_.shape, type_.element, holder, self.offset)
-
     cdef object load(self, Placed placed, char* at):
-        return self.view(placed)
+        """An array over the field's bytes, which keeps the object, and thereby the mapping."""
+        cdef Array type_ = <Array>self.type
+        return ndarray(type_.shape, type_.element, placed, self.offset)
 
     cdef int store(self, object holder, char* at, object value) except -1:
-        self.view(holder)[...] = value
+        """Write the whole array, or nothing."""
+        cdef Codec codec = (<Array>self.type).codec
+        cdef char* room
+        try:
+            if isinstance(value, ndarray):
+                codec.store(at, value)                  # converted before anything is written
+                return 0
+            room = <char*>PyMem_Calloc(1, codec.n_bytes)
+            if room == NULL:
+                raise MemoryError
+            try:
+                codec.store(room, value)
+                memcpy(at, room, codec.n_bytes)
+            finally:
+                PyMem_Free(room)
+        except Misfit as error:
+            raise error.named(self.where()) from None
         return 0
 
 
@@ -656,20 +538,20 @@ cdef class RefField(Field):
             return self.offset_of_array(holder.mapping, value)
         placed = <Placed>value
         if placed.mapping is None or placed.serial & PART_OF_BLOCK:
-            offset_in(holder.mapping, value)            # which says why not
-        if object_is_stale(placed):
+            offset_in(holder.mapping, value)            # raises
+        if placed_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:
-            raise InvalidBlock(f"{self.where()} can only refer to what lies in the same section; this {type(value).__name__} "
+            raise InvalidBlock(f"{self.where()} can only refer to objects in the same section; this {type(value).__name__} "
                                "lies in another")
         return <uint64_t>(placed.data - placed.mapping.base)
 
     cdef uint64_t offset_of_array(self, Mapping mapping, object value) except 0:
-        """The payload offset of an array that is a block of its own: who follows the reference gets no less and no more."""
+        """The payload offset of an array that is a block of its own: the reference leads to the whole array, and to no more."""
         cdef uint64_t payload_off = offset_in(mapping, value)
         if not is_whole(value):
             raise InvalidBlock(f"{self.where()} can only refer to a whole array; this {value.dtype} array of shape {value.shape} is a view "
-                               "of something larger")
+                               "of a larger one")
         return payload_off
 
     cdef int accept(self, object value) except -1:
@@ -683,7 +565,7 @@ cdef class RefField(Field):
 
 
 def resolve_ref(RefField field, target):
-    """Say what a reference given as a string refers to: the object that the string named."""
+    """Set the target of a reference that was given as a string: the object that the string named."""
     cdef Ref ref = Ref[target]
     field.type = ref
     field.target_name = ref.type_name
@@ -692,7 +574,7 @@ def resolve_ref(RefField field, target):
 # --- which class a block's object gets
 
 cdef TypeCache cache_of(Mapping mapping):
-    """The mapping's cache, emptied if a class was defined since."""
+    """Return the mapping's cache; a new one if a class was defined since."""
     cdef TypeCache cache = mapping.type_cache
     if cache is None or cache.generation != generation:
         cache = TypeCache.__new__(TypeCache)
@@ -709,14 +591,14 @@ cdef void forget_types() noexcept:
 
 
 cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
-    """The object that a reference leads to.  No class is looked up where the mapping knows this type id already."""
+    """Return the object that a reference leads to.  The class is looked up only if the mapping has not met this type id yet."""
     cdef Placed found
     cdef uint64_t tag = used_tag(mapping.section, payload_off)
     cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps round for the library's own types
     cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
     cdef TypeEntry entry
     if tag == 0:
-        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where no block is any more: it was freed")
+        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where there is no block any more: it was freed")
     if cache is not None and cache.generation == generation and index < <uint64_t>len(cache.by_id):
         entry = <TypeEntry>cache.by_id[index]
         if entry is not None and entry.n_bytes <= payload_bytes(tag_size(tag)):

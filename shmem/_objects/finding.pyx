@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""From an object, an address or a handle to the section it lies in, and from the section to its root object."""
+"""Lookups: from an object, an address or a handle to its section, and from a section to its root object."""
 
 from libc.stdint cimport uint64_t
 
@@ -15,7 +15,7 @@ from shmem._sections.opening cimport section_of_address
 
 
 def find_storage(obj):
-    """Which section something lies in.
+    """Return the section that contains an object.
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ def find_storage(obj):
     Returns
     -------
     SharedMemory or None
-        An open handle of the section; None when `obj` lies in no section that this process has open.
+        An open handle of the section; None when `obj` is in no section that this process has open.
     """
     cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
     cdef section_t* section
@@ -55,34 +55,34 @@ def find_storage(obj):
 
 
 def deallocate(obj):
-    """Free what a Block, an array or a typed object lies in, whichever section that is.
+    """Free a Block, an array or a typed object, in whichever section it is.
 
     Raises
     ------
     InvalidBlock
-        It lies in no section, or was freed already, or another process has a view of the array.
+        It is in no section, was freed already, or is an array that another process has a view of.
     """
     cdef Placed placed = placed_behind(obj)
     if placed is None:
-        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} lies in no section")
+        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} is in no section")
     free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
 
 
 def locate(Memory memory, obj):
-    """(offset, serial) of what lies in an open section: what a handle says of it."""
+    """Return (offset, serial) of an object in an open section, which a handle stores."""
     cdef uint64_t payload_off = offset_in(memory.opened(), obj)
     return payload_off, placed_behind(obj).serial
 
 
 def reopen(Memory memory, offset, serial):
-    """The reverse of `locate`: InvalidBlock when the block was freed meanwhile."""
+    """Return the object at an offset and serial that `locate` returned; raise InvalidBlock when it was freed meanwhile."""
     if serial == 0:
-        raise errors.InvalidBlock(f"no block has the serial number 0, which the handle names at offset {offset:#x}")
+        raise errors.InvalidBlock(f"the handle is damaged: it has the serial number 0 at offset {offset:#x}, which no block has")
     return wrap(memory.opened(), offset, serial)
 
 
 def find_open(uuid, mode):
-    """An open handle of this process for the section with that uuid, or None.  Whose it is, another thread, may close it at any moment."""
+    """Return an open handle of this process for the section with that uuid, or None.  Another thread may close it at any moment."""
     cdef Mapping mapping
     for found in open_mappings():
         mapping = found
@@ -106,7 +106,7 @@ cdef int _set_root_step(section_t* section, void* request) noexcept nogil:
 
 
 def set_root_object(Memory self, obj):
-    """Make `obj` what `get_root_object` finds; None unsets it.  Freeing the root object unsets it too."""
+    """Make `obj` the object that `get_root_object` returns; None unsets it.  Freeing the root object unsets it too."""
     cdef Mapping mapping = self.writable_mapping("set the root object")
     cdef root_t root
     root.payload_off = root.serial = 0
@@ -117,7 +117,7 @@ def set_root_object(Memory self, obj):
 
 
 cdef int _look_at_root(section_t* section, root_t* root, heap_wait_t wait) noexcept nogil:
-    """Where the root object lies, 0 when there is none, and its serial."""
+    """Find the root object's offset, 0 when unset, and its serial."""
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
@@ -147,7 +147,7 @@ cdef uint64_t _find_root(Mapping mapping, uint64_t* serial) except? 0xffffffffff
 
 
 def get_root_object(Memory self):
-    """The object that everything else is reached from; None when unset."""
+    """Return the object from which the others are reached, None when unset."""
     cdef Mapping mapping = self.opened()
     cdef uint64_t serial = 0, found_serial = 0
     cdef uint64_t payload_off = _find_root(mapping, &serial)
@@ -158,5 +158,5 @@ def get_root_object(Memory self):
             payload_off = _find_root(mapping, &found_serial)
             if payload_off != 0 and found_serial == serial:
                 raise
-            serial = found_serial            # it went just then, and another one came
+            serial = found_serial            # it was freed just then, and another one was set
     return None

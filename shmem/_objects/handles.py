@@ -78,12 +78,14 @@ def _travel_with_loky(obj):
     return None
 
 
-def _teach_multiprocessing():
-    importlib.import_module("shmem._objects.multiprocess")
+def _import_the_rest():
+    """Import what an open section may need and `import shmem` does not: later the process may have no descriptor left to import with."""
+    for name in ("json", "shmem._objects.multiprocess", "shmem._objects.records"):
+        importlib.import_module(name)
 
 
 _core.register_traveller(_travel_with_loky)
-_core.register_first_opening(_teach_multiprocessing)
+_core.register_first_opening(_import_the_rest)
 
 
 # -- exit -------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._base import errors
 
-from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32
+from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32, thread_pointer
+from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
-from shmem._base.section cimport busy_begin, busy_end, section_t, thread_pointer
+from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
-from shmem._core cimport Mapping, Memory, check, deadline_argument
+from shmem._core cimport Mapping, Memory, check, run_step, step_t, timeout_argument
 from shmem._sections.opening cimport section_unlock, thread_ended
 from shmem._sync.storage_lock cimport (
     lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
@@ -49,30 +50,30 @@ cdef int _tell_of_death(Mapping mapping, bint exclusive) except -1:
     return 0
 
 
-cdef int _wait(Mapping mapping, bint exclusive, object timeout) except -1:
-    """The slow way: sleep without the GIL, look for signals in between, when nothing is claimed."""
-    cdef section_t* section = mapping.section
-    cdef int64_t deadline_ns = deadline_argument(timeout)
-    cdef int status = INTERRUPTED
-    while True:
-        busy_begin(section)
-        with nogil:
-            if exclusive:
-                status = lock_exclusive_wait(section, deadline_ns, True)
-            else:
-                status = lock_shared_wait(section, deadline_ns, True)
-            busy_end(section)
-        if status != INTERRUPTED:
-            break
+cdef int _exclusive_step(section_t* section, void* request) noexcept nogil:
+    return lock_exclusive_wait(section, (<int64_t*>request)[0], True)
+
+
+cdef int _shared_step(section_t* section, void* request) noexcept nogil:
+    return lock_shared_wait(section, (<int64_t*>request)[0], True)
+
+
+cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
+    """Sleep without the GIL.  Between slices nothing is claimed: signal handlers run, and the handle may have been closed."""
+    cdef int64_t deadline_ns = deadline_after(timeout_ns)
+    cdef step_t step = _exclusive_step if exclusive else _shared_step
+    cdef int status = run_step(mapping.section, step, &deadline_ns)
+    while status == INTERRUPTED:
         PyErr_CheckSignals()
         if not mapping.is_open:
             raise errors.ClosedError("the SharedMemory was closed while this thread waited for its lock")
+        status = run_step(mapping.section, step, &deadline_ns)
     return check(status, mapping, "exclusive lock" if exclusive else "shared lock")
 
 
-cdef inline int _acquire(Mapping mapping, bint exclusive, object timeout) except -1:
+cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
     if (lock_exclusive_try(mapping.section) if exclusive else lock_shared_try(mapping.section)) != OK:
-        _wait(mapping, exclusive, timeout)
+        _wait(mapping, exclusive, timeout_ns)
     if load_relaxed_u32(&mapping.section.header.death_notice):
         _tell_of_death(mapping, exclusive)
     return 0
@@ -98,11 +99,12 @@ cdef class _Lock:
     """What `exclusive_lock` and `shared_lock` share.  No state of its own: the depth is the thread's."""
     cdef readonly Memory section
     cdef readonly object timeout
+    cdef int64_t timeout_ns
 
     def __init__(self, section, timeout=None):
         if not isinstance(section, Memory):
             raise TypeError(f"a lock is taken on a SharedMemory, not on {type(section).__name__}")
-        deadline_argument(timeout)
+        self.timeout_ns = timeout_argument(timeout)
         self.section = section
         self.timeout = timeout
 
@@ -155,7 +157,7 @@ cdef class exclusive_lock(_Lock):
         cdef Mapping mapping = self.section.mapping
         if mapping is None:
             self.section.opened()
-        _acquire(mapping, True, self.timeout)
+        _acquire(mapping, True, self.timeout_ns)
         return self.section
 
     def __exit__(self, exc_type, exc, traceback):
@@ -186,7 +188,7 @@ cdef class shared_lock(_Lock):
         cdef Mapping mapping = self.section.mapping
         if mapping is None:
             self.section.opened()
-        _acquire(mapping, False, self.timeout)
+        _acquire(mapping, False, self.timeout_ns)
         return self.section
 
     def __exit__(self, exc_type, exc, traceback):
@@ -263,14 +265,15 @@ cdef bint _is_held_through(LockDescriptor descriptor, Mapping mapping) noexcept:
 def lock(Memory memory, LockDescriptor descriptor, timeout):
     """See `SharedMemory.lock`."""
     cdef Mapping mapping = memory.opened(), former = _mapping_of(descriptor)
+    cdef int64_t timeout_ns
     if former is not None and not _is_held_through(descriptor, former):
         _forget(descriptor, former)                # the parent's: this process holds nothing by it
     if descriptor.busy:
         raise errors.LockError(f"{descriptor!r} is in use: one descriptor, one request at a time")
-    deadline_argument(timeout)
+    timeout_ns = timeout_argument(timeout)
     descriptor.busy = True
     try:
-        _acquire(mapping, descriptor.exclusive, timeout)
+        _acquire(mapping, descriptor.exclusive, timeout_ns)
     except BaseException:
         descriptor.busy = False
         raise

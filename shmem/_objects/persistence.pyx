@@ -36,6 +36,7 @@ from libc.string cimport memset
 
 from shmem._base import arguments
 from shmem._base import errors
+from shmem._base import system_tools
 from shmem._base.explain import explain
 from shmem._objects.lock import shared_lock
 from shmem._sections.image import is_in_use
@@ -50,7 +51,7 @@ from shmem._base.participants cimport section_descriptor
 from shmem._base.section cimport block_at, block_step, busy_begin, busy_end, section_t
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport (
-    boot_id, file_give_name, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map, memory_sync, memory_unmap, now_ns,
+    boot_id, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map, memory_sync, memory_unmap, now_ns,
     pause_ns, random_bytes)
 from shmem._core cimport Mapping, Memory, check, deadline_argument
 from shmem._heap.chain cimport chain_first_fault
@@ -340,54 +341,11 @@ def write_copy(Memory memory not None, int fd, timeout=None):
 
 # -- its file ---------------------------------------------------------------------------------------------
 
-def _make_file(target, permissions):
-    """An empty file beside `target`: descriptor, and its path, None where the file system makes files without a name."""
-    folder, name = os.path.split(target)
-    try:
-        fd, beside = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), None
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-            raise
-        beside = os.path.join(folder, f".{name[:200]}.{os.urandom(8).hex()}")
-        fd = os.open(beside, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    os.fchmod(fd, permissions)
-    return fd, beside
-
-
-cdef int _link(int fd, str path) except -1:
-    cdef bytes encoded = os.fsencode(path)
-    return file_give_name(fd, encoded)
-
-
-def _give_name(fd, beside, target):
-    """Put the file under `target`, in place of whatever has that name."""
-    cdef int status = errno.EEXIST
-    cdef bytes folder = os.fsencode(os.path.dirname(target))
-    if beside is None:
-        status = _link(fd, target)
-        while status == errno.EEXIST and beside is None:
-            beside = os.path.join(os.path.dirname(target), f".{os.path.basename(target)[:200]}.{os.urandom(8).hex()}")
-            status = _link(fd, beside)
-            if status == errno.EEXIST:
-                beside = None
-        if status != OK:
-            raise OSError(status, os.strerror(status))
-    if beside is not None:
-        try:
-            os.replace(beside, target)
-        except BaseException:
-            os.unlink(beside)
-            raise
-    status = folder_sync(folder)
-    if status != OK:
-        raise OSError(status, os.strerror(status))
-
-
 def _refuse_in_use(Memory memory, target):
     """What must not be replaced: the section's own file, and a file that processes are attached to."""
     cdef section_t* section = memory.opened().section
     try:
-        fd = os.open(target, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = system_tools.open_file(target)
     except OSError:
         return                                   # nothing there, or nothing to be read: replaced, or the system says why not
     try:
@@ -407,7 +365,7 @@ def _copy_to(Memory memory, target, timeout, what):
     fd = -1
     beside = None
     try:
-        fd, beside = _make_file(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
+        fd, beside = system_tools.create_beside(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
         status = write_copy(memory, fd, timeout)
         if status == TIMEOUT_EXPIRED:
             raise explain(status, f"{what}, the queues", {"holder": "a process stands still inside one; it can go on or be killed"})
@@ -416,7 +374,7 @@ def _copy_to(Memory memory, target, timeout, what):
         if status > 0:
             raise OSError(status, os.strerror(status))
         named, beside = beside, None
-        _give_name(fd, named, target)
+        system_tools.name_file(fd, named, target)
     except OSError as error:
         if isinstance(error, errors.ShmemError):
             raise

@@ -1,23 +1,21 @@
 # cython: language_level=3
 """`Queue`: the ring as Python sees it, and what an item is.
 
-A queue's block holds `queue_t`, the text of its records' dtype (as an array's block does), the slots.  For a Struct class it holds
-the type id too, so that whoever opens the queue gets that class, or a generic one.
+A queue's block holds `queue_t`, the text of its records' dtype (as an array's block does), and the slots.  For a Struct class it holds
+the type id too, so that an opener gets that class, or a generic one.
 
-Items are made into bytes before the ring is asked, and bytes into items after it answered: no Python code runs in a gate.  What can
-fail for want of memory is done before something is taken.  The first attempt is made with the GIL held, for it
-takes a fraction of a microsecond; whoever has to wait, or to copy much, gives it up.
+Items become bytes before the ring is called, and bytes become items after it returned: no Python code runs in a gate.  Every step that
+can fail for want of memory comes before an item is taken.  The first attempt is made with the GIL held, for it takes a fraction of a
+microsecond.  A caller that must wait, or copy much, releases the GIL.
 """
 
 import operator
 
 import numpy as np
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -26,6 +24,7 @@ from shmem import _core
 from shmem._objects import arrays
 from shmem._base import errors
 from shmem._objects import struct as _struct
+from shmem._objects.codec import Misfit
 from shmem._objects.fields import RefField
 
 from shmem._atomics cimport load_acquire_u32
@@ -39,6 +38,7 @@ from shmem._base.status cimport (
 from shmem._core cimport (
     Mapping, Memory, Placed, allocate_pending, check, deadline_argument, offset_in, place, placed_is_stale, size_argument)
 from shmem._heap.heap cimport heap_commit
+from shmem._objects.codec cimport NOT_A_NUMBER, Codec, Kind, codec_of, load_number, misfit, plain_buffer, store_number
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.fields cimport Field, FieldType
 from shmem._sync.ring cimport (
@@ -56,87 +56,15 @@ cdef enum:
     STACK_BYTES = 1024            # up to here a byte string is received on the stack
     CHUNK_BYTES = 262144          # byte strings are packed for transport in pieces of this size
 
-# Records that are numbers are Python's on the outside, and converted without numpy
-cdef enum Number:
-    NOT_A_NUMBER, BOOL, INT8, INT16, INT32, INT64, UINT8, UINT16, UINT32, UINT64, FLOAT32, FLOAT64
-
-cdef dict _NUMBERS = {"|b1": BOOL, "|i1": INT8, "<i2": INT16, "<i4": INT32, "<i8": INT64, "|u1": UINT8, "<u2": UINT16, "<u4": UINT32,
-                      "<u8": UINT64, "<f4": FLOAT32, "<f8": FLOAT64}
-
 
 cdef inline int64_t _deadline(object block, object timeout) except? -2:
-    """A timeout means nothing to who does not wait, as in `queue.Queue`."""
+    """The deadline of a call; a timeout is ignored unless the call waits, as in `queue.Queue`."""
     if block is not True and not block:
         return AT_ONCE
     return FOREVER if timeout is None else deadline_argument(timeout)
 
 
-# -- numbers ----------------------------------------------------------------------------------------------
-
-cdef int _raise_out_of_range(object item, str dtype) except -1:
-    raise OverflowError(f"{item} does not fit into {dtype}")
-
-
-cdef bint _signed_in(object item, char* at, int n_bytes) except -1:
-    cdef int64_t value = item
-    cdef int shift = 64 - 8 * n_bytes
-    if (<int64_t>(<uint64_t>value << shift)) >> shift != value:
-        _raise_out_of_range(item, f"int{8 * n_bytes}")
-    memcpy(at, &value, n_bytes)                  # a section is little-endian
-    return True
-
-
-cdef bint _unsigned_in(object item, char* at, int n_bytes) except -1:
-    cdef uint64_t value = item
-    if n_bytes < 8 and value >> (8 * n_bytes):
-        _raise_out_of_range(item, f"uint{8 * n_bytes}")
-    memcpy(at, &value, n_bytes)
-    return True
-
-
-cdef bint _number_in(Number number, object item, char* at) except -1:
-    """A Python number as a record; False when it is for numpy to say what this item means."""
-    if number >= FLOAT32:
-        if not PyFloat_CheckExact(item):
-            return False
-        if number == FLOAT64:
-            (<double*>at)[0] = PyFloat_AS_DOUBLE(item)
-        else:
-            (<float*>at)[0] = <float>PyFloat_AS_DOUBLE(item)
-        return True
-    if number == BOOL:
-        at[0] = item is True
-        return item is True or item is False
-    if not PyLong_CheckExact(item):
-        return False
-    if number >= UINT8:
-        return _unsigned_in(item, at, 1 << (number - UINT8))
-    return _signed_in(item, at, 1 << (number - INT8))
-
-
-cdef object _number_out(Number number, char* at):
-    if number == INT64:
-        return (<int64_t*>at)[0]
-    if number == FLOAT64:
-        return (<double*>at)[0]
-    if number == BOOL:
-        return at[0] != 0
-    if number == FLOAT32:
-        return (<float*>at)[0]
-    if number >= UINT8:
-        return (<uint64_t*>at)[0]                # the rest of the word is zero
-    return ((<int64_t*>at)[0] << (64 - (8 << (number - INT8)))) >> (64 - (8 << (number - INT8)))
-
-
 # -- the queue --------------------------------------------------------------------------------------------
-
-cdef memoryview _plain_bytes(item):
-    """A buffer that is no bytes object.  One of Python objects would be their addresses."""
-    cdef memoryview found = memoryview(item)
-    if "O" in found.format:
-        raise TypeError(f"a queue of byte strings takes bytes or a buffer of plain data, not a buffer of Python objects: {item!r:.60}")
-    return found
-
 
 cdef class Queue(Placed):
     """A bounded first-in-first-out queue in a section, for any number of producers and consumers, threads and processes.
@@ -144,17 +72,18 @@ cdef class Queue(Placed):
     Made by `SharedMemory.queue`; other processes get it by name, as the root object, or sent by `multiprocessing`.  It has the interface of
     `queue.Queue`, without `task_done` and `join`.
 
-    Whoever works on it may be killed at any instruction: what `put` and `put_many` were about to put is then there or not,
-    and what `get` and `get_many` were about to return is still there, or was in the killed process's hands.  Nothing else is lost, nothing
-    comes twice, nobody waits for the dead.
+    A process that works on it may be killed at any instruction.  The items that `put` and `put_many` were about to put are then in the
+    queue or not; those that `get` and `get_many` were about to return are still in the queue, or lost with the killed process.  No other
+    item is lost, none is delivered twice, and no process waits for a dead one.
 
-    What an item is depends on what the queue was made for:
+    The record that the queue was made for determines its items:
 
     ==============  ===================================================  ==========================================
     record          put takes                                            get returns
     ==============  ===================================================  ==========================================
-    a dtype         whatever numpy can assign to an element              bool, int or float for such dtypes, else what
-                                                                         numpy has for it; always a copy
+    a dtype         a value that fits: a number, a byte string, text,    bool, int, float or complex for such dtypes,
+                    a date, an array, a tuple or a record, as a field    else numpy's object for it; always a copy
+                    of that type takes
     ``bytes``       bytes or any other buffer, up to `max_bytes`         bytes
     a Struct class  an object of it in this section; the values of its   a `numpy.record` with the fields as attributes,
                     fields, as a dict or a tuple; a record               references as offsets; a copy
@@ -173,20 +102,21 @@ cdef class Queue(Placed):
     """
 
     cdef ring_t ring
-    cdef Number number
+    cdef Codec codec                  # of a record; None for byte strings
+    cdef Kind kind
     cdef readonly object record
-    """What it was made for: a dtype, a Struct class, or `bytes`."""
+    """The type of its items: a dtype, a Struct class, or `bytes`."""
     cdef readonly object dtype
-    """Of its records; None for byte strings."""
+    """The dtype of its records; None for byte strings."""
     cdef object __weakref__
 
     def __init__(self):
-        raise TypeError("a Queue lies in a section: SharedMemory.queue(maxsize, record) makes one")
+        raise TypeError("a Queue must lie in a section; use SharedMemory.queue(maxsize, record) to make one")
 
-    # -- talking to the ring
+    # -- calls of the ring
 
     cdef int fail(self, int status, str what) except -1:
-        """Raise what a status stands for."""
+        """Raise the exception for a status."""
         if status == QUEUE_FULL:
             raise errors.QueueFull(f"{what}: all {self.ring.capacity:,} places of the queue are taken")
         if status == QUEUE_EMPTY:
@@ -195,10 +125,10 @@ cdef class Queue(Placed):
             raise errors.QueueShutDown(f"{what}: the queue was shut down")
         if status == TIMEOUT_EXPIRED:
             kind = errors.QueueFull if what.startswith("put") else errors.QueueEmpty
-            raise kind(f"{what}: another process stands still in the middle of an operation on the queue; it can go on or be killed")
+            raise kind(f"{what}: another process stands still in the middle of an operation on the queue; let it continue, or kill it")
         if status == CORRUPTED:
-            error = errors.HeapCorruption(f"{what}: the queue at offset {self.payload_off():#x} is damaged: its counters or the length "
-                                           "of a message are impossible. Somebody wrote where it lies; make a new one")
+            error = errors.HeapCorruption(f"{what}: the queue at offset {self.payload_off():#x} is damaged, its counters or the length of "
+                                          "a message are impossible: a process wrote over it; make a new queue")
             error.offset = self.payload_off()
             raise error
         if status == INVALID_BLOCK:
@@ -213,7 +143,7 @@ cdef class Queue(Placed):
         return 0
 
     cdef int wait(self, batch_t* batch, bint is_put, int64_t deadline_ns, str what) except? -200:
-        """The slow way, without the GIL; between slices of sleep a look for signals.  The status."""
+        """The slow path, without the GIL, which checks for signals between slices of sleep; return the status."""
         cdef section_t* section = self.mapping.section
         cdef int status
         while True:
@@ -264,37 +194,47 @@ cdef class Queue(Placed):
         item : object
             See `Queue`.
         block : bool
-            Wait for room.
+            Wait until there is room.
         timeout : float, optional
-            Seconds; None waits for ever.
+            Seconds to wait; None waits without limit.
 
         Raises
         ------
         QueueFull
-            No room, or none in time.
+            The queue is full, or stayed full until the timeout.
         QueueShutDown
             After `shutdown`.
         ValueError, TypeError, OverflowError
             The item cannot be one of this queue's records.
         """
-        cdef uint64_t word = 0
+        cdef uint64_t words[2]
         cdef Py_buffer view
         cdef bytearray record
         cdef int64_t deadline_ns = _deadline(block, timeout)
         if not self.mapping.is_open or not self.mapping.writable:
             self.check_open("put")
-        if self.number != NOT_A_NUMBER and _number_in(self.number, item, <char*>&word):
-            self.put_one(<char*>&word, self.ring.record_bytes, deadline_ns)
+        if self.kind != NOT_A_NUMBER:
+            try:
+                store_number(self.kind, <char*>words, item)
+            except (OverflowError, TypeError) as error:
+                raise misfit(self.dtype, item, error).named("put: the item") from None
+            self.put_one(<char*>words, self.ring.record_bytes, deadline_ns)
         elif not self.ring.is_bytes:
             record = bytearray(self.ring.record_bytes)
-            self.write_record(record, <char*>record, item)
+            try:
+                self.write_record(<char*>record, item)
+            except Misfit as error:
+                raise error.named("put: the item") from None
             self.put_one(<char*>record, self.ring.record_bytes, deadline_ns)
         elif PyBytes_CheckExact(item):
             if <uint64_t>PyBytes_GET_SIZE(item) > self.ring.record_bytes:
                 self.raise_too_long(PyBytes_GET_SIZE(item))
             self.put_one(PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item), deadline_ns)
         else:
-            PyObject_GetBuffer(_plain_bytes(item), &view, PyBUF_SIMPLE)
+            try:
+                PyObject_GetBuffer(plain_buffer(item), &view, PyBUF_SIMPLE)
+            except Misfit as error:
+                raise error.named("put: the item") from None
             try:
                 if <uint64_t>view.len > self.ring.record_bytes:
                     self.raise_too_long(view.len)
@@ -324,15 +264,16 @@ cdef class Queue(Placed):
         QueueShutDown
             There is none, and none will come.
         """
-        cdef uint64_t word = 0, length = 0
+        cdef uint64_t words[2]
+        cdef uint64_t length = 0
         cdef char small[STACK_BYTES]
         cdef bytearray record
         cdef int64_t deadline_ns = _deadline(block, timeout)
         if not self.mapping.is_open or not self.mapping.writable:
             self.check_open("get")
-        if self.number != NOT_A_NUMBER:
-            self.get_one(<char*>&word, &length, deadline_ns)
-            return _number_out(self.number, <char*>&word)
+        if self.kind != NOT_A_NUMBER:
+            self.get_one(<char*>words, &length, deadline_ns)
+            return load_number(self.kind, <char*>words)
         if not self.ring.is_bytes:
             record = bytearray(self.ring.record_bytes)
             array = np.ndarray((), self.dtype, record)
@@ -344,7 +285,7 @@ cdef class Queue(Placed):
         return self.get_long(deadline_ns)
 
     cdef object get_long(self, int64_t deadline_ns):
-        """A byte string, into an object of the largest length that is cut afterwards."""
+        """A byte string, received into an object of the maximal length, which is then shortened."""
         cdef PyObject* received = bytes_of_size(NULL, self.ring.record_bytes)
         cdef uint64_t length = 0
         try:
@@ -364,24 +305,22 @@ cdef class Queue(Placed):
         return self.get(False)
 
     cdef int raise_too_long(self, Py_ssize_t length) except -1:
-        raise ValueError(f"put: this queue was made for byte strings of at most {self.ring.record_bytes:,} bytes, not {length:,}")
+        raise ValueError(f"put: a byte string must have at most {self.ring.record_bytes:,} bytes in this queue, got {length:,}")
 
-    cdef int write_record(self, object holder, char* at, object item) except -1:
-        """The bytes of an item, at `at` in the bytearray `holder`, which has zeros there."""
-        cdef Py_ssize_t start = at - <char*>(<bytearray>holder)
+    cdef int write_record(self, char* at, object item) except -1:
+        """Write the bytes of an item over zeros, or raise Misfit."""
         if self.record is self.dtype or not self.write_object(at, item):
-            array = np.ndarray((), self.dtype, holder, start)
-            array[...] = item
+            self.codec.store(at, item)
         return 0
 
     cdef bint write_object(self, char* at, object item) except -1:
-        """The same for an object of the queue's Struct class, or the values of its fields; False for anything else."""
+        """The same for an object of the queue's Struct class, or the values of its fields; return False for anything else."""
         cdef Field field
         cdef bytearray values
         if isinstance(item, _struct.StructBase):
-            offset_in(self.mapping, item)           # its references are offsets: they mean something in this section alone
+            offset_in(self.mapping, item)           # its references are offsets, which are valid in this section only
             if tag_type(used_tag(self.mapping.section, (<Placed>item).payload_off())) != self.ring.type_id:
-                raise TypeError(f"put: this queue takes objects of {self.record.__name__}, not of {type(item).__name__}")
+                raise TypeError(f"put: the item must be an object of {self.record.__name__}, got one of {type(item).__name__}")
             memcpy(at, (<Placed>item).data, self.ring.record_bytes)
             return True
         if not isinstance(item, (dict, tuple)):
@@ -390,7 +329,7 @@ cdef class Queue(Placed):
         values = bytearray(self.record._shmem_layout_.image or self.ring.record_bytes)
         if isinstance(item, tuple):
             if len(item) != len(fields):
-                raise TypeError(f"put: a {self.record.__name__} has {len(fields)} fields ({', '.join(fields)}), not {len(item)}")
+                raise TypeError(f"put: a {self.record.__name__} has {len(fields)} fields ({', '.join(fields)}), got {len(item)} values")
             item = dict(zip(fields, item))
         for name, value in item.items():
             if name not in fields:
@@ -405,26 +344,29 @@ cdef class Queue(Placed):
     def put_many(self, items, block=True, timeout=None):
         """Put many items at the end, in order, as many at a time as there is room for.
 
-        Items of other producers may come between them.  Of bad items nothing is put; of good ones some, if Ctrl-C comes in between.
+        Items of other producers may come between them.  If one item is refused, none is put.  Ctrl-C may leave some of them put.
 
         Parameters
         ----------
         items : iterable
-            For a dtype also an array of it, or what `numpy.asarray` makes one of.
+            Each is converted as by `put`.  For a dtype also an array: of the same dtype it is copied as it is, of another one it is
+            converted, and refused if a value does not fit.
         block : bool
-            Wait for room, until all are put.
+            Wait for room until all are put.
         timeout : float, optional
-            Seconds for all together; None waits for ever.
+            Seconds for all together; None waits without limit.
 
         Returns
         -------
         int
-            How many were put: all, unless the time was over or the queue shut down before.
+            The number of items put: all, unless the timeout passed or the queue was shut down.
 
         Raises
         ------
         QueueShutDown
-            After `shutdown`, when none was put.
+            `shutdown` was called, and none was put.
+        ValueError, TypeError, OverflowError
+            An item cannot be one of this queue's records.
         """
         cdef uint64_t n_items, n_done = 0
         cdef int64_t deadline_ns = _deadline(block, timeout)
@@ -438,7 +380,7 @@ cdef class Queue(Placed):
         return n_done
 
     cdef bint put_batch(self, char* data, uint64_t n_items, uint64_t length, int64_t deadline_ns, uint64_t* n_done) except -1:
-        """Put as many as possible, and count them; whether it was all."""
+        """Put as many as possible, and add their number to `n_done`; return whether that was all."""
         cdef batch_t batch
         cdef int status = WOULD_BLOCK
         batch.data, batch.n_items, batch.n_done, batch.length = data, n_items, 0, length
@@ -455,25 +397,44 @@ cdef class Queue(Placed):
         """The bytes of many items, as a contiguous buffer."""
         cdef bytearray records
         cdef Py_ssize_t i
-        if not isinstance(items, np.ndarray):
-            if self.record is not self.dtype or not hasattr(items, "__len__"):
-                items = list(items)                     # of its own: another thread, or a conversion, may change what was given
-            if self.record is not self.dtype:
-                records = bytearray(len(items) * self.ring.record_bytes)
-                for i, item in enumerate(items):
-                    self.write_record(records, <char*>records + i * self.ring.record_bytes, item)
-                return records
+        if PyObject_CheckBuffer(items) and not isinstance(items, np.ndarray):
+            items = np.asarray(memoryview(items))
+        elif hasattr(items, "__array__"):
+            items = np.asarray(items)
+        if isinstance(items, np.ndarray) and not items.dtype.hasobject:
+            return self.array_as_records(items)
+        items = list(items)                             # its own: another thread, or a conversion, may change the caller's
+        records = bytearray(len(items) * self.ring.record_bytes)
+        for i, item in enumerate(items):
+            try:
+                self.write_record(<char*>records + i * self.ring.record_bytes, item)
+            except Misfit as error:
+                raise error.named(f"put_many: item {i}") from None
+        return records
+
+    cdef object array_as_records(self, object array):
+        """The same for an array whose elements, or rows, are the items: copied as they are, or converted with numpy's loops."""
         base, shape = self.dtype.subdtype or (self.dtype, ())
-        array = np.ascontiguousarray(items, base)
-        if len(items) and array.shape[1:] != shape:
-            raise ValueError(f"put_many: a sequence of items of shape {shape} is needed; found an array of shape {array.shape}")
-        return array.reshape(-1).view(np.uint8)
+        if array.ndim == 0:
+            raise TypeError("put_many: the items must be a sequence of them, got an array of no dimensions")
+        if len(array) and array.shape[1:] != shape:
+            raise ValueError(f"put_many: the items must have the shape {shape}, got an array of shape {array.shape}")
+        if array.dtype != base:
+            try:
+                array = codec_of(base).convert(array)
+            except Misfit as error:
+                raise error.named("put_many: the items") from None
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     cdef object put_many_bytes(self, items, int64_t deadline_ns):
-        """Byte strings are packed, a chunk at a time, and copied into their slots in the gate."""
+        """Pack byte strings, a chunk at a time; the ring copies them into their slots in the gate."""
         cdef uint64_t used = 0, n_items = 0, n_done = 0, n_bytes
         cdef char* chunk
-        cdef list found = [item if PyBytes_CheckExact(item) else bytes(_plain_bytes(item)) for item in items]
+        cdef list found
+        try:
+            found = [item if PyBytes_CheckExact(item) else bytes(plain_buffer(item)) for item in items]
+        except Misfit as error:
+            raise error.named("put_many: an item") from None
         for item in found:
             if <uint64_t>PyBytes_GET_SIZE(item) > self.ring.record_bytes:
                 self.raise_too_long(PyBytes_GET_SIZE(item))
@@ -498,7 +459,7 @@ cdef class Queue(Placed):
         return n_done
 
     def get_many(self, max_items, block=True, timeout=None):
-        """Take the first items: all there are, up to `max_items`, and at least one.
+        """Take the first items: all in the queue, up to `max_items`, and at least one.
 
         Parameters
         ----------
@@ -511,7 +472,7 @@ cdef class Queue(Placed):
         Returns
         -------
         numpy.ndarray, or list of bytes
-            They follow each other in the queue.
+            Consecutive items of the queue.
 
         Raises
         ------
@@ -528,7 +489,7 @@ cdef class Queue(Placed):
         n_items = _count_argument("max_items", max_items, self.ring.capacity)
         if self.ring.is_bytes:
             return self.get_many_bytes(n_items, deadline_ns)
-        # room for what is there; if that is little, for what may come meanwhile
+        # room for the items in the queue; if these are few, for more that may come meanwhile
         if ring_count(self.ring.at, self.ring.capacity, &n_there) == OK and n_there > n_most:
             n_most = n_there
         array = np.empty(min(n_items, n_most), self.dtype)
@@ -551,7 +512,7 @@ cdef class Queue(Placed):
         return 0
 
     cdef list get_many_bytes(self, uint64_t n_items, int64_t deadline_ns):
-        """Packed, a chunk at a time, the first one waited for."""
+        """Receive packed byte strings, a chunk at a time, waiting for the first chunk only."""
         cdef uint64_t least = packed_bytes(self.ring.record_bytes), n_bytes
         cdef batch_t batch
         cdef char* at
@@ -579,7 +540,7 @@ cdef class Queue(Placed):
     # -- looking
 
     cdef uint64_t count(self, str what) except? 0xffffffffffffffff:
-        """How many items there are; also through a handle that was opened read-only."""
+        """The number of items; also through a handle that was opened read-only."""
         cdef uint64_t n_items = 0
         cdef int status = OK
         if not self.mapping.is_open:
@@ -593,25 +554,25 @@ cdef class Queue(Placed):
         return n_items
 
     def qsize(self):
-        """How many items there are: just now."""
+        """Return the number of items at this moment."""
         return self.count("qsize")
 
     def empty(self):
-        """Whether there is no item: just now."""
+        """Return whether the queue is empty at this moment."""
         return self.count("empty") == 0
 
     def full(self):
-        """Whether there is no room: just now."""
+        """Return whether the queue is full at this moment."""
         return self.count("full") == self.ring.capacity
 
     @property
     def maxsize(self):
-        """How many items there is room for."""
+        """The capacity in items."""
         return self.ring.capacity
 
     @property
     def max_bytes(self):
-        """The largest length of a byte string; None where records have a dtype."""
+        """The maximal length of a byte string; None if records have a dtype."""
         return self.ring.record_bytes if self.ring.is_bytes else None
 
     @property
@@ -621,14 +582,14 @@ cdef class Queue(Placed):
         return load_acquire_u32(&(<queue_t*>self.data).closed) != 0
 
     def shutdown(self, immediate=False):
-        """Let nothing more be put: `put` raises `QueueShutDown`, and so does `get` once the queue is empty.
+        """Close the queue for producers: `put` raises `QueueShutDown`, and so does `get` once the queue is empty.
 
-        Whoever waits goes on.  It holds for all processes, and for ever.
+        Waiters return at once.  A shutdown holds for all processes and cannot be undone.
 
         Parameters
         ----------
         immediate : bool
-            Drop what is in the queue.
+            Drop the items in the queue.
         """
         cdef section_t* section = self.mapping.section
         cdef bint drop = bool(immediate)
@@ -661,7 +622,7 @@ cdef class Queue(Placed):
         sent = _core.travel(self)
         if sent is not None:
             return sent
-        raise TypeError("a Queue lies in its section and is not pickled: multiprocessing sends it as a handle, and so does "
+        raise TypeError("a Queue lies in its section and cannot be pickled; send it as a handle, by multiprocessing or with "
                         "shmem.handle(queue)")
 
 
@@ -671,12 +632,12 @@ cdef uint64_t _count_argument(str what, object value, uint64_t most) except 0:
     """A positive int, at most `most`."""
     number = operator.index(value)
     if number < 1:
-        raise ValueError(f"{what} is at least 1, not {number}")
+        raise ValueError(f"{what} must be at least 1, got {number}")
     return number if number < most else most
 
 
 cdef Queue _open_queue(Mapping mapping, uint64_t payload_off, object record):
-    """The queue in a block, every number of its header checked; `record` is known to who made it."""
+    """The queue in a block, with every number of its header checked; `record` is None unless the caller made the queue."""
     cdef Queue queue = Queue.__new__(Queue)
     cdef section_t* section = mapping.section
     cdef queue_t* at = <queue_t*>(section.base + payload_off)
@@ -696,7 +657,8 @@ cdef Queue _open_queue(Mapping mapping, uint64_t payload_off, object record):
     if queue.dtype.itemsize != queue.ring.record_bytes:
         raise_damaged(mapping.section, payload_off,
                       f"a queue's records have {queue.ring.record_bytes} bytes, {queue.dtype} has {queue.dtype.itemsize}")
-    queue.number = _NUMBERS.get(queue.dtype.str, NOT_A_NUMBER) if queue.dtype.names is None else NOT_A_NUMBER
+    queue.codec = codec_of(queue.dtype)
+    queue.kind = queue.codec.kind
     return queue
 
 
@@ -708,9 +670,9 @@ _core.register_opener(TYPE_QUEUE, TYPE_QUEUE, _open)
 
 
 cdef tuple _record_argument(Mapping mapping, object record, object max_bytes):
-    """(what the records are, kind, type id, text of the dtype, bytes of a record)"""
+    """Return (record, kind, type id, text of the dtype, bytes of a record)."""
     if (record is bytes) != (max_bytes is not None):
-        raise ValueError("max_bytes, the largest length of a byte string, is given for a queue of bytes, and for no other")
+        raise ValueError("max_bytes, the maximal length of a byte string, is required for a queue of bytes, and allowed for no other")
     if record is bytes:
         return bytes, QUEUE_BYTES, 0, b"", size_argument(mapping, max_bytes)
     if isinstance(record, _struct.StructMeta):
@@ -726,13 +688,13 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     Parameters
     ----------
     maxsize : int
-        How many items there is room for.  Their memory is taken at once.
+        The capacity in items.  Their memory is allocated at once.
     record : dtype-like, Struct class, or bytes
-        What the items are: see `Queue`.
+        The type of the items: see `Queue`.
     max_bytes : int
-        For `bytes`, and only then: the largest length.
+        The maximal length; for `bytes` only, and required there.
     name : str, optional
-        Put it into the directory, in the same step.
+        Enter it into the directory, in the same step.
 
     Returns
     -------
@@ -749,7 +711,7 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     cdef Queue queue
     record, kind, type_id, text, n_bytes = _record_argument(mapping, record, max_bytes)
     if n_bytes == 0:
-        raise ValueError(f"the items of a queue have at least one byte; {record} has none")
+        raise ValueError(f"the items of a queue must have at least one byte, {record} has none")
     record_bytes = n_bytes
     slot_bytes = packed_bytes(record_bytes) if record is bytes else record_bytes
     capacity = _count_argument("maxsize", maxsize, UINT64_MAX)

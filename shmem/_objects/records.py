@@ -1,6 +1,6 @@
 """The frozen records that the library returns: `Handle`, `HeapReport` and `SectionStats`.
 
-This module is imported when the first record is made, because making dataclasses is a noticeable part of an import.
+This module is imported before the first section is opened, because making dataclasses is a noticeable part of an import.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 # cython: language_level=3, auto_pickle=False
 """Struct classes: what they look like in memory, which class an object gets, and `new`.
 
-What must hold:
+Invariants:
 
 * A class is laid out once, as soon as its annotations can be evaluated, before its first object exists;
   never again.  Fields of the base class come first and lie where they lie in the base, so that the
@@ -32,9 +32,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
-from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block
+from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block, placed_is_stale
 from shmem._objects.directory cimport type_by_id, type_id_for
-from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, object_is_stale, raise_stale
+from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, raise_stale
 
 cdef extern from "Python.h":
     ctypedef int (*initproc)(object, object, object) except -1
@@ -55,7 +55,7 @@ cdef dict generic_classes = {}               # (type name, description) -> class
 # --- layout
 
 cdef class Layout:
-    """The fields of one Struct class, where they lie, and what a section is told about them."""
+    """The fields of one Struct class, their offsets, and their description for a section."""
     cdef readonly object cls
     cdef readonly str type_name
     cdef readonly tuple type_names      # its own, then those of its base classes
@@ -64,14 +64,14 @@ cdef class Layout:
     cdef readonly size_t n_bytes
     cdef readonly size_t align_bytes
     cdef readonly bint is_generic
-    cdef bytes format                   # PEP 3118, None where there is no such format
+    cdef bytes format                   # PEP 3118; None if that has no format for them
     cdef readonly bytes image           # an object with its defaults, None when that is all zero
     cdef bytes description              # None until every reference is resolved
     cdef dict pending                   # own annotations, as far as evaluated
     cdef readonly object scope
 
     cdef int lay_out(self) except -1:
-        """Give every field its place.  While an annotation uses a name that is not defined: NameError, and nothing is changed."""
+        """Assign every field its offset.  If an annotation uses a name that is not defined yet, raise NameError and change nothing."""
         cdef dict own = self.own_types()
         cdef Layout base = self.base_layout()
         cdef dict fields = {}
@@ -162,7 +162,7 @@ cdef class Layout:
         return bytes(image) if image.strip(b"\0") else None
 
     cdef int resolve(self) except -1:
-        """Find the classes that references name.  NameError while one is not defined."""
+        """Find the classes that references name.  Raise NameError if one is not defined yet."""
         for field in self.fields.values():
             if isinstance(field, RefField) and field.target_name is None:
                 expression, scope = field.type.target, field.origin._shmem_layout_.scope
@@ -180,7 +180,7 @@ cdef class Layout:
         return 0
 
     cdef bytes describe(self):
-        """What a section is told: fields in order, and whose fields and methods an object can be expected to have."""
+        """The description for a section: the fields in order, and the base classes, whose fields and methods an object has."""
         if self.description is None:
             import json
 
@@ -245,7 +245,7 @@ cdef str name_of_type(cls, type_name):
 
 
 cdef int prepare(Layout layout, frame) except -1:
-    """Do what can be done when the class statement has run, and make the class known under its name."""
+    """Lay the class out if its annotations can be evaluated already, and register it under its name."""
     layout.pending = own_annotations(layout.cls)
     layout.scope.see(frame)
     with contextlib.suppress(NameError):        # some name is defined later: layout_of tries again
@@ -260,7 +260,7 @@ cdef int prepare(Layout layout, frame) except -1:
 
 
 cdef int define(str type_name, cls) except -1:
-    """From now on this class is what the type name means; objects made from descriptions give way to it."""
+    """Bind the type name to this class, which replaces classes that were made from descriptions."""
     global generic_classes
     classes_by_type_name[type_name] = cls
     generic_classes = {key: generic for key, generic in generic_classes.items() if type_name not in generic._shmem_layout_.type_names}
@@ -269,7 +269,7 @@ cdef int define(str type_name, cls) except -1:
 
 
 cdef dict read_description(str type_name, bytes description):
-    """What a section says of a type.  LayoutMismatch when that is no description: it was damaged, or is of a later version."""
+    """Parse a section's description of a type.  LayoutMismatch if it is damaged, or of a later version."""
     import json
 
     try:
@@ -284,7 +284,7 @@ cdef dict read_description(str type_name, bytes description):
 
 
 cdef object generic_class(str type_name, bytes description):
-    """A class for a type that is not defined in this process: the same fields, and the methods of its nearest base that is."""
+    """A class for a type that is not defined in this process, with its fields and the methods of its nearest defined base."""
     cdef Layout layout
     cls = generic_classes.get((type_name, description))
     if cls is not None:
@@ -323,10 +323,10 @@ class _DtypeOfClass:
 
 
 cdef class StructBase(Placed):
-    """What all Struct objects are in C: a Placed with Python's manners."""
+    """The C base of all Struct objects: a Placed with Python's special methods."""
 
     def __cinit__(self):
-        # _fields.object_at makes its objects as Placed and never comes here: no object without a block can exist
+        # fields.object_at makes objects as Placed and does not call this: no object without a block can exist
         raise TypeError(f"a {type(self).__name__} has to lie in a section: shm.new({type(self).__name__}, ...) makes one there")
 
     def __init__(self, /, *args, **fields):
@@ -353,7 +353,7 @@ cdef class StructBase(Placed):
         cdef Layout layout = layout_of(type(self))
         name = f"generic {layout.type_name}" if layout.is_generic else type(self).__qualname__
         where = f"<{name} at offset {self.data - self.mapping.base:#x}"
-        if object_is_stale(self):
+        if placed_is_stale(self):
             return f"{where}, freed>"
         values = [f"{field.name}={field.__get__(self, type(self))!r}" for field in layout.fields.values()
                   if not isinstance(field, (ArrayField, RefField))]
@@ -367,8 +367,8 @@ cdef class StructBase(Placed):
                         "multiprocessing sends it as a handle, and so does shmem.handle(obj); to store it, store its fields")
 
     def __getbuffer__(self, Py_buffer* view, int flags):
-        """The object's bytes; to whoever asks for a format, one item of the class's dtype, so that np.asarray works in place."""
-        if object_is_stale(self):
+        """Export the object's bytes; if a format is requested, one item of the class's dtype, so that np.asarray works in place."""
+        if placed_is_stale(self):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             raise ReadOnlyError("the section was opened read-only")
@@ -452,7 +452,7 @@ cdef int set_fields(StructBase obj, Layout layout, dict values) except -1:
 
 
 cdef str difference(str type_name, bytes here, bytes there):
-    """In which fields two descriptions differ."""
+    """The fields in which two descriptions differ, as text."""
     import json
 
     mine, theirs = json.loads(here), read_description(type_name, there)
@@ -479,7 +479,7 @@ cdef object mismatch(str type_name, bytes here, bytes there):
 
 
 cdef object section_mismatch(Mapping mapping, str type_name, bytes here, error):
-    """What type_id_for refused, with the difference told if it can be found."""
+    """The LayoutMismatch of `type_id_for`, with the difference of the layouts if it can be found."""
     for type_id in range(TYPE_FIRST_USER, TYPE_LAST_USER + 1):
         found = type_by_id(mapping, type_id)
         if found is None:
@@ -499,7 +499,7 @@ cdef TypeEntry make_entry(Layout layout, uint32_t type_id):
 
 
 cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
-    """What a new object of this class needs; the section gets to know the type if it does not yet."""
+    """The entry for new objects of this class; the type is registered in the section if it is not yet."""
     if cls is Struct:
         raise TypeError("Struct has no fields; derive a class from it, and make objects of that")
     cdef Layout layout = layout_of(cls)
@@ -517,7 +517,7 @@ cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
 
 
 cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
-    """The class whose objects stand for blocks with this type id."""
+    """The entry of the class for blocks with this type id."""
     cdef TypeCache cache = cache_of(mapping)
     cdef Py_ssize_t index = <Py_ssize_t>type_id - TYPE_FIRST_USER
     if index < len(cache.by_id) and cache.by_id[index] is not None:
@@ -526,7 +526,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
     if found is None:
         raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
     name, description = found[0].decode("utf-8", "replace"), found[1]
-    cache = cache_of(mapping)       # before the class: should one be defined meanwhile, nobody looks at this cache any more
+    cache = cache_of(mapping)       # before the class: if one is defined meanwhile, this cache is no longer used
     cls = classes_by_type_name.get(name)
     if cls is None:
         cls = generic_class(name, description)
@@ -561,7 +561,7 @@ def type_of_class(Mapping mapping not None, cls):
 def class_of_type(Mapping mapping not None, uint32_t type_id):
     """The reverse: the class that stands for a type id, generic if this process has none."""
     if not TYPE_FIRST_USER <= type_id <= TYPE_LAST_USER:
-        raise InvalidBlock(f"{type_id} is no user's type id")
+        raise InvalidBlock(f"{type_id} is not the type id of a Struct class")
     return entry_of_id(mapping, type_id).cls
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
+from shmem._base.system_tools import named_path
 from shmem._core import register_opener, travel
 from shmem._objects.fields import KINDS
 
@@ -35,14 +36,15 @@ from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport (
     BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t, mutex_t, named_state_t,
     semaphore_t)
-from shmem._base.section cimport busy_begin, busy_end, section_t
+from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport pause_ns
-from shmem._core cimport PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place
+from shmem._core cimport (
+    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place, placed_is_stale, run_step, step_t)
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
-from shmem._objects.fields cimport Field, FieldType, field_address, object_is_stale, raise_stale
-from shmem._sync.channel cimport EVERYBODY, channel_notify
+from shmem._objects.fields cimport Field, FieldType, field_address, raise_stale
+from shmem._sync.channel cimport ALL_WAITERS, channel_notify
 from shmem._sync.named_file cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._sync.primitives cimport (
     EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
@@ -137,7 +139,7 @@ cdef int _open_file(Waitable self, str name, uint32_t kind, named_state_t* initi
     cdef named_request_t request
     cdef Room room = Room.__new__(Room)
     cdef str what = "semaphore" if kind == NAMED_SEMAPHORE else "event"
-    cdef str path = f"/dev/shm/shmem-{what}.{arguments.name(name, 'name')}"
+    cdef str path = named_path(what, arguments.name(name, "name"))
     cdef bytes encoded = os.fsencode(path)
     cdef int status
     request.path = encoded
@@ -236,19 +238,19 @@ cdef int _refuse(Waitable self, str what) except -1:
     if self.words == NULL:
         label = f" {self.file[0]!r}" if self.file is not None else ""
         raise errors.ClosedError(f"{what}: this {type(self).__name__}{label} was closed")
-    if object_is_stale(self):
+    if placed_is_stale(self):
         raise_stale(self)
     return check(READ_ONLY, self.mapping, what)
 
 
 cdef inline void* _readable(Waitable self) except NULL:
-    if self.words == NULL or (self.mapping is not None and object_is_stale(self)):
+    if self.words == NULL or (self.mapping is not None and placed_is_stale(self)):
         _refuse(self, "look")
     return self.words
 
 
 cdef inline void* _changeable(Waitable self, str what) except NULL:
-    if self.words == NULL or (self.mapping is not None and (object_is_stale(self) or not self.mapping.writable)):
+    if self.words == NULL or (self.mapping is not None and (placed_is_stale(self) or not self.mapping.writable)):
         _refuse(self, what)
     return self.words
 
@@ -262,21 +264,39 @@ cdef inline section_t* _section(Waitable self, place_t* where) noexcept:
     return self.mapping.section
 
 
-cdef bint _end_of_wait(Waitable self, int status) except -1:
+ctypedef struct wait_call_t:              # arguments and results of the steps in which a thread waits
+    void* words
+    place_t* where                        # NULL: in no section
+    place_t place
+    int64_t deadline_ns
+    uint32_t since                        # of an event: the sequence number when the wait began
+    bint owner_died                       # of a mutex
+
+
+cdef section_t* _prepare_wait(Waitable self, wait_call_t* call, void* words, int64_t deadline_ns) noexcept:
+    cdef section_t* section = _section(self, &call.place)
+    call.words = words
+    call.where = &call.place if section != NULL else NULL
+    call.deadline_ns = deadline_ns
+    call.owner_died = False
+    return section
+
+
+cdef int _wait(Waitable self, section_t* section, step_t step, wait_call_t* call) except? -200:
+    """Repeat a step of waiting; between two of them run signal handlers, and check that the object is still open and in place."""
+    cdef Room room = self.room
+    cdef int status = run_step(section, step, call)
+    while status == INTERRUPTED:
+        PyErr_CheckSignals()
+        _changeable(self, "wait")
+        if section != NULL and section.departed:
+            check(CLOSED, self.mapping, "wait")
+        if self.room is not room:
+            raise errors.ClosedError(f"wait: this {type(self).__name__} was closed")
+        status = run_step(section, step, call)
     if status == INVALID_BLOCK:
         raise_stale(self)
-    return status == OK
-
-
-cdef int _look_round(Waitable self, Room room) except -1:
-    """Between two slices of a wait: signals, and whether what is waited for is still there."""
-    PyErr_CheckSignals()
-    _changeable(self, "wait")
-    if self.mapping is not None and self.mapping.section.departed:
-        check(CLOSED, self.mapping, "wait")
-    if self.room is not room:
-        raise errors.ClosedError(f"wait: this {type(self).__name__} was closed")
-    return 0
+    return status
 
 
 cdef class Waitable(Placed):
@@ -385,22 +405,16 @@ cdef str _place_text(Waitable self):
 
 # -- semaphore ------------------------------------------------------------------------------------------------
 
+cdef int _semaphore_step(section_t* section, void* request) noexcept nogil:
+    cdef wait_call_t* call = <wait_call_t*>request
+    return semaphore_wait(<semaphore_t*>call.words, call.where, call.deadline_ns, True)
+
+
 cdef bint _semaphore_wait(Semaphore self, semaphore_t* semaphore, int64_t deadline_ns) except -1:
     """Take one, waiting without the GIL; False when the time is over."""
-    cdef place_t where
-    cdef section_t* section = _section(self, &where)
-    cdef Room room = self.room
-    cdef int status = INTERRUPTED
-    while True:
-        if section != NULL:
-            busy_begin(section)
-        with nogil:
-            status = semaphore_wait(semaphore, &where if section != NULL else NULL, deadline_ns, True)
-            if section != NULL:
-                busy_end(section)
-        if status != INTERRUPTED:
-            return _end_of_wait(self, status)
-        _look_round(self, room)
+    cdef wait_call_t call
+    cdef section_t* section = _prepare_wait(self, &call, semaphore, deadline_ns)
+    return _wait(self, section, _semaphore_step, &call) == OK
 
 
 cdef inline int _semaphore_signal(Semaphore self, object inc) except -1:
@@ -413,13 +427,13 @@ cdef inline int _semaphore_signal(Semaphore self, object inc) except -1:
     return 0
 
 
-def anybody_waits(Semaphore self not None):
-    """Whether anybody sleeps in it.  The killed may be registered still: all are woken, and who lives registers again."""
+def has_waiters(Semaphore self not None):
+    """Return whether a thread sleeps in it.  Killed waiters may still be registered: all are woken, and live ones register again."""
     cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "look")
     cdef int looks_left = N_LOOKS
     if load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
         return False
-    channel_notify(&semaphore.channel, EVERYBODY)
+    channel_notify(&semaphore.channel, ALL_WAITERS)
     while looks_left and load_seq_cst_u64(&semaphore.channel) >> 32 == 0:
         looks_left -= 1
         with nogil:
@@ -538,28 +552,22 @@ cdef uint32_t _value_argument(object value) except? 0xffffffff:
 
 
 cdef bint _is_gone(Waitable self) noexcept:
-    return self.mapping is not None and object_is_stale(self)
+    return self.mapping is not None and placed_is_stale(self)
 
 
 # -- event ------------------------------------------------------------------------------------------------------
 
+cdef int _event_step(section_t* section, void* request) noexcept nogil:
+    cdef wait_call_t* call = <wait_call_t*>request
+    return event_wait(<event_t*>call.words, call.where, call.since, call.deadline_ns, True)
+
+
 cdef bint _event_wait(Event self, event_t* event, int64_t deadline_ns) except -1:
     """Wait without the GIL; False when the time is over."""
-    cdef place_t where
-    cdef section_t* section = _section(self, &where)
-    cdef Room room = self.room
-    cdef uint32_t since = event_sequence(event)
-    cdef int status = INTERRUPTED
-    while True:
-        if section != NULL:
-            busy_begin(section)
-        with nogil:
-            status = event_wait(event, &where if section != NULL else NULL, since, deadline_ns, True)
-            if section != NULL:
-                busy_end(section)
-        if status != INTERRUPTED:
-            return _end_of_wait(self, status)
-        _look_round(self, room)
+    cdef wait_call_t call
+    cdef section_t* section = _prepare_wait(self, &call, event, deadline_ns)
+    call.since = event_sequence(event)
+    return _wait(self, section, _event_step, &call) == OK
 
 
 @cython.final
@@ -649,25 +657,26 @@ cdef class Event(Waitable):
 
 # -- mutex ------------------------------------------------------------------------------------------------------
 
+cdef int _mutex_step(section_t* section, void* request) noexcept nogil:
+    cdef wait_call_t* call = <wait_call_t*>request
+    return mutex_lock(section, <mutex_t*>call.words, call.where, call.deadline_ns, True, &call.owner_died)
+
+
 cdef bint _mutex_acquire(Mutex self, int64_t deadline_ns) except -1:
     """Take it, waiting without the GIL if need be; False when the time is over."""
     cdef mutex_t* mutex = <mutex_t*>_changeable(self, "acquire")
-    cdef place_t where
-    cdef section_t* section = _section(self, &where)
-    cdef bint owner_died = False
-    cdef int status = mutex_try(section, mutex, &owner_died)
-    while status == WOULD_BLOCK or status == INTERRUPTED:
-        busy_begin(section)
-        with nogil:
-            status = mutex_lock(section, mutex, &where, deadline_ns, True, &owner_died)
-            busy_end(section)
-        if status == INTERRUPTED:
-            _look_round(self, None)
-    if status == TIMEOUT_EXPIRED or status == INVALID_BLOCK:
-        return _end_of_wait(self, status)
+    cdef wait_call_t call
+    cdef section_t* section = self.mapping.section
+    call.owner_died = False
+    cdef int status = mutex_try(section, mutex, &call.owner_died)
+    if status == WOULD_BLOCK:
+        _prepare_wait(self, &call, mutex, deadline_ns)
+        status = _wait(self, section, _mutex_step, &call)
+        if status == TIMEOUT_EXPIRED:
+            return False
     if status != OK:
         check(status, self.mapping, "acquire a Mutex")
-    if owner_died:
+    if call.owner_died:
         _tell_of_death(self, mutex)
     return True
 

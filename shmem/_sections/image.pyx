@@ -11,8 +11,9 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from shmem._base import system_tools
 from shmem._base.layout cimport MAX_PARTICIPANTS, free_index_t, header_t, intent_t, participant_t
-from shmem._base.participants cimport LIVENESS_BYTE
+from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
@@ -54,6 +55,19 @@ def is_in_use(int fd):
     """Whether any process is attached to the section in the file behind a descriptor."""
     cdef bint is_locked = True
     return byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) != 0 or is_locked
+
+
+def hold_opening(int fd, bint shared):
+    """Keep processes from opening or closing the section in the file behind a descriptor, until that is closed.
+
+    Parameters
+    ----------
+    fd : int
+        Open for reading if `shared`, else for writing.
+    shared : bool
+        Let others hold it shared meanwhile.
+    """
+    system_tools.wait_for_byte(fd, <uint64_t>OPENING_BYTE, shared)
 
 
 def check(const unsigned char[::1] image, int fd, bint recover):

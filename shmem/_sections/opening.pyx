@@ -54,8 +54,15 @@ from shmem._sync.storage_lock cimport lock_forget, lock_release_all, lock_thread
 
 cdef enum:
     OPEN_AGAIN = 1 << 20         # the path means another file by now; no errno is as large
-    WAIT_NS = 100000
-    MAX_WAITS = 2 * SLICE_NS // WAIT_NS      # at exit a busy thread gets twice the time that it may sleep on the lock
+
+cdef extern from *:
+    """
+    #define MAX_WAITS 1000
+    #define WAIT_NS 100000
+    _Static_assert((long long)MAX_WAITS * WAIT_NS > SLICE_NS, "at exit, a thread that sleeps on the lock is waited for");
+    """
+    enum: MAX_WAITS
+    enum: WAIT_NS
 
 cdef section_t* _sections = NULL             # of this process; under the process mutex
 cdef uint64_t _n_sections_made = 0
@@ -625,7 +632,7 @@ cdef uint32_t sections_depart() noexcept nogil:
     while section != NULL:
         if not section.departed and section.private.index_plus_1 != 0:
             store_release_u32(&section.leaves, 1)
-            waits_left = MAX_WAITS
+            waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock leaves meanwhile
             while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
                 pause_ns(WAIT_NS)
                 waits_left -= 1

@@ -1,22 +1,22 @@
 # cython: language_level=3
-"""A gate: a mutex in the section whose owner may be killed.  The heap has one, a queue one for each of its sides.
+"""A gate: a mutex in the section whose owner may be killed.  The heap has one, a queue has one for each of its sides.
 
-One word::
+One owner word (`_base/owner.pxd`)::
 
-    owner = 0                  free
-    owner = index, generation  inside is a thread of that participant
-    the same, that one dead    free for whoever swaps that very word for its own
-    GATE_WAITERS               beside an owner: somebody sleeps on the word; the owner wakes one when it leaves
+    0                         free
+    index, generation         a thread of that participant is inside
+    the same, owner dead      free for the thread that swaps exactly this word for its own
+    GATE_WAITERS              flag beside an owner: threads sleep on the word; the owner wakes one as it leaves
 
-What must hold: *while somebody sleeps, the word has GATE_WAITERS, or a wake is due*.  Who has slept enters with the flag, for others may
-sleep too: so one wake too many is possible, one too few is not.  Every sleep is a slice, for the wake of somebody who was killed before it
-woke, or after it was woken and before it entered.
+Invariant: *while a thread sleeps, the word has GATE_WAITERS, or a wake is due*.  A thread that has slept enters with the flag, for others
+may sleep too: so one wake too many is possible, one too few is not.  Every sleep is a slice, because a wake is lost
+when the thread that owes it is killed before it wakes, or the woken thread is killed before it enters.
 
-Who takes a gate over from a dead owner may have its entry beside it, given out again: that one has never been inside.  What the
-dead owner left half done is the business of whoever enters, who is told by OWNER_DIED.
+When a gate is taken over, the dead owner's entry may have a new owner already, which has never been inside.  The entering thread repairs
+what the dead owner left half done: `gate_step` returns OWNER_DIED.
 
-No thread waits for anything else while it is inside, and none runs Python; threads that ask with the GIL held do not wait.  Who has the
-heap's takes no other, but for a snapshot: those of the queues (see `_core.pyx` for the order).  Modelled in
+No thread inside a gate waits for anything else, and none runs Python; a thread that asks with the GIL held does not wait.  The owner of the
+heap's gate takes no other gate, except in a snapshot: those of the queues (see `_core.pyx` for the order).  Modelled in
 `tests/models/heap_gate.pml`.
 """
 
@@ -33,17 +33,17 @@ from shmem._sync.channel cimport SLICE_NS
 cdef enum:
     GATE_WAITERS = 0x80000000
     GATE_SPINS = 100
-    GATE_LEAST_SLICE_NS = 1000000        # also who is past its deadline waits so long for who is inside
+    GATE_LEAST_SLICE_NS = 1000000        # a waiter past its deadline waits so long for the thread inside
 
-ctypedef struct gate_wait_t:             # of one thread, from when it wants in until it is
+ctypedef struct gate_wait_t:             # one thread's wait for a gate
     int64_t deadline_ns
     uint32_t spins_left
     uint64_t waiters                     # GATE_WAITERS once it has slept
-    uint64_t word                        # as it was seen last: with OWNER_DIED, the dead owner's
+    uint64_t word                        # last one seen: with OWNER_DIED, the dead owner's
 
 
 cdef inline bint gate_try(section_t* section, uint64_t* gate) noexcept nogil:
-    """Enter if it is free and this process attached.  Acquire; partner: the release in `gate_leave`."""
+    """Enter if the gate is free and this process is attached.  Acquire; partner: the release in `gate_leave`."""
     return section.private.index_plus_1 != 0 and compare_exchange_acquire_u64(gate, 0, section.private.owner_word)
 
 
@@ -53,13 +53,13 @@ cdef inline void gate_leave(uint64_t* gate) noexcept nogil:
 
 
 cdef inline bint gate_take_over(section_t* section, uint64_t* gate, uint64_t word) noexcept nogil:
-    """If the owner as of `word` is dead, the gate is mine."""
+    """Enter if the owner in `word` is dead."""
     return (word_has_owner(word) and not owner_is_alive(section, word)
             and compare_exchange_acquire_u64(gate, word, section.private.owner_word | GATE_WAITERS))
 
 
 cdef inline int64_t gate_slice(int64_t deadline_ns) noexcept nogil:
-    """How long to sleep: to the deadline or for a slice.  Also who does not want to wait for what is behind it waits for a gate."""
+    """Return how long to sleep: to the deadline or for a slice.  A caller that does not wait for the condition still waits for the gate."""
     cdef int64_t left_ns
     if deadline_ns == FOREVER or deadline_ns == AT_ONCE:
         return SLICE_NS
@@ -68,7 +68,7 @@ cdef inline int64_t gate_slice(int64_t deadline_ns) noexcept nogil:
 
 
 cdef inline int gate_wait_begin(section_t* section, gate_wait_t* wait, int64_t deadline_ns, uint32_t n_spins) noexcept nogil:
-    """OK, or why this process cannot be attached."""
+    """Begin a wait: OK, or the status of attaching this process."""
     wait.deadline_ns = deadline_ns
     wait.spins_left = n_spins
     wait.waiters = 0
@@ -76,8 +76,11 @@ cdef inline int gate_wait_begin(section_t* section, gate_wait_t* wait, int64_t d
 
 
 cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait) noexcept nogil:
-    """Look once: OK, it is mine; OWNER_DIED, it is mine and was a dead one's; WOULD_BLOCK, look again; or what ended a slice of sleep,
-    ETIMEDOUT or EINTR: look at deadline and signals, then again."""
+    """Make one step towards entering.
+
+    OK: entered.  OWNER_DIED: entered, and the former owner died inside.  WOULD_BLOCK: call again.  ETIMEDOUT or EINTR, which ended a
+    slice of sleep: check deadline and signals, then call again.
+    """
     cdef int status
     cdef uint64_t word = load_relaxed_u64(gate)
     wait.word = word
@@ -93,6 +96,6 @@ cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait)
         word |= GATE_WAITERS
     wait.waiters = GATE_WAITERS
     status = futex_wait(<uint32_t*>gate, <uint32_t>word, gate_slice(wait.deadline_ns))
-    if status != OK and gate_take_over(section, gate, word):     # after a signal too: they may come more often than slices end
+    if status != OK and gate_take_over(section, gate, word):     # after a signal too: signals may come more often than slices end
         return OWNER_DIED
     return WOULD_BLOCK if status == OK else status

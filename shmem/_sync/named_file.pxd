@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The files of named semaphores and events: what `_sync/named_file.pyx` offers."""
+"""The files of named semaphores and events: the declarations of `_sync/named_file.pyx`."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._base.layout cimport named_state_t, named_t
@@ -11,7 +11,7 @@ ctypedef struct named_request_t:
     int permissions
     bint trust_owner
     named_state_t initial
-    # what was found
+    # results
     named_t* named                # mapped; a page
     uint64_t device
     uint64_t inode
@@ -20,5 +20,5 @@ ctypedef struct named_request_t:
 # Open, or create with `initial`: 0, NOT_A_SECTION, UNTRUSTED_OWNER or an errno.
 cdef int named_open(named_request_t* request) noexcept nogil
 cdef void named_unmap(named_t* named) noexcept nogil
-# Remove the name: ENOENT when there is none, or it means another file by now.
+# Remove the name: ENOENT when there is none, or it leads to another file by now.
 cdef int named_unlink(const char* path, uint64_t device, uint64_t inode) noexcept nogil

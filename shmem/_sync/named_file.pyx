@@ -1,13 +1,13 @@
 # cython: language_level=3
 """The files of named semaphores and events: one page each, `named_t` at its start.
 
-A file is written before it has a name, and given its name in one step that fails if the name is taken.  So whatever a
-name leads to is whole, a kill leaves nothing behind, and of several who create at the same time one wins and
-the others open what it made.  Nothing but the state changes afterwards.
+A file is written before it has a name, and given its name in one step that fails if the name is taken.  So a
+name always leads to a complete file, and a kill leaves nothing behind.  Of several processes that create at the same time one wins, and
+the others open its file.  Nothing but the state changes afterwards.
 
-Whatever else is found under the name is left alone.  Who may write the file can damage it, as with sections: another user's
-is refused, and another user's symbolic link not followed.  What is looked at is looked at when it is opened: who truncates a file that
-is open elsewhere ends those processes (SIGBUS), as with any mapped file; replacing it, or writing any bytes, does not.
+Any other file under the name is left alone.  A user with write access can damage the file, as with sections: another user's file
+is refused, and another user's symbolic link not followed.  All checks are made when the file is opened.  Truncating a file that
+is open elsewhere kills those processes (SIGBUS), as with any mapped file; replacing it, or writing any bytes, does not.
 """
 
 from libc.errno cimport EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENXIO
@@ -17,16 +17,14 @@ from shmem._base.layout cimport NAMED_MAGIC, NAMED_VERSION, PAGE_BYTES, named_t
 from shmem._base.status cimport NOT_A_SECTION, OK, UNTRUSTED_OWNER
 from shmem._base.system cimport (
     file_close, file_facts, file_facts_t, file_give_name, file_open, file_open_unnamed, file_remove, file_reserve, file_set_size,
-    file_write, memory_map, memory_unmap, path_facts, random_bytes, user_id)
+    file_write, memory_map, memory_unmap, path_facts, random_bytes, system_folder, user_id)
 
 cdef enum:
     MAX_TRIES = 100
 
-cdef const char* FOLDER = b"/dev/shm"
-
 
 cdef int _make(named_request_t* request, int* fd) noexcept nogil:
-    """A file with the initial state, under its name: EEXIST when somebody was faster."""
+    """Make a file with the initial state, under its name: EEXIST when another process was faster."""
     cdef named_t named
     cdef int status
     memset(&named, 0, sizeof(named_t))
@@ -36,7 +34,7 @@ cdef int _make(named_request_t* request, int* fd) noexcept nogil:
     named.state = request.initial
     status = random_bytes(named.uuid, sizeof(named.uuid))
     if status == OK:
-        status = file_open_unnamed(FOLDER, request.permissions, fd)
+        status = file_open_unnamed(system_folder, request.permissions, fd)
     if status == OK:
         status = file_set_size(fd[0], PAGE_BYTES)
     if status == OK:
@@ -73,7 +71,7 @@ cdef int _open_or_make(named_request_t* request, int* fd) noexcept nogil:
 
 
 cdef int _check(int fd, named_request_t* request) noexcept nogil:
-    """Whether this file may be touched, and is what it should be; maps it."""
+    """Check that the file may be used and is the right one, and map it."""
     cdef file_facts_t facts
     cdef char* base = NULL
     cdef named_t* named

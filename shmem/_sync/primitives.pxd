@@ -1,14 +1,15 @@
 # cython: language_level=3
-"""Semaphore, event and mutex: inline fast paths.  The states, and who wakes whom, stand in `_sync/primitives.pyx`.
+"""Semaphore, event and mutex: inline fast paths.  The states, and which event wakes which waiters, stand in `_sync/primitives.pyx`.
 
-Functions return 0 or a status; none needs the GIL.  A deadline is in nanoseconds of the monotonic clock, `FOREVER` or `AT_ONCE`.
+Functions return 0 or a status; none needs the GIL.  Deadlines: `_base/deadline.pxd`.
 A semaphore or an event may lie anywhere; a mutex lies in a section, for its owner is a participant.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from shmem._atomics cimport compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64
+from shmem._atomics cimport (
+    compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64, thread_pointer)
 from shmem._base.layout cimport block_t, event_t, mutex_t, semaphore_t
-from shmem._base.section cimport section_t, thread_find, thread_pointer, thread_t
+from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport OK, VALUE_OVERFLOW, WOULD_BLOCK
 from shmem._sync.channel cimport channel_notify
 
@@ -17,30 +18,30 @@ cdef enum:
     EVENT_SIGNALED = 1
 
 ctypedef struct place_t:
-    const block_t* block          # the words lie in it, by themselves or in a field
-    uint64_t serial               # that it had when the waiting began
+    const block_t* block          # that holds the words, by themselves or in a field
+    uint64_t serial               # of the block when the wait began
 
 # Wait: 0, TIMEOUT_EXPIRED, INVALID_BLOCK (freed meanwhile; `place` may be NULL), or with `stop_for_signals` INTERRUPTED; then
 # nothing was taken.
 cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
-# `since` is `event_sequence` of the moment when the waiting began: who is INTERRUPTED and comes back has missed nothing
+# `since` is `event_sequence` of the moment when the wait began: a waiter that was INTERRUPTED and waits again has missed nothing
 cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef void event_signal(event_t* event) noexcept nogil
 cdef void event_reset(event_t* event) noexcept nogil
-# Take it, waiting; `owner_died`: whoever had it last ended without releasing it
+# Acquire it, waiting; `owner_died`: its last owner died without releasing it
 cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
                     bint* owner_died) noexcept nogil
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil
-# Whether a thread that lives has it
+# Whether a live participant owns it
 cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil
-# Slow half of taking a second mutex: see `_sync/primitives.pyx`
+# Slow half of acquiring a second mutex: see `_sync/primitives.pyx`
 cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil
-# This thread ends: whatever mutexes it holds are released, and their next owners told
+# This thread ends: release the mutexes that it holds, with a notice of the death for their next owners
 cdef void mutexes_release_all(section_t* section) noexcept nogil
 
 
 cdef inline int semaphore_try(semaphore_t* semaphore) noexcept nogil:
-    """Take one if there is one, else WOULD_BLOCK.  What was written before the `semaphore_signal` that it came from is seen."""
+    """Take one if there is one, else WOULD_BLOCK.  All writes before the `semaphore_signal` that it came from are visible."""
     cdef uint32_t value = load_seq_cst_u32(&semaphore.value)
     while value != 0:
         if compare_exchange_seq_cst_u32(&semaphore.value, value, value - 1):
@@ -50,7 +51,7 @@ cdef inline int semaphore_try(semaphore_t* semaphore) noexcept nogil:
 
 
 cdef inline int semaphore_signal(semaphore_t* semaphore, uint32_t n) noexcept nogil:
-    """Add n: 0, or VALUE_OVERFLOW and nothing changed."""
+    """Add n and wake up to n waiters: 0, or VALUE_OVERFLOW with nothing changed."""
     cdef uint32_t value = load_seq_cst_u32(&semaphore.value)
     while True:
         if n > SEMAPHORE_MAX or value > SEMAPHORE_MAX - n:
@@ -71,21 +72,27 @@ cdef inline uint32_t event_sequence(event_t* event) noexcept nogil:
 
 
 cdef inline uint64_t thread_signature(section_t* section) noexcept nogil:
-    """How this thread signs a mutex.  Of the participant too, for after a fork, and without address space
-    randomisation, threads of different processes have the same thread pointer."""
+    """Return how this thread signs a mutex.
+
+    The participant is part of it: after a fork, and without address space randomisation, threads of different processes have
+    the same thread pointer.
+    """
     return thread_pointer() ^ section.private.owner_word * <uint64_t>0x9e3779b97f4a7c15
 
 
 cdef inline bint mutex_is_mine(section_t* section, mutex_t* mutex) noexcept nogil:
-    """Whether this thread holds it.  Nobody else writes my signature there.  Between the claim of another thread of this process
-    and its signature the mutex bears that of the last owner, which is not mine: who releases wipes it out, and the dead signed
-    as another participant."""
+    """Return whether this thread holds the mutex.
+
+    No other thread writes this thread's signature.  Between the claim of another thread of this process and its signature, the
+    mutex has the last owner's signature, which is never this thread's: a release wipes it out, and a dead owner signed
+    as another participant.
+    """
     return (section.private.index_plus_1 != 0 and load_seq_cst_u64(&mutex.owner) == section.private.owner_word
             and mutex.thread == thread_signature(section))
 
 
 cdef inline void mutex_sign(section_t* section, mutex_t* mutex, thread_t* me, bint* owner_died) noexcept nogil:
-    """The owner word is mine: the rest of what an owner writes."""
+    """Write the rest of the mutex, after this participant has become its owner."""
     if mutex.died or owner_died[0]:
         mutex.died = 0
         mutex.owner_deaths += 1
@@ -99,7 +106,7 @@ cdef inline void mutex_sign(section_t* section, mutex_t* mutex, thread_t* me, bi
 
 
 cdef inline int mutex_try(section_t* section, mutex_t* mutex, bint* owner_died) noexcept nogil:
-    """Take it if nobody has it, or once more, else WOULD_BLOCK."""
+    """Acquire it if it is free or this thread holds it already, else WOULD_BLOCK."""
     cdef thread_t* me = thread_find(section)
     owner_died[0] = False
     if me == NULL:

@@ -1,56 +1,56 @@
 # cython: language_level=3
-"""Semaphore, event, mutex: words that processes wait on, wherever they lie.
+"""Semaphore, event, mutex: words that processes wait on, in a section or a file of their own.
 
-All wait on a channel, which `_sync/channel.pxd` explains: who waits registers, looks again, sleeps a slice of at
-most 50 ms; who changes something notifies.  Nobody waiting means no system call.
+All wait on a channel (`_sync/channel.pxd`): a waiter registers, looks again, sleeps for a slice of at most SLICE_NS;
+a thread that changes the condition notifies.  Without waiters there is no system call.
 
-Semaphore.  `value` is taken by compare-and-swap and never negative; `signal(n)` adds n in one step and wakes n.  A killed
-waiter had nothing, a killed signaller has added or has not; if it was killed before it woke anybody, sleepers find out after their slice.
+Semaphore.  `value` is taken by compare-and-swap and is never negative; `signal(n)` adds n in one step and wakes n waiters.  A killed
+waiter had nothing.  A killed signaller has added or has not; if it was killed before it woke any waiter, sleepers look after their slice.
 
-Event.  One word, which is its own channel: bit 0 says signaled, the rest of the low half counts how often it was.
-Waiting ends when the event is signaled *or has been since*: a reset that follows a signal at once does not
-take from those who waited what they waited for (as in `threading`), nor from those who just look whether Ctrl-C
-was pressed.  A signal takes all registrations away.
+Event.  One word, which is its own channel: bit 0 is the state, the rest of the low half counts the signals.
+A wait ends when the event is signaled *or has been since it began*.  So a reset at once after a signal does not take
+the signal from threads that waited (as in `threading`), nor from threads that have left the wait for a moment to check for Ctrl-C.
+A signal takes all registrations away.
 
 Mutex.  Owned by a thread of a participant::
 
     owner = 0                  free
     owner = index, generation  held by that participant, by its thread `thread`, `depth` times
-    the same, that one dead    free for whoever swaps that very word for its own: the owner's death is told to this one
+    the same, owner dead       free for the thread that swaps exactly this word for its own, which learns of the death
 
-Everything but `owner` and `channel` is written by the owner alone.  A thread that ends releases what it holds: it finds
-it along `next_held_off`, from `held_mutex_off` in its private slot.  If it is killed away, the participant is dead, and its
-whole list void.  Nor does a link lead to a mutex of this thread's once that one's block was freed, by whoever does such a thing: who takes
-another one cuts the list there, lest a mutex in a place that is used again be linked twice.  What the thread took
-before the freed one is then not released when it ends.
+Only the owner writes the other words, except `channel`.  A thread that ends releases the mutexes that it holds: it finds
+them along `next_held_off`, from `held_mutex_off` in its private slot.  If it is killed, the participant is dead, and its
+whole list void.  The block of a held mutex may be freed, which is misuse: a link to it then leads to no mutex of this thread.
+When the thread acquires another mutex, it cuts the list there, lest a mutex in the same place be linked twice.  Mutexes
+that the thread acquired before the freed one are then not released when it ends.
 
-A block that is freed while somebody sleeps in it (misuse) is found out by the sleeper, after its slice at the latest, before it
+A block that is freed while a thread sleeps in it (misuse) is detected by the sleeper, after its slice at the latest, before it
 touches a word.
 
-Who wakes whom: `semaphore_signal` n waiters, `event_signal` all, `mutex_unlock` one.
+Which event wakes which waiters: `semaphore_signal` n of them, `event_signal` all, `mutex_unlock` one.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_acquire_u64, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._base.bounds cimport block_is_stale
 from shmem._base.deadline cimport AT_ONCE, deadline_is_past
-from shmem._base.layout cimport SERIAL_MASK, STATE_USED, event_t, mutex_t, semaphore_t, tag_state
+from shmem._base.layout cimport event_t, mutex_t, semaphore_t
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, NOT_OWNER, OK, TIMEOUT_EXPIRED
 from shmem._base.system cimport futex_wake
-from shmem._sync.channel cimport EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
+from shmem._sync.channel cimport ALL_WAITERS, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
 from shmem._sync.storage_lock cimport thread_register
 
 cdef enum:
     N_SPINS = 100
-    N_SLEEPS = 16                  # woken so often while others were faster: look for signals all the same
+    N_SLEEPS = 16                  # after so many wakes for which others were faster, return for signals all the same
 
 
 cdef inline bint _is_gone(const place_t* place) noexcept nogil:
-    """Whether the block was freed: then its words are the heap's, or somebody else's, and who slept on them keeps its hands off."""
-    return place != NULL and (tag_state(load_acquire_u64(&place.block.tag)) != STATE_USED
-                              or (place.block.serial ^ place.serial) & SERIAL_MASK != 0)
+    """Return whether the block was freed: then its words are the heap's or another block's, and a waiter must not touch them."""
+    return place != NULL and block_is_stale(place.block, place.serial)
 
 
 # -- semaphore ------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t de
             return INVALID_BLOCK
         if status != 0:
             channel_withdraw(&semaphore.channel, sequence)
-        if semaphore_try(semaphore) == OK:      # also when giving up: the wake that was meant for me is used
+        if semaphore_try(semaphore) == OK:      # also when giving up: a wake meant for this waiter is used
             return OK
         if deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
@@ -91,7 +91,7 @@ cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t de
 # -- event ----------------------------------------------------------------------------------------------
 
 cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Wait until it is signaled, or has been since."""
+    """Wait until the event is signaled, or has been since the wait began."""
     cdef uint32_t before
     cdef int status
     if _is_gone(place):
@@ -120,18 +120,18 @@ cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_
 
 
 cdef void event_signal(event_t* event) noexcept nogil:
-    """Signal it: all who wait go on.  One that is signaled already stays so."""
+    """Signal the event: all waiters go on.  Without effect if it is signaled already."""
     cdef uint64_t word = load_seq_cst_u64(&event.word)
     while word & EVENT_SIGNALED == 0:
         if compare_exchange_seq_cst_u64(&event.word, word, <uint32_t>(<uint32_t>word + 2) | EVENT_SIGNALED):
             if word >> 32 != 0:
-                futex_wake(low_half(&event.word), EVERYBODY)
+                futex_wake(low_half(&event.word), ALL_WAITERS)
             return
         word = load_seq_cst_u64(&event.word)
 
 
 cdef void event_reset(event_t* event) noexcept nogil:
-    """Not signaled any more.  Who waited when it was signaled goes on all the same."""
+    """Clear the event.  Threads that waited when it was signaled go on all the same."""
     cdef uint64_t word = load_seq_cst_u64(&event.word)
     while word & EVENT_SIGNALED:
         if compare_exchange_seq_cst_u64(&event.word, word, word & ~<uint64_t>EVENT_SIGNALED):
@@ -143,7 +143,7 @@ cdef void event_reset(event_t* event) noexcept nogil:
 
 cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
                       bint* owner_died) noexcept nogil:
-    """Make `owner` mine: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
+    """Become the owner: 0, TIMEOUT_EXPIRED, INTERRUPTED or INVALID_BLOCK."""
     cdef uint64_t word
     cdef uint32_t sequence
     cdef int status = 0, spins_left = N_SPINS, sleeps_left = N_SLEEPS
@@ -181,7 +181,7 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, 
 
 cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
                     bint* owner_died) noexcept nogil:
-    """Take it, waiting if need be; once more if this thread has it already."""
+    """Acquire it, waiting if need be; once more if this thread holds it already."""
     cdef thread_t* me = NULL
     cdef int status = thread_register(section, &me)
     owner_died[0] = False
@@ -198,18 +198,18 @@ cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, in
 
 
 cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
-    """Whether there is, in bounds, a mutex of this thread's: one whose block was freed meanwhile ends the list."""
+    """Return whether a mutex that this thread holds lies there, in bounds: one whose block was freed ends the list."""
     return (off & 7 == 0 and off >= section.heap_start and off <= section.size_bytes - sizeof(mutex_t)
             and mutex_is_mine(section, <mutex_t*>(section.base + off)))
 
 
 cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
-    """Cut the list where it leads to no mutex of this thread's, or back; one that is claimed and not signed yet is none."""
+    """Cut the list where it leads to anything but a mutex of this thread, or back; a mutex claimed but not yet signed is none."""
     cdef uint64_t* link = &me.held_mutex_off
     cdef uint64_t off = link[0], n_steps = 0, mark_off = 0
     while off != 0 and off != mark_off and _is_held(section, off):
         if n_steps & (n_steps - 1) == 0:
-            mark_off = off               # after 1, 2, 4 ... steps (Brent): who walks in a circle meets it
+            mark_off = off               # after 1, 2, 4 ... steps (Brent): a walk in a circle meets it
         n_steps += 1
         link = &(<mutex_t*>(section.base + off)).next_held_off
         off = load_relaxed_u64(link)
@@ -217,7 +217,7 @@ cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
 
 
 cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nogil:
-    """Take a mutex out of the list of those that this thread holds; nearly always it is the first."""
+    """Take a mutex out of the list of this thread; nearly always it is the first."""
     cdef uint64_t off = me.held_mutex_off, wanted = <uint64_t>(<char*>mutex - section.base)
     cdef mutex_t* before
     if off == wanted:
@@ -234,7 +234,7 @@ cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nog
 
 
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
-    """Release it once: NOT_OWNER when this thread does not have it."""
+    """Release it once: NOT_OWNER when this thread does not hold it."""
     cdef thread_t* me = thread_find(section)
     if me == NULL or not mutex_is_mine(section, mutex):
         return NOT_OWNER
@@ -249,7 +249,7 @@ cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
 
 
 cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil:
-    """Whether anybody has it who lives."""
+    """Return whether a live participant owns it."""
     cdef uint64_t word = load_seq_cst_u64(&mutex.owner)
     return word != 0 and owner_is_alive(section, word)
 

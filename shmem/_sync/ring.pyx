@@ -1,39 +1,39 @@
 # cython: language_level=3
-"""A ring of slots of one size: a bounded first-in-first-out queue that lives through the death of whoever works on it.
+"""A ring of slots of one size: a bounded first-in-first-out queue that survives the death of any process that uses it.
 
 ::
 
     head                tail                    both only grow; slot = number % capacity
-     |  put, not taken   |  free, or being written by who has the producers' gate
-     |  the first may be being copied by who has the consumers' gate
+     |  put, not taken   |  free, or being written by the owner of the producers' gate
+     |  the first may be being copied by the owner of the consumers' gate
 
     0 <= tail - head <= capacity          empty: equal; full: capacity
 
-*One store commits.*  Put: copy into the free slots, then store `tail`.  Get: copy out of the first slots, then store `head`.  Killed
-before that store, nothing was put, or nothing taken; after it, all was, and what a killed consumer had taken was in its hands.
-So there is nothing to be repaired, and whoever takes a gate over from a dead owner goes on where `tail` and `head` are.
+*One store commits.*  Put: copy into the free slots, then store `tail`.  Get: copy out of the first slots, then store `head`.  Before
+that store a killed process has put nothing, or taken nothing; after it, everything, and a killed consumer takes its messages with it.
+So nothing needs repair: a thread that takes a gate over from a dead owner goes on where `tail` and `head` are.
 
-Gates, see `_sync/gate.pxd`: one for producers, one for consumers.  Producers and consumers never
-meet in a gate.  Each side keeps what it saw last of the other's number (`head_seen`, `tail_seen`) beside its gate, and looks again
-only when by that there is no room, or nothing: so the lines of `head` and `tail` do not travel with every message.  What was
-seen is never ahead of the truth, so acting on it is safe, also after its writer was killed.
+Gates (`_sync/gate.pxd`): one for producers, one for consumers; the two sides never
+meet in a gate.  Each side keeps the last value that it saw of the other's number (`head_seen`, `tail_seen`) beside its gate, and looks
+again only when that value shows no room, or no message: so the cache lines of `head` and `tail` do not travel with every message.  A value
+seen is never ahead of the truth, so acting on it is safe, also after the process that stored it was killed.
 
-Who wakes whom.  A put of n wakes n of those on `not_empty`, a get of n wakes n of those on `not_full`, a shutdown all of both.  Who
-waits has registered on the channel, looked again, and then sleeps, a slice of 50 ms at most (see `_sync/channel.pxd`): that
-is for the wake of somebody who was killed before it woke, or after it was woken and before it took anything.  Who is woken and does not
-come through the gate to look, for want of time or for a signal, passes its wake on.
+Which event wakes which waiters.  A put of n wakes n of those on `not_empty`, a get of n wakes n of those on `not_full`, a shutdown all
+of both.  A waiter registers on the channel, looks again, and then sleeps for a slice of at most SLICE_NS (`_sync/channel.pxd`): the slice
+covers a wake lost by a process killed before it woke, or after it was woken and before it took anything.  A woken waiter that does not
+come through the gate to look, because of its deadline or a signal, passes its wake on.
 `tail` and the registration are two words: the store of one, and the look at the other after it, are sequentially consistent on both sides.
 
-Freed.  Nobody writes to the block of a queue that was freed: whether it was is looked at before a gate is asked for, inside it, and after
-each sleep.  (It can be freed between look and store; who frees a queue is to know that nobody uses it.)
+Freed.  The block of a freed queue is never written: whether it was freed is checked before a gate is asked for, inside the gate, and after
+each sleep.  (It can be freed between check and store; the caller that frees a queue must know that it is not in use.)
 
-A wake costs microseconds, more than a message.  So who finds no room, or nothing, looks for some time before it sleeps, on more than one
-core; how long is learnt from whether it helped.
+A wake costs microseconds, more than a message.  So a thread that finds no room, or no message, looks for some time before it sleeps, on
+more than one core; it learns how long from whether that helped.
 
-Shutdown.  `closed` is set under the producers' gate: whoever has seen it, and finds the queue empty after that, knows that
-nothing comes any more.
+Shutdown.  `closed` is set under the producers' gate: a consumer that has seen it, and finds the queue empty after that, knows that
+no message will come.
 
-Nothing that leads anywhere is read from the section but `head`, `tail` and lengths, which are bounded before they are used: capacity, slot
+Of the section, only `head`, `tail` and lengths lead anywhere, and they are bounded before use: capacity, slot
 size and place are this process's own copies, checked when the queue was opened.
 """
 
@@ -42,15 +42,14 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport (
     cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
-from shmem._base.bounds cimport damaged
+from shmem._base.bounds cimport block_is_stale, damaged
 from shmem._base.deadline cimport deadline_is_past
-from shmem._base.layout cimport (
-    BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, SERIAL_MASK, STATE_USED, block_t, queue_t, tag_state)
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, block_t, queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
 from shmem._base.system cimport now_ns, processor_count
-from shmem._sync.channel cimport ETIMEDOUT, EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
+from shmem._sync.channel cimport ALL_WAITERS, ETIMEDOUT, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 
 cdef enum:
@@ -62,13 +61,11 @@ cdef bint _may_spin = processor_count() > 1
 
 
 cdef inline bint _is_stale(ring_t* ring) noexcept nogil:
-    """Whether the block was freed: by its tag, and by its serial should the place be used again."""
-    cdef block_t* block = <block_t*>(<char*>ring.at - BLOCK_HEAD_BYTES)
-    return tag_state(block.tag) != STATE_USED or ((block.serial ^ ring.serial) & SERIAL_MASK) != 0
+    return block_is_stale(<block_t*>(<char*>ring.at - BLOCK_HEAD_BYTES), ring.serial)
 
 
 cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t serial, uint64_t room_bytes) noexcept nogil:
-    """Copy and check what says how large everything is."""
+    """Copy the sizes and places from the queue's header, and check them."""
     if room_bytes < sizeof(queue_t):
         return CORRUPTED
     ring.section = section
@@ -98,7 +95,7 @@ cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t se
 
 
 cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Take a gate: 0, TIMEOUT_EXPIRED or INTERRUPTED, INVALID_BLOCK, or why this process cannot be attached."""
+    """Enter a gate: 0, TIMEOUT_EXPIRED, INTERRUPTED, INVALID_BLOCK, or the status of attaching this process."""
     cdef gate_wait_t wait
     cdef int status = gate_wait_begin(ring.section, &wait, deadline_ns, GATE_SPINS if _may_spin else 0)
     if status != OK:
@@ -107,7 +104,7 @@ cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for
         if _is_stale(ring):
             return INVALID_BLOCK
         status = gate_step(ring.section, gate, &wait)
-        if status == OK or status == OWNER_DIED:         # nothing to be repaired
+        if status == OK or status == OWNER_DIED:         # nothing needs repair
             return OK
         if status == WOULD_BLOCK:
             continue
@@ -128,7 +125,7 @@ cdef void _copy_in(ring_t* ring, uint64_t tail, batch_t* batch, uint64_t n) noex
     cdef char* slot
     cdef uint64_t i, length, first
     if not ring.is_bytes:
-        first = ring.capacity - tail % ring.capacity             # how many slots there are up to the ring's end
+        first = ring.capacity - tail % ring.capacity             # slots up to the ring's end
         if first > n:
             first = n
         memcpy(_slot(ring, tail), batch.data, first * ring.slot_bytes)
@@ -157,7 +154,7 @@ cdef int _copy_records_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t
 
 
 cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* n) noexcept nogil:
-    """As many of n as fit into the batch; `n` says how many.  CORRUPTED when the first one has an impossible length."""
+    """Copy as many of n messages as fit into the batch, and set `n` to that.  CORRUPTED when the first has an impossible length."""
     cdef char* slot
     cdef uint64_t i, length, used = 0
     for i in range(n[0]):
@@ -173,7 +170,7 @@ cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* 
         if used + packed_bytes(length) > batch.n_bytes:
             n[0] = i
             return OK
-        (<uint64_t*>(batch.data + used))[0] = length             # as it was checked, whatever the section says by now
+        (<uint64_t*>(batch.data + used))[0] = length             # the checked length, even if the section's has changed
         memcpy(batch.data + used + sizeof(uint64_t), slot + sizeof(uint64_t), length)
         used += packed_bytes(length)
     return OK
@@ -182,7 +179,7 @@ cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* 
 # -- inside the gates -----------------------------------------------------------------------------------
 
 cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
-    """The producers' gate is mine: put what there is room for, leave it, wake consumers."""
+    """Inside the producers' gate: put as many messages as there is room for, leave the gate, wake consumers."""
     cdef queue_t* queue = ring.at
     cdef uint64_t n = batch.n_items, tail = load_relaxed_u64(&queue.tail), used = tail - load_relaxed_u64(&queue.head_seen), head
     cdef int status = OK
@@ -209,14 +206,14 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     # `tail` comes after the registration
     store_seq_cst_u64(&queue.tail, tail + n)
     gate_leave(&queue.producers_gate)
-    channel_notify(&queue.not_empty, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    channel_notify(&queue.not_empty, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
     batch.n_items -= n
     batch.n_done += n
     return OK
 
 
 cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
-    """The consumers' gate is mine: take what there is, leave it, wake producers."""
+    """Inside the consumers' gate: take the messages that there are, leave the gate, wake producers."""
     cdef queue_t* queue = ring.at
     cdef uint64_t head = load_relaxed_u64(&queue.head), n = load_relaxed_u64(&queue.tail_seen) - head, tail
     cdef bint closed
@@ -241,7 +238,7 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
         return status
     store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the look at the channel, as in _put_inside
     gate_leave(&queue.consumers_gate)
-    channel_notify(&queue.not_full, <uint32_t>n if n < EVERYBODY else EVERYBODY)
+    channel_notify(&queue.not_full, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
     batch.n_done = n
     return OK
 
@@ -265,7 +262,7 @@ cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil:
 # -- waiting --------------------------------------------------------------------------------------------
 
 cdef int _step(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Through the gate once."""
+    """Go through the gate once."""
     cdef int status = _enter(ring, &ring.at.producers_gate if is_put else &ring.at.consumers_gate, deadline_ns, stop_for_signals)
     if status != OK:
         return status
@@ -273,7 +270,7 @@ cdef int _step(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
 
 
 cdef bint _look_a_while(ring_t* ring, bint is_put) noexcept nogil:
-    """Look, without sleeping, whether the other side does something; learn from that how long it is worth while."""
+    """Look, without sleeping, whether the other side puts or takes; learn from that how long it is worth while."""
     cdef uint32_t* spins = &ring.put_spins if is_put else &ring.get_spins
     cdef uint32_t n_spins = spins[0]
     cdef uint64_t nothing = ring.capacity if is_put else 0
@@ -292,17 +289,17 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
     """Put everything, or get something."""
     cdef uint64_t* channel = &ring.at.not_full if is_put else &ring.at.not_empty
     cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK
-    cdef int64_t look_round_ns = now_ns() + SLICE_NS             # for signals: also who is woken in vain, or gets on by small parts
+    cdef int64_t look_round_ns = now_ns() + SLICE_NS     # for signals: also a waiter that is woken in vain, or progresses by small parts
     cdef uint32_t sequence
-    cdef bint is_woken = False                   # and has not looked since
+    cdef bint is_woken = False                   # and has not looked since that wake
     while True:
         status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
         if status != refused and not (status == OK and is_put and batch.n_items):
             if is_woken and (status == TIMEOUT_EXPIRED or status == INTERRUPTED):
-                channel_notify(channel, 1)       # not even looked: the wake is for somebody else
+                channel_notify(channel, 1)       # not even looked: the wake is for another waiter
             return status
         is_woken = False
-        if status == OK:                         # a part: the time is over only when no more is to be had
+        if status == OK:                         # a part was put: the deadline counts only when there is no more room
             slept = OK
         elif deadline_is_past(deadline_ns):
             return refused
@@ -347,13 +344,13 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
         if status == OK:
             store_seq_cst_u64(&queue.head, load_seq_cst_u64(&queue.tail))
             gate_leave(&queue.consumers_gate)
-    channel_notify(&queue.not_empty, EVERYBODY)
-    channel_notify(&queue.not_full, EVERYBODY)
+    channel_notify(&queue.not_empty, ALL_WAITERS)
+    channel_notify(&queue.not_full, ALL_WAITERS)
     return status
 
 
 cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil:
-    """`head` twice: if it stood still, then `tail` was read beside it.  If it never does, what is there is about right."""
+    """Count the messages.  If `head` is the same before and after `tail` is read, the count is exact; else it is approximate."""
     cdef uint64_t head = 0, tail = 0
     for _ in range(N_LOOKS):
         head = load_seq_cst_u64(&queue.head)

@@ -3,59 +3,61 @@
 
 ::
 
-    gate      owner's index + 1 and generation, or a turn, or 0; and who starves
-    upgrade   index + 1 and generation of the participant that holds shared and wants exclusive
-    readers   one per participant: how many of its threads hold the lock shared
+    lock_gate   an owner word (`_base/owner.pxd`), a turn, or 0; and flags for starving waiters
+    upgrade     the owner word of the participant that holds shared and wants exclusive
+    readers     one per participant: how many of its threads hold the lock shared
 
-Truth table (O: some owner; r: sum of all readers)::
+"The gate" is `lock_gate` here.  Truth table (O: some owner; U: the upgrader; r: sum of all readers)::
 
-    gate           upgrade   r        what holds
+    gate           upgrade   r        meaning
     0              0         0        free
     0              0         > 0      shared by r threads
-    TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits 0.1 ms before it takes it
-    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that had registered; a new one waits 0.1 ms
-    O              0         > 0      O has claimed the gate and drains; who comes to read turns back
+    TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits TURN_NS before it takes the gate
+    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that had registered; a new one waits TURN_NS
+    O              0         > 0      O has claimed the gate and drains; a reader that comes turns back
     O              0         0        O holds it exclusive (or is about to see that it does)
     0              U         > 0      U shares it and is about to claim the gate
-    O != U         U         > 0      O drains, sees `upgrade`, gives the gate back: else each waits for the other
+    O != U         U         > 0      O drains, sees `upgrade`, releases the gate: else each would wait for the other
     U              U         > own    U drains all shares but its own
     U              U         own      U holds it exclusive, and its own share
 
-Who wakes whom; all but `upgrade` are channels (`_sync/channel.pxd`: registrations are never fewer than sleepers)::
+Which event wakes which waiters; all but `upgrade` are channels (`_sync/channel.pxd`: registrations are never fewer than sleepers)::
 
-    sleeps on      who                            is woken by
-    lock_gate_readers   readers, the upgrader          whoever opens the gate: all of them
-    lock_gate_writers   writers                        whoever opens the gate, the last reader of a turn, a writer that
-                                                  was woken and gives up: one of them
-    upgrade        writers                        upgrade_clear: all
-    drain          the owner of the gate          a reader that leaves or turns back, an upgrader that registers
+    sleeps on           sleeper                   woken by
+    lock_gate_readers   readers, the upgrader     the thread that opens the gate: all of them
+    lock_gate_writers   writers                   the thread that opens the gate, the last reader of a turn, a writer
+                                                  that was woken and gives up: one of them
+    upgrade             writers                   the thread that clears `upgrade`: all of them
+    drain               the owner of the gate     a reader that leaves or turns back, an upgrader that registers
 
-Fairness.  An open gate belongs to whoever comes first, which is mostly a thread that runs already: that is fast, and starves those who
-sleep.  Who has waited for a millisecond says so in the gate (STARVING).  The release that finds it there leaves a turn:
-first for the readers that are registered, until so many are in or have given up; then for the writers, until one that had
-registered has it; if that one did not starve, the next turn is a writer's again.  A turn has no owner, so a kill does it no
-harm: whom it keeps out takes the gate after a tenth of a millisecond.  So of n writers and readers in tight loops each has its turn
-after some n milliseconds.
+Fairness.  An open gate goes to the first thread that comes, mostly one that is running already: that is fast, and starves sleepers.
+A waiter that has waited for STARVING_NS sets a STARVING flag in the gate.  The release that finds the flag leaves a turn.
+The readers' turn comes first, and lasts until as many readers as were registered have entered or given up.  The writers' turn
+follows, and lasts until a writer that had registered takes the gate; if that writer did not starve, the next turn is
+the writers' again.  A turn has no owner, so a kill does not harm it: a waiter that it keeps out takes the gate after TURN_NS.
+So each of n writers and readers in tight loops has its turn after about n times STARVING_NS.
 
-What a read may miss, and why that is harmless.  A writer that tests `upgrade` before it claims the
-gate may miss one set a moment later; it holds no share of its own then, the upgrader does, so the drain cannot
-end and looks again.  A reader's look at the gate comes after its own increment, a writer's look at
-the readers after its own swap, all four sequentially consistent: at least one sees the other.
+What a read may miss, and why that is harmless.  A writer that looks at `upgrade` before it claims the gate may miss an upgrader that
+registers a moment later.  The writer holds no share then and the upgrader does, so the drain cannot end, and looks at `upgrade` again.
+A reader looks at the gate after its own increment, a writer looks at the readers after its own swap; all four operations are
+sequentially consistent, so at least one sees the other.
 
-When an owner dies.  Every sleep is a slice of at most 50 ms.  After a slice without news (a drainer: every 50 ms,
-since readers that turn back wake it without news), and before a timeout is reported, the one in the way is
-asked for: the gate's owner (its word is swapped for mine), the participant in `upgrade` (cleared or replaced), a
-participant whose count keeps a drain from ending (zeroed).  Always load, ask, swap that very word.
+When an owner dies.  Every sleep is a slice of at most SLICE_NS.  After a slice without news, after a signal, and before a timeout is
+reported, a waiter asks whether the participant in its way is alive.  A drainer asks every SLICE_NS by the clock, since readers that turn
+back wake it without news.  If that participant is dead, its word is swapped: the gate's owner for the waiter, the
+participant in `upgrade` for 0 or the next upgrader, the count that keeps a drain from ending for 0.  The order is always: load the word,
+ask about the owner in it, swap that very word.
 
-Who drains or upgrades looks for signals once a second, since it has to give the gate back for that; when the process leaves the section
-(`section.leaves`) after its slice, lest the process ends with the gate in its hand.
+A drainer or an upgrader returns to its caller for signals when one ends its sleep, and else only once per SIGNAL_CHECK_NS, since it must
+release the gate or `upgrade` for that.  When the process leaves the section (`section.leaves`), it returns after its current slice, so
+that the process does not end as the owner of the gate.
 
-A thread's depths are its own, in a page that a fork wipes; only the outermost lock touches shared words.
-`counted` says whether my participant's `readers` has one of mine: not while shared lies inside exclusive.
+The depths of a thread are its own, in a page that a fork wipes; only the outermost lock touches shared words.
+`counted` tells whether this participant's `readers` includes a share of this thread: not while shared lies inside exclusive.
 
-The lock order of the whole library stands at the head of `_core.pyx`.  The source of the scheme is section 5
-of the design; what is claimed here is model-checked, in `tests/models`, but for this: that a writer among several others has its turn is
-measured (`bench`, question fairness), and the README there says what the model finds.
+The lock order of the whole library stands at the head of `_core.pyx`.  The claims above are model-checked (`tests/models`), except
+that a writer among several other writers gets its turn: that is measured (`bench`, question `fairness`), and `tests/models/README.md`
+describes what the model finds there.
 """
 
 from libc.errno cimport EINTR
@@ -63,65 +65,74 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport (
     compare_exchange_seq_cst_u64, cpu_relax, fetch_add_seq_cst_u32, fetch_add_seq_cst_u64, fetch_sub_seq_cst_u32, fetch_sub_seq_cst_u64,
-    load_relaxed_u32, load_seq_cst_u64, store_release_u32, store_release_u64, store_seq_cst_u64)
+    load_relaxed_u32, load_seq_cst_u64, store_release_u32, store_release_u64, store_seq_cst_u64, thread_pointer)
 from shmem._base.bounds cimport participants_bound
 from shmem._base.deadline cimport FOREVER, deadline_is_past
 from shmem._base.debug cimport debug_fail, debug_storage_lock
 from shmem._base.layout cimport header_t
 from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index, readers_count, readers_none, word_has_owner
-from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive, participant_generation
-from shmem._base.section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, thread_hash, thread_pointer, thread_t
+from shmem._base.participants cimport my_entry, owner_is_alive, participant_entry_is_alive, participant_generation
+from shmem._base.section cimport MAX_THREADS, THREAD_ENDED, section_t, thread_find, thread_hash, thread_t
 from shmem._base.status cimport DEADLOCK, INTERRUPTED, OK, TIMEOUT_EXPIRED, TOO_MANY_THREADS
 from shmem._base.system cimport futex_wait, futex_wake, now_ns, watch_thread
-from shmem._sync.channel cimport EVERYBODY, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
+from shmem._sync.channel cimport ALL_WAITERS, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw, low_half
+
+cdef extern from *:
+    """
+    #define SIGNAL_CHECK_NS 1000000000
+    #define MAX_SLICES 20
+    _Static_assert((long long)MAX_SLICES * SLICE_NS <= SIGNAL_CHECK_NS, "a drainer checks for signals at least once per SIGNAL_CHECK_NS");
+    """
+    enum: MAX_SLICES               # that a drainer or an upgrader sleeps before it returns for signals: it may have slept through one
 
 cdef enum:
-    TURN_NS = 100000
-    STARVING_NS = 1000000          # who has waited so long asks for a turn
+    TURN_NS = 100000               # how long a writer leaves a turn to others
+    STARVING_NS = 1000000          # a waiter that has waited so long asks for a turn
     N_SPINS = 40
-    MAX_SLICES = 1000000000 // SLICE_NS      # a drainer or upgrader looks for signals once a second, in case it slept through one
-    MUST_YIELD = 1                 # drain: somebody upgrades, give the gate back
-    SLICE_OVER = 2                 # slept without news: time to look for signals, if nothing is claimed
+    MUST_YIELD = 1                 # drain: another participant upgrades, the gate must be released
+    SLICE_OVER = 2                 # slept without news: time to return for signals, if nothing is claimed
 
 cdef enum:
     STARVING = LOCK_STARVING_READERS | LOCK_STARVING_WRITERS
 
-cdef enum Wish:
+cdef enum Kind:
     READ
     WRITE
     UPGRADE
 
 ctypedef struct wait_t:            # one request for the lock while it waits
+    Kind kind                      # and what follows from it:
+    uint64_t* channel              # where it sleeps until the gate opens
+    uint64_t starving_flag         # by which it asks for a turn; 0: it never asks
+    uint32_t own_shares            # that its drain leaves
+    int slices_left                # of sleep without news, until it returns for signals
+    bint stop_for_signals
     int64_t deadline_ns
     int64_t began_ns               # 0: has not slept yet
-    int64_t turn_ends_ns           # of the others' turn that I leave to them; 0: none
-    Wish wish
+    int64_t turn_ends_ns           # of the others' turn that it waits for; 0: none; 1: over
     bint registered                # it was asleep or about to be: a turn may be meant for it
     uint32_t sequence              # that it registered with: a readers' turn carries it
-    int slices_left                # of an upgrader's, until it looks for signals
-    bint taken_over                # out: the gate is mine, its owner is dead
-    bint stop_for_signals
+    bint taken_over                # result: it owns the gate, whose former owner is dead
 
 
 # -- small parts --------------------------------------------------------------------------------------
 
-cdef inline uint64_t* _my_readers(section_t* section) noexcept nogil:
-    return &section.participants[section.private.index_plus_1 - 1].readers
-
-
-cdef wait_t _wait_for(Wish wish, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+cdef wait_t _wait_for(section_t* section, Kind kind, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
     cdef wait_t wait
-    wait.wish, wait.deadline_ns, wait.stop_for_signals = wish, deadline_ns, stop_for_signals
+    wait.kind, wait.deadline_ns, wait.stop_for_signals = kind, deadline_ns, stop_for_signals
+    wait.channel = &section.header.lock_gate_writers if kind == WRITE else &section.header.lock_gate_readers
+    wait.starving_flag = 0 if kind == UPGRADE else (LOCK_STARVING_WRITERS if kind == WRITE else LOCK_STARVING_READERS)
+    wait.own_shares = 1 if kind == UPGRADE else 0
+    wait.slices_left = MAX_SLICES if kind == UPGRADE else 1
     wait.began_ns = wait.turn_ends_ns = 0
     wait.registered = wait.taken_over = False
     wait.sequence = 0
-    wait.slices_left = MAX_SLICES
     return wait
 
 
 cdef int _sleep(section_t* section, uint64_t* channel, uint32_t sequence, int64_t deadline_ns, int64_t longest_ns) noexcept nogil:
-    """One slice of sleep on a channel, counted for `stats`: 0, ETIMEDOUT or EINTR, no more registered."""
-    cdef uint32_t* waiting = &section.participants[section.private.index_plus_1 - 1].waiting
+    """Sleep for a slice on a channel, counted for `stats`: 0, ETIMEDOUT or EINTR; then the registration is gone."""
+    cdef uint32_t* waiting = &my_entry(section).waiting
     cdef int status
     fetch_add_seq_cst_u32(waiting, 1)
     status = channel_sleep(channel, sequence, deadline_ns, longest_ns)
@@ -132,25 +143,25 @@ cdef int _sleep(section_t* section, uint64_t* channel, uint32_t sequence, int64_
 
 
 cdef void _note_death(section_t* section) noexcept nogil:
-    """A holder is gone: count it, and have the next holder told."""
+    """Count a dead holder, and leave the notice for the next holder."""
     fetch_add_seq_cst_u64(&section.header.owner_deaths, 1)
     store_release_u32(&section.header.death_notice, 1)
 
 
 cdef void upgrade_clear(section_t* section) noexcept nogil:
-    """Give `upgrade` back.  Always before the gate opens, or a writer would find both open and a share left."""
+    """Clear `upgrade`.  Always before the gate opens, or a writer would find both open and a share left."""
     store_seq_cst_u64(&section.header.upgrade, 0)
-    futex_wake(low_half(&section.header.upgrade), EVERYBODY)
+    futex_wake(low_half(&section.header.upgrade), ALL_WAITERS)
 
 
 cdef void lock_gate_notify(section_t* section) noexcept nogil:
-    """The gate has opened: all readers may come in, or one writer, which knows whether it is its turn."""
-    channel_notify(&section.header.lock_gate_readers, EVERYBODY)
+    """The gate has opened: wake all readers, and one writer, which finds in the gate whether it is its turn."""
+    channel_notify(&section.header.lock_gate_readers, ALL_WAITERS)
     channel_notify(&section.header.lock_gate_writers, 1)
 
 
 cdef void lock_gate_open(section_t* section) noexcept nogil:
-    """Open the gate that is mine; leave a turn to those who starve; wake who may come in."""
+    """Open the gate, which this participant owns; leave a turn to starving waiters; wake the waiters that may enter."""
     cdef header_t* header = section.header
     cdef uint64_t word, turn = 0, readers
     while True:
@@ -160,24 +171,24 @@ cdef void lock_gate_open(section_t* section) noexcept nogil:
         turn = 0
         readers = load_seq_cst_u64(&header.lock_gate_readers)
         if word & LOCK_STARVING_READERS:
-            turn = (LOCK_TURN_READERS | (word & LOCK_STARVING_WRITERS) | min(readers >> 32, LOCK_TURN_MOST) * LOCK_TURN_ONE
+            turn = (LOCK_TURN_READERS | (word & LOCK_STARVING_WRITERS) | min(channel_registrations(readers), LOCK_TURN_MOST) * LOCK_TURN_ONE
                     | readers << 32)
         elif word & LOCK_STARVING_WRITERS:
             turn = LOCK_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.lock_gate, word, turn):
-            break                                  # else somebody has begun to starve
-    lock_gate_notify(section)                           # in a readers' turn, too: the writer sees to it that the turn ends
+            break                                  # else a waiter has set its flag meanwhile
+    lock_gate_notify(section)                      # a writer in a readers' turn, too: it ends the turn if they do not come
 
 
 cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
-    """One of those it was left to is in, or gives up; after the last of them the writers may come.
+    """One of the readers that the turn was left to has entered, or gives up; after the last of them the writers may come.
 
-    They are those that were registered, which the sequence tells; if none was, then one that was awake just then.
+    The turn is left to the readers that were registered, which their sequence shows; if none was, to one that was awake at that moment.
     """
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate), n_left, next_word
     while word & LOCK_TURN_READERS and wait.registered:
         n_left = word // LOCK_TURN_ONE & LOCK_TURN_MOST
-        if n_left != 0 and <uint32_t>(word >> 32) != wait.sequence:
+        if n_left != 0 and <uint32_t>(word >> 32) != wait.sequence:       # a turn carries the sequence in place of a generation
             return
         if n_left > 1:
             next_word = word - LOCK_TURN_ONE
@@ -191,7 +202,7 @@ cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
 
 
 cdef bint _lock_gate_take_over(section_t* section) noexcept nogil:
-    """If the gate's owner is dead, make the gate mine: load, ask, swap."""
+    """Become the owner of the gate if its owner is dead: load, ask, swap."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     if not word_has_owner(word) or owner_is_alive(section, word):
         return False
@@ -203,7 +214,7 @@ cdef bint _lock_gate_take_over(section_t* section) noexcept nogil:
 
 
 cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
-    """The dead owner of the gate may have shares too, if it upgraded: one death, counted once."""
+    """Clear the shares of the dead owner of the gate, which has some if it upgraded: one death, counted once."""
     cdef uint64_t* readers = &section.participants[owner_index(owner)].readers
     cdef uint64_t word
     if owner_index(owner) >= section.max_participants:
@@ -213,20 +224,20 @@ cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
         compare_exchange_seq_cst_u64(readers, word, readers_none(word))
 
 
-cdef bint _say_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """After a millisecond of waiting, say so in the gate; I am registered.  False: the gate has changed."""
+cdef bint _set_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+    """After STARVING_NS of waiting, set the waiter's flag in the gate; the waiter is registered.  False: the gate has changed."""
     cdef int64_t now = now_ns()
-    cdef uint64_t flag = LOCK_STARVING_WRITERS if wait.wish == WRITE else LOCK_STARVING_READERS
+    cdef uint64_t flag = wait.starving_flag
     if wait.began_ns == 0:
         wait.began_ns = now
-    if wait.wish == UPGRADE or now - wait.began_ns < STARVING_NS or word & flag:
+    if flag == 0 or now - wait.began_ns < STARVING_NS or word & flag:
         return load_seq_cst_u64(&section.header.lock_gate) == word
     return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, word | flag)
 
 
 cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     """Sleep until the gate may have opened: 0 (look again, or `taken_over`), TIMEOUT_EXPIRED, INTERRUPTED, SLICE_OVER."""
-    cdef uint64_t* channel = &section.header.lock_gate_writers if wait.wish == WRITE else &section.header.lock_gate_readers
+    cdef uint64_t* channel = wait.channel
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS
@@ -243,11 +254,11 @@ cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
     wait.sequence = sequence
     wait.registered = True
-    if not _say_starving(section, wait, word):
+    if not _set_starving(section, wait, word):
         channel_withdraw(channel, sequence)
         return OK
     status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
-    if status != OK:                     # after a signal too: they may come more often than slices end
+    if status != OK:                     # after a signal too: signals may come more often than slices end
         wait.taken_over = _lock_gate_take_over(section)
     if wait.taken_over or status == OK:
         return OK
@@ -255,17 +266,17 @@ cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
 
 
 cdef bint _upgrade_reap(section_t* section, uint64_t word) noexcept nogil:
-    """If the upgrader as of `word` is dead, clear it and wake those who wait for it."""
+    """If the upgrader in `word` is dead, clear `upgrade` and wake the writers that wait for it."""
     if owner_is_alive(section, word):
         return False
     if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
-        futex_wake(low_half(&section.header.upgrade), EVERYBODY)
+        futex_wake(low_half(&section.header.upgrade), ALL_WAITERS)
     return True
 
 
 cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) noexcept nogil:
-    """A writer waits until nobody upgrades any more."""
-    cdef uint32_t* waiting = &section.participants[section.private.index_plus_1 - 1].waiting
+    """A writer sleeps until `upgrade` may have been cleared: 0, TIMEOUT_EXPIRED, INTERRUPTED or SLICE_OVER."""
+    cdef uint32_t* waiting = &my_entry(section).waiting
     cdef int64_t longest_ns = SLICE_NS
     cdef int status
     if deadline_is_past(deadline_ns):
@@ -283,7 +294,10 @@ cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) 
 # -- drain: wait until the readers have left --------------------------------------------------------------
 
 cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint ask) noexcept nogil:
-    """Whether nobody of this entry holds the lock shared (but `own` of my own).  With `ask`, reap the dead."""
+    """Return whether no thread of this entry holds the lock shared; `own` shares of this participant do not count.
+
+    With `ask`, the shares of a dead participant are cleared.
+    """
     cdef uint64_t word = load_seq_cst_u64(&section.participants[index].readers)
     cdef uint32_t count = readers_count(word)
     if index + 1 == section.private.index_plus_1:
@@ -299,7 +313,7 @@ cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint
 
 
 cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept nogil:
-    """The gate is mine: wait until only `own` shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
+    """The owner of the gate waits until only its `own` shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
     cdef uint64_t* channel = &section.header.drain
     cdef uint32_t first = 0, sequence
     cdef int64_t ask_at_ns = 0
@@ -310,7 +324,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
         spins_left -= 1
         cpu_relax()
     while status == SLICE_OVER:
-        sequence = channel_register(channel)          # before the looks; partner: who leaves, or upgrades, and then notifies
+        sequence = channel_register(channel)          # before the looks; partner: a reader that leaves, or an upgrader, which then notifies
         status = _drain_look(section, own, deadline_ns, &first, ask)
         if status != SLICE_OVER:
             channel_withdraw(channel, sequence)
@@ -318,9 +332,9 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
         if ask_at_ns == 0:
             ask_at_ns = now_ns() + SLICE_NS
         if _sleep(section, channel, sequence, deadline_ns, SLICE_NS) == EINTR:
-            status = _drain_look(section, own, deadline_ns, &first, True)        # the next drain may not get as far as to ask
+            status = _drain_look(section, own, deadline_ns, &first, True)        # now, for the next drain may not get as far as to ask
             return INTERRUPTED if status == SLICE_OVER else status
-        ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back wake me again and again
+        ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back wake the drainer again and again
         if ask:
             ask_at_ns = now_ns() + SLICE_NS
             slices_left -= 1
@@ -330,9 +344,9 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
 
 
 cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint32_t* first, bint ask) noexcept nogil:
-    """How the drain stands: 0, MUST_YIELD, TIMEOUT_EXPIRED, or SLICE_OVER: sleep.
+    """Return the state of the drain: 0, MUST_YIELD, TIMEOUT_EXPIRED, or SLICE_OVER, which means sleep.
 
-    An entry once seen empty stays so: who comes now sees the gate and turns back.
+    An entry that was seen empty stays empty: a reader that comes now sees the gate and turns back.
     """
     cdef uint64_t word
     cdef bint is_past
@@ -353,7 +367,7 @@ cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint
 # -- threads ------------------------------------------------------------------------------------------
 
 cdef int thread_register(section_t* section, thread_t** me) noexcept nogil:
-    """This thread's slot, made now if it has none; attaches a process that is not attached yet."""
+    """Find or make this thread's slot; attach the process if it is not attached yet."""
     cdef uint64_t thread = thread_pointer(), found
     cdef uint32_t i, probes_left = MAX_THREADS
     cdef int status
@@ -379,14 +393,14 @@ cdef int thread_register(section_t* section, thread_t** me) noexcept nogil:
 
 
 cdef void lock_depths(section_t* section, uint32_t* exclusive, uint32_t* shared) noexcept nogil:
-    """How deep this thread holds the lock."""
+    """Return the depths at which this thread holds the lock."""
     cdef thread_t* me = thread_find(section)
     exclusive[0] = me.exclusive if me != NULL else 0
     shared[0] = me.shared if me != NULL else 0
 
 
 cdef void lock_release_all(section_t* section) noexcept nogil:
-    """Release whatever this thread holds."""
+    """Release the lock as often as this thread holds it."""
     cdef thread_t* me = thread_find(section)
     if me == NULL:
         return
@@ -397,7 +411,7 @@ cdef void lock_release_all(section_t* section) noexcept nogil:
 
 
 cdef void lock_thread_ended(section_t* section) noexcept nogil:
-    """This thread ends: what it held is released and counts as a holder's death; its slot may be used again."""
+    """This thread ends: release what it held, count that as the death of a holder, free its slot."""
     cdef thread_t* me = thread_find(section)
     if me == NULL:
         return
@@ -407,41 +421,149 @@ cdef void lock_thread_ended(section_t* section) noexcept nogil:
     store_release_u64(&me.thread, THREAD_ENDED)
 
 
-# -- taking the lock ----------------------------------------------------------------------------------
+# -- acquiring the lock ---------------------------------------------------------------------------------
 
-cdef int _enter_shared(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    cdef wait_t wait = _wait_for(READ, deadline_ns, stop_for_signals)
+cdef bint _share_open_gate(section_t* section, wait_t* wait) noexcept nogil:
+    """A reader found the gate open: count a share.  False: the gate has an owner by now, and the reader turned back."""
+    cdef uint64_t word
+    fetch_add_seq_cst_u64(&my_entry(section).readers, 1)    # before the look at the gate; partner: a writer's swap
+    word = load_seq_cst_u64(&section.header.lock_gate)
+    if word_has_owner(word):
+        fetch_sub_seq_cst_u64(&my_entry(section).readers, 1)
+        channel_notify(&section.header.drain, ALL_WAITERS)
+        return False
+    if word & LOCK_TURN_READERS:
+        _use_readers_turn(section, wait)     # a writer that takes the gate at this moment finds the share
+    return True
+
+
+cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+    """A writer found a turn that is not its own: sleep until the turn is used, for at most TURN_NS.  A signal does not end the wait."""
+    cdef uint64_t* channel = wait.channel
+    cdef uint32_t sequence
+    cdef int64_t now = now_ns()
+    if wait.turn_ends_ns == 0:
+        wait.turn_ends_ns = now + TURN_NS
+    if now >= wait.turn_ends_ns or deadline_is_past(wait.deadline_ns):
+        wait.turn_ends_ns = 1
+        return
+    sequence = channel_register(channel)
+    wait.registered = True
+    if not _set_starving(section, wait, word):
+        channel_withdraw(channel, sequence)
+    else:
+        _sleep(section, channel, sequence, wait.deadline_ns, wait.turn_ends_ns - now)
+
+
+cdef bint _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+    """A writer or an upgrader found the gate without an owner: claim it, unless it is the turn of others.  False: look again."""
+    cdef uint64_t starving = word & LOCK_STARVING_WRITERS
+    if (word != 0 and wait.kind == WRITE and wait.turn_ends_ns != 1
+            and not (word & LOCK_TURN_WRITERS and wait.registered)):
+        _leave_turn_to_others(section, wait, word)
+        return False
+    if word & LOCK_TURN_READERS and channel_registrations(load_seq_cst_u64(&section.header.lock_gate_readers)) != 0:
+        starving |= LOCK_STARVING_READERS    # they have not used it: the next release leaves it to them again
+    elif word & LOCK_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
+        starving = LOCK_STARVING_WRITERS     # this one does not starve, so another writer does: the next turn is a writer's, too
+    return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | starving)
+
+
+cdef int _claim(section_t* section, wait_t* wait) noexcept nogil:
+    """Count a share, or become the owner of the gate: 0, TIMEOUT_EXPIRED or INTERRUPTED.
+
+    An upgrader returns for a signal, and every MAX_SLICES: clearing `upgrade` after each slice would let a second upgrader in.
+    """
     cdef uint64_t word
     cdef int status
+    cdef bint is_done
     while True:
-        if not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):      # else do not disturb who drains
-            fetch_add_seq_cst_u64(_my_readers(section), 1)
+        word = load_seq_cst_u64(&section.header.upgrade) if wait.kind == WRITE else 0
+        if word != 0:
+            status = _upgrade_sleep(section, word, wait.deadline_ns)
+        else:
             word = load_seq_cst_u64(&section.header.lock_gate)
-            if not word_has_owner(word):
-                if word & LOCK_TURN_READERS:
-                    _use_readers_turn(section, &wait)      # if a writer takes it at this moment, it finds my share
+            if not word_has_owner(word):     # else a reader does not count a share, which would disturb the drain
+                is_done = _share_open_gate(section, wait) if wait.kind == READ else _claim_open_gate(section, wait, word)
+                if is_done:
+                    return OK
+                continue
+            wait.turn_ends_ns = 0
+            status = _lock_gate_sleep(section, wait)
+            if wait.taken_over and wait.kind != READ:
                 return OK
-            fetch_sub_seq_cst_u64(_my_readers(section), 1)
-            channel_notify(&section.header.drain, EVERYBODY)
-        status = _lock_gate_sleep(section, &wait)
-        if wait.taken_over:
-            lock_gate_open(section)
-        elif status == TIMEOUT_EXPIRED or (status != OK and stop_for_signals):
-            _use_readers_turn(section, &wait)
-            return TIMEOUT_EXPIRED if status == TIMEOUT_EXPIRED else INTERRUPTED
+            if wait.taken_over:
+                lock_gate_open(section)
+        if status == TIMEOUT_EXPIRED:
+            return status
+        wait.slices_left -= status == SLICE_OVER
+        if load_relaxed_u32(&section.leaves):
+            wait.slices_left = 0
+        if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and wait.slices_left <= 0)):
+            return INTERRUPTED
+
+
+cdef void _give_up(section_t* section, wait_t* wait) noexcept nogil:
+    """The claim has failed: pass on what was meant for this waiter."""
+    if wait.kind == READ:
+        _use_readers_turn(section, wait)
+    elif wait.kind == UPGRADE:
+        upgrade_clear(section)
+    elif not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):
+        channel_notify(wait.channel, 1)      # if this writer was woken: wake another one instead
+
+
+cdef int _register_upgrade(section_t* section) noexcept nogil:
+    """Write this participant into `upgrade`; DEADLOCK when a live one is there: each would wait for the other's share."""
+    cdef uint64_t word
+    while True:
+        word = load_seq_cst_u64(&section.header.upgrade)
+        if word != 0 and owner_is_alive(section, word):
+            return DEADLOCK
+        if compare_exchange_seq_cst_u64(&section.header.upgrade, word, section.private.owner_word):
+            channel_notify(&section.header.drain, ALL_WAITERS)     # a draining writer must see it and give way
+            return OK
+
+
+cdef int _enter(section_t* section, Kind kind, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+    """The slow path: become a reader, a writer, or from a reader a writer."""
+    cdef wait_t wait = _wait_for(section, kind, deadline_ns, stop_for_signals)
+    cdef int status
+    while True:
+        if kind == UPGRADE:
+            status = _register_upgrade(section)
+            if status != OK:
+                return status
+        status = _claim(section, &wait)
+        if status != OK:
+            _give_up(section, &wait)
+        elif kind == READ:
+            return OK
+        else:
+            status = _drain(section, wait.own_shares, deadline_ns)
+            if status == OK:
+                return OK
+            if kind == UPGRADE:
+                upgrade_clear(section)
+            lock_gate_open(section)          # before any signal handler may run
+        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and stop_for_signals):
+            return status
+
+
+cdef int _begin(section_t* section, thread_t** me) noexcept nogil:
+    if section.verify != NULL:
+        debug_storage_lock()
+    return thread_register(section, me)
 
 
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Take the lock shared, waiting if need be."""
+    """Acquire the lock shared, waiting if need be."""
     cdef thread_t* me = NULL
-    cdef int status
-    if section.verify != NULL:
-        debug_storage_lock()
-    status = thread_register(section, &me)
+    cdef int status = _begin(section, &me)
     if status != OK:
         return status
     if me.exclusive == 0 and me.shared == 0:
-        status = _enter_shared(section, deadline_ns, stop_for_signals)
+        status = _enter(section, READ, deadline_ns, stop_for_signals)
         if status != OK:
             return status
         me.counted = 1
@@ -449,139 +571,23 @@ cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for
     return OK
 
 
-cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """A writer finds a turn that is not its own: it waits until that is used, 0.1 ms at most.  EINTR passes."""
-    cdef uint32_t sequence
-    cdef int64_t now = now_ns()
-    if wait.turn_ends_ns == 0:
-        wait.turn_ends_ns = now + TURN_NS
-    if now >= wait.turn_ends_ns or deadline_is_past(wait.deadline_ns):
-        wait.turn_ends_ns = 1                # over: it is mine
-        return
-    sequence = channel_register(&section.header.lock_gate_writers)
-    wait.registered = True
-    if not _say_starving(section, wait, word):
-        channel_withdraw(&section.header.lock_gate_writers, sequence)
-    else:
-        _sleep(section, &section.header.lock_gate_writers, sequence, wait.deadline_ns, wait.turn_ends_ns - now)
-
-
-cdef int _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """Nobody owns the gate: make it mine, unless it is somebody else's turn.  OK or SLICE_OVER: look again."""
-    cdef uint64_t starving = word & LOCK_STARVING_WRITERS
-    if (word != 0 and wait.wish == WRITE and wait.turn_ends_ns != 1
-            and not (word & LOCK_TURN_WRITERS and wait.registered)):
-        _leave_turn_to_others(section, wait, word)
-        return SLICE_OVER
-    if word & LOCK_TURN_READERS and load_seq_cst_u64(&section.header.lock_gate_readers) >> 32 != 0:
-        starving |= LOCK_STARVING_READERS    # they have not used it: the next release leaves it to them again
-    elif word & LOCK_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
-        starving = LOCK_STARVING_WRITERS     # not I, so somebody else does: the next turn is a writer's, too
-    return OK if compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | starving) else SLICE_OVER
-
-
-cdef int _claim_gate(section_t* section, wait_t* wait) noexcept nogil:
-    """Make the gate mine: 0, TIMEOUT_EXPIRED or INTERRUPTED.
-
-    An upgrader stops for a signal, and once a second: giving `upgrade` back after every slice would let a second one in.
-    """
-    cdef uint64_t word
-    cdef int status
-    while True:
-        word = load_seq_cst_u64(&section.header.upgrade)
-        if word != 0 and wait.wish == WRITE:
-            status = _upgrade_sleep(section, word, wait.deadline_ns)
-        else:
-            word = load_seq_cst_u64(&section.header.lock_gate)
-            if not word_has_owner(word):
-                if _claim_open_gate(section, wait, word) == OK:
-                    return OK
-                continue
-            wait.turn_ends_ns = 0
-            status = _lock_gate_sleep(section, wait)
-            if wait.taken_over:
-                return OK
-        if status == TIMEOUT_EXPIRED:
-            return status
-        wait.slices_left -= status == SLICE_OVER
-        if load_relaxed_u32(&section.leaves):
-            wait.slices_left = 0
-        if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and (wait.wish == WRITE or wait.slices_left <= 0))):
-            return INTERRUPTED
-
-
-cdef int _enter_exclusive(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    cdef wait_t wait = _wait_for(WRITE, deadline_ns, stop_for_signals)
-    cdef int status
-    while True:
-        status = _claim_gate(section, &wait)
-        if status != OK:
-            if not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):
-                channel_notify(&section.header.lock_gate_writers, 1)      # if I was woken: another one instead of me
-            return status
-        status = _drain(section, 0, deadline_ns)
-        if status == OK:
-            return OK
-        lock_gate_open(section)                # given back before any signal handler may run
-        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and stop_for_signals):
-            return status
-
-
-cdef int _register_upgrade(section_t* section) noexcept nogil:
-    """Write me into `upgrade`; DEADLOCK when a live one is there: each would wait for the other's share."""
-    cdef uint64_t word
-    while True:
-        word = load_seq_cst_u64(&section.header.upgrade)
-        if word != 0 and owner_is_alive(section, word):
-            return DEADLOCK
-        if compare_exchange_seq_cst_u64(&section.header.upgrade, word, section.private.owner_word):
-            channel_notify(&section.header.drain, EVERYBODY)       # a draining writer is to see it and give way
-            return OK
-
-
-cdef int _enter_upgrade(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    cdef wait_t wait = _wait_for(UPGRADE, deadline_ns, stop_for_signals)
-    cdef int status
-    while True:
-        status = _register_upgrade(section)
-        if status != OK:
-            return status
-        status = _claim_gate(section, &wait)
-        if status == OK:
-            status = _drain(section, 1, deadline_ns)
-            if status == OK:
-                return OK
-            upgrade_clear(section)
-            lock_gate_open(section)
-        else:
-            upgrade_clear(section)
-        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and stop_for_signals):
-            return status
-
-
 cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Take the lock exclusive, waiting if need be; inside shared this is an upgrade."""
+    """Acquire the lock exclusive, waiting if need be; with shared held this is an upgrade."""
     cdef thread_t* me = NULL
-    cdef int status
-    if section.verify != NULL:
-        debug_storage_lock()
-    status = thread_register(section, &me)
+    cdef int status = _begin(section, &me)
     if status != OK:
         return status
     if me.exclusive == 0:
-        if me.shared:
-            status = _enter_upgrade(section, deadline_ns, stop_for_signals)
-            me.upgrading = status == OK
-        else:
-            status = _enter_exclusive(section, deadline_ns, stop_for_signals)
+        status = _enter(section, UPGRADE if me.shared else WRITE, deadline_ns, stop_for_signals)
         if status != OK:
             return status
+        me.upgrading = me.shared != 0
     me.exclusive += 1
     return OK
 
 
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
-    """Entry `index` has a new owner: release what the former one, whose word is given, left in the lock."""
+    """Entry `index` has a new owner: release what the former one left in the lock.  `former_readers` was its word `readers`."""
     cdef uint32_t generation = participant_generation(section, index)
     cdef uint64_t word
     cdef bint held = readers_count(former_readers) != 0, is_mine = False
@@ -589,28 +595,29 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
     if owner_index(word) == index and owner_generation(word) != generation:
         is_mine = compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | (word & STARVING))
     if held or is_mine:
-        _note_death(section)             # before anybody may come in: the next holder is told
+        _note_death(section)             # before any thread may enter: the notice is for the next holder
     word = load_seq_cst_u64(&section.header.upgrade)
     if owner_index(word) == index and owner_generation(word) != generation:
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):
-            futex_wake(low_half(&section.header.upgrade), EVERYBODY)
+            futex_wake(low_half(&section.header.upgrade), ALL_WAITERS)
     if is_mine:
         lock_gate_open(section)
-    channel_notify(&section.header.drain, EVERYBODY)
+    channel_notify(&section.header.drain, ALL_WAITERS)
 
 
 # -- SHMEM_DEBUG ----------------------------------------------------------------------------------------
 
 cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil:
-    """I gave back a share that my entry, of my generation, must have counted."""
+    """This thread released a share: its entry, of its generation, must have counted it."""
     if readers_count(readers) == 0 or owner_generation(readers) != section.private.generation:
-        debug_fail(b"a share of the lock is given back that its participant has not counted", section.path,
-                   <char*>_my_readers(section) - section.base, <uint64_t>section.private.generation << OWNER_GENERATION_SHIFT | 1, readers)
+        debug_fail(b"a share of the lock was released that its participant had not counted", section.path,
+                   <char*>&my_entry(section).readers - section.base,
+                   <uint64_t>section.private.generation << OWNER_GENERATION_SHIFT | 1, readers)
 
 
 cdef void lock_verify_gate(section_t* section) noexcept nogil:
-    """I hold the lock exclusive: the gate must say so."""
+    """This thread holds the lock exclusive: its participant must own the gate."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     if word & ~STARVING != section.private.owner_word:
-        debug_fail(b"the lock is given back, and its gate is not ours", section.path, <char*>&section.header.lock_gate - section.base,
-                   section.private.owner_word, word)
+        debug_fail(b"the lock is released by a participant that does not own its gate", section.path,
+                   <char*>&section.header.lock_gate - section.base, section.private.owner_word, word)

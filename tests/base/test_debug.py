@@ -69,9 +69,12 @@ WRONG = {
     ),
     "a share": (
         "with shmem.shared_lock(section): words(READERS)[0] = 0",
-        "a share of the lock is given back that its participant has not counted",
+        "a share of the lock was released that its participant had not counted",
     ),
-    "the lock's gate": ("with shmem.exclusive_lock(section): words(GATE)[0] = 9", "the lock is given back, and its gate is not ours"),
+    "the lock's gate": (
+        "with shmem.exclusive_lock(section): words(GATE)[0] = 9",
+        "the lock is released by a participant that does not own its gate",
+    ),
     "the heap gate": (
         "section['a'] = bytes(1 << 24)\ngate = words(HEAP_GATE)\ndef scribble():\n    if gate[0] not in (0, 9): gate[0] = 9\n"
         "meanwhile(scribble)\nwhile True: section.snapshot(sys.argv[1] + '/copy')",
@@ -168,7 +171,7 @@ def test_what_is_right_passes(level, tmp_path):
 
 @pytest.mark.parametrize("level", ["", "0"])
 def test_off(level, tmp_path):
-    """What nobody looks for is not found."""
+    """Without SHMEM_DEBUG the same violations are not reported."""
     assert run(PAST_THE_END + "section.allocate(9)\nos._exit(3)", tmp_path, level) == (3, "")
 
 

@@ -17,7 +17,7 @@ def word(raw, offset):
 
 
 def walk(raw):
-    """Decode the heap from the bytes alone, as DESIGN 6 describes it."""
+    """Decode the heap from the bytes alone, as the head of `_base/layout.pxd` describes it."""
     salt, start, top = word(raw, 24), word(raw, 352), word(raw, 448)
     offset, blocks = start, []
     while offset < top:
@@ -90,7 +90,7 @@ def test_array_header(raw):
     data_off, n_bytes, flags, n_dims, n_text, n_words, _ = struct.unpack_from("<QQIHHII", data, payload)
     assert (data_off % 64, n_bytes, flags, n_dims, n_words) == (0, 16, 0, 1, 1)
     assert struct.unpack_from("<Qq", data, payload + 32) == (2, 8)
-    assert word(data, payload + 48) == 0  # nobody pins it any more
+    assert word(data, payload + 48) == 0  # no pin is left
     assert data[payload + 56 : payload + 56 + n_text] == b"'<f8'"
     assert struct.unpack_from("<dd", data, payload + data_off) == (1.0, 2.0)
 

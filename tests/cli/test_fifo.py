@@ -1,4 +1,4 @@
-"""`python -m shmem fifo`: nothing lost, nothing twice, in order; whatever is killed, wherever."""
+"""`python -m shmem fifo`: no message is lost or taken twice, and each producer's come in order, wherever processes are killed."""
 
 import random
 import signal
@@ -20,11 +20,11 @@ sys.exit(main(["fifo", *args[1:]]))
 
 
 class Killed(BaseException):
-    """What stands for SIGKILL where the kill is to be in one certain place."""
+    """Stand-in for a SIGKILL in a certain place."""
 
 
 def killed_at(step, function, *args):
-    """Run it until so many lines of the module were begun, and no further; whether it came to its end before."""
+    """Call a function, but only until `step` lines of the module were begun; return whether it ended before that."""
     left = step
 
     def trace(frame, event, _):
@@ -53,11 +53,11 @@ def queue(shm, monkeypatch):
     monkeypatch.setattr(fifo, "SLICE", 0.002)
     made = fifo.Queue(shm)
     yield made
-    vars(made).clear()  # pytest keeps it, and with it would keep the section
+    vars(made).clear()  # pytest keeps the queue, which would keep the section
 
 
 def drain(queue):
-    """Everything, by those who wait for tokens."""
+    """Take all messages, waiting for tokens."""
     found = []
     while (message := queue.get(0.01)) is not None:
         found.append(message)
@@ -106,7 +106,7 @@ def test_an_order_that_is_violated_is_found(queue):
 @pytest.mark.parametrize("n_spare", [0, 1])
 @pytest.mark.parametrize("again", range(0, 16, 3))
 def test_killed_at_every_line_of_put(queue, n_before, n_spare, again):
-    """And whoever comes next is killed in the middle of the repair."""
+    """A put is killed, and then the next process in the middle of its repair."""
     producer = queue.add_producer()
     step, n_put, n_lost, is_over = 0, 0, 0, False
     while not is_over:
@@ -150,7 +150,7 @@ def test_killed_at_every_line_of_take(queue, n_before, again):
         killed_at(again, queue.take) if again else None
         n_waiting, n_lost = queue.check()
         assert n_lost == 0
-        assert n_before - 2 <= n_waiting <= n_before  # two killed consumers had one each in their hands at most
+        assert n_before - 2 <= n_waiting <= n_before  # two killed consumers had taken at most one each
         assert drain(queue) == [(1, n_put - n_waiting + i) for i in range(n_waiting)]
         assert queue.check() == (0, 0)
         step += 1
@@ -168,7 +168,7 @@ def test_producers_that_are_gone_are_forgotten(queue):
 
 
 def test_messages_without_tokens_are_found(queue):
-    """As after a kill between putting and signaling, for more than one."""
+    """Messages lose their tokens by kills between putting and signaling."""
     producer = queue.add_producer()
     for i in range(20):
         queue.put(producer, i)
@@ -183,13 +183,13 @@ def test_command_line(section_file, child):
     place = ["--file", section_file]
     assert child(RUN, "", "produce", 300, *place, "--check").end().splitlines() == [
         "producer 1: 300 messages put",
-        "check: 300 messages wait, in order; the heap is whole; 0 blocks were lost with killed processes",
+        "check: 300 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
     ]
     lines = child(RUN, "", "consume", "--timeout", 0, "--verbose", "--check", *place).end().splitlines()
     assert lines[:300] == [f"1 {i}" for i in range(300)]
     assert lines[300:] == [
-        "consumer: 300 messages of 1 producers taken",
-        "check: 0 messages wait, in order; the heap is whole; 0 blocks were lost with killed processes",
+        "consumer: 300 messages taken, producers: 1",
+        "check: 0 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
     ]
 
 
@@ -206,7 +206,7 @@ def test_full_section(section_file, capsys):
     assert main(["fifo", "produce", "1000000", "--size", str(1 << 20), "--timeout", "0.1", "--file", section_file]) == 1
     assert "SectionFull" in capsys.readouterr().err
     assert main(["fifo", "consume", "--timeout", "0", "--check", "--file", section_file]) == 0
-    assert "0 messages wait" in capsys.readouterr().out
+    assert "0 messages waiting" in capsys.readouterr().out
 
 
 def test_many_at_the_same_time(section_file, tmp_path, child):
@@ -230,13 +230,13 @@ def test_interrupted(section_file, child):
     child(RUN, "", "produce", 1, "--file", section_file).end()
     assert consumer.hear() == "1 0"
     consumer.process.send_signal(signal.SIGINT)
-    assert consumer.hear() == "consumer: 1 messages of 1 producers taken"
+    assert consumer.hear() == "consumer: 1 messages taken, producers: 1"
     assert consumer.process.wait(20) == 130
 
 
 @pytest.mark.filterwarnings("ignore::shmem.OwnerDiedWarning")
 def test_kill_storm(section_file, tmp_path, child):
-    """What was taken was told by somebody, but for one message for each consumer that was killed."""
+    """Every message taken was printed by a consumer, except for at most one message of each killed consumer."""
     rng = random.Random(17)
     logs, n_killed_consumers, n_killed = [], 0, 0
 

@@ -1,4 +1,4 @@
-"""`python -m shmem tstshmem`: the table, the proofs, and what it makes of processes that are killed."""
+"""`python -m shmem tstshmem`: the table, the proofs, and the cleanup after killed processes."""
 
 import contextlib
 import ctypes
@@ -18,8 +18,7 @@ import pytest
 
 import shmem
 from shmem.__main__ import main
-from shmem._cli import tstshmem as _tstshmem
-from shmem._cli import tstshmem_tree
+from shmem._cli import tstshmem_crew, tstshmem_section, tstshmem_session, tstshmem_tree
 
 SIZE = 1 << 25
 WHOLE = "last to leave: tree empty, heap whole, no block left"
@@ -41,24 +40,24 @@ class Program:
         self.pid = self.process.pid
 
     def end(self):
-        """(exit status, what it printed, what it complained of)."""
+        """Return exit status, standard output and standard error."""
         try:
             out, err = self.process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGABRT)  # faulthandler says where each thread of each process is
+            os.killpg(self.pid, signal.SIGABRT)  # faulthandler prints where each thread of each process is
             out, err = self.process.communicate()
-            raise AssertionError(f"it hangs:\n{err}") from None
+            raise AssertionError(f"the program hangs:\n{err}") from None
         return self.process.returncode, out, err
 
     def kill(self):
-        """SIGKILL to the instance; its members go on."""
+        """Kill the instance with SIGKILL; its members go on."""
         os.kill(self.pid, signal.SIGKILL)
         self.process.communicate(timeout=30)
 
 
 @pytest.fixture
 def start():
-    """Start programs; the process groups of those that still run at the end are killed."""
+    """Return a function that starts programs; those that still run at the end are killed with their process groups."""
     started = []
 
     def run(*arguments):
@@ -75,27 +74,27 @@ def start():
 
 @pytest.fixture
 def memory(section_file):
-    """A section in a file that stays open while programs come and go."""
+    """Yield a section in a file, which stays open while programs come and go."""
     with shmem.SharedMemory(section_file, max_size=SIZE) as section:
         yield section
 
 
 def wait_for(condition, seconds=60):
-    """The first true value of `condition()`."""
+    """Return the first true value of `condition()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()
         if found:
             return found
         time.sleep(0.002)
-    raise AssertionError("it never came true")
+    raise AssertionError(f"still false after {seconds} s")
 
 
 def working_members(memory):
-    """Process ids of the members of the newest instance, once there are nodes in the tree."""
+    """Return the process ids of the newest instance's members, once there are nodes in the tree."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
-        with shmem.shared_lock(memory):  # else the instance may be freed, and what lies there now is no process id
+        with shmem.shared_lock(memory):  # otherwise the instance may be freed and its memory hold something else
             control = memory.root
             if control is None or control.first is None or memory.stats().blocks < 100:
                 return []
@@ -181,7 +180,7 @@ def test_several_instances_on_one_section(start):
 
 
 def test_keys_are_unique():
-    shares = [_tstshmem.keys_of_thread(number, member, thread, 50)
+    shares = [tstshmem_section.keys_of_thread(number, member, thread, 50)
               for number, member, thread in itertools.product((1, 2, 1 << 20), (0, 1, 31), (0, 1, 31))]  # fmt: skip
     keys = np.concatenate(shares)
     assert len(np.unique(keys)) == len(keys) == 27 * 50
@@ -192,29 +191,29 @@ def test_keys_are_unique():
 # -- the tree ---------------------------------------------------------------------------------------------------
 
 
-def make_tree(memory, variant, class_of_python=_tstshmem.PythonTree):
-    control = memory.new(_tstshmem.Control, variant=VARIANTS.index(variant), locking=True)
-    return control, class_of_python(memory, control, True) if variant == "python" else _tstshmem.tree_of(memory, control)
+def make_tree(memory, variant, class_of_python=tstshmem_section.PythonTree):
+    control = memory.new(tstshmem_section.Control, variant=VARIANTS.index(variant), locking=True)
+    return control, class_of_python(memory, control, True) if variant == "python" else tstshmem_section.tree_of(memory, control)
 
 
 def lone(tree, key):
-    """A key as the variant's methods take it."""
+    """Return a key in the form that the variants' methods take."""
     return np.array([key], dtype=np.int64)
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL."""
+    """Stand-in for a SIGKILL."""
 
 
-class DyingTree(_tstshmem.PythonTree):
-    """A tree whose user is killed half way through a removal: before a node is unlinked."""
+class DyingTree(tstshmem_section.PythonTree):
+    """A tree whose user is killed halfway through a removal, before a node is unlinked."""
 
     def _take_out(self, before, link, node, child):
         raise Killed
 
 
-class DyingLaterTree(_tstshmem.PythonTree):
-    """The same, after a node was unlinked and before it is freed."""
+class DyingLaterTree(tstshmem_section.PythonTree):
+    """A tree whose user is killed after a node was unlinked and before it is freed."""
 
     def _take_out(self, before, link, node, child):
         setattr(before, link, child)
@@ -245,14 +244,14 @@ def test_kill_before_freeing(shm, variant, seed):
 
 def tree_of_variant(shm, control, variant):
     if variant == "python":
-        return _tstshmem.PythonTree(shm, control, True)
-    return tstshmem_tree.Tree(shm, control.offset + _tstshmem.Control.dtype.fields["tree"][1], True)
+        return tstshmem_section.PythonTree(shm, control, True)
+    return tstshmem_tree.Tree(shm, control.offset + tstshmem_section.Control.dtype.fields["tree"][1], True)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", range(20))
 def test_half_made_removals(shm, variant, seed):
-    """Nodes are alike in both variants: what a kill leaves is made in Python, and must be no trouble to either."""
+    """Neither variant is troubled by the half-made removals that a kill leaves.  They are made in Python: nodes are alike in both."""
     rng = random.Random(seed)
     control, tree = make_tree(shm, "python")
     dying = DyingTree(shm, control, True)
@@ -264,7 +263,7 @@ def test_half_made_removals(shm, variant, seed):
     for key in rng.sample(keys, 60):
         with pytest.raises(Killed):
             dying.remove(key)
-        if not tree.search(key):                # it had two children, and gave its place to its successor's key
+        if not tree.search(key):  # the node had two children, and its key was overwritten with its successor's
             present.discard(key)
         assert tree.count_nodes() == user.count_nodes() == 150
         assert user.count_keys(np.array(sorted(present))) == len(present)
@@ -277,20 +276,20 @@ def test_half_made_removals(shm, variant, seed):
         assert user.count_keys(np.array(sorted(present), dtype=np.int64)) == len(present)
     assert user.count_nodes() == 0
     assert control.tree is None
-    assert shm.check_heap().blocks == 1         # the control object: every node was freed, copies too
+    assert shm.check_heap().blocks == 1  # the control object: every node was freed, copies included
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tree_sees_what_is_wrong(shm, variant):
+def test_tree_detects_damage(shm, variant):
     control, tree = make_tree(shm, variant)
-    keys = _tstshmem.keys_of_thread(1, 0, 0, 100)
+    keys = tstshmem_section.keys_of_thread(1, 0, 0, 100)
     tree.work(keys, bytearray(1))
     assert tree.count_nodes() == tree.count_keys(keys) == tree.remove_keys(keys) == 0
-    root = shm.new(_tstshmem.Node, key=int(keys[5]), left=shm.new(_tstshmem.Node, key=-1 if keys[5] > 0 else -(1 << 62)))
+    root = shm.new(tstshmem_section.Node, key=int(keys[5]), left=shm.new(tstshmem_section.Node, key=-1 if keys[5] > 0 else -(1 << 62)))
     control.tree = root
     with pytest.raises(RuntimeError, match="in the tree already"):
         tree.work(keys, bytearray(1))
-    assert tree.count_keys(keys) == 1           # those that were inserted before it are removed
+    assert tree.count_keys(keys) == 1  # those inserted before it are removed
     root.left.key = (1 << 63) - 1
     with pytest.raises(RuntimeError, match="damaged"):
         tree.count_nodes()
@@ -304,7 +303,7 @@ def test_full_section_is_left_empty(variant):
     with shmem.SharedMemory(max_size=1 << 17) as small:
         _, tree = make_tree(small, variant)
         with pytest.raises(shmem.ShmemError) as caught:
-            tree.work(_tstshmem.keys_of_thread(1, 0, 0, 10_000), bytearray(1))
+            tree.work(tstshmem_section.keys_of_thread(1, 0, 0, 10_000), bytearray(1))
         assert caught.value.status == shmem.Status.no_memory
         assert tree.count_nodes() == 0
         assert small.check_heap().blocks == 1
@@ -312,12 +311,12 @@ def test_full_section_is_left_empty(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stopped_work_leaves_nothing(variant):
-    """Many keys: the work is not done before the first look whether to stop."""
+    """Stopped work removes its keys.  There are so many that the work is not done before the first check for a stop."""
     with shmem.SharedMemory(max_size=1 << 28) as section:
         _, tree = make_tree(section, variant)
-        keys = _tstshmem.keys_of_thread(1, 0, 0, 1_000_000)
+        keys = tstshmem_section.keys_of_thread(1, 0, 0, 1_000_000)
         with pytest.raises(ZeroDivisionError):
-            _tstshmem.work_in_threads(tree, [keys, -keys], lambda: 1 / 0)
+            tstshmem_crew.work_in_threads(tree, [keys, -keys], lambda: 1 / 0)
         assert tree.count_nodes() == 0
         del tree, _
 
@@ -326,32 +325,33 @@ def test_stopped_work_leaves_nothing(variant):
 
 
 def session_on(memory, **what):
-    outcome = _tstshmem.Outcome(memory.name, **{"variant": "cython", "locking": True, "processes": 1, "threads": 1, "keys": 50, **what})
-    session = _tstshmem.Session(memory, {"file_name": memory.path}, outcome)
+    what = {"variant": "cython", "locking": True, "processes": 1, "threads": 1, "keys": 50, **what}
+    outcome = tstshmem_session.Outcome(memory.name, **what)
+    session = tstshmem_session.Session(memory, {"file_name": memory.path}, outcome)
     session.enter()
     return session
 
 
-def test_left_over_key_block_and_node_are_seen(memory, capsys):
+def test_leftover_key_block_and_node_are_detected(memory, capsys):
     session = session_on(memory)
     memory.allocate(10)
-    key = _tstshmem.keys_of_member(session.instance, 0)[0][7]
-    memory.root.tree = memory.new(_tstshmem.Node, key=int(key))
+    key = tstshmem_section.keys_of_member(session.instance, 0)[0][7]
+    memory.root.tree = memory.new(tstshmem_section.Node, key=int(key))
     session.prove_own_keys_gone()
     session.leave()
     assert session.outcome.problems == ["1 of this instance's keys are still in the tree", "the tree is not empty"]
     assert session.outcome.status() == 1
     memory.root.tree = None
-    session = session_on(memory)                # now there are two blocks that were there before
+    session = session_on(memory)  # now two blocks were there before
     memory.allocate(10)
     session.leave()
-    assert session.outcome.problems == ["1 blocks are left in the heap"]
+    assert session.outcome.problems == ["blocks left in the heap: 1"]
     assert memory.root is None
-    assert "1 blocks are left" in capsys.readouterr().err
+    assert "blocks left in the heap: 1" in capsys.readouterr().err
 
 
 @pytest.mark.damages
-def test_broken_heap_is_seen(memory, capsys):
+def test_broken_heap_is_detected(memory, capsys):
     session = session_on(memory)
     block = memory.allocate(40)
     ctypes.memset(block.address + block.nbytes, 0xFF, 8)
@@ -376,7 +376,7 @@ def test_refused_sections(start, memory, section_file):
     assert "another instance is running" in err
     status, out, err = start("-n", 10, "--variant", "python", "--file", section_file).end()
     assert (status, err) == (0, "")
-    assert "not the last to leave" in out
+    assert "other instances are still running" in out
     session.leave()
     assert session.outcome.is_last
     assert session.outcome.status() == 0
@@ -393,11 +393,11 @@ def test_killed_member(start, memory, section_file, variant):
     os.kill(victim, signal.SIGKILL)
     status, out, err = program.end()
     assert status == 3, err
-    assert re.search(rf"member 1 \(process {victim}\) was killed by SIGKILL; [\d,]+ keys that it left were removed", err)
-    assert out.splitlines()[-2].split()[-1] == "-"              # no time for work that was not all done
+    assert re.search(rf"member 1 \(process {victim}\) was killed by SIGKILL; removed [\d,]+ keys that it left", err)
+    assert out.splitlines()[-2].split()[-1] == "-"  # no time is shown for unfinished work
     assert "own keys gone; last to leave: tree empty, heap whole" in out
     assert memory.root is None
-    assert memory.check_heap().blocks <= 1      # what a kill may lose
+    assert memory.check_heap().blocks <= 1  # a kill may lose one block
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -410,7 +410,7 @@ def test_killed_instance_is_cleared_up_after(start, memory, section_file, varian
     wait_for(lambda: len(memory.stats().participants) == 1)
     status, out, err = start("-n", 10, "-p", 1, "--file", section_file, "--variant", variant).end()
     assert status == 3, err
-    found = re.search(rf"instance 1 \(process {program.pid}\) was killed; ([\d,]+) keys that it left were removed", err)
+    found = re.search(rf"instance 1 \(process {program.pid}\) was killed; removed ([\d,]+) keys that it left", err)
     assert int(found[1].replace(",", "")) > 50
     assert f"own keys gone; {WHOLE}" in out
     assert memory.root is None
@@ -419,7 +419,7 @@ def test_killed_instance_is_cleared_up_after(start, memory, section_file, varian
 def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
     program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
     wait_for(lambda: working_members(memory))
-    session = session_on(memory)                # here before it is killed, and leaving after it
+    session = session_on(memory)  # arrives before the kill and leaves after it
     program.kill()
     session.leave()
     assert session.outcome.is_last
@@ -432,7 +432,7 @@ def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
 def test_interrupt(start, memory, section_file):
     program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
     wait_for(lambda: working_members(memory))
-    os.killpg(program.pid, signal.SIGINT)       # as a terminal sends it, to members too
+    os.killpg(program.pid, signal.SIGINT)  # to members too, as a terminal sends it
     status, out, err = program.end()
     assert status == 130
     assert err == "tstshmem: interrupted\n"
@@ -442,10 +442,10 @@ def test_interrupt(start, memory, section_file):
 
 
 def test_what_was_there_before_does_not_count(start, memory, section_file):
-    """Blocks of somebody else, and what an instance leaves that was killed before it could register."""
+    """Blocks of another program do not count, nor those of an instance that was killed before it could register."""
     memory.allocate(100)
-    memory.root = memory.new(_tstshmem.Control)
-    memory.new(_tstshmem.Instance)
+    memory.root = memory.new(tstshmem_section.Control)
+    memory.new(tstshmem_section.Instance)
     status, out, err = start("-n", 10, "--file", section_file).end()
     assert (status, err) == (0, "")
     assert WHOLE in out
@@ -455,7 +455,7 @@ def test_what_was_there_before_does_not_count(start, memory, section_file):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_random_kills(start, memory, section_file, variant):
-    """Two instances, members of which are killed at random moments, then one more that must find all in order."""
+    """Members of two instances are killed at random moments; then one more instance must find everything in order."""
     rng = random.Random(variant)
     n_keys = {"python": 2000, "cython": 25_000}[variant]  # work for longer than the sleeps
     programs = [start("-p", 4, "-t", 2, "-n", n_keys, "--variant", variant, "--file", section_file) for _ in range(2)]

@@ -171,8 +171,8 @@ def test_participants_high_beyond_the_table(shm, scribe):
     assert outcome(lambda: shm.allocate(MAX_SIZE - 10_000)) == "SectionFull"
 
 
-def test_gates_of_nobody(shm, scribe):
-    """Their owner is not there: whoever comes takes them over."""
+def test_gates_without_an_owner(shm, scribe):
+    """Their owner is not attached: the next caller takes them over."""
 
     def all_of_it():
         warnings.simplefilter("ignore", shmem.OwnerDiedWarning)

@@ -224,7 +224,7 @@ def test_a_queue_that_has_more_than_it_holds(shm, scribe, at):
 
 
 @pytest.mark.parametrize("gate", [64, 192])
-def test_a_queue_whose_gates_belong_to_nobody(shm, scribe, gate):
+def test_a_queue_whose_gates_have_no_owner(shm, scribe, gate):
     queue = shm.queue(5, "int64")
     for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
         scribe[queue.offset + gate] = owner
@@ -234,7 +234,7 @@ def test_a_queue_whose_gates_belong_to_nobody(shm, scribe, gate):
 # -- semaphores, events, mutexes
 
 
-def test_a_mutex_of_nobody(shm, scribe):
+def test_a_mutex_without_an_owner(shm, scribe):
     mutex = shm.mutex()
     for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
         scribe[mutex.offset] = owner

@@ -1,4 +1,4 @@
-"""Killed in the middle: the others go on, the heap is whole, nothing allocated is lost.  DESIGN 4 and 6."""
+"""Killed in the middle: the others go on, the heap is whole, nothing allocated is lost."""
 
 import os
 import random
@@ -10,7 +10,7 @@ import pytest
 
 import shmem
 
-# Every operation that changes the heap, in a loop, until somebody kills it.
+# Every operation that changes the heap, in a loop, until it is killed.
 WORK = """
 import numpy as np, random, signal
 section = shmem.SharedMemory(**eval(args[0])); rng = random.Random(int(args[1])); mine = []
@@ -143,7 +143,7 @@ def test_heap_gate_owner_killed(shm, child):
 
 
 def gate_is_taken(shm):
-    """Whether somebody owns the heap gate: the word at offset 704 of the section."""
+    """Return whether the heap gate has an owner: the word at offset 704 of the section."""
     with open(shm.path, "rb") as file:
         file.seek(704)
         word = int.from_bytes(file.read(8), "little")

@@ -34,7 +34,7 @@ byte kills = 0;
 #define DUE (due[0] + due[1] + due[2] + due[3] + due[4])
 #endif
 
-/* A model is worth nothing if what it is about never happens: with -DREACH=n the place n must be found */
+/* A model in which its subject never happens proves nothing: with -DREACH=n the place n must be found */
 #ifndef REACH
 #define REACH 0
 #endif
@@ -136,7 +136,7 @@ inline channel_notify(n) {       /* with channel_notify_registered */
         :: ok ->
 #ifndef NO_WAKE
             futex_wake(n);
-            d_step {          /* nobody sleeps: what is left of the registrations is left over */
+            d_step {          /* no thread sleeps: the remaining registrations are left over */
                 if
 #ifdef CLEAR_BLINDLY
                 :: ok -> registered = 0
@@ -155,7 +155,7 @@ inline channel_notify(n) {       /* with channel_notify_registered */
     atomic { r = 0; s = 0; ok = false }
 }
 
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
 #define MORTAL
 #else
 #define MORTAL unless { killed[t] }

@@ -1,6 +1,6 @@
 /* The channel (shmem/_sync/channel.pxd) and on it the semaphore (shmem/_sync/primitives.pxd and _sync/primitives.pyx): two waiters, of which 1 has a
    deadline, and two signallers, signal(1) and signal(2).  One of the four is killed before any of its steps, or none.
-   With NOBODY_KILLED there is a third waiter.  With BINARY the value is 1 and three threads each take it and give it back.
+   With NO_KILLS there is a third waiter.  With BINARY the value is 1 and three threads each take it and give it back.
 
    Claims: what was taken and what is left is what was signalled; registrations and wakes still due are never fewer than
    sleepers; nobody sleeps for ever beside a value (no deadlock: as much is signalled as is waited for).
@@ -9,9 +9,9 @@
    GIVE_UP_WITHOUT_LOOK, PLAIN_TAKE, CLEAR_BLINDLY. */
 
 #ifdef BINARY
-#define NOBODY_KILLED
+#define NO_KILLS
 #define THREADS 3
-#elif defined(NOBODY_KILLED)
+#elif defined(NO_KILLS)
 #define THREADS 5
 #else
 #define THREADS 4
@@ -99,7 +99,7 @@ proctype Signaller(byte t; byte n) {
     atomic { ended[t] = true; r = 0; s = 0; i = 0; ok = false }
 }
 
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
 proctype Killer() {
     if
     :: true
@@ -120,7 +120,7 @@ init {
         run Signaller(2, 1); run Signaller(3, 2);
 #endif
 #ifdef BINARY
-#elif defined(NOBODY_KILLED)
+#elif defined(NO_KILLS)
         run Waiter(4)
 #else
         run Killer()

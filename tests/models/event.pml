@@ -1,16 +1,16 @@
 /* The event of shmem/_sync/primitives.pyx: one word that is its own channel (shmem/_sync/channel.pxd).  `sequence`, the low half, has the state in
    bit 0 and counts above it how often it was signaled.
 
-   Waiter 0 has no deadline; waiter 1 is sent out once by Ctrl-C or its deadline, and comes back or gives up.  Thread 2 signals and resets
-   at once; when whoever waited then has gone on, it signals for good.  One of the three is killed before any of its
-   steps, or none.  With NOBODY_KILLED there is another one that signals and resets.
+   Waiter 0 has no deadline; waiter 1 leaves once, for Ctrl-C or its deadline, and waits again or gives up.  Thread 2 signals and resets
+   at once; when the threads that waited then have gone on, it signals for good.  One of the three is killed before any of its
+   steps, or none.  With NO_KILLS there is another one that signals and resets.
 
-   Claims: who waits when it is signaled goes on, although a reset follows at once (no deadlock); who goes on was signaled; registrations
-   and wakes still due are never fewer than sleepers.
+   Claims: a thread that waits when it is signaled goes on, although a reset follows at once (no deadlock); a thread that goes on was signaled;
+   registrations and due wakes are never fewer than sleepers.
 
    Seeded errors: LOOK_AT_STATE_ALONE, SIGNAL_DOES_NOT_COUNT, SINCE_TAKEN_ANEW, SIGNAL_WITHOUT_SWAP, WAKE_ONE, NO_WAKE. */
 
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
 #define THREADS 4
 #else
 #define THREADS 3
@@ -20,7 +20,7 @@ byte times_out = 0;
 #include "channel.h"
 
 #define EVENT_SIGNALED 1
-#define EVERYBODY THREADS
+#define ALL_WAITERS THREADS
 #define OK 1
 #define TIMEOUT_EXPIRED 2
 #define INTERRUPTED 3
@@ -89,7 +89,7 @@ inline event_signal() {
 #else
                 sequence = (s + 2) | EVENT_SIGNALED;
 #endif
-                if :: r > 0 -> due[t] = EVERYBODY :: else fi;
+                if :: r > 0 -> due[t] = ALL_WAITERS :: else fi;
                 goes_on[0] = goes_on[0] || waits[0]; waits[0] = false;
                 goes_on[1] = goes_on[1] || waits[1]; waits[1] = false;
                 never_fewer_than_sleepers();
@@ -104,7 +104,7 @@ inline event_signal() {
 #ifdef WAKE_ONE
                 futex_wake(1)
 #elif !defined(NO_WAKE)
-                futex_wake(EVERYBODY)
+                futex_wake(ALL_WAITERS)
 #else
                 skip
 #endif
@@ -152,7 +152,7 @@ proctype Signaller(byte t) {
         if
         :: t == 2 ->
             HAS_GONE_ON(0) && HAS_GONE_ON(1);
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
             ended[3];
 #endif
             event_signal()
@@ -162,7 +162,7 @@ proctype Signaller(byte t) {
     atomic { ended[t] = true; r = 0; s = 0; i = 0; ok = false }
 }
 
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
 proctype Killer() {
     if
     :: true
@@ -176,7 +176,7 @@ proctype Killer() {
 init {
     atomic {
         run Waiter(0); run Waiter(1); run Signaller(2);
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
         run Signaller(3)
 #else
         run Killer()

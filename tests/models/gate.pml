@@ -1,24 +1,25 @@
 /* The storage lock: shmem/_sync/storage_lock.pxd and shmem/_sync/storage_lock.pyx, with a kill before any step.
 
-   Each inline carries the name of the function it stands for.  One atomic operation of the code is one step here (d_step, or a
+   Each inline has the name of the function that it models; `_enter` and `_claim` are here three: enter_shared, enter_exclusive with
+   claim_gate, upgrade with claim_gate_upgrading.  One atomic operation of the code is one step here (d_step, or a
    single statement); a kill takes effect between any two steps.  Channels (_sync/channel.pxd) are exact but for notifying, which is one
-   step: a kill between its two halves has the effect of one before it.  Who sleeps looks again by itself (the end of a slice) only
-   once somebody was killed: a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when nothing else can
+   step: a kill between its two halves has the effect of one before it.  A sleeper looks again by itself (the end of a slice) only
+   after a kill: a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when nothing else can
    happen, and not more than three times for a thread: then what is never taken over is an invalid end state, too.
 
    gown ggen          the gate: owner's entry + 1 and generation       gSR gSW  STARVING      turn n_left  0, READERS_TURN, WRITERS_TURN; readers it is left to
    uown ugen          upgrade                                          egen rd  an entry's word `readers`     blk  its liveness byte
-   nR slR frR         channel gate_readers: registrations; thread t asleep; sequence unchanged since t registered
-   nW slW frW         gate_writers             nD slD frD  drain       slU  asleep on upgrade
-   meant              who had registered when the readers' turn began
-   nS nX hS hX        who is inside: for the assertions alone
+   nR slR frR         channel lock_gate_readers: registrations; thread t asleep; sequence unchanged since t registered
+   nW slW frW         lock_gate_writers        nD slD frD  drain       slU  asleep on upgrade
+   meant              threads that had registered when the readers' turn began
+   nS nX hS hX        threads inside: for the assertions alone
 
    A thread makes one operation (thread 0: N0), chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.
    IMPATIENT: a mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
 
    With -DWHO=t and KILLS=0 all threads go on for ever, and Spin looks for a cycle in which t makes no progress (pan -l -f: each thread that can
-   move does at last): starvation.  There, who slept in vain starves, a turn is long enough,
-   and nobody who is awake is outrun for ever between a look at the gate and falling asleep (NOT_OUTRUN).
+   move does at last): starvation.  There, a thread that slept in vain starves, a turn is long enough,
+   and no thread that is awake is outrun for ever between a look at the gate and falling asleep (NOT_OUTRUN).
 
    Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the killed one's entry.
    Left out with -DNO_...: STARVING, FLAG_KEPT, WAKE_WRITER, END_TURN, YIELD, TAKE_OVER, OWN, GENERATION, ORDER, WAKE_UPGRADER, DRAIN_NOTIFY. */
@@ -134,7 +135,7 @@ bool opening;
 #endif
 
 /* -- channels ---------------------------------------------------------------------------------------------------------- */
-/* X is R, W or D: gate_readers, gate_writers, drain */
+/* X is R, W or D: lock_gate_readers, lock_gate_writers, drain */
 #define channel_register(X) d_step { n##X++; fr##X[t] = 1 }
 #define channel_withdraw(X) d_step { if :: fr##X[t] && n##X > 0 -> n##X-- :: else fi; fr##X[t] = 0 }
 #define notify_all(X) d_step { if :: n##X > 0 -> n##X = 0; ALL(fr##X); ALL(sl##X) :: else fi }
@@ -173,7 +174,7 @@ inline gate_notify() {
   skip
 #endif
 }
-inline gate_open() {
+inline lock_gate_open() {
   d_step {
     assert(gown == e + 1);
     gown = 0; ggen = 0;
@@ -183,7 +184,7 @@ inline gate_open() {
     fi;
     gSR = 0 };
   gate_notify() }
-inline gate_take_over() {
+inline lock_gate_take_over() {
   d_step { v = gown; vg = ggen }; w = dead(v, vg);
 #ifdef NO_TAKE_OVER
   w = 0;
@@ -192,11 +193,11 @@ inline gate_take_over() {
         if :: res == TAKEN_OVER -> REACHED(1); d_step { if :: egen[v - 1] == vg -> rd[v - 1] = 0 :: else fi } :: else fi      /* _drop_share */
      :: else fi;
   v = 0; vg = 0 }
-#define gate_sleep(X, flag, starves) \
+#define lock_gate_sleep(X, flag, starves) \
   d_step { v = gown; vg = ggen }; \
   if \
   :: v == 0 -> res = WOKEN \
-  :: v != 0 && may_give_up -> res = DEADLINE; gate_take_over(); if :: res == DEADLINE -> res = TIMED_OUT :: else fi \
+  :: v != 0 && may_give_up -> res = DEADLINE; lock_gate_take_over(); if :: res == DEADLINE -> res = TIMED_OUT :: else fi \
   :: v != 0 -> \
      channel_register(X); registered = 1; \
      if :: starves && slept -> d_step { if :: gown == v && ggen == vg -> SAY(flag) :: else w = 1 fi } :: MAY_LACK_PATIENCE || !slept fi; \
@@ -205,7 +206,7 @@ inline gate_take_over() {
      :: w || gown == 0 -> w = 0; channel_withdraw(X); res = WOKEN \
      :: else -> \
         sleep(X); slept = 1; \
-        if :: res == SLICE_OVER -> gate_take_over() :: else fi \
+        if :: res == SLICE_OVER -> lock_gate_take_over() :: else fi \
      fi \
   fi; v = 0; vg = 0
 
@@ -271,7 +272,7 @@ inline drain_notify() {
 inline claim_open_gate() {                /* a writer; res OK when it has it */
   d_step { v = turn; w = gSW };
   if
-  :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: 0.1 ms at most */
+  :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: TURN_NS at most */
      channel_register(W); registered = 1;
      if :: slept -> d_step { if :: gown == 0 && turn == v -> SAY(gSW) :: else fi } :: MAY_LACK_PATIENCE || !slept fi;
      if
@@ -302,7 +303,7 @@ inline claim_gate() {
      fi
   :: uown == 0 && gown == 0 -> claim_open_gate(); if :: res == OK -> break :: else fi
   :: uown == 0 && gown != 0 -> over = 0;
-     gate_sleep(W, gSW, 1);
+     lock_gate_sleep(W, gSW, 1);
      if :: res == TAKEN_OVER -> res = OK; break :: res == TIMED_OUT -> break :: else fi
   od };
   if
@@ -316,7 +317,7 @@ inline claim_gate_upgrading() {
   :: d_step { if :: gown == 0 -> gSR = (turn == READERS_TURN && nR > 0); gown = e + 1; ggen = G(e); turn = 0; n_left = 0; ALL(meant); res = OK :: else fi };
      if
      :: res == OK -> break
-     :: else -> gate_sleep(R, gSR, 0);
+     :: else -> lock_gate_sleep(R, gSR, 0);
         if :: res == TAKEN_OVER -> res = OK; break :: res == TIMED_OUT -> break :: else fi
      fi
   od; registered = 0; slept = 0 }
@@ -336,9 +337,9 @@ inline enter_shared() {
      :: else -> rd[e]--; drain_notify()
      fi
   :: res != OK && gown != 0 ->
-     gate_sleep(R, gSR, 1);
+     lock_gate_sleep(R, gSR, 1);
      if
-     :: res == TAKEN_OVER -> gate_open()
+     :: res == TAKEN_OVER -> lock_gate_open()
      :: res == TIMED_OUT -> use_readers_turn(); break
      :: else
      fi
@@ -350,7 +351,7 @@ inline enter_exclusive() {
      if :: res == TIMED_OUT -> break :: else fi;
      drain(0);
      if :: res == OK -> break :: else fi;
-     gate_open();
+     lock_gate_open();
      if :: res == TIMED_OUT -> break :: else fi
   od }
 inline inside_exclusive(shares) { d_step { hX[t] = 1; nX++; assert(nX == 1 && nS == shares) }; d_step { hX[t] = 0; nX-- } }
@@ -363,7 +364,7 @@ inline upgrade() {
      if
      :: res == OK -> drain(1);
         if :: res == OK -> inside_exclusive(1) :: else fi;
-        upgrade_clear(); gate_open()
+        upgrade_clear(); lock_gate_open()
      :: else -> upgrade_clear()
      fi
   :: else                                             /* DeadlockError */
@@ -384,7 +385,7 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
        :: else
        fi;
        d_step { if :: uown == e + 1 && ugen != G(e) -> uown = 0; ugen = 0 :: else fi }; wake_upgrade();
-       if :: w -> w = 0; REACHED(6); gate_open() :: else fi;
+       if :: w -> w = 0; REACHED(6); lock_gate_open() :: else fi;
        drain_notify();
        v = 0; vg = 0; opening = 0
     :: else
@@ -408,8 +409,8 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
           if
           :: res == OK -> inside_exclusive(0);
              if
-             :: ops & 8 -> rd[e]++; d_step { hS[t] = 1; nS++ }; gate_open(); d_step { hS[t] = 0; nS-- }; unlock_shared()
-             :: ops & 4 -> gate_open()
+             :: ops & 8 -> rd[e]++; d_step { hS[t] = 1; nS++ }; lock_gate_open(); d_step { hS[t] = 0; nS-- }; unlock_shared()
+             :: ops & 4 -> lock_gate_open()
              fi
           :: else
           fi

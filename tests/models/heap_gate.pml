@@ -2,7 +2,7 @@
    entry 1, thread 2 of a process that takes the entry of thread 0 when that one is killed, and clears up what it left.  The owner changes the heap in steps, between
    which it is not whole; so does recovery.  Thread 0 is killed before any of its steps, and after it one of the others too, so also
    in recovery and clearing up; or fewer are.
-   With NOBODY_KILLED there are three participants and no kills.
+   With NO_KILLS there are three participants and no kills.
 
    Claims: one owner; who has the gate finds the heap whole; no deadlock, so take-over comes and no wake is lost.
 
@@ -35,7 +35,7 @@ byte inside = 0;                 /* the thread that changes the heap, and 1: for
 #define REACH 0
 #endif
 #define REACHED(n) assert(REACH != n)
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
 #define MORTAL
 #else
 #define MORTAL unless { killed[t] }
@@ -166,7 +166,7 @@ proctype Thread(byte t; byte entry) {
     atomic { ended[t] = true; mine = false; word = 0; flag = false; yes = false; timed_out = false; gate_word = 0 }
 }
 
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
 proctype Opener(byte t; byte entry) {      /* participant_take, then _clear_up_after of shmem/_sections/opening.pyx */
     byte word, gate_word;
     bool flag, mine, yes, timed_out;
@@ -209,7 +209,7 @@ init {
     atomic {
         generation[0] = 1; generation[1] = 1; generation[2] = 1; alive[0] = true; alive[1] = true; alive[2] = true;
         run Thread(0, 0); run Thread(1, 1);
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
         run Thread(2, 2)
 #else
         run Killer()

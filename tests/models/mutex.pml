@@ -1,7 +1,7 @@
 /* The owned mutex of shmem/_sync/primitives.pyx and _sync/primitives.pxd: threads 0 and 1 of the participant in entry 0, thread 2 of the one in entry 1.
    Thread 1 may end without unlocking, thread 2 has a deadline.  Threads 0 and 2 have the same thread pointer, as after a fork.
    One of the two processes is killed before any step of its threads, or none is.  With REUSED thread 1 is of a process that takes
-   the entry of the killed one.  With NOBODY_KILLED nobody is, and thread 0 locks inside its lock, and once more afterwards.
+   the entry of the killed one.  With NO_KILLS nobody is, and thread 0 locks inside its lock, and once more afterwards.
 
    Claims: one holder; a death is told to the next owner, once, and nothing else is; no deadlock, so take-over comes.
 
@@ -151,7 +151,7 @@ inline live() {
     if
     :: result != OK
     :: else ->
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
         if :: t == 0 -> mutex_lock(); mutex_unlock() :: else fi;
 #endif
         if
@@ -167,7 +167,7 @@ proctype Thread(byte t; byte entry) {
     {
         gate_word = SIGNATURE(entry, generation[entry]);
         live();
-#ifdef NOBODY_KILLED
+#ifdef NO_KILLS
         if :: t == 0 -> live() :: else fi
 #endif
     } MORTAL;
@@ -188,7 +188,7 @@ proctype Opener(byte t; byte entry) {      /* participant_take of shmem/_base/pa
 #define REUSE(entry) skip
 #endif
 
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
 inline kill_participant(entry, first, second) {
     d_step {
         !(ended[first] && ended[second]) ->
@@ -221,7 +221,7 @@ init {
 #ifndef REUSED
         run Thread(1, 0);
 #endif
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
         run Killer()
 #endif
     }

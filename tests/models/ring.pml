@@ -12,7 +12,7 @@
    Seeded errors: TAIL_BEFORE_COPY, HEAD_BEFORE_COPY, NO_GATE, LOOK_BEFORE_REGISTER, NOTIFY_BEFORE_COMMIT, NO_WAKE, WAKE_NOT_PASSED_ON. */
 
 #if defined(TWO_PRODUCERS) || defined(GIVES_UP)
-#define NOBODY_KILLED
+#define NO_KILLS
 #endif
 #ifdef GIVES_UP
 #define THREADS 5
@@ -170,7 +170,7 @@ proctype Consumer(byte t) {
     atomic { ended[t] = true; at = 0; mine = 0; status = 0; message = 0; got = false; woken = false; through = true }
 }
 
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
 proctype Killer() {
     if
     :: true
@@ -190,7 +190,7 @@ init {
 #ifdef GIVES_UP
         run Consumer(4);
 #endif
-#ifndef NOBODY_KILLED
+#ifndef NO_KILLS
         run Killer()
 #endif
     }

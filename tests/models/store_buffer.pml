@@ -83,7 +83,7 @@ end:
 }
 
 #if PAIR == 1
-/* lock_shared_try and _enter_shared against lock_exclusive_try, _claim_open_gate and _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx) */
+/* lock_shared_try and _share_open_gate against lock_exclusive_try, _claim_open_gate and _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx) */
 #define READERS 0
 #define GATE 1
 bool reader_is_in = false, writer_is_in = false;
@@ -104,7 +104,7 @@ proctype Second(byte t) {
 
 #elif PAIR == 2 || PAIR == 3
 /* 2: unlock_shared against _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx).
-   3: unlock_exclusive and gate_open against _gate_sleep; and of the same shape mutex_unlock against _mutex_claim, semaphore_signal against
+   3: unlock_exclusive and lock_gate_open against _lock_gate_sleep; and of the same shape mutex_unlock against _mutex_claim, semaphore_signal against
       semaphore_wait (shmem/_sync/primitives.pxd, _sync/primitives.pyx), and _register_upgrade against _drain */
 #define CONDITION 0                          /* readers, gate, owner: 1 while the sleeper must wait */
 #define CHANNEL 1                            /* 1: registered */

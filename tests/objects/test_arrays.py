@@ -1,4 +1,4 @@
-"""Arrays, the directory, pins: DESIGN 6 and 7."""
+"""Arrays, the directory, pins."""
 
 import copy
 import io
@@ -225,7 +225,7 @@ def test_freed_under_its_name(shm):
     other = shm.allocate(100)
     assert other.offset == block.offset
     assert shm.root is None
-    with pytest.raises(shmem.InvalidBlock, match="freed under its name"):
+    with pytest.raises(shmem.InvalidBlock, match="was freed; del"):
         shm["a"]
     del shm["a"]
     assert shm.block(other.offset) == other
@@ -282,7 +282,7 @@ def test_get_while_another_one_frees_it(shm, child, after, size):
 
 @pytest.mark.damages
 def test_a_pin_is_that_of_one_block(shm, child):
-    """A serial that is read while no block begins there, 0, fits any block: with it nothing is pinned, and nobody's pin given back."""
+    """A serial that is read while no block begins there, 0, fits any block: no array is pinned by it, and no other pin released."""
     shm.root = mine = shm.array([1, 2, 3])
     with open(shm.path, "r+b") as file:
         word = os.pread(file.fileno(), 8, mine.base.offset - 8)
@@ -319,7 +319,7 @@ def test_looking_at_all_while_others_delete(shm):
 
 
 def test_require_while_others_name_and_delete(shm):
-    """Whoever comes without the lock: his is returned; and what was made is named again if its name goes."""
+    """A caller without the lock may name a value first: that one is returned; if its name goes, the value made here is named."""
 
     def factory():
         shm["x"] = [1, 2]

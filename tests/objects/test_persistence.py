@@ -138,7 +138,7 @@ def test_no_recovery_when_the_copy_is_opened(section_file, tmp_path, child):
             assert report.used_bytes < 3_100_000  # no temporary array; the large block if it was complete
             assert report.blocks <= 2
             del copy["kept"]
-            assert copy.check_heap().blocks == report.blocks - 1  # nobody pins it
+            assert copy.check_heap().blocks == report.blocks - 1  # no pin keeps it
 
 
 def test_pending_block_is_free_in_the_copy(shm, tmp_path):
@@ -202,7 +202,7 @@ def test_lock_that_is_held_is_free_in_the_copy(shm, tmp_path):
     with shmem.exclusive_lock(shm), mutex:
         shm.snapshot(tmp_path / "copy")
     with shmem.SharedMemory(tmp_path / "copy") as copy:
-        with shmem.exclusive_lock(copy, 0):  # no warning: nobody died
+        with shmem.exclusive_lock(copy, 0):  # no warning: no holder died
             pass
         assert copy.owner_deaths == 0
         with pytest.warns(shmem.OwnerDiedWarning), copy["mutex"]:

@@ -249,7 +249,7 @@ def test_items_that_change_while_they_are_put(shm, record):
 
     item = {"int64": 7, bytes: b"x", Other: {"sensor": 7}}[record]
     grown = [{"sensor": Item()} if record is Other else Item()] * 10
-    with contextlib.suppress(TypeError, RuntimeError):  # an Item is no byte string; numpy notices that the list changed
+    with contextlib.suppress(TypeError, RuntimeError):  # an Item is not a byte string
         assert queue.put_many(grown) == 10
         assert len(queue.get_many(2000)) == 10
     n_put = queue.put_many(Liar([item] * 1500))
@@ -426,7 +426,7 @@ def test_closed_while_waiting():
 
 
 def test_freed_while_waiting(shm):
-    """And whoever has the place next finds it as it was left, though a waiter's registration seems to be there."""
+    """The next owner of the memory finds it unchanged, though it holds what looks like a waiter's registration."""
     queue = shm.queue(4, "int64")
     block, words = shm.block(queue.offset), words_of(shm, queue)
     result = in_thread(queue.get)
@@ -530,7 +530,7 @@ def test_damaged_header(shm, record):
 
 
 def test_threads(shm):
-    """Every message exactly once, in order per producer, whoever takes it."""
+    """Every message arrives exactly once, in order per producer, at any of the consumers."""
     queue = shm.queue(5, "int64")
     n_each, found = 3000, []
 

@@ -1,4 +1,4 @@
-"""`Queue`: its users killed, stopped or interrupted at any moment; wakes that go to somebody who does not look."""
+"""`Queue`: processes killed, stopped or interrupted at any moment; wakes that go to a waiter that does not check the queue."""
 
 import os
 import random
@@ -101,7 +101,7 @@ def stop_inside(member, words, gate):
 
 @pytest.mark.parametrize("gate", [PRODUCERS_GATE, CONSUMERS_GATE])
 def test_stopped_inside_a_gate_then_killed(child, gate):
-    """While it may go on everybody waits for it; dead, it is waited for no longer, and nothing was half done."""
+    """While it may continue, the others wait for it; once it is dead they do not, and nothing is half done."""
     with shmem.SharedMemory(max_size=1 << 24) as shm:
         queue = shm.queue(1 << 18, "int64", name="q")
         words = words_of(shm, queue)

@@ -1,4 +1,4 @@
-"""Under `make sanitize`: a planted bug in a child process, whose standard error nobody reads, leaves a report."""
+"""Under `make sanitize`: a planted bug in a child process, whose standard error is not read, leaves a report."""
 
 import os
 import shutil

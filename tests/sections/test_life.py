@@ -1,4 +1,4 @@
-"""Birth, exec, exit and death of processes that use a section.  The defined outcomes: docs/decisions.md, "Life and death of processes"."""
+"""Birth, exec, exit and death of processes that use a section.  Defined outcomes: docs/decisions/processes.md."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ import pytest
 from workers import holds, in_child, lock_for_parent, lock_of, wait_for, wait_for_waiter
 
 import shmem
-from shmem._cli import tstshmem
+from shmem._cli.tstshmem_section import Control
 from shmem._objects import lock as _lock
 
 SIZE = 1 << 22
@@ -28,7 +28,7 @@ def section(place):
 
 
 def take_over(section, deaths, told=True):
-    """Lock exclusively, after so many deaths, of which nobody was told yet; find the section whole."""
+    """Lock exclusively after so many deaths that no holder was warned of yet; the section must be intact."""
     if deaths and told:
         with pytest.warns(shmem.OwnerDiedWarning), shmem.exclusive_lock(section, 20):
             pass
@@ -511,7 +511,7 @@ def test_tstshmem_in_pid_namespaces(section_file, child):
         bystander = child(OPEN + "say('in'); sys.stdin.readline()", {"file_name": section_file}, before=NAMESPACE)
         bystander.hear()
         instance = child("from shmem.__main__ import main; sys.exit(main(args))", *arguments, 50_000, before=NAMESPACE)
-        wait_for(lambda: isinstance(section.root, tstshmem.Control) and section.root.first is not None and section.root.first.crew[0])
+        wait_for(lambda: isinstance(section.root, Control) and section.root.first is not None and section.root.first.crew[0])
         assert section.root.first.pid == 1
         instance.kill()
         wait_for(lambda: sorted(section.stats().participants) == [1, os.getpid()])

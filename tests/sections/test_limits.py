@@ -475,7 +475,7 @@ with shmem.SharedMemory(path) as section:
 
 
 def in_namespace(mount):
-    """What runs a program where something was mounted that nobody else sees; skips where that is not permitted."""
+    """Return what runs a program in a mount namespace of its own; skip where that is not permitted."""
     before = ("unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh")
     try:
         done = subprocess.run([*before, "true"], capture_output=True, text=True, check=False)

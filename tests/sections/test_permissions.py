@@ -117,7 +117,7 @@ def test_symbolic_links(tmp_path):
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
 def test_what_is_no_file(tmp_path, kind):
-    """Refused at once: nobody waits for the other end of a pipe."""
+    """Refused at once, without waiting for the other end of a pipe."""
     path = tmp_path / "s"
     if kind == "fifo":
         os.mkfifo(path)

@@ -1,4 +1,4 @@
-"""Opening, closing, reopening, growing, forking: DESIGN 3 and 4."""
+"""Opening, closing, reopening, growing, forking."""
 
 import errno
 import gc
@@ -71,7 +71,7 @@ def test_last_one_out_removes_anonymous(child, tmp_path):
 
 
 def test_killed_last_one_of_a_section_without_a_name(child):
-    """What a killed process leaves of a section whose name nobody chose goes when the next process makes one."""
+    """The file of a section without a chosen name, left by a killed process, is removed when the next such section is made."""
     code = "section = shmem.SharedMemory(max_size=1 << 20); say(section.path); time.sleep(60)"
     killed, living = child(code), child(code)
     left, kept = killed.hear(), living.hear()
@@ -384,7 +384,7 @@ def test_file_swapped_for_another(section_file):
 
 
 def test_closerange_does_not_kill(place, child):
-    """User code that closes all descriptors: the process still counts as alive, and calls nobody else dead."""
+    """User code that closes all descriptors: the process still counts as alive, and takes no other one for dead."""
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         other = child(
             "section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000); lock = shmem.exclusive_lock(section)\n"

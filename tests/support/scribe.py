@@ -16,7 +16,7 @@ TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_
         "participants_high", "root_off", "directory_off",
     )
 )  # fmt: skip
-RING_OFF = LAYOUT["free_index_t"]["ring_off"].offset  # from the start of the index
+RING_OFF = LAYOUT["free_index_t"]["rover_off"].offset  # from the start of the index
 HEAD, HOLE, USED = BLOCK_HEAD_BYTES, STATE_HOLE, STATE_USED
 EVERY_BIT = (1 << 64) - 1
 ABSENT_OWNER = 0x1234_5678_0000_EA60  # an owner's word that names no participant

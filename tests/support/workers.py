@@ -1,4 +1,4 @@
-"""What the tests run in other processes: a module of its own, so that spawned ones can import it."""
+"""Functions that tests run in other processes and threads, in a module that spawned processes can import."""
 
 import contextlib
 import os
@@ -13,9 +13,9 @@ from shmem._objects import waitables
 
 
 def in_child(function):
-    """Run in a forked child; 0 when it returned."""
+    """Call a function in a forked child; return the child's exit code, 0 if the function returned."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: that is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads, which is what is tested
         pid = os.fork()
     if pid == 0:
         status = 1
@@ -30,7 +30,7 @@ def in_child(function):
 
 
 def in_thread(function):
-    """Run in another thread; what it returned, or raised."""
+    """Call a function in another thread; return its result, or the exception that it raised."""
     result = []
 
     def run():
@@ -47,7 +47,7 @@ def in_thread(function):
 
 
 def wait_for(condition):
-    """Wait until something is so."""
+    """Wait until `condition()` is true, for at most 20 s."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
@@ -55,17 +55,17 @@ def wait_for(condition):
 
 
 def wait_for_waiter(section):
-    """Wait until somebody sleeps on the lock."""
+    """Wait until a process sleeps on the lock."""
     wait_for(lambda: section.stats().lock_waiters > 0)
 
 
 def lock_of(section, mode):
-    """The section's lock in the mode 'exclusive' or 'shared'."""
+    """Return the section's lock in the mode 'exclusive' or 'shared'."""
     return exclusive_lock(section) if mode == "exclusive" else shared_lock(section)
 
 
 def holds(shm):
-    """How the lock stands, seen by another thread: 'exclusive', 'shared' or 'free'."""
+    """Return the state of the lock as another thread sees it: 'exclusive', 'shared' or 'free'."""
 
     def look():
         for lock, seen in ((exclusive_lock, "free"), (shared_lock, "shared")):
@@ -102,7 +102,7 @@ def fill(block, section):
 
 
 def double(numbers, doubled):
-    """From one queue to another, until the first one is shut down."""
+    """Pass doubled numbers from one queue to another, until the first one is shut down."""
     while True:
         try:
             doubled.put(2 * numbers.get())
@@ -111,7 +111,7 @@ def double(numbers, doubled):
 
 
 def pass_on(taken, given):
-    """Take one, wait or not; give one."""
+    """Take a unit of one semaphore and add one to another."""
     taken.wait()
     given.signal()
     return type(taken).__name__, type(given).__name__
@@ -124,7 +124,7 @@ def add_under(mutex, counter, n):
 
 
 def lock_for_parent(section, array, link):
-    """Be kept out by the parent, then hold the lock until told."""
+    """Be kept out of the lock by the parent, then hold the lock until the parent sends "release"."""
     try:
         with exclusive_lock(section, 0):
             link.send("got in")
@@ -147,5 +147,5 @@ def outcome(call, *args, **kwargs):
 
 
 def wait_until_anyone_waits(semaphore):
-    while not waitables.anybody_waits(semaphore):
+    while not waitables.has_waiters(semaphore):
         os.sched_yield()

@@ -131,10 +131,10 @@ def until_registered(shm, event, n):
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_pulse_lets_through_who_waits(shm, busy):
-    """Signal and reset at once: whoever waits goes on each time.
+    """Signal and reset at once: each waiter is released each time.
 
     `busy`: also when the pulse comes between two slices of its wait, while it asks for the GIL.  The next pulse comes only
-    when all have gone on: whoever misses one waits in vain.
+    when all have gone on: a waiter that misses one waits in vain.
     """
     n_pulses = 5 if busy else 300
     event, through = shm.event(), shmem.Semaphore()
@@ -155,7 +155,7 @@ def test_a_pulse_lets_through_who_waits(shm, busy):
                 sys.setswitchinterval(100)
                 slices_over = time.monotonic() + 0.12
                 while time.monotonic() < slices_over:
-                    pass  # nobody else gets the GIL meanwhile
+                    pass  # no other thread gets the GIL meanwhile
             event.signal()
             event.reset()
             sys.setswitchinterval(before)

@@ -1,4 +1,4 @@
-"""The storage lock: nesting, time-outs, upgrade, misuse, threads, processes, death.  DESIGN 5."""
+"""The storage lock: nesting, time-outs, upgrade, misuse, threads, processes, death."""
 
 import asyncio
 import itertools

@@ -1,6 +1,6 @@
-"""The Promela models in `models`: each runs clean, each seeded error is found, and what a model is about does happen in it.
+"""The Promela models in `models`: each is clean, each seeded error is found, and each model reaches its interesting places.
 
-A line of the table is a model, its switches (`-D`, in `spin -a`) and what Spin must say.  A new model is a few lines more.
+A row of the table is a model, its switches (`-D`, in `spin -a`) and the verdict that Spin must reach.  A new model takes a few rows.
 `-DREACH=n` has the model assert that its place n is never reached, which must be found wrong: else "no error" says nothing.
 """
 
@@ -21,7 +21,7 @@ DEADLOCK = "invalid end state"
 STARVED = "non-progress cycle"
 REACHED = "assertion violated (REACH)"
 
-# What pan says when it did not look at everything; then "errors: 0" means nothing.
+# Messages of pan after an incomplete search; then "errors: 0" means nothing
 GAVE_UP = ["max search depth too small", "out of memory", "-DMEMLIM bound", "Search not completed", "aborting", "Bit statespace"]
 
 SAFETY = (["-DSAFETY"], [])
@@ -62,7 +62,7 @@ TABLE = [
     ("gate.pml", "NO_FLAG_KEPT WHO=2 KILLS=0 OPS0=4 OPS1=1 OPS2=4", STARVED, LIVENESS),
     # the channel, and on it the semaphore
     ("channel.pml", "", CLEAN, SAFETY),
-    ("channel.pml", "NOBODY_KILLED", CLEAN, SAFETY),
+    ("channel.pml", "NO_KILLS", CLEAN, SAFETY),
     ("channel.pml", "BINARY", CLEAN, SAFETY),
     *(("channel.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 8)),
     ("channel.pml", "NOTIFY_WITHOUT_SEQUENCE", ASSERTION, SAFETY),
@@ -71,12 +71,12 @@ TABLE = [
     ("channel.pml", "CLEAR_BLINDLY", ASSERTION, SAFETY),
     ("channel.pml", "NOTIFY_BEFORE_CHANGE", DEADLOCK, SAFETY),
     ("channel.pml", "NO_WAKE", DEADLOCK, SAFETY),
-    ("channel.pml", "NOBODY_KILLED WAKE_ONE", DEADLOCK, SAFETY),
+    ("channel.pml", "NO_KILLS WAKE_ONE", DEADLOCK, SAFETY),
     ("channel.pml", "BINARY GIVE_UP_WITHOUT_LOOK", DEADLOCK, SAFETY),
     ("channel.pml", "PLAIN_TAKE", ASSERTION, SAFETY),
     # the event
     ("event.pml", "", CLEAN, SAFETY),
-    ("event.pml", "NOBODY_KILLED", CLEAN, SAFETY),
+    ("event.pml", "NO_KILLS", CLEAN, SAFETY),
     *(("event.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 6)),
     ("event.pml", "LOOK_AT_STATE_ALONE", DEADLOCK, SAFETY),
     ("event.pml", "SIGNAL_DOES_NOT_COUNT", DEADLOCK, SAFETY),
@@ -86,30 +86,30 @@ TABLE = [
     ("event.pml", "NO_WAKE", DEADLOCK, SAFETY),
     # the mutex
     ("mutex.pml", "", CLEAN, SAFETY),
-    ("mutex.pml", "NOBODY_KILLED", CLEAN, SAFETY),
+    ("mutex.pml", "NO_KILLS", CLEAN, SAFETY),
     ("mutex.pml", "REUSED EARLY=2", CLEAN, SAFETY),
-    *(("mutex.pml", f"NOBODY_KILLED REACH={n}", REACHED, SAFETY) for n in (1, 5)),
+    *(("mutex.pml", f"NO_KILLS REACH={n}", REACHED, SAFETY) for n in (1, 5)),
     *(("mutex.pml", f"REUSED REACH={n}", REACHED, SAFETY) for n in (2, 3, 4)),
     ("mutex.pml", "THREAD_POINTER_ALONE", ASSERTION, SAFETY),
-    ("mutex.pml", "NOBODY_KILLED THREAD_POINTER_ALONE", ASSERTION, SAFETY),
-    ("mutex.pml", "NOBODY_KILLED THREAD_NOT_WIPED", ASSERTION, SAFETY),
+    ("mutex.pml", "NO_KILLS THREAD_POINTER_ALONE", ASSERTION, SAFETY),
+    ("mutex.pml", "NO_KILLS THREAD_NOT_WIPED", ASSERTION, SAFETY),
     ("mutex.pml", "REUSED NO_TAKE_OVER", DEADLOCK, SAFETY),
     ("mutex.pml", "REUSED TAKE_OVER_BLINDLY", ASSERTION, SAFETY),
     ("mutex.pml", "REUSED GENERATION_NOT_COMPARED", DEADLOCK, SAFETY),
     ("mutex.pml", "REUSED DEATH_NOT_TOLD", ASSERTION, SAFETY),
-    ("mutex.pml", "NOBODY_KILLED DEATH_TOLD_TWICE", ASSERTION, SAFETY),
+    ("mutex.pml", "NO_KILLS DEATH_TOLD_TWICE", ASSERTION, SAFETY),
     ("mutex.pml", "NO_NOTIFY", DEADLOCK, SAFETY),
     # the heap gate
     ("heap_gate.pml", "EARLY=2", CLEAN, SAFETY),
-    ("heap_gate.pml", "NOBODY_KILLED", CLEAN, SMALL),
+    ("heap_gate.pml", "NO_KILLS", CLEAN, SMALL),
     *(("heap_gate.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 6)),
     ("heap_gate.pml", "NO_RECOVERY", ASSERTION, SAFETY),
     ("heap_gate.pml", "NO_TAKE_OVER", DEADLOCK, SAFETY),
     ("heap_gate.pml", "GENERATION_NOT_COMPARED", DEADLOCK, SAFETY),
     ("heap_gate.pml", "TAKE_OVER_BLINDLY", ASSERTION, SAFETY),
-    ("heap_gate.pml", "NOBODY_KILLED WAITERS_NOT_KEPT", DEADLOCK, SAFETY),
-    ("heap_gate.pml", "NOBODY_KILLED WAITERS_NOT_SET", DEADLOCK, SAFETY),
-    ("heap_gate.pml", "NOBODY_KILLED NO_WAKE", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "NO_KILLS WAITERS_NOT_KEPT", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "NO_KILLS WAITERS_NOT_SET", DEADLOCK, SAFETY),
+    ("heap_gate.pml", "NO_KILLS NO_WAKE", DEADLOCK, SAFETY),
     # the queue's ring
     ("ring.pml", "", CLEAN, SAFETY),
     ("ring.pml", "TWO_PRODUCERS", CLEAN, SAFETY),
@@ -141,14 +141,14 @@ pytestmark = [
 
 
 def call(folder, *command):
-    """What a command prints; it must end well."""
+    """Run a command, which must succeed; return its output."""
     done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 def search(folder, model, switches, expected, kind):
-    """Make Spin's verifier for a model and run it: all that it says."""
+    """Make Spin's verifier for a model and run it; return its output."""
     of_compiler, of_verifier = kind
     call(folder, "spin", *(f"-D{switch}" for switch in switches.split()), "-a", str(MODELS / model))
     # an error is found sooner than an optimising compiler is done
@@ -158,7 +158,7 @@ def search(folder, model, switches, expected, kind):
 
 @pytest.fixture(scope="session")
 def runs(request, tmp_path_factory):
-    """What each selected line of the table leads to: (model, switches) -> future.  As many run at a time as there are processors."""
+    """Search each selected row of the table: (model, switches) -> future.  As many run at a time as there are processors."""
     chosen = [item.callspec.params for item in request.session.items if getattr(item, "originalname", "") == "test_model"]
     pool = ThreadPoolExecutor(os.cpu_count())
     yield {(line["model"], line["switches"]): pool.submit(search, tmp_path_factory.mktemp("model"), **line) for line in chosen}
@@ -189,7 +189,7 @@ def test_every_model_is_in_the_table():
 
 
 def test_every_model_has_seeded_errors():
-    """A model that finds nothing wrong with broken code says nothing about the code."""
+    """A model that finds no error in broken code proves nothing about the code."""
     for model in {row[0] for row in TABLE}:
         expected = [row[2] for row in TABLE if row[0] == model]
         assert CLEAN in expected

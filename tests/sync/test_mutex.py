@@ -58,7 +58,7 @@ CALLS = [
 
 
 def test_like_threading(mutex):
-    """Random calls: the same results and the same kinds of error; whoever else asks finds the same."""
+    """Random calls: the same results and the same kinds of error; every other caller sees the same."""
     rng = random.Random(3)
     theirs, seen = threading.RLock(), set()
     for step in range(800):

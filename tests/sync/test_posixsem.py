@@ -52,7 +52,7 @@ def test_life(where):
     sem_destroy(sem)
     for call in (sem_wait, sem_trywait, sem_post, sem_getvalue, sem_destroy, lambda s: sem_timedwait(s, 0)):
         fails(errno.EINVAL, call, sem)
-        fails(errno.EINVAL, call, "no semaphore")
+        fails(errno.EINVAL, call, "not a semaphore")
 
 
 def test_destroy_removes_it(shm):
@@ -91,7 +91,7 @@ def test_busy(where):
     sem_destroy(sem)
 
 
-def test_a_killed_waiter_keeps_nobody_busy(child):
+def test_a_killed_waiter_keeps_no_semaphore_busy(child):
     name = f"test-{os.getpid()}-{random.randrange(1 << 32)}"
     sem = sem_init(name)
     other = child("from shmem.posixsem import *; s = sem_init(args[0]); say('up'); sem_wait(s)", name)
@@ -103,7 +103,7 @@ def test_a_killed_waiter_keeps_nobody_busy(child):
 
 
 def test_destroyed_while_another_waits_by_name(where):
-    """Its memory stays while somebody is inside: a closed one is EINVAL."""
+    """Its memory stays while a call is inside; a closed one is EINVAL."""
     sem, ended = sem_init(where), []
 
     def wait():

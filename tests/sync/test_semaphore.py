@@ -35,7 +35,7 @@ class Longer(Node, type_name="tests.Longer"):
 
 @pytest.fixture
 def name():
-    """A name that nobody has, and that nobody has afterwards."""
+    """Return a name that is unused before and after the test."""
     chosen = f"test-{os.getpid()}-{random.randrange(1 << 32)}"
     yield chosen
     for start in FILES.values():
@@ -239,7 +239,7 @@ def test_a_killed_waiter_takes_nothing(name, child):
     assert other.hear() == "up"
     wait_until_anyone_waits(semaphore)
     other.kill()
-    assert waitables.anybody_waits(semaphore) is False  # the killed one's registration is found out
+    assert waitables.has_waiters(semaphore) is False  # the killed one's registration is found out
     semaphore.signal()
     assert semaphore.value == 1
     assert semaphore.wait(20)
@@ -256,9 +256,9 @@ def test_nothing_is_lost_under_load(name, child):
         taken += 1
     say(taken)
     """
-    victim = child("s = shmem.Semaphore(args[0]); n = 0\nwhile True:\n    s.wait(); n += 1; say(n)", name)
+    victim = child("s = shmem.Semaphore(args[0]); n = 0; say('up')\nwhile True:\n    s.wait(); n += 1; say(n)", name)
     consumers = [child(code, name) for _ in range(2)]
-    for one in consumers:
+    for one in (victim, *consumers):  # else the consumers may have taken everything before the victim is there
         assert one.hear() == "up"
     producers = [
         child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)
@@ -658,7 +658,7 @@ def test_fields_are_used_not_assigned(shm):
     assert shmem.find_storage(node.slots) is shm
     blocks = shm.stats().blocks
     for call in (shmem.handle, shm.free, shmem.deallocate, shm.set_root_object, lambda part: shm.__setitem__("part", part)):
-        with pytest.raises((TypeError, shmem.InvalidBlock), match="the object whose field it is"):
+        with pytest.raises((TypeError, shmem.InvalidBlock), match="the object that contains it"):
             call(node.slots)
     assert shm.stats().blocks == blocks
     slots = node.slots

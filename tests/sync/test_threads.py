@@ -1,4 +1,4 @@
-"""Threads, closing, and handles that are dropped.  The defined outcomes: docs/decisions.md, "Life and death of processes"."""
+"""Threads, closing, and handles that are dropped.  Defined outcomes: docs/decisions/processes.md."""
 
 import ctypes
 import gc
@@ -89,7 +89,7 @@ def test_depth_is_the_threads_own(shm):
 
 
 def test_many_threads_contend(shm):
-    """64 threads read, write and upgrade; of two who upgrade at once the second one is refused, and nobody sees a torn value."""
+    """64 threads read, write and upgrade; of two upgraders the second one is refused, and no thread reads a torn value."""
     pair = shm.zeros(2, "i8")
     written = np.zeros(64, "i8")
 
@@ -392,7 +392,7 @@ def test_dropped_in_a_cycle(place, mode):
 
 @pytest.mark.parametrize("cycle", [False, True])
 def test_dropped_by_another_thread(shm, cycle):
-    """Whoever drops a handle cannot release what another thread holds by it."""
+    """A thread that drops a handle cannot release what another thread holds by it."""
     second = [shmem.SharedMemory(shared_name=shm.name)]
     if cycle:
         second.append([second[0]])
@@ -486,7 +486,7 @@ def test_subinterpreter_is_refused(child):
     other.end()
 
 
-def test_nobody_waits_for_the_interpreter_inside_the_heap_gate(shm):
+def test_no_thread_waits_for_the_interpreter_inside_the_heap_gate(shm):
     """A thread opens a block, waits for the heap gate, and gets it while another one runs Python and does not let go."""
     libc = ctypes.PyDLL(None)  # keeps the GIL
     block, scribe = shm.allocate(10), Scribe(shm.path)

@@ -1,9 +1,10 @@
-"""Killed at every instruction: a short sweep of `python -m shmem crashtest`, and that it finds what is broken.  DESIGN 3, 4, 6."""
+"""`python -m shmem crashtest`: a short sweep of kills at every instruction finds no failure, and each broken operation is found."""
 
 import os
 import struct
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ import shmem
 from shmem.testing.crash import ptrace
 
 WHY_NOT = ptrace.why_not()
-# each instrumented access is several instructions, and what it stores in its shadow memory is no store to the section
+# each instrumented access takes several instructions, and its store to shadow memory is not a store to the section
 pytestmark = pytest.mark.no_sanitizer("a process is stepped instruction by instruction: several times as many, for minutes")
 needs_ptrace = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 def crashtest(*arguments, code=""):
-    """Run it, after some code; (exit status, output)."""
+    """Run the command after some code; return the exit status and the output."""
     program = f"import sys, shmem\nfrom shmem.__main__ import main\n{code}\nsys.exit(main(['crashtest', *sys.argv[1:]]))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", program, *map(str, arguments)],
@@ -33,7 +34,7 @@ def crashtest(*arguments, code=""):
 
 
 def table(output):
-    """The numbers of each line, by operation; of the last one as "total"."""
+    """Return the numbers of each line by operation; those of the last line under the name "total"."""
     found = {}
     for line in output.splitlines()[1:]:
         fields = line[55:].split()
@@ -43,8 +44,13 @@ def table(output):
     return found
 
 
-def left_behind():
-    return set(Path("/dev/shm").glob("shmem-crashtest-*"))
+@pytest.fixture
+def memory_folder():
+    """A folder of its own on the memory file system, which must be empty at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="test-crash-points-", dir="/dev/shm"))
+    yield folder
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
 
 
 @needs_ptrace
@@ -54,48 +60,50 @@ def left_behind():
         ["allocate: split a hole", "allocate: exact fit, next_fit", "free: both neighbours are holes"],
         ["free: the root object", "reallocate: grow in place", "reallocate: shrink", "reallocate: move the root"],
         ["directory: delete", "object: the first of its type"],
-        ["lock: upgrade and downgrade", "mutex: two of them", "queue: put_many"],
+        ["lock: upgrade and downgrade", "mutex: two mutexes", "queue: put_many"],
     ],
     ids=["heap", "reallocate", "names", "locks"],
 )
-def test_every_instruction(names, tmp_path):
-    """Each line of the table: stores that changed something, states, and none of them lost."""
-    before = left_behind()
-    status, output = crashtest("--quick", "--keep", tmp_path / "kept", *[f"--operation={name}" for name in names])
+def test_every_instruction(names, tmp_path, memory_folder):
+    """Each line of the table counts stores that changed something, states and kills; no recovery fails, and no store is missed."""
+    options = "--keep", tmp_path / "kept", "--folder", memory_folder
+    status, output = crashtest("--quick", *options, *[f"--operation={name}" for name in names])
     assert status == 0, output
     lines = table(output)
     assert set(lines) == {*names, "total"}
     for stepped, stores, states, checks, _, _, _, kills, failed in [lines[name] for name in names]:
         assert stepped > 1000
         assert 2 <= states <= stores + 1
-        assert checks > states  # of those that differ in PENDING payload alone, each by one process; else each by three
+        assert checks > states  # states that differ only in the payload of PENDING blocks have one check each, others three
         assert kills >= 1
         assert failed == 0
-    assert "after 100.0 % of them alone" in output
-    assert "100.0 % of them were seen by stepping" in output  # write protection finds no other stores
+    assert "after 100.0 % of them a copy was kept at once" in output
+    assert "stepping saw 100.0 % of them" in output  # write protection finds no other stores
     assert not (tmp_path / "kept").exists()
-    assert left_behind() <= before
 
 
 @needs_ptrace
 def test_the_cleaner_is_killed_too():
-    """Each state's repair is followed, and that of each state inside it, and so on."""
+    """Each state's repair is followed, as is that of each state inside the repair, and so on."""
     status, output = crashtest("--quick", "--repairs", "alike", "--operation", "free: into the cache")
     assert status == 0, output
     _, _, states, _, repairs, again, inside, _, failed = table(output)["free: into the cache"]
     assert states <= 20
-    assert repairs - again <= 3 * states  # of the operation's own: open, join, live
+    assert repairs - again <= 3 * states  # of the operation's own states: open, join, live
     assert again >= inside > 50
     assert failed == 0
 
 
+# Before the second operation's repairs a pause, longer than any single repair may take.
 IDLE = """
 import time
 from shmem.testing.crash import repairs as _repairs
-_repairs.LONGEST_SECONDS = 2
-run = _repairs.Closure.run
+_repairs.LONGEST_SECONDS = 8
+run, runs = _repairs.Closure.run, []
 def later(self, tell):
-    time.sleep(3)
+    if runs:
+        time.sleep(9)
+    runs.append(self)
     yield from run(self, tell)
 _repairs.Closure.run = later
 """
@@ -103,7 +111,7 @@ _repairs.Closure.run = later
 
 @needs_ptrace
 def test_a_repairer_may_have_nothing_to_do():
-    """Between two operations' repairs it waits, and that is not counted as hanging."""
+    """A repairer that waits between the repairs of two operations does not count as hanging."""
     names = ["lock: shared", "lock: exclusive"]
     status, output = crashtest("--quick", "--jobs=1", "--repairs", "alike", *[f"--operation={name}" for name in names], code=IDLE)
     assert status == 0, output
@@ -111,7 +119,10 @@ def test_a_repairer_may_have_nothing_to_do():
 
 
 def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
-    """Two are dead: one had moved the root, and said so, the other one has the heap gate.  Who gets the first one's entry ends the move."""
+    """Two participants are dead: one has an intent to move the root, the other has the heap gate.
+
+    The process that is given the first one's entry completes the move.
+    """
     path = tmp_path / "s"
     with shmem.SharedMemory(path, max_size=1 << 16, max_participants=3) as shm:
         shm.root, new = shm.allocate(200), shm.allocate(500)
@@ -155,8 +166,8 @@ def _(prefix):
 
 @needs_ptrace
 def test_files():
-    """The state of a folder between the system calls of whoever makes, replaces or mends a file."""
-    names = ["file: create a section", "file: snapshot, in place of another one", "file: a named semaphore is made"]
+    """A folder is intact between any two system calls of a process that makes, replaces or repairs a file."""
+    names = ["file: create a section", "file: snapshot, replacing another", "file: make a named semaphore"]
     status, output = crashtest(*[f"--operation={name}" for name in names])
     assert status == 0, output
     lines = table(output)
@@ -183,7 +194,7 @@ from shmem.testing.crash.operations import operation, row
 @operation("broken: a tag")
 def _(shm):
     block, _ = row(shm, 100, 100)
-    address = block.address + 104   # of the tag behind it
+    address = block.address + 104   # of the next block's tag
     tag = (ctypes.c_char * 8).from_address(address).raw
     yield
     ctypes.memset(address, 255, 8)
@@ -204,7 +215,7 @@ ptrace.request = refuse
 @needs_ptrace
 @pytest.mark.parametrize(("code", "wrong"), [(TWO_STEPS, "neither before nor after"), (WRITES_PAST, "HeapCorruption")])
 def test_what_is_broken_is_found(code, wrong, tmp_path):
-    """An operation that is visible half done, and one that breaks the chain for an instruction."""
+    """An operation that is visible half done is found, as is one that breaks the chain of blocks for an instruction."""
     status, output = crashtest("--quick", "--operation", "broken", "--keep", tmp_path, code=code)
     assert status == 1
     assert wrong in output
@@ -215,8 +226,11 @@ def test_what_is_broken_is_found(code, wrong, tmp_path):
 
 
 def test_what_cannot_be_done_is_said():
-    """Wrong arguments; another processor; one of Arm's without the atomic instructions that can be stepped."""
+    """Wrong arguments, an unsupported processor, and an Arm processor without LSE are reported."""
     assert crashtest("--operation", "no such thing")[0] == 2
+    status, output = crashtest("--quick", "--jobs=0")
+    assert status == 2
+    assert "--jobs must be at least 1, got 0" in output
     code = "from shmem.testing.crash import registers as r\nr.NAME, r.MACHINE, r._HWCAP_ATOMICS = 'sparc', None, 0"
     status, output = crashtest("--quick", code=code)
     assert status == 2
@@ -227,7 +241,7 @@ def test_what_cannot_be_done_is_said():
 
 
 def test_ptrace_not_permitted():
-    """A refusal of the system is an answer, not a traceback."""
+    """A refusal by the system is reported without a traceback."""
     status, output = crashtest("--quick", code=NOT_PERMITTED)
     assert status == 2
     assert "SYS_PTRACE" in output

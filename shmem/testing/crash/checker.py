@@ -1,17 +1,17 @@
-"""What `crashtest` asks of a section after a kill, and the processes that ask it.
+"""The checks of a section after a kill, and the checker processes that do them.
 
-A *state* is what a section's file held at some instant of an operation.  A checker is a process of its own, which does with a state
-what other processes do with the section of somebody killed at that instant:
+A *state* is the content of a section's file at some instant of an operation.  A checker is a process of its own.  It does with a state
+what other processes would do with the section of a process killed at that instant:
 
-open    as the first opener of the file: nobody lives
-live    as a participant that was there all the time, at its entry of the table: it finds the dead one's words while it works
-join    as a process that attaches while another one lives, and is given the dead one's entry
-hold    nothing is re-enacted: it is attached to the very file when the process beside it is really killed
+open    as the first opener of the file, with no participant alive
+live    as a participant that was attached all the time, at its own entry of the table: it finds the dead one's words while it works
+join    as a process that attaches while another one is alive, and is given the dead one's entry
+hold    nothing is re-enacted: the checker is attached to the file itself when the process beside it is really killed
 
-Each ends by looking at everything (`observe`): what it sees must be what was there before the operation, or after it.  The order in which a
-checker does things changes from state to state, so that each call is the first one to meet the dead.
+Each check ends by observing everything (`observe`), which must be the same as before the operation or after it.  The order of the checker's
+calls changes from state to state, so that each call is sometimes the first to meet the dead participant.
 
-Checkers never fork one another while one of them has a section: a fork would attach the child.
+Checkers never fork one another while one of them has a section open: a fork would attach the child.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ import shmem
 
 MAX_SIZE = 1 << 16
 MAX_PARTICIPANTS = 3
-LONGEST_SECONDS = 60  # a checker that takes longer hangs
+LONGEST_SECONDS = 60  # for one task of a checker; one that takes longer hangs
 
 # What is read of a section's file without the library; offsets as in _base/layout.pxd
 _DIRECTORY, _TYPES, _TOP, _CLEAN = 368, 376, 448, 280
@@ -41,7 +41,7 @@ _SIZE_MASK = 0x0000FFFFFFFFFFF0
 
 
 class Damage(Exception):
-    """A section after a kill is not what was promised."""
+    """A promise that does not hold of a section after a kill."""
 
 
 def _word(content, offset):
@@ -49,7 +49,7 @@ def _word(content, offset):
 
 
 def blocks_of(content):
-    """The chain of blocks of a section's bytes, as (payload's offset, size of the payload, state, type)."""
+    """Yield the chain of blocks in a section's bytes, each as (offset of the payload, size of the payload, state, type)."""
     offset, top = _word(content, _HEAP_START), _word(content, _TOP)
     while offset < top:
         tag = _word(content, offset)
@@ -61,7 +61,7 @@ def blocks_of(content):
 
 
 def _reachable(content):
-    """The payload offsets of the two name tables and of the entries in them."""
+    """Return the payload offsets of the two name tables and of the entries in them."""
     found = set()
     for anchor in (_DIRECTORY, _TYPES):
         table = _word(content, anchor)
@@ -75,9 +75,9 @@ def _reachable(content):
 
 
 def _users_block(content, offset, size, type_id):
-    """What of a user's block must not change: its type, its size, and of arrays and plain blocks the content.
+    """Return the parts of a user's block that must not change: its type, its size, and for arrays and plain blocks the content.
 
-    An object that has no name yet may have been killed between two of its fields: its content is its maker's.
+    The content of an object is not among them: its maker may have been killed between the stores to two fields.
     """
     if type_id == _PLAIN:
         wanted = size - content[offset - 1]  # the slack, in the top byte of the serial's word
@@ -89,7 +89,7 @@ def _users_block(content, offset, size, type_id):
 
 
 def _describe(value):
-    """A named object or the root, as something that can be compared."""
+    """Return a named object or the root in a form that can be compared."""
     if isinstance(value, np.ndarray):
         return "array", value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, shmem.Block):
@@ -99,7 +99,7 @@ def _describe(value):
         with contextlib.suppress(shmem.QueueEmpty):
             while True:
                 found.append(value.get(timeout=5) if len(found) < value.qsize() else value.get_nowait())
-        value.put(b"again" if value.max_bytes else 0, timeout=5)  # it still takes
+        value.put(b"again" if value.max_bytes else 0, timeout=5)  # it still works
         return "queue", repr(found), repr(value.get(timeout=5))
     if isinstance(value, shmem.Semaphore):
         return "semaphore", value.value
@@ -112,10 +112,10 @@ def _describe(value):
 
 
 def observe(shm):
-    """All that a user can see: names and what they lead to, the root, the blocks.  Also that nothing else is allocated."""
+    """Return all that a user can see: names with their objects, the root and the blocks.  Verify that nothing else is allocated."""
     report = shm.check_heap()
     if report.pending_blocks:
-        raise Damage(f"{report.pending_blocks} blocks are still being made by nobody")
+        raise Damage(f"{report.pending_blocks} blocks are still being made, but no process is making them")
     with open(shm.path, "rb") as file:
         content = file.read()
     kept = _reachable(content)
@@ -125,21 +125,21 @@ def observe(shm):
             continue
         if type_id in (_NAME_TABLE, _NAME_ENTRY):
             if offset not in kept:
-                raise Damage(f"lost: {'a table' if type_id == _NAME_TABLE else 'a name'} at offset {offset:#x} that nothing leads to")
+                raise Damage(f"lost: nothing leads to {'a table' if type_id == _NAME_TABLE else 'a name'} at offset {offset:#x}")
             kept.discard(offset)
         else:
             blocks.append(_users_block(content, offset, size, type_id))
     if kept:
-        raise Damage(f"offsets {sorted(map(hex, kept))} hold names, and are no used blocks")
+        raise Damage(f"the names at offsets {sorted(map(hex, kept))} are not in used blocks")
     if len(blocks) != report.blocks:
-        raise Damage(f"check_heap counts {report.blocks} blocks, the chain has {len(blocks)}")
+        raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
     names = {name: _describe(shm[name]) for name in shm}
     root = shm.root
     return {"names": names, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
 
 
 def _empty(shm):
-    """Delete all and free all: nothing may be in the way, no pin of a dead one, no half-made block."""
+    """Delete and free everything: no pin of a dead participant and no half-made block may be in the way."""
     shm.root = None
     for name in list(shm):
         del shm[name]
@@ -150,9 +150,9 @@ def _empty(shm):
             shm.free(offset)
     report = shm.check_heap()
     with open(shm.path, "rb") as file:
-        kept = _reachable(file.read())  # the types stay
+        kept = _reachable(file.read())  # types remain
     if report.blocks or report.internal_blocks != len(kept):
-        raise Damage(f"after everything was freed, {report.blocks} blocks and {report.internal_blocks} tables and names are left")
+        raise Damage(f"{report.blocks} blocks and {report.internal_blocks} tables and names are left after everything was freed")
 
 
 def _lock(shm, timeout):
@@ -166,7 +166,7 @@ def _lock_shared(shm, timeout):
 
 
 def _use_heap(shm, timeout):
-    with contextlib.suppress(shmem.SectionFull):  # one operation fills it
+    with contextlib.suppress(shmem.SectionFull):  # one operation fills the section
         shm.free(shm.allocate(100))
         shm.free(shm.allocate(2000))
 
@@ -185,15 +185,28 @@ FIRST = [_lock, _look, _use_heap, _lock_shared, _change_names]
 
 
 def carry_on(shm, number, others=0):
-    """Do with the section what any process does; what it observes.  `number` decides the order, `others` live beside it."""
-    timeout = 0 if number % 2 else 20  # whether polling alone gets the lock of the dead
+    """Use the section as any process would, and return an observation.
+
+    Parameters
+    ----------
+    shm : SharedMemory
+    number : int
+        Decides the order of the calls.
+    others : int, optional
+        Number of other participants that are alive.
+
+    Raises
+    ------
+    Damage
+    """
+    timeout = 0 if number % 2 else 20  # by turns: polling alone must get the lock of the dead, too
     turn = number % len(FIRST)
     for action in FIRST[turn:] + FIRST[:turn]:
         action(shm, timeout)
     seen = observe(shm)
     participants = shm.stats().participants
     if len(participants) != 1 + others:
-        raise Damage(f"{len(participants)} participants, of which {1 + others} live")
+        raise Damage(f"{len(participants)} participants are listed, but {1 + others} are alive")
     return seen
 
 
@@ -206,19 +219,21 @@ def _write(path, content):
 
 
 def occupy(path, entry):
-    """Have a free entry of the table look as if somebody had died there, so that nobody takes it first."""
+    """Make a free entry of the table look like that of a dead participant, so that it is not the first to be given out."""
     with open(path, "r+b") as file:
         file.seek(_PARTICIPANTS + entry * _ENTRY_BYTES + _ATTACHED)
         file.write(b"\1")
 
 
 def pour(path, content, mine=None):
-    """Put a state's bytes into a section that is in use.
+    """Overwrite a section that is in use with the bytes of a state.
 
     Parameters
     ----------
+    path : str
+    content : bytes
     mine : int, optional
-        An entry of the table that was free in that state and is this process's: it stays as it is.
+        This process's entry of the table, which was free in that state.  It is left as it is.
     """
     content = bytearray(content)
     with open(path, "r+b") as file:
@@ -235,7 +250,7 @@ def _is_clean(path):
     with open(path, "rb") as file:
         content = file.read()
     if _word(content, _CLEAN) != 1:  # `clean` and `broken` side by side
-        raise Damage("the last one out did not leave it clean")
+        raise Damage("the last process to leave did not mark the section clean")
 
 
 def _open(task, folder, partner):
@@ -250,7 +265,7 @@ def _open(task, folder, partner):
 
 
 def _pour_beside(task, shm):
-    """The state comes while the one beside it does what it did at that instant, or is done with it."""
+    """Pour the state into the section during the activity of the process beside the victim, or after it if that had ended by then."""
     with survivor(task["operation"], shm):
         if not task["let_go"]:
             pour(shm.path, task["state"])
@@ -293,7 +308,7 @@ _held = {}
 
 
 def _hold(task, folder, partner):
-    """Attach, and do what the operation asks of the one who lives beside it."""
+    """Attach, and begin the activity that the operation asks of the process beside the victim."""
     shm = shmem.SharedMemory(task["path"])
     doing = survivor(task["operation"], shm)
     doing.__enter__()
@@ -301,13 +316,13 @@ def _hold(task, folder, partner):
 
 
 def _let_go(task, folder, partner):
-    """Stop what was asked for; stay attached."""
+    """End the activity, but stay attached."""
     _held["doing"].__exit__(None, None, None)
     _held["doing"] = contextlib.nullcontext()
 
 
 def _go_on(task, folder, partner):
-    """The one beside it is dead."""
+    """Go on after the victim was killed."""
     shm, doing = _held.pop("shm"), _held.pop("doing")
     with shm:
         doing.__exit__(None, None, None)
@@ -317,7 +332,7 @@ def _go_on(task, folder, partner):
 
 
 def _drop(task, folder, partner):
-    """The one beside it has done its work: go."""
+    """End the activity and leave: the victim has done its work."""
     shm, doing = _held.pop("shm"), _held.pop("doing")
     doing.__exit__(None, None, None)
     del doing
@@ -329,7 +344,7 @@ MODES = {"open": _open, "live": _live, "join": _join, "attach": _attach, "hold":
 
 @contextlib.contextmanager
 def survivor(name, shm):
-    """What the process that lives beside an operation does meanwhile: holds the lock, looks at an array."""
+    """Do what the process beside an operation does meanwhile, such as holding the lock or viewing an array."""
     from shmem.testing.crash.operations import OPERATIONS
 
     beside = OPERATIONS[name].beside
@@ -344,7 +359,7 @@ def survivor(name, shm):
 
 
 def _serve(link, folder, partner):
-    """The life of a checker: a task, an answer (what it saw, None) or (None, what is wrong)."""
+    """Serve tasks: the answer to each is (observation, None) or (None, text of what is wrong)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
@@ -368,7 +383,7 @@ def _last_lines(error):
 def _start(folder, partner, to_close):
     mine, its = multiprocessing.Pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: numpy's, which are idle
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: numpy's, which are idle
         pid = os.fork()
     if pid == 0:
         try:
@@ -383,15 +398,15 @@ def _start(folder, partner, to_close):
 
 
 class Checker:
-    """A process that checks, with a partner for what takes two.
+    """A process that checks states, with a partner process for checks that take two.
 
     Parameters
     ----------
     folder : str
-        Where it may write; of its own.
+        A folder of its own, for its files.
     """
 
-    _links = []  # noqa: RUF012 - of all checkers: a new one closes its copies
+    _links = []  # noqa: RUF012 - of all checkers: a new process closes its copies
 
     def __init__(self, folder):
         self.folder = folder
@@ -407,18 +422,18 @@ class Checker:
         self.task = None
 
     def ask(self, task):
-        """Hand it a task; the answer is in `link` some time later."""
+        """Send a task; the answer arrives in `link`."""
         self.task = task
         self.link.send(task)
 
     def answer(self, timeout=LONGEST_SECONDS):
-        """What it saw, and what is wrong or None.  A checker that hangs or dies is replaced."""
+        """Return the observation and a text of what is wrong, one of which is None.  A checker that hangs or dies is replaced."""
         try:
             if self.link.poll(timeout):
                 return self.link.recv()
-            wrong = f"it hangs: no answer within {timeout} s\n"
+            wrong = f"the checker hangs: no answer within {timeout} s\n"
         except (EOFError, ConnectionError):
-            wrong = "the checking process crashed\n"
+            wrong = "the checker crashed\n"
         self.end()
         self._begin()
         return None, wrong
@@ -433,20 +448,20 @@ class Checker:
 
 
 class Pool:
-    """Checkers that work at the same time: most of the time of each goes by waiting until a slice of sleep is over.
+    """Checkers that work at the same time: each spends most of its time waiting for a slice of sleep to end.
 
     Parameters
     ----------
     folder : str
     n : int
-        How many.
+        Number of checkers.
     """
 
     def __init__(self, folder, n):
         self.checkers = [Checker(os.path.join(folder, f"checker{i}")) for i in range(n)]
 
     def run(self, tasks):
-        """Have all tasks done; yields (task, what it saw, what is wrong), in any order."""
+        """Do all tasks; yield (task, observation, text of what is wrong) for each, in any order."""
         tasks = iter(tasks)
         idle, busy = list(self.checkers), {}
         while True:
@@ -467,6 +482,6 @@ class Pool:
                 yield task, seen, wrong
 
     def end(self):
-        """End all processes."""
+        """Kill all processes."""
         for checker in self.checkers:
             checker.end()

@@ -1,9 +1,9 @@
-"""Operations of `crashtest` that make, replace, mend or remove files: the state is names, sizes and bytes in a folder.
+"""Operations of `crashtest` that make, replace, repair or remove files: a state is the names, sizes and bytes of the files in a folder.
 
-They are followed by write protection and system calls (`testing.crash.store_trace`): what the kernel does in one call
-it does whole or a kill waits for its end, so that a state before and after each call, and after each store, is every state there is.  Of a snapshot's file that has
-no name yet nobody sees anything.  After each distinct state a process of its own puts the files back and looks
-(`look`): it must see what was there before, or afterwards.
+These operations are followed by write protection and system calls (`testing.crash.store_trace`).  The kernel completes a system call or a
+kill waits for its end, so the states before and after each call, and after each store, are all states there are.  A snapshot's file
+without a name is visible to no process.  Each distinct state is put back, and a process of its own looks at it (`look`): it must see
+what was there before the operation or what was there after it.
 """
 
 import ast
@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable
 
 import shmem
+from shmem._base.system_tools import named_path, section_path
 from shmem._cli import check as _check
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import LONGEST_SECONDS, MAX_PARTICIPANTS, MAX_SIZE, Damage
@@ -29,17 +30,18 @@ FILE_OPERATIONS = {}
 
 @dataclasses.dataclass(frozen=True)
 class FileOperation:
-    """One entry of the table."""
+    """An entry of the table of operations."""
 
     name: str
     ready: Callable
-    """`ready(prefix)`: what `run` gets.  All files' paths begin with the prefix."""
+    """`ready(prefix)` prepares and returns the argument of `run`.  The paths of all files begin with the prefix."""
     run: Callable
     look: Callable
-    """`look(prefix)`: what a user sees; raises if something is lost."""
+    """`look(prefix)` returns what a user sees, and raises if something is lost."""
     same: bool = False
+    """What users see is the same before and after."""
     prefix: str = ""
-    """Of the paths, where it is not a folder of the sweep's."""
+    """The prefix of the paths, unless it is a folder of the sweep."""
     small: bool = False
 
 
@@ -61,7 +63,7 @@ def _add(name, look, **how):
 
 
 def files_of(prefix):
-    """The files there, with their content."""
+    """Return the content of each file whose path begins with the prefix."""
     found = {}
     for path in glob.glob(glob.escape(prefix) + "*", include_hidden=True):
         with open(path, "rb") as file:
@@ -70,7 +72,7 @@ def files_of(prefix):
 
 
 def put_files(prefix, files):
-    """Have exactly these files there."""
+    """Make these the only files whose paths begin with the prefix."""
     for path in glob.glob(glob.escape(prefix) + "*", include_hidden=True):
         os.unlink(path)
     for name, content in files.items():
@@ -86,7 +88,7 @@ def _section(path, **names):
 
 
 def _names(path):
-    """A section's names and values; None if there is none."""
+    """Return a section's names and values, or None if there is no section."""
     try:
         with shmem.SharedMemory(path) as shm:
             shm.check_heap()
@@ -96,7 +98,7 @@ def _names(path):
 
 
 def _usable(prefix):
-    """Whether somebody can make the section, or go on with it."""
+    """Make the section or open it, use it, and return its names."""
     with _section(prefix + "section", probe=[1]) as shm:
         shm.check_heap()
         del shm["probe"]
@@ -126,7 +128,7 @@ def _(prefix):
     shm.snapshot(prefix + "copy")
 
 
-@_add("file: snapshot, in place of another one", _both)
+@_add("file: snapshot, replacing another", _both)
 def _(prefix):
     shm = _section(prefix + "section", kept=[1, 2, 3])
     shm.snapshot(prefix + "copy")
@@ -143,14 +145,14 @@ def _(prefix):
 
 
 def _mended(prefix):
-    """The damaged bytes are there, under the one name or the other; mending them once more ends well."""
+    """Verify that the damaged bytes still exist under some name, and that repairing them once more succeeds."""
     digests = {hashlib.sha256(content).hexdigest() for content in files_of(prefix).values()}
     with open(os.path.dirname(prefix) + ".original", encoding="ascii") as file:
         if file.read() not in digests:
-            raise Damage("the damaged file is nowhere any more")
+            raise Damage("no file holds the damaged bytes any more")
     report = _check.examine(prefix + "section", True, False)
     if report.state not in ("repaired", "whole"):
-        raise Damage(f"it cannot be mended any more: {report}")
+        raise Damage(f"the file cannot be repaired any more: {report}")
     return _names(prefix + "section")
 
 
@@ -173,7 +175,7 @@ NAME = f"crashtest-{os.getpid()}"
 
 
 def _value(prefix):
-    """Of the named semaphore: None if there is none; then whether one can be made."""
+    """Return the named semaphore's value, or None if there is no such semaphore; verify that one can be made then."""
     name = prefix.rpartition(".")[2]
     value = shmem.Semaphore(name, value=5).value if os.path.exists(prefix) else None
     made = shmem.Semaphore(name, value=5)
@@ -183,13 +185,13 @@ def _value(prefix):
     return value
 
 
-@_add("file: a named semaphore is made", _value, prefix=f"/dev/shm/shmem-semaphore.{NAME}-made")
+@_add("file: make a named semaphore", _value, prefix=named_path("semaphore", f"{NAME}-made"))
 def _(prefix):
     yield
     kept.append(shmem.Semaphore(f"{NAME}-made", value=3))
 
 
-@_add("file: a named semaphore is used and removed", _value, prefix=f"/dev/shm/shmem-semaphore.{NAME}-removed")
+@_add("file: remove a named semaphore", _value, prefix=named_path("semaphore", f"{NAME}-removed"))
 def _(prefix):
     semaphore = shmem.Semaphore(f"{NAME}-removed", value=3)
     yield
@@ -197,7 +199,7 @@ def _(prefix):
 
 
 @_add("file: an anonymous section's last process leaves", lambda prefix: len(glob.glob(glob.escape(prefix) + "*")) and _names(prefix),
-      prefix=f"/dev/shm/shmem.{NAME}")  # fmt: skip
+      prefix=section_path(NAME))  # fmt: skip
 def _(prefix):
     shm = shmem.SharedMemory(shared_name=NAME, max_size=MAX_SIZE, max_participants=MAX_PARTICIPANTS)
     shm["new"] = [1]
@@ -205,7 +207,7 @@ def _(prefix):
     shm.close()
 
 
-kept = []  # so that what was opened stays open until its process is killed
+kept = []  # sections and semaphores that stay open until their process is killed
 
 
 # -- the sweep --------------------------------------------------------------------------------------------------
@@ -227,16 +229,16 @@ def _victim(operation, learn, prefix):
 
 
 class _Reached(Exception):
-    """The change after which to kill."""
+    """The change after which to kill is reached."""
 
 
 class FileSweep:
-    """What is done with one of these operations.
+    """The sweep of one of these operations.
 
     Parameters
     ----------
     folder : str
-        Of its own.
+        A folder of its own.
     processor : OneProcessor
     """
 
@@ -246,7 +248,7 @@ class FileSweep:
             os.makedirs(os.path.join(folder, name))
 
     def run(self, operation, result, kills):
-        """All its states, and some real kills; fills in the `Result`."""
+        """Judge all states of the operation and some real kills; fill in the `Result`."""
         prefix = operation.prefix or os.path.join(self._folder, "files", "")
         self._learn = operation.prefix or os.path.join(self._folder, "learn", "")
         states = self._states(operation, prefix, result, None)
@@ -256,7 +258,7 @@ class FileSweep:
             self._judge(operation, prefix, states[number], number, result, None, allowed)
         if len(allowed) == 2:
             if (allowed[0] == allowed[1]) != operation.same:
-                result.failures.append(f"{operation.name}: it changes {'something' if operation.same else 'nothing'}: {allowed}")
+                result.failures.append(f"{operation.name}: the operation changes {'something' if operation.same else 'nothing'}: {allowed}")
             for number, files in enumerate(states):
                 self._judge(operation, prefix, files, number, result, allowed, [])
             for n in sorted({i * result.changes // max(1, kills) for i in range(kills + 1)}):
@@ -266,7 +268,7 @@ class FileSweep:
         put_files(prefix, {})
 
     def _states(self, operation, prefix, result, kill_after):
-        """Follow it; its distinct states.  Or kill it after so many changes."""
+        """Follow the operation and return its distinct states; with `kill_after`, kill it after that many changes."""
         put_files(self._learn, {})
         put_files(prefix, {})
         states, digests, last = [], set(), None
@@ -302,7 +304,7 @@ class FileSweep:
         return states
 
     def _judge(self, operation, prefix, files, number, result, allowed, seen):
-        """Have another process look; what it saw is appended to `seen`."""
+        """Let another process look at the files; append what it sees to `seen`."""
         if files is not None:
             put_files(prefix, files)
         result.checks += 1
@@ -316,10 +318,10 @@ class FileSweep:
 
 
 def _ask(operation, prefix):
-    """`operation.look` in a process of its own: what it saw, what is wrong."""
+    """Call `operation.look` in a process of its own; return what it sees and a text of what is wrong, one of which is None."""
     mine, its = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: numpy's, which are idle
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: numpy's, which are idle
         pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -334,4 +336,4 @@ def _ask(operation, prefix):
     with open(mine, "rb") as pipe:
         content = pipe.read()
     _, status = os.waitpid(pid, 0)
-    return ast.literal_eval(content.decode()) if content else (None, f"the process that looks ended with status {status:#x}")
+    return ast.literal_eval(content.decode()) if content else (None, f"the looking process ended with status {status:#x}")

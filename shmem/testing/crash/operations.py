@@ -1,11 +1,11 @@
-"""The operations that `crashtest` kills in the middle.
+"""The operations on the heap, arrays, names and objects that `crashtest` kills in the middle; the table of all operations.
 
-An operation is prepared by `ready(shm)`, whose result `run(shm, it)` gets; the kill may come at any instruction of `run`.  Both run
-in the process that is to die.  `beside(shm)` is a context manager: what another process does meanwhile.
+`ready(shm)` prepares an operation, and `run(shm, it)` gets its result; the kill may come at any instruction of `run`.  Both run in
+the process that will be killed.  `beside(shm)` is a context manager, which another process enters meanwhile.
 
-Every section begins with the same content (`furnish`).  What is seen after a kill must be what `run` found, or what it left, or one of the
-`between`: what else may be seen, told from both.  Here are the heap, arrays, names and objects; the rest is in
-`testing.crash.operations_waiting`.
+Every section begins with the same content (`furnish`).  After a kill, a process must see what `run` found, what it left, or one of the
+observations that `between` derives from these two.  More operations are in `testing.crash.operations_waiting` and
+`testing.crash.operations_processes`.
 """
 
 import contextlib
@@ -17,40 +17,40 @@ import numpy as np
 import shmem
 
 OPERATIONS = {}
-LARGE = 1500  # more than the heap keeps in its cache of freed blocks
+LARGE = 1500  # larger than the blocks that the heap caches when freed
 SMALL = 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One entry of the table."""
+    """An entry of the table of operations."""
 
     name: str
     ready: Callable
     run: Callable
     beside: Callable | None = None
-    """What a live participant does meanwhile."""
+    """The activity of a live participant beside the victim."""
     let_go_after: int = 0
-    """After how many changes the one beside it stops doing that; 0: not before the end."""
+    """Number of changes after which that activity ends; 0: not before the end."""
     alone: bool = False
-    """Nobody else is attached: it is the first one in, or the last one out."""
+    """No other process is attached: the victim is the first to come or the last to leave."""
     opens: bool = False
-    """`run` opens the section itself: it gets the path instead."""
+    """`run` opens the section itself and gets its path instead."""
     same: bool = False
     """What users see is the same before and after."""
     between: Callable | None = None
-    """`between(before, after)`: what else may be seen."""
+    """`between(before, after)` returns other observations that are allowed."""
     small: bool = True
     """Few instructions: part of `--quick`."""
     index: str = "tlsf"
     forks: bool = False
-    """`run` begins a process or a thread."""
+    """`run` starts a process or a thread."""
     follows: bool = False
-    """It is that process or thread that is stepped; the kill gets both."""
+    """That process or thread is stepped; the kill ends both."""
 
 
 def operation(name, **how):
-    """Put a generator function into the table: up to its `yield` it prepares, the rest is the operation."""
+    """Add a generator function to the table: up to its `yield` it prepares, the rest is the operation."""
 
     def register(function):
         def ready(shm):
@@ -69,7 +69,7 @@ def operation(name, **how):
 
 
 def furnish(shm):
-    """What every section has: an array, a text, a mutex and a root."""
+    """Put an array, a text, a mutex and a root object into a section."""
     shm["kept"] = np.arange(20)
     shm["text"] = b"not to be lost"
     shm.mutex(name="mutex")
@@ -79,18 +79,18 @@ def furnish(shm):
 
 
 def fill(block, byte=0xAA):
-    """Not all zero, so that what should be cleared shows."""
+    """Fill a block with a byte that is not zero, so that bytes that should have been cleared show."""
     memoryview(block)[:] = bytes([byte]) * block.nbytes
     return block
 
 
 def row(shm, *sizes):
-    """Blocks side by side."""
+    """Return filled blocks side by side."""
     return [fill(shm.allocate(size)) for size in sizes]
 
 
 def hole(shm, size, *around):
-    """A hole of a freed block's size, between used blocks."""
+    """Make a hole of a freed block's size between used blocks."""
     _, middle, _ = row(shm, SMALL, size, SMALL)
     shm.free(middle)
 
@@ -161,7 +161,7 @@ def _(shm):
     shm.allocate(SMALL)
 
 
-@operation("allocate: the cache is emptied for it", small=False)
+@operation("allocate: empty the cache", small=False)
 def _(shm):
     blocks = row(shm, *[SMALL] * 30)
     with contextlib.suppress(shmem.SectionFull):
@@ -339,7 +339,7 @@ def _(shm):
     shm["new"] = [1.5, 2.5, 3.5]
 
 
-@operation("directory: a place that a deleted name had")
+@operation("directory: the slot of a deleted name")
 def _(shm):
     shm["new"] = b"old"
     del shm["new"]
@@ -347,7 +347,7 @@ def _(shm):
     shm["new"] = b"value"
 
 
-@operation("directory: a value that is there already")
+@operation("directory: name an existing block")
 def _(shm):
     (block,) = row(shm, SMALL)
     yield
@@ -403,13 +403,13 @@ def _looking(shm):
     assert array[7] == 7
 
 
-@operation("directory: delete what another one looks at", beside=_looking)
+@operation("directory: delete an array that another process views", beside=_looking)
 def _(shm):
     yield
     del shm["kept"]
 
 
-@operation("directory: delete what I look at")
+@operation("directory: delete an array with a view of its own")
 def _(shm):
     array = shm["kept"]
     yield
@@ -463,7 +463,7 @@ def _(shm):
     shm.new(Pair, number=7)
 
 
-@operation("object: another one")
+@operation("object: another of its type")
 def _(shm):
     shm["first"] = first = shm.new(Pair, number=6)
     yield

@@ -1,4 +1,4 @@
-"""More operations that `crashtest` kills in the middle: a fork, in parent and child; a thread that ends; read-only handles."""
+"""The operations with processes, threads and read-only handles that `crashtest` kills in the middle: fork, the end of a thread."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def _(shm):
 
 
 def _fork(shm, act):
-    """True in the child; the parent stays until it is killed.  While it learns its way the child acts and goes at once."""
+    """Return True in the child; the parent stays until it is killed.  On the scratch section the child acts and exits at once."""
     pid = os.fork()
     learns = os.path.basename(shm.path) == "scratch"
     if pid == 0:
@@ -53,13 +53,13 @@ def _(shm):
     del array
 
 
-@operation("fork: the lock in the parent's hand, in the child", same=True, forks=True, follows=True, small=False)
+@operation("fork: in the child, the parent holding the lock", same=True, forks=True, follows=True, small=False)
 def _(shm):
     lock = shmem.exclusive_lock(shm)
     lock.__enter__()
     yield
     _fork(shm, lambda: lock.__exit__(None, None, None))
-    lock.__exit__(None, None, None)  # in the child nothing happens: it is not the child's
+    lock.__exit__(None, None, None)  # in the child this does nothing: the lock is not the child's
 
 
 # -- a thread's end ---------------------------------------------------------------------------------------------
@@ -68,18 +68,18 @@ def _(shm):
 def _in_thread(shm, hold):
     thread = threading.Thread(target=hold)
     thread.start()
-    thread.join()  # it goes on for a while, outside of Python
+    thread.join()  # the thread runs on for a while, outside of Python
     while os.path.basename(shm.path) != "scratch":
         signal.pause()
 
 
-@operation("thread: ends with the lock in hand", same=True, forks=True, follows=True, small=False)
+@operation("thread: ends holding the lock", same=True, forks=True, follows=True, small=False)
 def _(shm):
     yield
     _in_thread(shm, lambda: shm.lock(shmem.LockDescriptor(shmem.LockMode.exclusive)))
 
 
-@operation("thread: ends with lock, share and mutexes in hand", same=True, forks=True, follows=True, small=False)
+@operation("thread: ends holding lock, share and mutexes", same=True, forks=True, follows=True, small=False)
 def _(shm):
     first, second = shm.mutex(name="first"), shm["mutex"]
 
@@ -96,7 +96,7 @@ def _(shm):
 # -- read-only --------------------------------------------------------------------------------------------------
 
 opening("open: join, read-only", mode="read_only")
-opening("open: the first one, read-only", alone=True, mode="read_only")
+opening("open: first opener, read-only", alone=True, mode="read_only")
 
 
 @operation("read-only handle: get an array, drop it, lock, close", same=True, small=False)

@@ -1,4 +1,4 @@
-"""More operations that `crashtest` kills in the middle: lock, semaphores, events, mutexes, queues; opening and closing."""
+"""The waiting operations that `crashtest` kills in the middle: lock, semaphores, events, mutexes, queues; also opening and closing."""
 
 import contextlib
 
@@ -57,7 +57,7 @@ def _holding(kind):
     return hold
 
 
-def _wait_in_vain(lock):
+def _wait_timed_out(lock):
     with contextlib.suppress(shmem.LockTimeout), lock:
         pass
 
@@ -65,16 +65,16 @@ def _wait_in_vain(lock):
 for kind, other in (("exclusive", "exclusive"), ("exclusive", "shared"), ("shared", "exclusive")):
     locks = {"exclusive": shmem.exclusive_lock, "shared": shmem.shared_lock}
 
-    @operation(f"lock: {kind}, while another one holds it {other}", same=True, beside=_holding(locks[other]), small=False)
+    @operation(f"lock: {kind}, while held {other} by another process", same=True, beside=_holding(locks[other]), small=False)
     def _(shm, lock_class=locks[kind]):
         lock = lock_class(shm, WAIT)
         yield
-        _wait_in_vain(lock)
+        _wait_timed_out(lock)
 
 
 for kind, other in (("exclusive", "exclusive"), ("exclusive", "shared"), ("shared", "exclusive")):
 
-    @operation(f"lock: {kind}, got when {other} ends", same=True, beside=_holding(locks[other]), let_go_after=2, small=False)
+    @operation(f"lock: {kind}, acquired when {other} is released", same=True, beside=_holding(locks[other]), let_go_after=2, small=False)
     def _(shm, lock_class=locks[kind]):
         lock = lock_class(shm, 60)
         yield
@@ -82,7 +82,8 @@ for kind, other in (("exclusive", "exclusive"), ("exclusive", "shared"), ("share
             pass
 
 
-@operation("lock: upgrade, got when the other sharer leaves", same=True, beside=_holding(shmem.shared_lock), let_go_after=3, small=False)
+@operation("lock: upgrade, acquired when the other sharer leaves", same=True, beside=_holding(shmem.shared_lock), let_go_after=3,
+           small=False)  # fmt: skip
 def _(shm):
     shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm, 60)
     yield
@@ -90,12 +91,12 @@ def _(shm):
         pass
 
 
-@operation("lock: upgrade, while another one shares it", same=True, beside=_holding(shmem.shared_lock), small=False)
+@operation("lock: upgrade, while another process shares it", same=True, beside=_holding(shmem.shared_lock), small=False)
 def _(shm):
     shared, exclusive = shmem.shared_lock(shm), shmem.exclusive_lock(shm, WAIT)
     yield
     with shared:
-        _wait_in_vain(exclusive)
+        _wait_timed_out(exclusive)
 
 
 # -- semaphores, events, mutexes, queues ------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def _(shm):
     semaphore.wait()
 
 
-@operation("semaphore: wait in vain", same=True, small=False)
+@operation("semaphore: wait, timed out", same=True, small=False)
 def _(shm):
     semaphore = shm.semaphore(0, name="new")
     yield
@@ -142,7 +143,7 @@ def _(shm):
     event.reset()
 
 
-@operation("event: wait in vain", same=True, small=False)
+@operation("event: wait, timed out", same=True, small=False)
 def _(shm):
     event = shm.event(name="new")
     yield
@@ -163,7 +164,7 @@ def _(shm):
         pass
 
 
-@operation("mutex: two of them", same=True)
+@operation("mutex: two mutexes", same=True)
 def _(shm):
     first, second = shm.mutex(name="first"), shm.mutex(name="second")
     yield
@@ -212,7 +213,7 @@ def _(shm):
     queue.get_many(3)
 
 
-@operation("queue: put into a full one", same=True, small=False)
+@operation("queue: put, full", same=True, small=False)
 def _(shm):
     queue = shm.queue(2, "int64", name="new")
     queue.put_many([1, 2])
@@ -222,19 +223,19 @@ def _(shm):
 
 
 def _afterwards(action):
-    """Nothing, until the one beside it is told to go on: then `action` with what has the name `new`."""
+    """Return an activity that does nothing until it ends, and then calls `action` with the object named `new`."""
 
     @contextlib.contextmanager
     def beside(shm):
         yield
-        if "new" in shm:  # not yet, where a state after this is re-enacted
+        if "new" in shm:  # it is missing if a later state is about to be poured in
             action(shm["new"])
 
     return beside
 
 
 def _named(value):
-    """Of those that may be seen: what the one beside it made of it when nobody else did anything any more."""
+    """Return a `between`: the object named `new` as the process beside the victim leaves it after the victim's death."""
     return lambda before, after: [{**before, "names": {**before["names"], "new": value}}]
 
 
@@ -244,7 +245,7 @@ def _having_the_mutex(shm):
         yield
 
 
-@operation("mutex: got when another one releases it", same=True, beside=_having_the_mutex, let_go_after=2, small=False)
+@operation("mutex: acquired when another process releases it", same=True, beside=_having_the_mutex, let_go_after=2, small=False)
 def _(shm):
     mutex = shm["mutex"]
     yield
@@ -252,7 +253,7 @@ def _(shm):
         pass
 
 
-@operation("semaphore: got when another one signals", same=True, beside=_afterwards(lambda semaphore: semaphore.signal()),
+@operation("semaphore: acquired when another process signals", same=True, beside=_afterwards(lambda semaphore: semaphore.signal()),
            between=_named(("semaphore", 1)), let_go_after=1, small=False)  # fmt: skip
 def _(shm):
     semaphore = shm.semaphore(0, name="new")
@@ -260,14 +261,14 @@ def _(shm):
     semaphore.wait(60)
 
 
-@operation("event: waited for until another one signals", beside=_afterwards(lambda event: event.signal()), let_go_after=1, small=False)
+@operation("event: wait until another process signals", beside=_afterwards(lambda event: event.signal()), let_go_after=1, small=False)
 def _(shm):
     event = shm.event(name="new")
     yield
     event.wait(60)
 
 
-@operation("queue: get what another one puts", same=True, beside=_afterwards(lambda queue: queue.put(5)),
+@operation("queue: get what another process puts", same=True, beside=_afterwards(lambda queue: queue.put(5)),
            between=_named(("queue", "[5]", "0")), let_go_after=3, small=False)  # fmt: skip
 def _(shm):
     queue = shm.queue(2, "int64", name="new")
@@ -275,7 +276,7 @@ def _(shm):
     queue.get(timeout=60)
 
 
-@operation("queue: put when another one gets", beside=_afterwards(lambda queue: queue.get()),
+@operation("queue: put when another process gets", beside=_afterwards(lambda queue: queue.get()),
            between=_named(("queue", "[2]", "0")), let_go_after=3, small=False)  # fmt: skip
 def _(shm):
     queue = shm.queue(2, "int64", name="new")
@@ -309,7 +310,7 @@ def _with_queue(seen, items):
 
 
 def opening(name, size=MAX_SIZE, mode="read_write", **how):
-    """An operation that opens a section; `mode` as of `SharedMemory`."""
+    """Add an operation that opens a section; `mode` is that of `SharedMemory`."""
 
     def run(path, _):
         OPENED.append(shmem.SharedMemory(path, max_size=size, max_participants=MAX_PARTICIPANTS, mode=mode))
@@ -317,28 +318,28 @@ def opening(name, size=MAX_SIZE, mode="read_write", **how):
     OPERATIONS[name] = Operation(name, lambda path: None, run, opens=True, same=True, small=False, **how)
 
 
-OPENED = []  # so that an opened section stays open until its process is killed
+OPENED = []  # sections that stay open until their process is killed
 opening("open: create", alone=True)
-opening("open: the first one", alone=True)
-opening("open: the first one, with a larger max_size", alone=True, size=MAX_SIZE + 8192)
+opening("open: first opener", alone=True)
+opening("open: first opener, with a larger max_size", alone=True, size=MAX_SIZE + 8192)
 opening("open: join")
 
 
-@operation("close: another one stays", same=True, small=False)
+@operation("close: another process stays", same=True, small=False)
 def _(shm):
     shm.free(shm.allocate(SMALL))
     yield
     shm.close()
 
 
-@operation("close: the last one out", same=True, alone=True, small=False)
+@operation("close: the last process", same=True, alone=True, small=False)
 def _(shm):
     shm.free(shm.allocate(SMALL))
     yield
     shm.close()
 
 
-@operation("close: the lock in hand", same=True, small=False)
+@operation("close: holding the lock", same=True, small=False)
 def _(shm):
     shm.lock(shmem.LockDescriptor(shmem.LockMode.exclusive))
     yield

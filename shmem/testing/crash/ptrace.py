@@ -1,10 +1,9 @@
-"""The page of `ptrace(2)`: a child process that its parent moves on instruction by instruction.
+"""A child process that its parent executes instruction by instruction, through `ptrace(2)`.  Linux.
 
-What `crashtest` asks of the system's debugging interface is asked here, by `testing.crash.registers`, and by `testing.crash.store_trace`,
-through ctypes.  Linux.
+Only this module, `testing.crash.registers` and `testing.crash.store_trace` use the system's debugging interface, through ctypes.
 
-A `Tracee` is a fork of this process.  It runs, and stops each time it calls `pause()`; the parent lets it go on to
-the next pause (`go`), or for one instruction (`step`).  It dies with its parent.
+A `Tracee` is a fork of this process.  It runs, and stops whenever it calls `pause()`.  The parent continues it to the next pause (`go`)
+or for one instruction (`step`).  It dies with its parent.
 """
 
 import bisect
@@ -30,7 +29,7 @@ _FORKED, _CLONED = signal.SIGTRAP | 1 << 8, signal.SIGTRAP | 3 << 8
 _ANY_KIND = 0x40000000  # __WALL: threads too
 _CHILD_ENDED = 0x117F  # stopped by SIGCHLD
 _PDEATHSIG = 1
-_STEPPED = 0x057F  # the status that waitpid gives after one instruction: stopped by SIGTRAP
+_STEPPED = 0x057F  # the status of waitpid after one instruction: stopped by SIGTRAP
 _PAUSED = 0x137F  # stopped by SIGSTOP
 _LONGEST_SECONDS = 300
 
@@ -38,9 +37,9 @@ _libc = ctypes.CDLL(None)
 
 
 def why_not():
-    """None if processes can be stepped here, else a text that says why not and what to do."""
+    """Return None if processes can be stepped here, otherwise a text with the reason and what to do."""
     if sys.platform != "linux":
-        return f"stepping through a process is done on Linux; this is {sys.platform}"
+        return f"stepping through a process needs Linux; this is {sys.platform}"
     reason = registers.why_not()
     if reason is not None:
         return reason
@@ -50,20 +49,20 @@ def why_not():
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
             raise
         return (
-            f"ptrace is not permitted here ({error.strerror}). In a container: --cap-add=SYS_PTRACE, or a seccomp profile that allows "
-            "ptrace; else look at /proc/sys/kernel/yama/ptrace_scope, which must be below 3"
+            f"ptrace is not permitted here ({error.strerror}). In a container, use --cap-add=SYS_PTRACE or a seccomp profile that allows "
+            "ptrace; elsewhere, /proc/sys/kernel/yama/ptrace_scope must be below 3"
         )
     tracee.kill()
     return None
 
 
 def pause():
-    """In a tracee: stop until the parent lets me go on."""
+    """Stop until the parent continues this process, which is a tracee."""
     signal.raise_signal(signal.SIGSTOP)
 
 
 def _has_memory(pid):
-    """Whether a process is there and no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[0] not in "ZX"
@@ -72,7 +71,7 @@ def _has_memory(pid):
 
 
 class TraceeEnded(Exception):
-    """The tracee ended, or stopped for another signal than ours."""
+    """The tracee ended, or was stopped by an unexpected signal."""
 
 
 class Tracee:
@@ -81,9 +80,9 @@ class Tracee:
     Parameters
     ----------
     function : callable
-        Run in the child, which ends when it returns.
+        Runs in the child, which ends when it returns.
     *arguments
-        For the function.
+        Arguments of the function.
 
     Raises
     ------
@@ -95,11 +94,11 @@ class Tracee:
 
     def __init__(self, function, *arguments):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: numpy's, which are idle
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: numpy's, which are idle
             self.pid = os.fork()
         if self.pid == 0:
             self._be(function, arguments)
-        self._parent = 0  # of the one that is followed
+        self._parent = 0  # of the process or thread that is followed
         self._registers = registers.Registers()
         self._message = ctypes.c_ulong()
         try:
@@ -145,12 +144,12 @@ class Tracee:
         raise TraceeEnded(f"the child ended with status {code}")
 
     def go(self):
-        """Go on to the next pause."""
+        """Continue to the next pause."""
         request(_CONT, self.pid)
         self._wait_for_pause()
 
     def step(self):
-        """Execute one instruction; False when that brought the next pause."""
+        """Execute one instruction; return False if that led to the next pause."""
         ptrace(_SINGLESTEP, self.pid, 0, 0)
         _, status = os.waitpid(self.pid, _ANY_KIND)
         if status == _STEPPED:
@@ -168,12 +167,12 @@ class Tracee:
         raise TraceeEnded(f"the child was stopped by {signal.Signals(os.WSTOPSIG(status)).name}")
 
     def follow(self):
-        """Go on until it begins a process or a thread, and take that one instead; the first one goes on by itself."""
+        """Continue until the tracee starts a process or a thread, and trace that instead; the first tracee then runs freely."""
         request(_SETOPTIONS, self.pid, 0, _EXITKILL | _TRACEFORK | _TRACECLONE)
         request(_CONT, self.pid)
         _, status = os.waitpid(self.pid, 0)
         if status >> 8 not in (_FORKED, _CLONED):
-            raise TraceeEnded(f"the child began neither process nor thread, status {status:#x}")
+            raise TraceeEnded(f"the child started neither process nor thread, status {status:#x}")
         request(_GETEVENTMSG, self.pid, 0, ctypes.addressof(self._message))
         new = self._message.value
         os.waitpid(new, _ANY_KIND)  # its first stop
@@ -182,12 +181,12 @@ class Tracee:
         self._parent, self.pid = self.pid, new
 
     def position(self):
-        """The address of the instruction that comes next."""
+        """Return the address of the next instruction."""
         self._registers.load(self.pid)
         return self._registers.counter
 
     def kill(self):
-        """SIGKILL, and wait until it is gone, and who it began: their locks with them."""
+        """Kill the tracee and the processes it started, and wait until they are gone, and their locks with them."""
         first = self._parent or self.pid
         if not first:
             return
@@ -201,13 +200,13 @@ class Tracee:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(self.pid, _ANY_KIND)
         os.waitpid(first, _ANY_KIND)
-        while any(_has_memory(pid) for pid in children):  # they are nobody's children now
+        while any(_has_memory(pid) for pid in children):  # this process cannot wait for them: they are not its children
             time.sleep(0.001)
         self.pid = self._parent = 0
 
 
 class Places:
-    """Where code lies in a process: from an address to a file, and to the name of a function where `nm` tells it.
+    """The code in a process: translates an address to a file and, where `nm` knows it, the name of a function.
 
     Parameters
     ----------
@@ -225,13 +224,13 @@ class Places:
                     self._regions.append((start, end, int(fields[2], 16), fields[5].strip() if len(fields) > 5 else ""))
 
     def interpreter(self):
-        """The address ranges of the Python interpreter's own code."""
+        """Return the address ranges of the Python interpreter's own code."""
         return [
             (start, end) for start, end, _, path in self._regions if os.path.basename(path).startswith(("python", "libpython"))
         ]
 
     def name(self, address):
-        """The text ``function+offset (file)`` for an address."""
+        """Return the text ``function+offset (file)`` for an address."""
         for start, end, offset, path in self._regions:
             if start <= address < end:
                 return self._name_in(path, address - start + offset)
@@ -244,7 +243,7 @@ class Places:
         return f"{names[i]}+{offset - addresses[i]:#x} ({where})" if i >= 0 else f"{where}+{offset:#x}"
 
     def _read_symbols(self, path):
-        """Functions by address.  Text is mapped where the file says, as linkers do it today: address and offset are the same."""
+        """Return addresses and names of a file's functions, with addresses taken to be file offsets, as linkers lay code out today."""
         found = []
         nm = shutil.which("nm")
         if nm and os.path.isfile(path):

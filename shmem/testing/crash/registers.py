@@ -1,13 +1,13 @@
-"""The registers of a traced process, and how it makes a system call: x86-64, and Arm (AArch64) with the atomic instructions of Armv8.1.
+"""The registers of a traced process and its system calls, on x86-64 and on Arm (AArch64) with the atomic instructions of Armv8.1.
 
-Without those (LSE) nothing can be stepped on Arm: a stop between the two halves of a load-exclusive/store-exclusive pair makes
-the store fail, so that a loop of them never ends.
+Without those instructions (LSE) a process cannot be stepped on Arm: a stop between the two halves of a load-exclusive/store-exclusive
+pair makes the store fail, so that a loop of them never ends.
 
-A system call does not keep Arm's scalable vectors (SVE): its predicates come to be empty, and a store that goes by them, as those of
-libc's `memcpy` do, would store nothing.  Whoever has a tracee make a call in the middle of something saves them (`ScalableVectors`).
+A system call does not preserve Arm's scalable vectors (SVE).  It leaves the predicates empty, and a store governed by them, as in libc's
+`memcpy`, would store nothing.  A tracer that inserts a system call must therefore save and restore the vectors (`ScalableVectors`).
 
-On Arm the kernel shows a tracer, while the tracee stops at a system call, a mark of its own in x7, and takes no other value for it; the
-true one is there again at the next stop (`HIDDEN`).
+While a tracee is stopped at a system call on Arm, the kernel shows its tracer a mark of the kernel's own in x7 and ignores changes to it.
+The true value is visible again at the next stop (`HIDDEN`).
 """
 
 import ctypes
@@ -18,7 +18,7 @@ import platform
 _GETREGSET, _SETREGSET = 0x4204, 0x4205
 _PRSTATUS, _SYSTEM_CALL, _SVE = 1, 0x404, 0x405
 _HWCAP, _HWCAP_ATOMICS, _HWCAP_SVE = 16, 1 << 8, 1 << 22
-_SVE_BYTES = 1 << 14  # of the longest vectors that there are, 2048 bits, not quite 9 KB
+_SVE_BYTES = 1 << 14  # enough for the longest vectors, 2048 bits, which take just under 9 KB
 _NONE = 0xFFFFFFFFFFFFFFFF
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,14 +29,14 @@ ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What is different from one processor to the other."""
+    """The differences between processors."""
 
     names: tuple
     """The registers in the kernel's order (`struct user_regs_struct`, `struct user_pt_regs`)."""
     counter: str
-    """Where the next instruction is."""
+    """The register with the address of the next instruction."""
     number: str
-    """Of the system call, while it is made."""
+    """The register with the number of the system call, while it is made."""
     result: str
     arguments: tuple
     call: bytes
@@ -74,21 +74,21 @@ HIDDEN = "x7" if NAME == "aarch64" else None
 
 
 def _has(capability):
-    """Whether this processor of Arm's can do something."""
+    """Return whether this is an Arm processor that has a capability."""
     return NAME == "aarch64" and _libc.getauxval(ctypes.c_ulong(_HWCAP)) & capability != 0
 
 
 def why_not():
-    """None if what is here can be used on this machine, else a text that says why not."""
+    """Return None if this module works on this machine, otherwise a text with the reason."""
     if MACHINE is None:
-        return f"stepping through a process is done on x86-64 and Arm (aarch64); this is {NAME}"
+        return f"stepping through a process needs x86-64 or Arm (aarch64); this is {NAME}"
     if NAME == "aarch64" and not _has(_HWCAP_ATOMICS):
-        return "stepping through a process takes the atomic instructions of Armv8.1 (LSE), which this processor does not have"
+        return "stepping through a process needs the atomic instructions of Armv8.1 (LSE), which this processor lacks"
     return None
 
 
 def request(number, pid, address=0, data=0):
-    """One call of `ptrace(2)`."""
+    """Call `ptrace(2)`; raise OSError on failure."""
     ctypes.set_errno(0)
     result = ptrace(number, pid, address, data)
     if result == -1 and ctypes.get_errno():
@@ -98,7 +98,7 @@ def request(number, pid, address=0, data=0):
 
 
 class Registers(ctypes.Structure):
-    """All registers but those for floating point, each an attribute by its name in the manual of the machine."""
+    """All registers except those for floating point, as attributes named as in the machine's manual."""
 
     _fields_ = [(name, ctypes.c_uint64) for name in (MACHINE.names if MACHINE else ())]
 
@@ -107,34 +107,34 @@ class Registers(ctypes.Structure):
         self._vector_at = ctypes.addressof(self._vector)
 
     def load(self, pid):
-        """Take over those of a process that is stopped."""
+        """Load the registers of a stopped process."""
         request(_GETREGSET, pid, _PRSTATUS, self._vector_at)
 
     def store(self, pid):
-        """Give them to a process that is stopped."""
+        """Store the registers into a stopped process."""
         request(_SETREGSET, pid, _PRSTATUS, self._vector_at)
 
     def copy_from(self, other):
-        """Be as another one."""
+        """Copy all registers from another instance."""
         ctypes.memmove(ctypes.addressof(self), ctypes.addressof(other), ctypes.sizeof(Registers))
 
     def argument(self, i):
-        """The i-th argument of a system call, at its entry."""
+        """Return the i-th argument of a system call, at its entry."""
         return getattr(self, MACHINE.arguments[i])
 
     @property
     def counter(self):
-        """Where the next instruction is."""
+        """The address of the next instruction."""
         return getattr(self, MACHINE.counter)
 
     @property
     def number(self):
-        """The system call's, at its entry and at its end."""
+        """The number of the system call, at its entry and at its end."""
         return getattr(self, MACHINE.number)
 
     @property
     def result(self):
-        """The system call's, at its end."""
+        """The result of the system call, at its end."""
         return getattr(self, MACHINE.result)
 
     @result.setter
@@ -142,17 +142,17 @@ class Registers(ctypes.Structure):
         setattr(self, MACHINE.result, value)
 
     def prepare_call(self, address, number, arguments):
-        """Be such that the next instruction, at `address`, makes a system call."""
+        """Set the registers so that the next instruction, at `address`, makes a system call."""
         setattr(self, MACHINE.counter, address)
         for name, value in zip(MACHINE.arguments, arguments, strict=False):
             setattr(self, name, value)
         if NAME == "x86_64":
-            self.rax, self.orig_rax = number, _NONE  # none: there is nothing for the kernel to begin again
+            self.rax, self.orig_rax = number, _NONE  # none: there is no call for the kernel to restart
         else:
             self.x8 = number
 
     def cancel_call(self, pid):
-        """At the entry of a system call: it is not made.  It fails, which is to be overwritten."""
+        """Prevent a system call, at its entry.  It then fails, and the caller must overwrite the result."""
         if NAME == "x86_64":
             self.orig_rax = _NONE
             self.store(pid)
@@ -163,7 +163,7 @@ class Registers(ctypes.Structure):
 
 
 class ScalableVectors:
-    """Arm's scalable vectors, and with them all registers for floating point; nothing where a processor has none."""
+    """Arm's scalable vectors, which include all registers for floating point; empty on a processor without them."""
 
     def __init__(self):
         self._exist = _has(_HWCAP_SVE)
@@ -171,12 +171,12 @@ class ScalableVectors:
         self._vector = (ctypes.c_uint64 * 2)()
 
     def load(self, pid):
-        """Take over those of a process that is stopped."""
+        """Load the vectors of a stopped process."""
         if self._exist:
             self._vector[:] = ctypes.addressof(self._content), _SVE_BYTES
-            request(_GETREGSET, pid, _SVE, ctypes.addressof(self._vector))  # which makes the length what there is
+            request(_GETREGSET, pid, _SVE, ctypes.addressof(self._vector))  # which sets the length to that of the content
 
     def store(self, pid):
-        """Give them to a process that is stopped."""
+        """Store the vectors into a stopped process."""
         if self._exist:
             request(_SETREGSET, pid, _SVE, ctypes.addressof(self._vector))

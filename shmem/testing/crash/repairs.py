@@ -1,28 +1,29 @@
-"""The repairs of `crashtest`: each distinct state is repaired, and each state inside a repair, until there is none that was not.
+"""The repairs of `crashtest`: each distinct state is repaired, and each state inside a repair, until no state is new.
 
-A repair is what others do with the section of a dead one: open it, take the storage lock, check the heap.  It is followed store by store
-(`testing.crash.store_trace`), and what is there after each store that changes something is a state again, as if the repairer had died
-there.  Kinds:
+A repair is what other processes do with the section of a dead one: open it, take the storage lock, check the heap.  It is followed store
+by store (`testing.crash.store_trace`).  The section after each store that changes it is a new state, as if the repairer had died there.
+The kinds of repairs:
 
-open    by a first opener: nobody lives
-join    by a process that attaches while another one lives, and is given the dead one's entry
-live    by a participant that was there all the time
+open    by a first opener, with no participant alive
+join    by a process that attaches while another one is alive, and is given the dead one's entry
+live    by a participant that was attached all the time
 
-A state inside `open` is met by a first opener only; one inside `join` or `live` by `open` and `join`, and by the pool's checkers, who live
-all the time.  So it goes on until no state is new.  Each repair's result is observed: it must be what was before the operation or after.
+A state inside `open` is repaired by a first opener only.  A state inside `join` or `live` is repaired by `open` and `join`, and checked by
+the pool's checkers, which are alive all the time.  Each repair's result is observed, and must be the same as before the operation or
+after it.
 
-Two states are *alike*, and only the first of them is repaired, when they differ in nothing but
+Two states are *alike*, and only the first of them is repaired, if they differ only in
 
-* process ids, the counts of recoveries and of owners' deaths, the sequence numbers of the lock's channels, and the flag that somebody
-  sleeps on the heap gate (nothing is decided by them); salt and uuid, which are drawn when a section is made,
-* generations: what counts is whether a word has the one of its entry, and whether the entry has the one that it had before the operation,
+* process ids, the counts of recoveries and of owners' deaths, the sequence numbers of the lock's channels, and the flag that a process
+  sleeps on the heap gate, on which no decision depends; salt and uuid, which are drawn when a section is made,
+* generations: what counts is whether a word has that of its entry, and whether the entry has the one it had before the operation,
 * the payload of PENDING blocks,
-* for a first opener: gates, channels, the boot's id, and of the table's entries all but their counts of pending blocks and pins: it resets
-  that, or overwrites it with its own, before it looks at anything else,
-* where the heap gate is a dead one's, and for the first opener of an unclean section: free-block index, statistics, and the payload of
-  holes and cached blocks, in which the index has its links: the repair makes them anew from the chain of front tags.
+* for a first opener: gates, channels, the boot id, and everything in the table's entries except the counts of pending blocks and pins.  A
+  first opener resets these, or overwrites them with its own, before it looks at anything else,
+* if a dead participant has the heap gate, and for the first opener of an unclean section: the free-block index, statistics, and the
+  payload of holes and cached blocks, which holds the index's links.  The repair rebuilds these from the chain of front tags.
 
-With ``--repairs all`` only the first two count.
+With ``--repairs all`` only differences of the first two kinds make states alike.
 """
 
 import contextlib
@@ -37,13 +38,14 @@ import warnings
 import zlib
 
 import shmem
+from shmem._base.system_tools import open_file
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import MAX_PARTICIPANTS, MAX_SIZE, Damage, blocks_of, observe, pour
 from shmem.testing.crash.store_trace import StoreTrace
 
-CLEANER = 2  # the entry of the table that a live repairer has
+CLEANER = 2  # the table entry of a live repairer
 LONGEST_SECONDS = 60
-ENOUGH = 30  # failures of an operation's repairs: the others are not tried
+ENOUGH = 30  # failures of an operation's repairs, after which no more are tried
 FOLLOWING = {"open": ("open",), "join": ("open", "join"), "live": ("open", "join")}
 _HOLE, _PENDING, _CACHED = 1, 2, 4
 _CLEAN, _BOOT_ID = 280, 288
@@ -70,7 +72,7 @@ def _clear_payload(it, content, states):
 
 
 def without_pending(content):
-    """The same for states that differ in nothing but the payload of PENDING blocks."""
+    """Return a digest that is equal for states that differ only in the payload of PENDING blocks."""
     it = bytearray(content)
     if len(it) >= _CONTROL_BYTES:
         _clear_payload(it, content, (_PENDING,))
@@ -78,14 +80,14 @@ def without_pending(content):
 
 
 class Likeness:
-    """Which states are alike.
+    """The decision which states are alike.
 
     Parameters
     ----------
     content : bytes
-        What the section was before the operation.
+        The section's content before the operation.
     literal : bool
-        PENDING blocks are alike only if their payload is.
+        Whether states that differ in the payload of PENDING blocks, or in what a repair resets or rebuilds, are not alike.
     """
 
     def __init__(self, content, literal=False):
@@ -93,9 +95,8 @@ class Likeness:
         self._generations = [_word(content, at + 4) for at in entries]
         self._literal = literal
 
-
     def key(self, content, kind):
-        """The same for states that are alike to a repair of that kind."""
+        """Return a digest that is equal for states that are alike for repairs of that kind."""
         it = bytearray(content)
         it[_RANDOM : _RANDOM + 24] = bytes(24)
         if len(it) >= _CONTROL_BYTES:
@@ -125,7 +126,7 @@ class Likeness:
 
     @staticmethod
     def _reset(it):
-        """What a first opener resets."""
+        """Clear the words that a first opener resets."""
         for at in (_GATE, _UPGRADE, _HEAP_GATE, *_CHANNELS, _HIGH):
             it[at : at + 8] = bytes(8)
         for at in range(_PARTICIPANTS, _PARTICIPANTS + _ENTRY_BYTES * MAX_PARTICIPANTS, _ENTRY_BYTES):
@@ -138,17 +139,17 @@ class Likeness:
 
 
 def repair(shm):
-    """What anybody does who meets the dead."""
-    for attempt in range(100):  # by polling: it takes over at once
+    """Take the lock and check the heap, as any process does that meets a dead participant."""
+    for attempt in range(100):  # polling takes over a dead owner's lock at once
         with contextlib.suppress(shmem.LockTimeout), shmem.exclusive_lock(shm, 0):
             shm.check_heap()
             return
         time.sleep(0.001 * attempt)
-    raise Damage("the lock of the dead cannot be had")
+    raise Damage("the lock of the dead owner cannot be acquired")
 
 
 def _serve(path, scratch, link):
-    """The life of a repairer: one state after the other, paused before and after each repair, and when it is ready for the next."""
+    """Repair one state after the other, pausing before and after each repair and when ready for the next state."""
     gc.disable()
     warnings.simplefilter("ignore")
     with shmem.SharedMemory(scratch) as shm:
@@ -178,19 +179,19 @@ def _serve(path, scratch, link):
         if shm is not None:
             shm.close()
         link.send((seen, wrong))
-        signal.alarm(0)  # it may be long until there is something to repair
+        signal.alarm(0)  # the next state may be a long time coming
         ptrace.pause()
 
 
 class Repairer:
-    """A process that repairs states, followed store by store.
+    """A process that repairs states and is followed store by store.
 
     Parameters
     ----------
     path : str
-        The file that it does it in.
+        The file of the states.
     scratch : str
-        A whole section: on it it learns its way, so that all code is loaded.
+        The file of an intact section, on which a first repair loads all code.
     processor : OneProcessor
     """
 
@@ -207,7 +208,7 @@ class Repairer:
         self._trace = StoreTrace(self._tracee, self.path, in_haste=True)
 
     def end(self):
-        """Kill it."""
+        """Kill the process."""
         if self._tracee is not None:
             self._trace.close()
             self._tracee.kill()
@@ -215,14 +216,23 @@ class Repairer:
             self._tracee = None
 
     def run(self, kind, content, look, wants):
-        """Repair a state that lies in the file (`live`: that is poured into it); (what was seen, what is wrong).
+        """Repair a state that is in the file (of the kind `live`: that is poured into it).
 
         Parameters
         ----------
+        kind : str
+        content : bytes
         look : callable
             As in `StoreTrace.run`; first called with None, when the repair is about to begin.
         wants : callable
-            Called when it is repaired: whether what a user sees is to be looked at.
+            Called after the repair: returns whether the section is to be observed.
+
+        Returns
+        -------
+        seen : dict or None
+            The observation.
+        wrong : str or None
+            What is wrong.
         """
         try:
             if self._tracee is None:
@@ -236,10 +246,10 @@ class Repairer:
             return self._link.recv()
         except (ptrace.TraceeEnded, OSError, EOFError) as error:
             self.end()
-            return None, f"the repairing process: {error}\n"
+            return None, f"the repairing process failed: {error}\n"
 
     def place(self, address):
-        """The name of an instruction."""
+        """Return the name of the function at an address."""
         return self._places.name(address)
 
 
@@ -247,7 +257,7 @@ class Repairer:
 
 
 class Closure:
-    """All states of an operation, and all inside their repairs.
+    """All states of an operation, and all states inside their repairs.
 
     Parameters
     ----------
@@ -255,9 +265,9 @@ class Closure:
         A `Repairer` by kind.
     likeness : Likeness
     put : callable
-        ``put(kind, content)`` makes the file what a repair of that kind finds.
+        ``put(kind, content)`` prepares the file for a repair of that kind.
     accept : callable
-        ``accept(seen)`` is None, or says what is wrong with what a user sees.
+        ``accept(seen)`` returns None, or a text of what is wrong with an observation.
     """
 
     def __init__(self, repairers, likeness, put, accept):
@@ -265,13 +275,13 @@ class Closure:
         self._known = {kind: set() for kind in FOLLOWING}
         self._results = set()
         self.inside = 0
-        """How many states inside repairs were new."""
-        self._left = []  # (kind, compressed content, where it comes from, depth)
+        """Number of states inside repairs that were new."""
+        self._left = []  # (kind, compressed content, origin, depth)
         self.repairs = self.again = self.stores = 0
         self.failures = []
 
     def add(self, kinds, content, origin, depth=0):
-        """A state, and the kinds of repair that it is to get; False if one that is alike had all of them."""
+        """Add a state for these kinds of repair; return False if a state that is alike was added for all of them."""
         packed = b""
         for kind in kinds:
             key = self._likeness.key(content, kind)
@@ -282,7 +292,7 @@ class Closure:
         return bool(packed)
 
     def run(self, tell):
-        """Repair all that was added, and all that comes up; yields (content, origin) of states inside `join` and `live`."""
+        """Repair all states, including those that arise; yield (content, origin) of new states inside `join` and `live`."""
         while self._left and len(self.failures) < ENOUGH:
             kind, packed, origin, depth = self._left.pop()
             tell(f"{self.repairs} repairs, {len(self._left)} to do")
@@ -291,7 +301,7 @@ class Closure:
     def _one(self, kind, content, origin, depth):
         repairer = self._repairers[kind]
         self._put(kind, content)
-        file = os.open(repairer.path, os.O_RDONLY)
+        file = open_file(repairer.path)
         last, found = content, []
 
         def look(address):
@@ -321,7 +331,7 @@ class Closure:
                     yield now, its_origin
 
     def text(self, kind, origin):
-        """Where a state comes from, for people."""
+        """Return the origin of a state as a text."""
         texts = [f"repair ({kind})"] if kind else []
         while isinstance(origin, tuple):
             kind, number, address, origin = origin

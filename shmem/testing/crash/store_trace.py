@@ -1,14 +1,14 @@
-"""Every store of a process into a section, found by write protection instead of instruction by instruction.  Linux.
+"""A trace of every store of a process into a section, found by write protection instead of instruction by instruction.  Linux.
 
-The tracee's writable mappings of the section are made read-only behind its back.  A store then stops it with SIGSEGV, before the store:
-the tracer opens the mapping, lets that one instruction happen, looks, and closes the mapping again.  So no store can
-be missed, whoever makes it (this library, libc, the interpreter), and all other instructions run at full speed: a repair
-that takes seconds to be stepped takes milliseconds.  The tracee also stops before and after each system call, which is where the kernel
-changes the file, its length and its name.
+The tracee's writable mappings of the section are made read-only without its knowledge.  A store then stops it with SIGSEGV before
+it takes place.  The tracer opens the mapping, executes that one instruction, looks at the file, and closes the mapping again.  So no store
+is missed, whether this library, libc or the interpreter makes it.  All other instructions run at full speed: a repair that takes
+seconds to step takes milliseconds.  The tracee also stops before and after each system call, where the kernel changes the file, its length
+and its name.
 
-What must hold: the tracee runs user code only while its mappings are closed, and so does the kernel on its behalf: a system call that is
-to write into the section (`read`, `getrandom`) is taken from it and made again while the mapping is open.  A repeated string
-instruction (`rep movs`) stops at each of its iterations.
+Invariant: the tracee runs user code, and the kernel runs on its behalf, only while the mappings are closed.  A system call that would
+write into the section (`read`, `getrandom`) is cancelled and made again while the mapping is open.  A repeated string instruction
+(`rep movs`) stops at each of its iterations.
 """
 
 import ctypes
@@ -21,29 +21,29 @@ from shmem.testing.crash.registers import HIDDEN, MACHINE, NAME, Registers, Scal
 _SINGLESTEP, _SYSCALL, _GETSIGINFO, _SETOPTIONS = 9, 24, 0x4202, 0x4200
 _EXITKILL_AND_SYSGOOD = 0x100001
 _STEPPED, _PAUSED, _CALL, _FAULT = 0x057F, 0x137F, 0x857F, 0x0B7F
-_STORING = {"read": 1, "pread64": 1, "getrandom": 0}  # calls that write to memory, and which argument says where
+_STORING = {"read": 1, "pread64": 1, "getrandom": 0}  # calls that write to memory: the number of the argument with the address
 _READ_ONLY, _READ_WRITE = 1, 3
 _REPEAT, _FILL_BYTES = 0xF3, 0xAA
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
 def _find_call_instruction():
-    """Where libc has an instruction that makes a system call; the tracee, a fork, has it at the same address."""
+    """Return the address of an instruction in libc that makes a system call; it is the same in the tracee, which is a fork."""
     start = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
     return start + ctypes.string_at(start, 64).index(MACHINE.call)
 
 
 class StoreTrace:
-    """A tracee's stores into the mappings of a file, or of several.
+    """The stores of a tracee into its mappings of one or more files.
 
     Parameters
     ----------
     tracee : Tracee
         Stopped at a pause.
     path : str
-        With this the path of each file begins whose mappings are meant.
+        The paths of the files begin with this.
     in_haste : bool
-        It does not sleep: each time limit of a `futex` wait is set to nothing.
+        Whether the tracee does not sleep: the timeout of each `futex` wait is set to zero.
     """
 
     def __init__(self, tracee, path, in_haste=False):
@@ -53,14 +53,14 @@ class StoreTrace:
         self._registers, self._other, self._vectors = Registers(), Registers(), ScalableVectors()
         self._numbers = MACHINE.numbers
         self._storing = {self._numbers[name]: argument for name, argument in _STORING.items()}
-        self._is_at_call = False  # where the kernel hides a register
+        self._is_at_call = False  # stopped at a system call, where the kernel hides a register
         self._information = (ctypes.c_uint64 * 16)()
         self._memory = os.open(f"/proc/{tracee.pid}/mem", os.O_RDWR | os.O_CLOEXEC)
         self._in_haste = in_haste
         request(_SETOPTIONS, tracee.pid, 0, _EXITKILL_AND_SYSGOOD)
 
     def close(self):
-        """Let go of the tracee's memory."""
+        """Close the tracee's memory."""
         os.close(self._memory)
 
     # -- system calls on the tracee's behalf --
@@ -79,7 +79,7 @@ class StoreTrace:
             raise TraceeEnded(f"a step ended with status {status:#x}")
 
     def _call(self, registers, number, *arguments):
-        """Have the tracee, whose registers these are, make a system call; its registers are not put back."""
+        """Make a system call in the tracee, which has these registers; they are not restored."""
         other, pid = self._other, self._tracee.pid
         other.copy_from(registers)
         other.prepare_call(self._call_at, number, arguments)
@@ -100,7 +100,7 @@ class StoreTrace:
         self._vectors.store(self._tracee.pid)
 
     def _find_regions(self):
-        """The writable mappings of the file, or those that were writable."""
+        """Return the mappings of the files that are writable, or were before they were protected."""
         found = []
         with open(f"/proc/{self._tracee.pid}/maps", encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
@@ -114,7 +114,7 @@ class StoreTrace:
     # -- the trace --
 
     def run(self, look):
-        """Go on to the next pause.
+        """Continue to the next pause.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class StoreTrace:
             raise TraceeEnded(f"the child was stopped by SIGSEGV at address {self._information[2]:#x}")
         address, pid = registers.counter, self._tracee.pid
         self._protect(registers, _READ_WRITE)
-        while registers.counter == address:  # a string instruction: each iteration that stores something new
+        while registers.counter == address:  # more than once for a string instruction: each iteration that stores something new
             repeated = NAME == "x86_64" and self._skip_same(registers)
             registers.store(pid)
             self._step()
@@ -168,7 +168,7 @@ class StoreTrace:
         registers.store(pid)
 
     def _skip_same(self, registers):
-        """At a `rep` instruction, which is told.  If it fills: skip those iterations that store what is there already."""
+        """Return whether the next instruction is a `rep` instruction; if it fills, skip iterations that would change nothing."""
         code = os.pread(self._memory, 3, registers.rip)
         if code[0] != _REPEAT:
             return False
@@ -184,7 +184,7 @@ class StoreTrace:
         return True
 
     def _stores_itself(self, registers, look):
-        """At the entry of a system call that writes into the section: make it with the mapping open.  True when that was done."""
+        """Make a system call that would write into the section, at its entry, with the mapping open; return whether that was done."""
         number, pid = registers.number, self._tracee.pid
         if number == self._numbers["futex"] and self._in_haste and registers.argument(3):
             os.pwrite(self._memory, bytes(16), registers.argument(3))
@@ -195,7 +195,7 @@ class StoreTrace:
         registers.cancel_call(pid)
         request(_SYSCALL, pid)
         if self._wait() != _CALL:
-            raise TraceeEnded("a system call that was skipped did not return")
+            raise TraceeEnded("a cancelled system call did not return")
         registers.load(pid)
         self._protect(registers, _READ_WRITE)
         result = self._call(registers, number, *arguments)
@@ -207,7 +207,7 @@ class StoreTrace:
 
     def _after_call(self, registers, look):
         if registers.result == _WORD + 1 - errno.EFAULT:
-            raise TraceeEnded(f"system call {registers.number} was refused its memory: the trace changed what it does")
+            raise TraceeEnded(f"system call {registers.number} failed with EFAULT because of the write protection")
         if registers.number in (self._numbers["mmap"], self._numbers["munmap"]):
             known = self._regions
             self._regions = found = self._find_regions()

@@ -1,7 +1,6 @@
 """What a member's actors do until they are killed: random operations that cover everything a client can do with a section."""
 
 import contextlib
-import ctypes
 import os
 import random
 import signal
@@ -12,12 +11,12 @@ import traceback
 import numpy as np
 
 import shmem
+from shmem._base.system_tools import die_with_parent
 from shmem._objects import finding
 from shmem.testing.storm import contents, ledger
 from shmem.testing.storm.contents import Node, Violation
 
 CHILD_OPERATIONS = 60
-PR_SET_PDEATHSIG = 1
 _PRODUCER_SHIFT, _NUMBER_MASK = 32, 0xFFFFFFFF  # a message is its producer and a number
 
 # what an operation may raise because other processes were killed, or are in its way
@@ -542,7 +541,7 @@ class Actor:
 
     def _be_child(self, number, parent):
         """Work as an actor and exit; this runs in the child."""
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() != parent:
             os._exit(0)
         run(lambda: Actor(self.storm, number, iter(())), self.storm, number, CHILD_OPERATIONS)

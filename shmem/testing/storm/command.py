@@ -1,4 +1,4 @@
-"""A test that kills processes at random: many use one section in every possible way, and none of the kills may do any damage.
+"""A test that kills random processes while many use one section in every possible way; no kill may do any damage.
 
 Member processes work in several threads.  They allocate, free, reallocate, link and unlink objects, name and delete them, lock in
 every mode, wait, signal, put and get, check, copy, open, close and fork.  A random member is killed at a random moment, again and
@@ -12,7 +12,7 @@ the section is examined:
   right content.
 * No participant is listed and the lock is free.  Every entry of the closed file's table of participants is free, without a pin or
   a half-made block.
-* The lock and the mutex excluded each other actor: only actors that were killed left a witness (a pair of numbers) unequal.
+* The lock and the mutex admitted one actor at a time: only actors that were killed left a witness (a pair of numbers) unequal.
 * Of each producer, every consumer got the messages in order, none twice.  None is lost but those that killed consumers had just
   taken.
 * The semaphore has all its units except those that killed actors held.
@@ -39,6 +39,7 @@ import traceback
 import warnings
 
 import shmem
+from shmem._base.system_tools import MEMORY_FOLDER
 from shmem._cli.progress import make_bar
 from shmem.testing.storm.audit import Audit
 from shmem.testing.storm.storm import Storm
@@ -59,15 +60,16 @@ def _positive(kind):
 
 def command_arguments(parser):
     """Declare the arguments of `python -m shmem killstorm`."""
-    parser.add_argument("--seconds", type=_positive(float), default=600, help="duration (default: %(default)s)")
+    parser.add_argument("--seconds", type=_positive(float), default=600, metavar="N", help="duration (default: %(default)s)")
     parser.add_argument("--operations", type=int, default=0, metavar="N", help="operations in each round, at least (default: %(default)s)")
-    parser.add_argument("--processes", type=_positive(int), default=8, help="members at the same time (default: %(default)s)")
-    parser.add_argument("--kills-per-second", type=_positive(float), default=4, help="average rate of kills (default: %(default)s)")
+    parser.add_argument("--processes", type=_positive(int), default=8, metavar="N", help="members at the same time (default: %(default)s)")
+    parser.add_argument("--kills-per-second", type=_positive(float), default=4, metavar="N", help="average rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="seed of all random choices, but not of the moments of kills (default: random)")
     parser.add_argument("--anonymous", action="store_true", help="use an anonymous section instead of a file")
     parser.add_argument("--index", choices=("tlsf", "next_fit"), default="tlsf", help="the free-block index (default: %(default)s)")
-    parser.add_argument("--folder", default="/dev/shm", help="parent of the temporary folder for all files (default: %(default)s)")
-    parser.add_argument("--patience", type=_positive(float), default=60, help="seconds until an actor is stuck (default: %(default)s)")
+    parser.add_argument("--folder", default=MEMORY_FOLDER, help="parent of the temporary folder for all files (default: %(default)s)")
+    parser.add_argument("--patience", type=_positive(float), default=60, metavar="SECONDS",
+                        help="time without progress after which an actor counts as stuck (default: %(default)s)")  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep section and log if there are problems")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 

@@ -15,9 +15,9 @@ before it forks members, so a row outlives its actor, and no error in the sectio
   killed may have one.
 """
 
-import mmap
-
 import numpy as np
+
+from shmem._base.system_tools import map_shared_zeros
 
 ACTORS_OF_MEMBER = 8  # at most four threads, and four children
 MAX_ACTORS = 4096
@@ -38,10 +38,10 @@ class Ledger:
     """The notes of all actors of a round, in memory that forked processes share."""
 
     def __init__(self):
-        self.rows = np.frombuffer(mmap.mmap(-1, MAX_ACTORS * N_COLUMNS * 8), "int64").reshape(MAX_ACTORS, N_COLUMNS)
-        self.taken = np.frombuffer(mmap.mmap(-1, 2 * MAX_ACTORS * MAX_MESSAGES), "uint8").reshape(2, MAX_ACTORS, MAX_MESSAGES)
-        self.wishes = np.frombuffer(mmap.mmap(-1, MAX_ACTORS // ACTORS_OF_MEMBER * 8), "int64")  # of each member: see `Actor.point`
-        self.stop = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), "int64")  # [0]: end; [1]: waits without a timeout are over
+        self.rows = np.frombuffer(map_shared_zeros(MAX_ACTORS * N_COLUMNS * 8), "int64").reshape(MAX_ACTORS, N_COLUMNS)
+        self.taken = np.frombuffer(map_shared_zeros(2 * MAX_ACTORS * MAX_MESSAGES), "uint8").reshape(2, MAX_ACTORS, MAX_MESSAGES)
+        self.wishes = np.frombuffer(map_shared_zeros(MAX_ACTORS // ACTORS_OF_MEMBER * 8), "int64")  # of each member: see `Actor.point`
+        self.stop = np.frombuffer(map_shared_zeros(4096), "int64")  # [0]: end; [1]: waits without a timeout are over
 
 
 def actors_of(member):

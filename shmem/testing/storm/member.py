@@ -1,6 +1,5 @@
 """A member process of a storm: some threads, each an actor, and the children that they fork."""
 
-import ctypes
 import faulthandler
 import os
 import random
@@ -10,8 +9,9 @@ import time
 import warnings
 
 import shmem
+from shmem._base.system_tools import die_with_parent
 from shmem.testing.storm import ledger
-from shmem.testing.storm.actor import PR_SET_PDEATHSIG, Actor, run
+from shmem.testing.storm.actor import Actor, run
 
 
 def end_member(at_once):
@@ -26,7 +26,7 @@ def member_main(storm, member, log):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(log, 2)
     faulthandler.enable(2, all_threads=True)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != storm.pid:
         os._exit(0)
     warnings.simplefilter("ignore", shmem.OwnerDiedWarning)

@@ -11,12 +11,13 @@ import warnings
 
 import shmem
 from shmem._base.layout import LAYOUT, OWNER_INDEX_MASK
+from shmem._base.system_tools import describe_process, open_log, state_and_parent
 from shmem._sections import image
 from shmem.testing.storm import actor as acting
 from shmem.testing.storm import contents, ledger
 from shmem.testing.storm.member import member_main
 
-MERCIES = 0, 0.5, 1  # which part of the members is told to end at the end of a round, instead of killed
+MERCIES = 0, 0.5, 1  # the part of the members that may end by themselves at the end of a round instead of being killed
 LOG_LINES = 200  # of the members' log in the report
 WAYS = {"one": 40, "by itself": 20, "caught": 12, "stopped before": 7, "stopped and continued": 7, "two": 10, "all": 4}
 CATCH_SECONDS = 0.1
@@ -84,27 +85,6 @@ class Member:
         return True
 
 
-def describe_process(pid):
-    """Return what the system reports about a process's threads: where each one waits."""
-    lines = []
-    with contextlib.suppress(OSError):
-        for task in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
-            facts = []
-            for what in ("wchan", "syscall", "stack"):
-                with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{task}/{what}", encoding="utf-8", errors="replace") as file:
-                    facts.append(f"{what}: {' '.join(file.read().split())}")
-            lines.append(f"    thread {task}: {'; '.join(facts)}")
-    return "\n".join(lines)
-
-
-def state_and_parent(pid):
-    """Return a process's state, as in /proc, and its parent's id; "X" and None for a process that has gone."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        state, parent = file.read().rpartition(")")[2].split()[:2]
-        return state, int(parent)
-    return "X", None
-
-
 def has_stopped(pid):
     """Wait for a process that was sent SIGSTOP; return whether it has stopped, rather than ended."""
     for _ in range(1000):
@@ -137,7 +117,7 @@ class Storm:
         self.members = {}
         self.seen = {}  # actor -> (its step, since when)
         self.log_path = os.path.join(folder, "log")
-        self.log = os.open(self.log_path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.log = open_log(self.log_path)
         make = {"max_size": contents.MAX_SIZE, "max_participants": contents.MAX_PARTICIPANTS, "index": options.index}
         self.keeper = None  # an anonymous section would go with its last process
         self.place = {"file_name": os.path.join(folder, "section")}

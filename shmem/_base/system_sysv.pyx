@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""System V semaphores: the page of `_base.system` for calls that only `python -m shmem semstat` needs.
+"""The page of `_base.system` for System V semaphores, which only `python -m shmem semstat` needs.
 
 Nothing here changes a set.  What Linux promises:
 
@@ -15,6 +15,8 @@ from libc.stdint cimport int32_t, uint16_t
 from libc.stdlib cimport calloc, free
 
 import os
+
+SYSV_LIST = "/proc/sysvipc/sem"
 
 cdef extern from "<sys/sem.h>" nogil:
     struct semid_ds:
@@ -73,6 +75,13 @@ cdef int _read_set(int set_id, size_t n_semaphores, uint16_t* values, waiting_t*
         if status != 0:
             return status
     return 0
+
+
+def list_sets(path=SYSV_LIST):
+    """Return the kernel's list of System V sets of semaphores: for each set a dict from column to text."""
+    with open(path, encoding="ascii") as file:
+        columns, *rows = [line.split() for line in file]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def semaphores_of_set(int set_id):

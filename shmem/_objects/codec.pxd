@@ -1,0 +1,170 @@
+# cython: language_level=3
+"""Conversion of values between Python and memory: the one codec of fields and queues.
+
+A value that a place cannot hold as it is raises: an integer outside the range, a float where an integer must be, text that is too long.
+Rounding to the nearest float is no loss; becoming infinite is.
+
+`load_number` and `store_number` convert the numbers that have a `Kind` of their own.  They are inline, and `store_number` raises without
+text: the caller composes it with `misfit`.  `Codec` converts values of any dtype, and whole arrays.
+"""
+
+from cpython.complex cimport Py_complex, PyComplex_FromDoubles
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
+from cpython.long cimport PyLong_Check
+from libc.math cimport isinf
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef enum Kind:
+    NOT_A_NUMBER
+    BOOL
+    INT8
+    INT16
+    INT32
+    INT64
+    UINT8
+    UINT16
+    UINT32
+    UINT64
+    FLOAT32
+    FLOAT64
+    COMPLEX64
+    COMPLEX128
+
+
+cdef class Codec:
+    """The conversion of values of one dtype, made by `codec_of`."""
+    cdef readonly object dtype
+    cdef readonly size_t n_bytes
+    cdef Kind kind                    # NOT_A_NUMBER unless load_number and store_number convert it
+
+    # Write one value, or raise Misfit.  After that the memory may be half written, so it must be the caller's own.  Bytes between fields
+    # are left as they are.
+    cdef int store(self, char* at, object value) except -1
+
+    # The same values as an array of this dtype; raise Misfit if `store` would refuse one of them.
+    cdef object convert(self, object source)
+
+
+cdef Codec codec_of(object dtype)
+cdef Kind kind_of(object dtype) except *
+cdef int store_bytes(char* at, size_t n_bytes, object value) except -1
+cdef memoryview plain_buffer(object value)
+
+# The Misfit for a number that store_number refused with `error`.
+cdef object misfit(object dtype, object value, object error)
+
+# The slow halves of store_number: values that are not an int, or not a float.
+cdef object as_integer(object value)
+cdef double as_double(object value) except? -1
+cdef Py_complex as_complex(object value) except *
+cdef int raise_unknown_kind(Kind kind) except -1
+
+
+ctypedef fused integer:
+    int8_t
+    int16_t
+    int32_t
+    int64_t
+    uint8_t
+    uint16_t
+    uint32_t
+    uint64_t
+
+
+cdef inline int store_integer(integer* at, object value) except -1:
+    at[0] = value if PyLong_Check(value) else as_integer(value)
+    return 0
+
+
+cdef inline int store_float(float* at, double value) except -1:
+    cdef float narrow = <float>value
+    if isinf(narrow) and not isinf(value):
+        raise OverflowError
+    at[0] = narrow
+    return 0
+
+
+cdef inline int store_bool(uint8_t* at, object value) except -1:
+    if value is not True and value is not False:
+        value = as_integer(value)
+        if value != 0 and value != 1:
+            raise OverflowError
+    at[0] = 1 if value else 0
+    return 0
+
+
+cdef inline double double_of(object value) except? -1:
+    return PyFloat_AS_DOUBLE(value) if PyFloat_Check(value) else as_double(value)
+
+
+cdef inline object load_number(Kind kind, const char* at):
+    """Return the number of that kind at `at`, as a Python object."""
+    if kind == INT64:
+        return (<const int64_t*>at)[0]
+    elif kind == FLOAT64:
+        return (<const double*>at)[0]
+    elif kind == BOOL:
+        return (<const uint8_t*>at)[0] != 0
+    elif kind == INT8:
+        return (<const int8_t*>at)[0]
+    elif kind == INT16:
+        return (<const int16_t*>at)[0]
+    elif kind == INT32:
+        return (<const int32_t*>at)[0]
+    elif kind == UINT8:
+        return (<const uint8_t*>at)[0]
+    elif kind == UINT16:
+        return (<const uint16_t*>at)[0]
+    elif kind == UINT32:
+        return (<const uint32_t*>at)[0]
+    elif kind == UINT64:
+        return (<const uint64_t*>at)[0]
+    elif kind == FLOAT32:
+        return <double>(<const float*>at)[0]
+    elif kind == COMPLEX64:
+        return PyComplex_FromDoubles((<const float*>at)[0], (<const float*>at)[1])
+    elif kind == COMPLEX128:
+        return PyComplex_FromDoubles((<const double*>at)[0], (<const double*>at)[1])
+    raise_unknown_kind(kind)
+
+
+cdef inline int store_number(Kind kind, char* at, object value) except -1:
+    """Write a number of that kind, or leave the memory as it is: OverflowError if it does not fit, TypeError if it is not such a number."""
+    cdef Py_complex number
+    cdef float pair[2]
+    if kind == INT64:
+        store_integer(<int64_t*>at, value)
+    elif kind == FLOAT64:
+        (<double*>at)[0] = double_of(value)
+    elif kind == BOOL:
+        store_bool(<uint8_t*>at, value)
+    elif kind == INT8:
+        store_integer(<int8_t*>at, value)
+    elif kind == INT16:
+        store_integer(<int16_t*>at, value)
+    elif kind == INT32:
+        store_integer(<int32_t*>at, value)
+    elif kind == UINT8:
+        store_integer(<uint8_t*>at, value)
+    elif kind == UINT16:
+        store_integer(<uint16_t*>at, value)
+    elif kind == UINT32:
+        store_integer(<uint32_t*>at, value)
+    elif kind == UINT64:
+        store_integer(<uint64_t*>at, value)
+    elif kind == FLOAT32:
+        store_float(<float*>at, double_of(value))
+    elif kind == COMPLEX64:
+        number = as_complex(value)
+        store_float(&pair[0], number.real)
+        store_float(&pair[1], number.imag)
+        (<float*>at)[0] = pair[0]
+        (<float*>at)[1] = pair[1]
+    elif kind == COMPLEX128:
+        number = as_complex(value)
+        (<double*>at)[0] = number.real
+        (<double*>at)[1] = number.imag
+    else:
+        raise_unknown_kind(kind)
+    return 0

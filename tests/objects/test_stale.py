@@ -1,0 +1,123 @@
+"""Objects whose block was freed, though not by all the stores that free: a process was killed after the first."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from scribe import HEAD, HOLE, USED, Scribe
+
+import shmem
+from shmem import Array, Bytes, Ref, Struct, int64
+
+CACHED = 4
+STATE_BITS, TYPE_BITS = 0xF, 0xFFFF << 48
+
+
+class Item(Struct):
+    key: int64
+    label: Bytes[8]
+    values: Array[int64, 3]
+    next: Ref["Item"]
+    event: shmem.Event
+
+
+@contextlib.contextmanager
+def killed_while_freeing(shm, obj, state):
+    """The block as a process leaves it that is killed between the store of the tag and the store of the serial."""
+    memory, tag_off = Scribe(shm.path), obj.offset - HEAD
+    tag = memory[tag_off]
+    assert tag & STATE_BITS == USED
+    memory[tag_off] = tag & ~STATE_BITS & ~TYPE_BITS | state
+    try:
+        yield
+    finally:
+        memory[tag_off] = tag
+
+
+def check_all_refuse(uses):
+    for name, use in uses.items():
+        with pytest.raises(shmem.InvalidBlock):
+            pytest.fail(f"{name} returned {use()!r}")
+
+
+@pytest.fixture(params=[HOLE, CACHED], ids=["hole", "cached"])
+def freed(request, shm):
+    return lambda obj: killed_while_freeing(shm, obj, request.param)
+
+
+def test_block(shm, freed):
+    block = shm.allocate(100)
+    memoryview(block)[:5] = b"hello"
+    with freed(block):
+        check_all_refuse(
+            {
+                "memoryview": lambda: memoryview(block),
+                "bytes": lambda: bytes(block),
+                "root": lambda: setattr(shm, "root", block),
+                "handle": lambda: shmem.handle(block),
+                "block": lambda: shm.block(block.offset),
+                "free": lambda: shm.free(block),
+            }
+        )
+    assert bytes(block)[:5] == b"hello"
+
+
+def test_object(shm, freed):
+    item, other = shm.new(Item, key=5), shm.new(Item)
+    event = item.event
+    with freed(item):
+        check_all_refuse(
+            {
+                "read a number": lambda: item.key,
+                "write a number": lambda: setattr(item, "key", 6),
+                "read bytes": lambda: item.label,
+                "read an array": lambda: item.values,
+                "write an array": lambda: setattr(item, "values", 6),
+                "follow": lambda: item.next,
+                "refer from": lambda: setattr(item, "next", other),
+                "refer to": lambda: setattr(other, "next", item),
+                "memoryview": lambda: memoryview(item),
+                "event": event.is_set,
+                "root": lambda: setattr(shm, "root", item),
+            }
+        )
+        assert "freed" in repr(item)
+    assert item.key == 5
+
+
+def test_array(shm, freed):
+    class Holder(Struct):
+        array: Ref[np.ndarray]
+
+    array, holder = shm.array(np.arange(10)), shm.new(Holder)
+    block = shmem.find_storage(array).block(array.base.offset)
+    with freed(block):
+        check_all_refuse(
+            {
+                "root": lambda: setattr(shm, "root", array),
+                "refer to": lambda: setattr(holder, "array", array),
+                "handle": lambda: shmem.handle(array),
+            }
+        )
+    holder.array = array
+    assert holder.array.tolist() == list(range(10))
+
+
+def test_queue(shm, freed):
+    queue = shm.queue(4, "int64")
+    queue.put(5)
+    with freed(queue):
+        check_all_refuse(
+            {
+                "put": lambda: queue.put(1),
+                "put_many": lambda: queue.put_many([1, 2]),
+                "get": queue.get,
+                "get_many": lambda: queue.get_many(2),
+                "qsize": queue.qsize,
+                "is_shutdown": lambda: queue.is_shutdown,
+                "shutdown": queue.shutdown,
+                "root": lambda: setattr(shm, "root", queue),
+            }
+        )
+        assert "freed" in repr(queue)
+    assert queue.get() == 5
