@@ -432,14 +432,14 @@ def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
 @pytest.mark.parametrize(("offset", "content", "problem"), [
     (HIGH, struct.pack("<I", 8), "8 of them were in use"),
     (PARTICIPANTS + 64, b"\xff" * 64, "entry 1 of the participants: it was overwritten"),
-    (PARTICIPANTS + 2 * 64, struct.pack("<Q", 5 << 32 | 4097), "entry 2 of the participants: it says 4,097 threads"),
+    (PARTICIPANTS + 2 * 64, struct.pack("<Q", 5 << 32 | 4097), "entry 2 of the participants: it counts 4,097 threads"),
     (PARTICIPANTS + 12, struct.pack("<i", -1), "blocks that it is making"),
-    (PARTICIPANTS + 16, struct.pack("<i", -1), "arrays that it looks at"),
-    (INTENTS, b"\xff" * 64, "participant 0 makes no sense: its operation"),
-    (INTENTS + 64, intent(9, START), "participant 1 makes no sense: its operation"),
+    (PARTICIPANTS + 16, struct.pack("<i", -1), "pinned arrays"),
+    (INTENTS, b"\xff" * 64, "participant 0 is impossible: its operation"),
+    (INTENTS + 64, intent(9, START), "participant 1 is impossible: its operation"),
     (INTENTS, intent(SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
     (INTENTS, intent(RESIZE, START + 16), "it resizes a block"),
-    (INTENTS, intent(MOVE, START, drop=(START + 17, 0)), "it names a block"),
+    (INTENTS, intent(MOVE, START, drop=(START + 17, 0)), "it refers to a block"),
 ])  # fmt: skip
 @pytest.mark.parametrize("was_closed", [True, False])
 def test_what_no_process_writes(made, capsys, offset, content, problem, was_closed):
