@@ -1,4 +1,4 @@
-"""Handles: small picklable references to what lies in a section, and how multiprocessing sends them by itself."""
+"""Handles: small picklable references to objects in a section, and the hooks by which multiprocessing sends them automatically."""
 
 import atexit
 import contextlib
@@ -16,7 +16,7 @@ from shmem._objects.shared_memory import SharedMemory
 
 
 def handle(obj):
-    """A handle of an array, an object, a queue, a block or a section, to be sent to another process.
+    """Return a handle of an array, an object, a queue, a block or a section, to be sent to another process.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def handle(obj):
     Raises
     ------
     InvalidBlock
-        `obj` lies in no open section.
+        `obj` is in no open section.
 
     Examples
     --------
@@ -41,20 +41,20 @@ def handle(obj):
     """
     from shmem._objects.records import Handle
 
-    section = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
-    if section is None:
-        raise InvalidBlock(f"{type(obj).__name__} lies in no section that is open here")
-    anonymous = section.path != section.name
+    memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
+    if memory is None:
+        raise InvalidBlock(f"{type(obj).__name__} is in no section that is open in this process")
+    anonymous = memory.path != memory.name
     offset = serial = 0
     view = None
-    if obj is not section:
-        offset, serial = finding.locate(section, obj)
+    if obj is not memory:
+        offset, serial = finding.locate(memory, obj)
         if isinstance(obj, np.ndarray) and not arrays.is_whole(obj):
             view = arrays.view_facts(obj)
-    return Handle(section.path, section.name, anonymous, section.uuid, section.mode, offset, serial, view)
+    return Handle(memory.path, memory.name, anonymous, memory.uuid, memory.mode, offset, serial, view)
 
 
-# -- multiprocessing sends handles by itself ------------------------------------------------------------
+# -- multiprocessing sends handles automatically --------------------------------------------------------
 
 
 def _open_handle(sent):
@@ -62,12 +62,15 @@ def _open_handle(sent):
 
 
 def reduce_to_handle(obj):
-    """What `__reduce__` returns for an object that is sent as a handle."""
+    """Return the value of `__reduce__` for an object that is sent as a handle."""
     return _open_handle, (handle(obj),)
 
 
 def _travel_with_loky(obj):
-    """loky asks its own table, which cannot be filled before it is imported: its `dump` is found among the callers."""
+    """Reduce `obj` to a handle if loky pickles it.
+
+    loky has its own table of reducers, which cannot be filled before loky is imported, so its `dump` is looked for among the callers.
+    """
     frame = sys._getframe(2)
     for _ in range(6):
         if frame is None:
@@ -79,7 +82,7 @@ def _travel_with_loky(obj):
 
 
 def _import_the_rest():
-    """Import what an open section may need and `import shmem` does not: later the process may have no descriptor left to import with."""
+    """Import the modules that an open section may need but not `import shmem`; later there may be no descriptor left for an import."""
     for name in ("json", "shmem._objects.multiprocess", "shmem._objects.records"):
         importlib.import_module(name)
 
@@ -92,7 +95,7 @@ _core.register_first_opening(_import_the_rest)
 
 
 def leave_all():
-    """Leave every section.  Threads that are not daemons are waited for: in multiprocessing children they may still run."""
+    """Leave every section, after waiting for all threads that are not daemons; in multiprocessing children they may still run."""
     lock.end_thread()
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
@@ -104,7 +107,7 @@ def leave_all():
         time.sleep(0.01)
 
 
-# Python waits for threads before it calls what atexit has: they may wait for a lock that the main program ended with
+# Python joins threads before it runs atexit functions, and they may wait for a lock that the main thread still holds
 with contextlib.suppress(AttributeError, RuntimeError):  # no such function; imported in an exit handler
     threading._register_atexit(lock.end_thread)
 atexit.register(leave_all)

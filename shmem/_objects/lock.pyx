@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The storage lock as Python sees it: descriptors, context managers, time-outs, Ctrl-C, the news of a death."""
+"""The Python interface of the storage lock: descriptors, context managers, timeouts, Ctrl-C, warnings about dead holders."""
 
 import enum
 import functools
@@ -37,12 +37,12 @@ cdef int _release(Mapping mapping, bint exclusive) noexcept:
 
 
 cdef int _tell_of_death(Mapping mapping, bint exclusive) except -1:
-    """I am the next holder after a death: warn, once.  If the warning raises, the lock is released first."""
+    """Warn once that a holder died; this thread is the next holder.  If the warning raises, the lock is released first."""
     if exchange_seq_cst_u32(&mapping.section.header.death_notice, 0) == 0:
         return 0
     try:
         warnings.warn(
-            "a former holder of the storage lock ended without releasing it: what it was changing may be half done",
+            "a previous holder of the storage lock died without releasing it; the data it protects may be inconsistent",
             errors.OwnerDiedWarning, stacklevel=2)
     except BaseException:
         _release(mapping, exclusive)
@@ -80,9 +80,9 @@ cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) ex
 
 
 cdef int _leave(Memory memory, bint exclusive) except -1:
-    """The unusual end of a `with` block: the handle was closed inside it, or a child leaves its parent's block.
+    """Leave a `with` block in one of the unusual ways: the handle was closed inside it, or a child leaves its parent's block.
 
-    A closed handle: if it was this process's last, close() has released; if not, the lock is still to be released.
+    If the closed handle was the last one of this process, `close` released the lock; otherwise it is released here.
     """
     cdef uint64_t section_id = memory.section_id
     if memory.mapping is None:
@@ -96,14 +96,14 @@ cdef int _leave(Memory memory, bint exclusive) except -1:
 # -- context managers -------------------------------------------------------------------------------------
 
 cdef class _Lock:
-    """What `exclusive_lock` and `shared_lock` share.  No state of its own: the depth is the thread's."""
+    """Base of `exclusive_lock` and `shared_lock`.  It has no state of its own: the depth belongs to the thread."""
     cdef readonly Memory section
     cdef readonly object timeout
     cdef int64_t timeout_ns
 
     def __init__(self, section, timeout=None):
         if not isinstance(section, Memory):
-            raise TypeError(f"a lock is taken on a SharedMemory, not on {type(section).__name__}")
+            raise TypeError(f"section must be a SharedMemory, got {type(section).__name__}")
         self.timeout_ns = timeout_argument(timeout)
         self.section = section
         self.timeout = timeout
@@ -111,9 +111,9 @@ cdef class _Lock:
     def __call__(self, function):
         """Decorate a plain function: each call holds the lock."""
         if not callable(function):
-            raise TypeError(f"not a function: {function!r}")
+            raise TypeError(f"a lock decorates a function, got {function!r}")
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__qualname__} is a generator or coroutine: it would hold the lock while it is suspended; "
+            raise TypeError(f"{function.__qualname__} is a generator or coroutine, which would hold the lock while it is suspended; "
                             "use the with statement inside it")
 
         @functools.wraps(function)
@@ -124,9 +124,9 @@ cdef class _Lock:
 
 
 cdef class exclusive_lock(_Lock):
-    """Hold the storage lock exclusively: nobody else holds it meanwhile.
+    """Hold the storage lock exclusively: no other thread or process holds it meanwhile.
 
-    A context manager without state of its own: it can be used again, nested, and shared between threads.  Also a
+    A context manager without state of its own, which can be reused, nested, and shared between threads.  It is also a
     decorator for plain functions.  Inside `shared_lock` it is an upgrade.
 
     Parameters
@@ -167,9 +167,9 @@ cdef class exclusive_lock(_Lock):
 
 
 cdef class shared_lock(_Lock):
-    """Hold the storage lock shared: others may too, nobody holds it exclusively.
+    """Hold the storage lock shared: other readers may hold it too, and no writer does.
 
-    A context manager without state of its own: it can be used again, nested, and shared between threads.  Also a
+    A context manager without state of its own, which can be reused, nested, and shared between threads.  It is also a
     decorator for plain functions.  Inside `exclusive_lock` it is always granted.
 
     Parameters
@@ -200,10 +200,10 @@ cdef class shared_lock(_Lock):
 # -- descriptors --------------------------------------------------------------------------------------------
 
 cdef class LockDescriptor:
-    """One request for the storage lock, as in the original: `SharedMemory.lock(descriptor)`, `.unlock(descriptor)`.
+    """One request for the storage lock, for `SharedMemory.lock(descriptor)` and `SharedMemory.unlock(descriptor)`.
 
     Descriptors are released in any order.  The section keeps a held descriptor alive; a handle that is dropped without
-    `close` gives it up.
+    `close` releases it.
 
     Parameters
     ----------
@@ -221,8 +221,8 @@ cdef class LockDescriptor:
     cdef readonly object mode
     cdef bint exclusive
     cdef bint busy                # locked, or about to be
-    cdef object where             # weak reference to the Mapping it is held through, or None
-    cdef Mapping closed           # that Mapping once its handle is closed: nothing else may keep it for the thread that holds the lock
+    cdef object where             # weak reference to the Mapping through which it is held, or None
+    cdef Mapping closed           # that Mapping once its handle is closed; the thread that holds the lock may have no other reference
     cdef uint64_t thread
     cdef uint64_t n_forks
 
@@ -233,13 +233,13 @@ cdef class LockDescriptor:
 
     @property
     def held(self):
-        """Whether it holds the lock (in this process)."""
+        """Whether it holds the lock in this process."""
         return _is_held_through(self, _mapping_of(self))
 
     def _give_up(self, Mapping mapping):
-        """The handle it holds the lock through is being closed: released, if this is the thread that holds it.
+        """Release the lock because its handle is being closed, if this is the thread that holds it.
 
-        If it is another thread's, that thread holds the lock until it unlocks, or ends.
+        Another thread holds the lock until it unlocks, or ends.
         """
         if _is_held_through(self, mapping) and self.thread != thread_pointer():
             self.closed = mapping
@@ -267,9 +267,9 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     cdef Mapping mapping = memory.opened(), former = _mapping_of(descriptor)
     cdef int64_t timeout_ns
     if former is not None and not _is_held_through(descriptor, former):
-        _forget(descriptor, former)                # the parent's: this process holds nothing by it
+        _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock through it
     if descriptor.busy:
-        raise errors.LockError(f"{descriptor!r} is in use: one descriptor, one request at a time")
+        raise errors.LockError(f"{descriptor!r} is in use; use one descriptor for each request")
     timeout_ns = timeout_argument(timeout)
     descriptor.busy = True
     try:
@@ -280,7 +280,7 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     descriptor.where = weakref.ref(mapping)
     descriptor.thread = thread_pointer()
     descriptor.n_forks = mapping.section.n_forks
-    mapping.held[id(descriptor)] = descriptor        # the section keeps it alive
+    mapping.held[id(descriptor)] = descriptor        # keeps it alive
 
 
 cdef _forget(LockDescriptor descriptor, Mapping mapping):
@@ -305,30 +305,30 @@ def unlock(Memory memory, LockDescriptor descriptor):
         _forget(descriptor, holder)
         return
     if descriptor.thread != thread_pointer():
-        raise errors.LockError(f"{descriptor!r} was locked by another thread, which alone can unlock it")
+        raise errors.LockError(f"{descriptor!r} was locked by another thread; only that thread can unlock it")
     status = _release(mapping, descriptor.exclusive)
     _forget(descriptor, holder)
     check(status, mapping, "unlock")
 
 
 def depths(Memory memory):
-    """How deep this thread holds the lock: (exclusive, shared)."""
+    """Return how often this thread holds the lock: (exclusive, shared)."""
     cdef uint32_t exclusive = 0, shared = 0
     lock_depths(memory.opened().section, &exclusive, &shared)
     return exclusive, shared
 
 
 def participant(Memory memory):
-    """A number for this process among all that were ever attached to the section."""
+    """Return a number that identifies this process among all that were ever attached to the section."""
     return memory.opened().section.private.owner_word
 
 
 def participant_lives(Memory memory, uint64_t number):
-    """Whether the process with that number is attached still.  Process ids would not tell: other namespaces have the same ones."""
+    """Return whether the process with that number is still attached.  A process id would not do: other namespaces reuse it."""
     return owner_is_alive(memory.opened().section, number)
 
 
 def end_thread():
-    """Release what this thread holds in any section, as if it had ended."""
+    """Release everything that this thread holds in any section, as if it had ended."""
     with nogil:
         thread_ended(NULL)

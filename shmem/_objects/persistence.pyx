@@ -48,12 +48,12 @@ from shmem._base.layout cimport (
     MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_PENDING, STATE_USED, TYPE_QUEUE, block_to_payload, header_t, payload_bytes, queue_t,
     round_up, tag_make, tag_size, tag_state, tag_type)
 from shmem._base.participants cimport section_descriptor
-from shmem._base.section cimport block_at, block_step, busy_begin, busy_end, section_t
+from shmem._base.section cimport block_at, block_step, section_t
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport (
     boot_id, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map, memory_sync, memory_unmap, now_ns,
     pause_ns, random_bytes)
-from shmem._core cimport Mapping, Memory, check, deadline_argument
+from shmem._core cimport Mapping, Memory, check, deadline_argument, run_step
 from shmem._heap.chain cimport chain_first_fault
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
@@ -71,6 +71,15 @@ def recovered(Memory memory not None):
     return memory.opened().section.was_recovered
 
 
+cdef int _flush_step(section_t* section, void* folder) noexcept nogil:
+    cdef int status = memory_sync(section.base, round_up(load_acquire_u64(&section.header.top), PAGE_BYTES))
+    if status == OK:
+        status = file_sync(section_descriptor(section))
+    if status == OK and not section.anonymous:
+        status = folder_sync(<const char*>folder)
+    return status
+
+
 def flush(Memory memory not None):
     """Write the section to disk; return when it is there, and the file's name with it.
 
@@ -80,19 +89,8 @@ def flush(Memory memory not None):
         The disk did not take it.  What was not written may be lost then, also if a second call succeeds: the kernel reports a failure once.
     """
     cdef Mapping mapping = memory.opened()
-    cdef section_t* section = mapping.section
     cdef bytes folder = os.path.dirname(os.fsencode(memory.path))
-    cdef const char* folder_name = folder
-    cdef int status
-    busy_begin(section)
-    with nogil:
-        status = memory_sync(section.base, round_up(load_acquire_u64(&section.header.top), PAGE_BYTES))
-        if status == OK:
-            status = file_sync(section_descriptor(section))
-        if status == OK and not section.anonymous:
-            status = folder_sync(folder_name)
-        busy_end(section)
-    check(status, mapping, "flush")
+    check(run_step(mapping.section, _flush_step, <char*>folder), mapping, "flush")
 
 
 cdef int _make_room(section_t* section, int fd, uint64_t* room) noexcept nogil:
@@ -304,6 +302,19 @@ cdef int _finish(int fd, uint64_t size_bytes) noexcept nogil:
     return status if status != OK else file_sync(fd)
 
 
+ctypedef struct copy_call_t:
+    int fd
+    uint64_t size_bytes
+
+
+cdef int _copy_step(section_t* section, void* request) noexcept nogil:
+    cdef copy_call_t* call = <copy_call_t*>request
+    cdef int status = _copy(section, call.fd, &call.size_bytes)
+    if status == WOULD_BLOCK:
+        pause_ns(SLICE_NS)                       # others get on meanwhile
+    return status
+
+
 def write_copy(Memory memory not None, int fd, timeout=None):
     """Write a copy of the section to an empty file that nobody else has: 0, or the status of what went wrong.
 
@@ -316,18 +327,13 @@ def write_copy(Memory memory not None, int fd, timeout=None):
         How long to wait for the shared lock and the queues.
     """
     cdef Mapping mapping = memory.opened()
-    cdef section_t* section = mapping.section
-    cdef uint64_t size_bytes = 0
+    cdef copy_call_t call
     cdef int64_t deadline_ns = deadline_argument(timeout)
     cdef int status = WOULD_BLOCK
+    call.fd, call.size_bytes = fd, 0
     with shared_lock(memory, timeout):
         while status == WOULD_BLOCK or status == INTERRUPTED:
-            busy_begin(section)
-            with nogil:
-                status = _copy(section, fd, &size_bytes)
-                if status == WOULD_BLOCK:
-                    pause_ns(SLICE_NS)           # others get on meanwhile
-                busy_end(section)
+            status = run_step(mapping.section, _copy_step, &call)
             if status == WOULD_BLOCK or status == INTERRUPTED:
                 PyErr_CheckSignals()
                 memory.opened()
@@ -335,7 +341,7 @@ def write_copy(Memory memory not None, int fd, timeout=None):
                 return TIMEOUT_EXPIRED
     if status == OK:
         with nogil:
-            status = _finish(fd, size_bytes)
+            status = _finish(fd, call.size_bytes)
     return status
 
 

@@ -32,11 +32,12 @@ from shmem._base.bounds cimport used_tag
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, TYPE_QUEUE, queue_t, queue_text, round_up, tag_type
-from shmem._base.section cimport busy_begin, busy_end, section_t
+from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK)
 from shmem._core cimport (
-    Mapping, Memory, Placed, allocate_pending, check, deadline_argument, offset_in, place, placed_is_stale, size_argument)
+    Mapping, Memory, Placed, allocate_pending, check, deadline_argument, offset_in, place, placed_is_stale, run_step,
+    size_argument, step_t)
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.codec cimport NOT_A_NUMBER, Codec, Kind, codec_of, load_number, misfit, plain_buffer, store_number
 from shmem._objects.directory cimport give_up_pending, insert_name
@@ -62,6 +63,29 @@ cdef inline int64_t _deadline(object block, object timeout) except? -2:
     if block is not True and not block:
         return AT_ONCE
     return FOREVER if timeout is None else deadline_argument(timeout)
+
+
+ctypedef struct ring_call_t:              # arguments of the steps below
+    ring_t* ring
+    batch_t* batch
+    int64_t deadline_ns
+    bint drop
+
+
+cdef int _put_step(section_t* section, void* request) noexcept nogil:
+    cdef ring_call_t* call = <ring_call_t*>request
+    return ring_put(call.ring, call.batch, call.deadline_ns, True)
+
+
+cdef int _get_step(section_t* section, void* request) noexcept nogil:
+    cdef ring_call_t* call = <ring_call_t*>request
+    return ring_get(call.ring, call.batch, call.deadline_ns, True)
+
+
+cdef int _shut_down_step(section_t* section, void* request) noexcept nogil:
+    cdef ring_call_t* call = <ring_call_t*>request
+    return ring_shut_down(call.ring, call.drop, FOREVER, True)
+
 
 
 # -- the queue --------------------------------------------------------------------------------------------
@@ -144,20 +168,15 @@ cdef class Queue(Placed):
 
     cdef int wait(self, batch_t* batch, bint is_put, int64_t deadline_ns, str what) except? -200:
         """The slow path, without the GIL, which checks for signals between slices of sleep; return the status."""
-        cdef section_t* section = self.mapping.section
-        cdef int status
-        while True:
-            busy_begin(section)
-            with nogil:
-                if is_put:
-                    status = ring_put(&self.ring, batch, deadline_ns, True)
-                else:
-                    status = ring_get(&self.ring, batch, deadline_ns, True)
-                busy_end(section)
-            if status != INTERRUPTED:
-                return status
+        cdef ring_call_t call
+        cdef step_t step = _put_step if is_put else _get_step
+        call.ring, call.batch, call.deadline_ns = &self.ring, batch, deadline_ns
+        cdef int status = run_step(self.mapping.section, step, &call)
+        while status == INTERRUPTED:
             PyErr_CheckSignals()
             self.check_open(what)
+            status = run_step(self.mapping.section, step, &call)
+        return status
 
     cdef inline int put_one(self, char* data, uint64_t length, int64_t deadline_ns) except -1:
         cdef batch_t batch
@@ -591,15 +610,12 @@ cdef class Queue(Placed):
         immediate : bool
             Drop the items in the queue.
         """
-        cdef section_t* section = self.mapping.section
-        cdef bint drop = bool(immediate)
+        cdef ring_call_t call
         cdef int status = INTERRUPTED
+        call.ring, call.drop = &self.ring, bool(immediate)
         while status == INTERRUPTED:
             self.check_open("shutdown")
-            busy_begin(section)
-            with nogil:
-                status = ring_shut_down(&self.ring, drop, FOREVER, True)
-                busy_end(section)
+            status = run_step(self.mapping.section, _shut_down_step, &call)
             PyErr_CheckSignals()
         if status != OK:
             self.fail(status, "shutdown")

@@ -1,4 +1,4 @@
-"""`SharedMemory` as users meet it: the core, and on top of it objects, arrays, the directory, the lock."""
+"""The public class `SharedMemory`: the core, and on top of it objects, arrays, the directory and the lock."""
 
 import collections.abc
 import contextlib
@@ -15,7 +15,7 @@ from shmem._objects import queue as _queue
 
 
 class _Items(collections.abc.ItemsView):
-    """Names that others delete meanwhile are passed over."""
+    """Items of the directory, without names that other processes delete meanwhile."""
 
     def __iter__(self):
         for name in self._mapping:
@@ -25,7 +25,7 @@ class _Items(collections.abc.ItemsView):
 
 
 class _Values(collections.abc.ValuesView):
-    """The same."""
+    """Values of the directory, without names that other processes delete meanwhile."""
 
     def __iter__(self):
         return (value for _, value in self._mapping.items())
@@ -42,22 +42,22 @@ class SharedMemory(_core.Memory):
     file_name : path, optional
         The file to map; the section persists in it.  `shared_name` is then a label, checked when opening.
     shared_name : str, optional
-        Without `file_name`: the system-wide name of an anonymous section, which the last process out removes.
-        Neither: a random name, readable as `.name`.
+        Without `file_name`: the system-wide name of an anonymous section, which the last process that leaves removes.
+        Without either, a random name is generated, readable as `.name`.
     max_size : int, optional
-        Bytes that the section may take, control pages included; created if missing.  Without it the section
-        must exist.  Memory or disk is taken only as used.  The first process that opens an existing section with a
-        larger `max_size` grows it.
+        Maximum size of the section in bytes, control pages included; a missing section is created.  Without it the section
+        must exist.  Memory or disk is allocated only as used.  The first opener of an existing section grows it if
+        `max_size` is larger.
     mode : {"read_write", "read_only"}
-        In ``"read_only"`` the memory management unit refuses stores, arrays are marked read-only, locks work.
+        With ``"read_only"`` the memory management unit rejects stores and arrays are marked read-only; locks work.
     desired_address : int, optional
-        Map it there or raise `AddressInUse`.  Once created with one, every opener gets that address.
+        Map the section there or raise `AddressInUse`.  A section created with an address has it for every opener.
     index : {"tlsf", "next_fit"}, optional
-        How free blocks are found; chosen at creation.
+        The index of free blocks; chosen at creation.
     max_participants : int, optional
-        How many processes may be attached at the same time, 256 unless given; chosen at creation.
+        Maximum number of processes attached at the same time, 256 by default; chosen at creation.
     permissions : int
-        Of the file, at creation.
+        Permission bits of the file, at creation.
     trust_owner : bool
         Accept a section that belongs to another user.
 
@@ -83,18 +83,18 @@ class SharedMemory(_core.Memory):
     queue = _queue.new
 
     def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False):
-        """A new array in the section, its contents undefined.
+        """Return a new array in the section, with undefined contents.
 
         Parameters
         ----------
         shape : int or tuple of int
         dtype : dtype-like
-            Anything without Python objects in it.
+            Any dtype without Python objects.
         order : {"C", "F"}
         name : str, optional
-            Put it into the directory, in the same step.
+            Name in the directory, given in the same step.
         temporary : bool
-            Free it when the last view of it, in any process, goes.
+            Free the array when its last view in any process is gone.
 
         Returns
         -------
@@ -108,17 +108,17 @@ class SharedMemory(_core.Memory):
         return arrays.make(self, shape, dtype, order, False, name, temporary)
 
     def zeros(self, shape, dtype=float, order="C", *, name=None, temporary=False):
-        """A new array of zeros in the section; parameters as for `empty`."""
+        """Return a new array of zeros in the section; parameters as for `empty`."""
         return arrays.make(self, shape, dtype, order, True, name, temporary)
 
     def full(self, shape, fill_value, dtype=None, order="C", *, name=None, temporary=False):
-        """A new array in the section, filled with `fill_value`; other parameters as for `empty`."""
+        """Return a new array in the section, filled with `fill_value`; other parameters as for `empty`."""
         if dtype is None:
             dtype = np.asarray(fill_value).dtype
         return arrays.make(self, shape, dtype, order, False, name, temporary, lambda array: np.copyto(array, fill_value, casting="unsafe"))
 
     def array(self, obj, dtype=None, *, name=None, temporary=False):
-        """A new array in the section with the values of `obj`, as `numpy.array` would make it.
+        """Return a new array in the section with the values of `obj`, like `numpy.array`.
 
         Parameters
         ----------
@@ -136,42 +136,42 @@ class SharedMemory(_core.Memory):
         return arrays.make(self, source.shape, source.dtype, order, False, name, temporary, lambda array: np.copyto(array, source))
 
     def copy(self, obj, *, name=None, temporary=False):
-        """A copy of an array in the section; other parameters as for `empty`."""
+        """Return a copy of an array in the section; other parameters as for `empty`."""
         return self.array(obj, name=name, temporary=temporary)
 
-    # -- what to wait for
+    # -- semaphores, events, mutexes
 
     def semaphore(self, value=0, *, name=None):
-        """A new `Semaphore` in the section.
+        """Return a new `Semaphore` in the section.
 
         Parameters
         ----------
         value : int
             The initial value.
         name : str, optional
-            Put it into the directory, in the same step.
+            Name in the directory, given in the same step.
         """
         return waitables.place_semaphore(self, value, name)
 
     def event(self, signaled=False, *, name=None):
-        """A new `Event` in the section.
+        """Return a new `Event` in the section.
 
         Parameters
         ----------
         signaled : bool
             The initial state.
         name : str, optional
-            Put it into the directory, in the same step.
+            Name in the directory, given in the same step.
         """
         return waitables.place_event(self, signaled, name)
 
     def mutex(self, *, name=None):
-        """A new `Mutex` in the section, which nobody has.
+        """Return a new `Mutex` in the section, which is free.
 
         Parameters
         ----------
         name : str, optional
-            Put it into the directory, in the same step.
+            Name in the directory, given in the same step.
         """
         return waitables.place_mutex(self, name)
 
@@ -206,31 +206,31 @@ class SharedMemory(_core.Memory):
         return len(directory.keys(self))
 
     def keys(self):
-        """The names, in the order in which they were given."""
+        """Return a view of the names, in the order in which they were given."""
         return collections.abc.KeysView(self)
 
     def values(self):
-        """What has a name, in the order of `keys`."""
+        """Return a view of the named objects, in the order of `keys`."""
         return _Values(self)
 
     def items(self):
-        """Pairs of name and value, in the order of `keys`."""
+        """Return a view of pairs of name and object, in the order of `keys`."""
         return _Items(self)
 
     def get(self, name, default=None):
-        """What has the name, or `default`."""
+        """Return the object with a name, or `default`."""
         found = directory.get(self, name)
         return default if found is None else found
 
     def require(self, name, factory):
-        """What has the name; if nothing has, `factory()` is called under the exclusive lock and its value named.
+        """Return the object with a name; if there is none, call `factory()` under the exclusive lock and name its value.
 
         Parameters
         ----------
         name : str
         factory : callable
-            Called at most once, whichever process comes first.  Where somebody else uses the name without the lock meanwhile, his
-            is returned, and this value is nobody's.
+            Called at most once, by the process that comes first.  If another process gives the name without the lock meanwhile,
+            its object is returned, and the value of `factory()` stays without a name.
         """
         found = directory.get(self, name)
         if found is None:
@@ -243,12 +243,12 @@ class SharedMemory(_core.Memory):
         return found
 
     def require_root(self, factory):
-        """The root object; if it is unset, `factory()` is called under the exclusive lock and its value set.
+        """Return the root object; if it is unset, call `factory()` under the exclusive lock and set its value.
 
         Parameters
         ----------
         factory : callable
-            Returns an object in this section.  Called at most once, whichever process comes first.
+            Returns an object in this section.  Called at most once, by the process that comes first.
         """
         found = self.get_root_object()
         if found is None:
@@ -261,43 +261,43 @@ class SharedMemory(_core.Memory):
     # -- the lock
 
     def lock(self, descriptor, timeout=None):
-        """Take the storage lock as `descriptor` says.
+        """Acquire the storage lock in the mode of `descriptor`.
 
         Parameters
         ----------
         descriptor : LockDescriptor
             Not in use.
         timeout : float, optional
-            Seconds; None waits for ever, 0 does not wait.
+            In seconds; None waits without end, 0 does not wait.
 
         Raises
         ------
         LockTimeout
-            Not obtained in time.
+            The lock was not acquired in time.
         DeadlockError
-            An upgrade while another holder of the shared lock upgrades already.
+            An upgrade while another holder of the shared lock is upgrading already.
         LockError
             The descriptor is in use.
         """
         _lock.lock(self, descriptor, timeout)
 
     def unlock(self, descriptor):
-        """Release what `descriptor` holds.
+        """Release the lock that `descriptor` holds.
 
         Raises
         ------
         LockError
-            It holds nothing, or was locked by another thread or on another section.
+            It does not hold the lock, or was locked by another thread or on another section.
         """
         _lock.unlock(self, descriptor)
 
-    # -- on disk for good
+    # -- persistence
 
     recovered = property(persistence.recovered)
     flush = persistence.flush
     snapshot = persistence.snapshot
 
-    # -- looking
+    # -- checks and statistics
 
     def check_heap(self):
         """Verify every invariant of the heap.
@@ -309,7 +309,7 @@ class SharedMemory(_core.Memory):
         Raises
         ------
         HeapCorruption
-            Its `offset` says where, its text what was expected.
+            A block is damaged; `offset` is its place, and the text states what was expected.
         """
         from shmem._objects.records import HeapReport
 
@@ -327,7 +327,7 @@ class SharedMemory(_core.Memory):
         )
 
     def stats(self):
-        """Sizes, counts, participants, who holds the lock and who waits.
+        """Return sizes, counts, participants, and the holders and waiters of the lock.
 
         Returns
         -------
@@ -355,7 +355,7 @@ class SharedMemory(_core.Memory):
         sent = _core.travel(self)
         if sent is not None:
             return sent
-        raise TypeError("a SharedMemory is opened, not unpickled: send shm.name (or shmem.handle(shm), as multiprocessing does by itself)")
+        raise TypeError("a SharedMemory cannot be pickled; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
 
 
 _core.register_face(SharedMemory)

@@ -1,15 +1,15 @@
 # cython: language_level=3, auto_pickle=False
-"""Semaphore, Event and Mutex as Python sees them: in a section, in a file of their own, or in this process alone.
+"""The Python classes Semaphore, Event and Mutex: in a section, in a file of their own, or in this process alone.
 
-What keeps what alive::
+References::
 
-    in a section   Waitable -> Mapping; `words` lie in a block, or in a field of the object in that block
-    else           Waitable -> Room, until it is closed; whoever waits refers to the Room too, and unmaps it if it is the last
+    in a section   Waitable -> Mapping; `words` are in a block, or in a field of the object in that block
+    else           Waitable -> Room, until it is closed; a waiter refers to the Room too, and the last reference unmaps it
 
-Every use asks first: is it open, is its block still the one it was made for, may it be written.  Who waits asks again
-after each slice of 50 ms.
+Every use checks first that the object is open, that its block is still the one it was made for, and that it may be written.  A waiter
+checks again after each slice (`SLICE_NS`).
 
-What needs no waiting is done with the GIL.  A wait gives it up, and looks for signals after each slice, with nothing taken.
+Operations that need no waiting run with the GIL.  A wait releases it, and checks for signals after each slice, when nothing is taken.
 """
 
 import operator
@@ -76,7 +76,7 @@ cdef class Words(FieldType):
 
 
 cdef class WordsField(Field):
-    """A field that is read as an object bound to its place, and not assigned."""
+    """A field that reads as an object bound to its place, and cannot be assigned."""
 
     cdef object load(self, Placed placed, char* at):
         cdef int which = (<Words>self.type).which
@@ -94,11 +94,11 @@ cdef class WordsField(Field):
         return found
 
     cdef int store(self, object holder, char* at, object value) except -1:
-        raise TypeError(f"{self.where()} is a {self.type!r}, which starts as zero: it has no default")
+        raise TypeError(f"{self.where()} is a {self.type!r}, which starts as zero and has no default")
 
     cdef int assign(self, Placed placed, object value) except -1:
         field_address(self, placed)
-        raise AttributeError(f"{self.where()} is a {self.type!r}, which lies in the object: it is used, not assigned")
+        raise AttributeError(f"{self.where()} is a {self.type!r} inside the object; it is used, not assigned")
 
 
 def _make_words(str kind, size_t n_bytes, int which):
@@ -123,7 +123,7 @@ cdef class Room:
 
 
 cdef int _stand_alone(Waitable self, named_state_t* initial) except -1:
-    """Give it words that only this process has."""
+    """Use words that only this process has."""
     cdef Room room = Room.__new__(Room)
     room.own = calloc(1, sizeof(named_state_t))
     if room.own == NULL:
@@ -135,7 +135,7 @@ cdef int _stand_alone(Waitable self, named_state_t* initial) except -1:
 
 
 cdef int _open_file(Waitable self, str name, uint32_t kind, named_state_t* initial, permissions, trust_owner, bytes uuid) except -1:
-    """Give it the words in the file of that name; with `uuid` only if it is that very one."""
+    """Use the words in the file of that name; with `uuid`, only if the file has it."""
     cdef named_request_t request
     cdef Room room = Room.__new__(Room)
     cdef str what = "semaphore" if kind == NAMED_SEMAPHORE else "event"
@@ -157,7 +157,7 @@ cdef int _open_file(Waitable self, str name, uint32_t kind, named_state_t* initi
     room.named = request.named
     found = (<char*>request.named.uuid)[:16]
     if uuid is not None and uuid != found:
-        raise errors.NotASection(f"open {path!r}: another {what} has this name by now")
+        raise errors.NotASection(f"cannot open {path!r}: another {what} has this name by now")
     self.file = (name, path, request.device, request.inode, found, bool(trust_owner))
     self.words = &request.named.state
     self.room = room
@@ -171,20 +171,20 @@ cdef int _open_or_stand_alone(Waitable self, name, uint32_t kind, named_state_t*
         return _stand_alone(self, initial)
     if not isinstance(name, str):
         what = "value" if kind == NAMED_SEMAPHORE else "signaled"
-        raise TypeError(f"the first argument is a name, a string, not {type(name).__name__}; "
+        raise TypeError(f"name must be a string, got {type(name).__name__}; "
                         f"for the initial state write {type(self).__name__}({what}={name!r})")
     return _open_file(self, name, kind, initial, permissions, trust_owner, None)
 
 
 cdef Waitable _bind(Waitable self, Mapping mapping, uint64_t payload_off):
-    """The object for a block."""
+    """Bind the object to a block, and return it."""
     place(self, mapping, payload_off)
     self.words = self.data
     return self
 
 
 cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t type_id, name, uint64_t first_word):
-    """The object for a new block, which comes to exist together with its name."""
+    """Return the object for a new block, which is published together with its name."""
     cdef Mapping mapping = memory.writable_mapping(f"place {_a(type(self).__name__)}")
     cdef section_t* section = mapping.section
     cdef uint64_t payload_off = allocate_pending(mapping, n_bytes, 16, True)
@@ -202,31 +202,31 @@ cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t 
 
 
 def open_placed(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
-    """The object for a used block of one of these types: what `_core.wrap` calls."""
+    """Return the object for a used block of one of these types; `_core.wrap` calls this."""
     cls = {TYPE_SEMAPHORE: Semaphore, TYPE_EVENT: Event, TYPE_MUTEX: Mutex}[type_id]
     if room_at(mapping.section, payload_off) < (<Words>cls.__shmem_field__).n_bytes:
-        raise_damaged(mapping.section, payload_off, f"the block's front tag says that it is a {cls.__name__}, for which it is too small")
+        raise_damaged(mapping.section, payload_off, f"the block is too small for a {cls.__name__}, which its front tag names")
     return _bind(cls.__new__(cls), mapping, payload_off)
 
 
 register_opener(TYPE_SEMAPHORE, TYPE_MUTEX, open_placed)
 
 
-# -- arguments, and what all three share --------------------------------------------------------------------
+# -- arguments, and the common base ---------------------------------------------------------------------------
 
 cdef uint32_t _count_argument(object count, str what, int least) except? 0xffffffff:
-    """How many, bounded before any arithmetic: more than a semaphore holds is one more than that."""
+    """Return a count, bounded before any arithmetic to one more than a semaphore's maximum."""
     number = operator.index(count)
     if number < least:
-        raise ValueError(f"{what} is {'not negative' if least == 0 else 'at least 1'}: {number}")
+        raise ValueError(f"{what} must be {'non-negative' if least == 0 else 'at least 1'}, got {number}")
     return min(number, 1 << 31)
 
 
 cdef int64_t _blocking_argument(object blocking, object timeout, object forever) except? -2:
-    """The deadline for what `threading` calls blocking and timeout."""
+    """Return the deadline for the arguments `blocking` and `timeout` of `threading`."""
     if not blocking:
         if timeout is not None and timeout != forever:
-            raise ValueError(f"a timeout makes no sense when not blocking: {timeout!r}")
+            raise ValueError(f"timeout must not be given without blocking, got {timeout!r}")
         return AT_ONCE
     if timeout is None or timeout == forever:
         return FOREVER
@@ -234,7 +234,7 @@ cdef int64_t _blocking_argument(object blocking, object timeout, object forever)
 
 
 cdef int _refuse(Waitable self, str what) except -1:
-    """It is closed, or freed, or read-only: say so."""
+    """Raise the exception for an object that is closed, freed or read-only."""
     if self.words == NULL:
         label = f" {self.file[0]!r}" if self.file is not None else ""
         raise errors.ClosedError(f"{what}: this {type(self).__name__}{label} was closed")
@@ -256,7 +256,7 @@ cdef inline void* _changeable(Waitable self, str what) except NULL:
 
 
 cdef inline section_t* _section(Waitable self, place_t* where) noexcept:
-    """The section it lies in, and which block; NULL when it lies in none."""
+    """Return its section, and fill in its block; NULL when it is in no section."""
     if self.mapping is None:
         return NULL
     where.block = <block_t*>(self.data - BLOCK_HEAD_BYTES)
@@ -300,21 +300,21 @@ cdef int _wait(Waitable self, section_t* section, step_t step, wait_call_t* call
 
 
 cdef class Waitable(Placed):
-    """What `Semaphore`, `Event` and `Mutex` share."""
+    """Base of `Semaphore`, `Event` and `Mutex`."""
 
     @property
     def offset(self):
-        """Bytes from the section's start; None when it lies in no section."""
+        """Bytes from the start of the section; None when it is in no section."""
         return <char*>self.words - self.mapping.base if self.mapping is not None and self.words != NULL else None
 
     @property
     def section(self):
-        """The `SharedMemory` it lies in; None when it lies in no section, or once that handle was closed and forgotten."""
+        """The `SharedMemory` that contains it; None without one, or once that handle was closed and garbage-collected."""
         return face_of(self.mapping) if self.mapping is not None else None
 
     @property
     def name(self):
-        """The system-wide name it was opened by, or None."""
+        """The system-wide name by which it was opened, or None."""
         return self.file[0] if self.file is not None else None
 
     @property
@@ -323,7 +323,7 @@ cdef class Waitable(Placed):
         return self.words == NULL
 
     def close(self):
-        """Give up this object; others for the same go on.  A thread that waits in it gets `ClosedError`.
+        """Close this object; other objects for the same words stay open.  A thread that waits in it raises `ClosedError`.
 
         Memory is unmapped when nobody waits in it any more.  What lies in a section is not freed.
         """
@@ -331,18 +331,18 @@ cdef class Waitable(Placed):
         self.room = None
 
     def unlink(self):
-        """Remove the name.  Who has it open goes on using it; who opens the name from now on makes a new one.
+        """Remove the name.  Processes that have it open continue to use it; opening the name from now on makes a new one.
 
         Raises
         ------
         SectionNotFound
-            The name is gone, or means another one by now.
+            The name is gone, or belongs to another one by now.
         """
         cdef bytes encoded
         cdef int status
         if self.file is None:
             raise ValueError(f"this {type(self).__name__} has no system-wide name to remove" + (
-                "; SharedMemory.free frees it" if self.mapping is not None else ""))
+                "; use SharedMemory.free to free it" if self.mapping is not None else ""))
         encoded = os.fsencode(self.file[1])
         status = named_unlink(encoded, self.file[2], self.file[3])
         if status != OK:
@@ -364,23 +364,23 @@ cdef class Waitable(Placed):
 
     def __array__(self, *args, **kwargs):
         kind = type(self).__name__
-        raise TypeError(f"{_a(kind)} is no array: SharedMemory.{kind.lower()}(name=...) places one in a section")
+        raise TypeError(f"{_a(kind)} is not an array; use SharedMemory.{kind.lower()}(name=...) to place one in a section")
 
     def __reduce_ex__(self, protocol):
         kind = type(self).__name__
         if self.file is not None:
             return type(self)._open_again, (self.file[0], self.file[4], self.file[5])
         if self.mapping is None:
-            raise TypeError(f"{_a(kind)} without a name belongs to this process alone: give it a name, or place it in a section with "
+            raise TypeError(f"{_a(kind)} without a name belongs to this process alone; give it a name, or place it in a section with "
                             f"SharedMemory.{kind.lower()}()")
         sent = travel(self)
         if sent is not None:
             return sent
-        raise TypeError(f"{_a(kind)} in a section cannot be stored: multiprocessing sends it as a handle, and so does shmem.handle(it)")
+        raise TypeError(f"{_a(kind)} in a section cannot be pickled; multiprocessing sends it as a handle, otherwise send shmem.handle(it)")
 
     @classmethod
     def _open_again(cls, name, uuid, trust_owner):
-        """Unpickle a named one: open it, if it is still the same."""
+        """Unpickle a named one: open it if it is still the same."""
         cdef named_state_t unused
         cdef Waitable self = cls.__new__(cls)
         memset(&unused, 0, sizeof(unused))
@@ -411,7 +411,7 @@ cdef int _semaphore_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef bint _semaphore_wait(Semaphore self, semaphore_t* semaphore, int64_t deadline_ns) except -1:
-    """Take one, waiting without the GIL; False when the time is over."""
+    """Take one, waiting without the GIL; return False when the deadline passed."""
     cdef wait_call_t call
     cdef section_t* section = _prepare_wait(self, &call, semaphore, deadline_ns)
     return _wait(self, section, _semaphore_step, &call) == OK
@@ -423,7 +423,7 @@ cdef inline int _semaphore_signal(Semaphore self, object inc) except -1:
     if inc is not ONE:
         n = _count_argument(inc, "what is added", 1)
     if semaphore_signal(semaphore, n) != OK:
-        raise errors.SemaphoreOverflow(f"signal({inc}): the value {self.value} would pass {SEMAPHORE_MAX}; it is as it was")
+        raise errors.SemaphoreOverflow(f"signal({inc}): the value {self.value} would exceed {SEMAPHORE_MAX}; it is unchanged")
     return 0
 
 
@@ -446,28 +446,28 @@ def has_waiters(Semaphore self not None):
 cdef class Semaphore(Waitable):
     """A counting semaphore: system-wide by name, of this process alone, or in a section.
 
-    `wait` takes one, waiting until there is one; `signal` adds some.  Both are one atomic operation when nobody has to wait.
+    `wait` decrements the value, waiting while it is 0; `signal` increments it.  Without waiters both are one atomic operation.
     It has the methods of `threading.Semaphore` too.  In a section `SharedMemory.semaphore` makes one, and
     ``slots: shmem.Semaphore`` in the body of a `Struct` class is a field.
 
     Parameters
     ----------
     name : str, optional
-        System-wide: 1 to 200 of the characters A-Z a-z 0-9 . _ -.  It stays, with its value, until `unlink` or the next boot.
+        System-wide: 1 to 200 of the characters A-Z a-z 0-9 . _ -.  It persists, with its value, until `unlink` or the next boot.
         None: of this process alone.
     value : int
         The initial value, at most 2**31 - 1.  An existing name keeps its value, and this one is ignored.
     permissions : int
-        Of the name's file, at creation.
+        Permission bits of the name's file, at creation.
     trust_owner : bool
-        Accept one that belongs to another user.
+        Accept a file that belongs to another user.
 
     Raises
     ------
     UntrustedOwner
-        It belongs to another user, and `trust_owner` was not given.
+        The file belongs to another user, and `trust_owner` was not given.
     NotASection
-        What has the name is no semaphore; it is left as it was.
+        The file of that name is not a semaphore; it was not modified.
 
     Examples
     --------
@@ -488,17 +488,17 @@ cdef class Semaphore(Waitable):
         _open_or_stand_alone(self, name, NAMED_SEMAPHORE, &initial, permissions, trust_owner)
 
     def wait(self, timeout=None):
-        """Take one, waiting until there is one.
+        """Decrement the value; wait while it is 0.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds; None waits for ever, 0 does not wait.
+            In seconds; None waits without end, 0 does not wait.
 
         Returns
         -------
         bool
-            False when the time was over; nothing was taken then.
+            False when the time passed; the value was not changed then.
         """
         cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "wait")
         cdef int64_t deadline_ns = FOREVER
@@ -507,17 +507,17 @@ cdef class Semaphore(Waitable):
         return semaphore_try(semaphore) == OK or _semaphore_wait(self, semaphore, deadline_ns)
 
     def signal(self, inc=1):
-        """Add `inc`: so many of those who wait go on.
+        """Add `inc` to the value, and wake that many waiters.
 
         Raises
         ------
         SemaphoreOverflow
-            The value would pass 2**31 - 1; it is as it was.
+            The value would exceed 2**31 - 1; it is unchanged.
         """
         _semaphore_signal(self, inc)
 
     def acquire(self, blocking=True, timeout=None):
-        """`wait`, as `threading.Semaphore` has it."""
+        """Do `wait`, with the arguments of `threading.Semaphore`."""
         cdef semaphore_t* semaphore = <semaphore_t*>_changeable(self, "acquire")
         cdef int64_t deadline_ns = FOREVER
         if blocking is not True or timeout is not None:
@@ -525,12 +525,12 @@ cdef class Semaphore(Waitable):
         return semaphore_try(semaphore) == OK or _semaphore_wait(self, semaphore, deadline_ns)
 
     def release(self, n=1):
-        """`signal`, as `threading.Semaphore` has it."""
+        """Do `signal`, with the arguments of `threading.Semaphore`."""
         _semaphore_signal(self, n)
 
     @property
     def value(self):
-        """How many there are at this moment."""
+        """The value at this moment."""
         return load_seq_cst_u32(&(<semaphore_t*>_readable(self)).value)
 
     def __enter__(self):
@@ -547,7 +547,7 @@ cdef class Semaphore(Waitable):
 cdef uint32_t _value_argument(object value) except? 0xffffffff:
     cdef uint32_t number = _count_argument(value, "a semaphore's value", 0)
     if number > SEMAPHORE_MAX:
-        raise errors.SemaphoreOverflow(f"a semaphore's value is at most {SEMAPHORE_MAX}: {value}")
+        raise errors.SemaphoreOverflow(f"a semaphore's value must be at most {SEMAPHORE_MAX}, got {value}")
     return number
 
 
@@ -563,7 +563,7 @@ cdef int _event_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef bint _event_wait(Event self, event_t* event, int64_t deadline_ns) except -1:
-    """Wait without the GIL; False when the time is over."""
+    """Wait without the GIL; return False when the deadline passed."""
     cdef wait_call_t call
     cdef section_t* section = _prepare_wait(self, &call, event, deadline_ns)
     call.since = event_sequence(event)
@@ -574,8 +574,8 @@ cdef bint _event_wait(Event self, event_t* event, int64_t deadline_ns) except -1
 cdef class Event(Waitable):
     """An event: system-wide by name, of this process alone, or in a section.
 
-    Signaled, it lets everybody through until it is reset.  A reset right after a signal does not take from those who
-    waited what they waited for.  It has the methods of `threading.Event` too.  In a section `SharedMemory.event` makes
+    While it is signaled, no thread waits for it.  A signal releases every thread that is waiting, even if a reset follows
+    immediately.  It has the methods of `threading.Event` too.  In a section `SharedMemory.event` makes
     one, and ``ready: shmem.Event`` in the body of a `Struct` class is a field.
 
     Parameters
@@ -616,12 +616,12 @@ cdef class Event(Waitable):
         Parameters
         ----------
         timeout : float, optional
-            Seconds; None waits for ever, 0 does not wait.
+            In seconds; None waits without end, 0 does not wait.
 
         Returns
         -------
         bool
-            False when the time was over.
+            False when the time passed.
         """
         cdef event_t* event = <event_t*>_changeable(self, "wait")
         cdef int64_t deadline_ns = FOREVER
@@ -630,23 +630,23 @@ cdef class Event(Waitable):
         return event_is_signaled(event) or _event_wait(self, event, deadline_ns)
 
     def signal(self):
-        """Signal it: all who wait go on, and nobody waits any more until `reset`."""
+        """Signal it: all waiters return, and later waits return at once until `reset`."""
         event_signal(<event_t*>_changeable(self, "signal"))
 
     def reset(self):
-        """Not signaled any more."""
+        """Reset it, so that `wait` waits again."""
         event_reset(<event_t*>_changeable(self, "reset"))
 
     def set(self):
-        """`signal`, as `threading.Event` has it."""
+        """Do `signal`, under its name in `threading.Event`."""
         event_signal(<event_t*>_changeable(self, "set"))
 
     def clear(self):
-        """`reset`, as `threading.Event` has it."""
+        """Do `reset`, under its name in `threading.Event`."""
         event_reset(<event_t*>_changeable(self, "clear"))
 
     def is_set(self):
-        """Whether it is signaled."""
+        """Return whether it is signaled."""
         return event_is_signaled(<event_t*>_readable(self))
 
     def _state_text(self):
@@ -663,7 +663,7 @@ cdef int _mutex_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef bint _mutex_acquire(Mutex self, int64_t deadline_ns) except -1:
-    """Take it, waiting without the GIL if need be; False when the time is over."""
+    """Acquire the mutex, waiting without the GIL if necessary; return False when the deadline passed."""
     cdef mutex_t* mutex = <mutex_t*>_changeable(self, "acquire")
     cdef wait_call_t call
     cdef section_t* section = self.mapping.section
@@ -682,10 +682,10 @@ cdef bint _mutex_acquire(Mutex self, int64_t deadline_ns) except -1:
 
 
 cdef int _tell_of_death(Mutex self, mutex_t* mutex) except -1:
-    """I am the next owner after a death: warn.  If the warning raises, the mutex is released first."""
+    """Warn that the previous owner died; this thread is the next owner.  If the warning raises, the mutex is released first."""
     try:
-        warnings.warn(f"a former owner of the Mutex at offset {self.offset:#x} ended without releasing it: "
-                      "what it guards may be half changed", errors.OwnerDiedWarning, stacklevel=1)
+        warnings.warn(f"a previous owner of the Mutex at offset {self.offset:#x} died without releasing it; "
+                      "the data it protects may be inconsistent", errors.OwnerDiedWarning, stacklevel=1)
     except BaseException:
         mutex_unlock(self.mapping.section, mutex)
         raise
@@ -694,11 +694,11 @@ cdef int _tell_of_death(Mutex self, mutex_t* mutex) except -1:
 
 @cython.final
 cdef class Mutex(Waitable):
-    """A lock in a section, owned by one thread of one process at a time; the owner may take it again.
+    """A lock in a section, owned by one thread of one process at a time; the owner may acquire it again.
 
     `SharedMemory.mutex` makes one, and ``guard: shmem.Mutex`` in the body of a `Struct` class is a field.  It has the methods
-    of `threading.RLock`.  When its owner was killed, or its thread ended, the next one gets it, with an `OwnerDiedWarning`; a child
-    born by fork holds nothing.  Do not free one that is held or waited for.
+    of `threading.RLock`.  If the owner was killed or its thread ended, the next thread acquires it with an `OwnerDiedWarning`.  A
+    forked child owns no mutex.  Do not free one that is held or waited for.
 
     Examples
     --------
@@ -712,22 +712,22 @@ cdef class Mutex(Waitable):
     __shmem_field__ = _make_words("mutex", sizeof(mutex_t), 2)
 
     def __init__(self):
-        raise TypeError("a Mutex lies in a section: SharedMemory.mutex() makes one, `guard: shmem.Mutex` is a field of a Struct class")
+        raise TypeError("a Mutex cannot be constructed directly; use SharedMemory.mutex() or a field `guard: shmem.Mutex` of a Struct")
 
     def acquire(self, blocking=True, timeout=-1):
-        """Take it, waiting until nobody else has it; once more if this thread has it already.
+        """Acquire the mutex, waiting while another thread owns it; the owner acquires it once more.
 
         Parameters
         ----------
         blocking : bool
             False: do not wait.
         timeout : float or None
-            Seconds; -1 or None waits for ever.
+            In seconds; -1 or None waits without end.
 
         Returns
         -------
         bool
-            Whether this thread has it now.
+            Whether this thread acquired it.
         """
         if blocking is True and timeout is MINUS_ONE:
             return _mutex_acquire(self, FOREVER)
@@ -739,20 +739,20 @@ cdef class Mutex(Waitable):
         Raises
         ------
         LockError
-            This thread does not have it.
+            This thread does not own it.
         """
         cdef mutex_t* mutex = <mutex_t*>_changeable(self, "release")
         if mutex_unlock(self.mapping.section, mutex) != OK:
-            raise errors.LockError(f"release: this thread does not have the Mutex at offset {self.offset:#x}")
+            raise errors.LockError(f"release: this thread does not own the Mutex at offset {self.offset:#x}")
 
     def locked(self):
-        """Whether anybody has it; not one who died with it."""
+        """Return whether a live thread owns it."""
         cdef mutex_t* mutex = <mutex_t*>_readable(self)
         return mutex_is_held(self.mapping.section, mutex)
 
     @property
     def owner_deaths(self):
-        """How often an owner ended without releasing it, and the next one was told."""
+        """The number of owners that ended without releasing it and after which the next owner was warned."""
         return load_relaxed_u64(&(<mutex_t*>_readable(self)).owner_deaths)
 
     def __enter__(self):
@@ -761,27 +761,27 @@ cdef class Mutex(Waitable):
     def __exit__(self, exc_type, exc, traceback):
         cdef mutex_t* mutex = <mutex_t*>_changeable(self, "release")
         cdef section_t* section = self.mapping.section
-        # a child that leaves its parent's block holds nothing; nor does who has left the section, at exit
+        # a child that leaves its parent's block owns nothing; neither does a process that has left the section, at exit
         if mutex_unlock(section, mutex) != OK and section.n_forks == 0 and section.private.index_plus_1 != 0:
-            raise errors.LockError(f"leave the block: this thread does not have the Mutex at offset {self.offset:#x}")
+            raise errors.LockError(f"leave the block: this thread does not own the Mutex at offset {self.offset:#x}")
 
     def _is_owned(self):
-        """Whether this thread has it: what `threading.Condition` asks."""
+        """Return whether this thread owns it, for `threading.Condition`."""
         cdef mutex_t* mutex = <mutex_t*>_readable(self)
         return self.mapping.writable and mutex_is_mine(self.mapping.section, mutex)
 
     def _release_save(self):
-        """Release it as often as it was taken: what `threading.Condition` does before it waits."""
+        """Release it as often as it was acquired, for `threading.Condition` before it waits."""
         cdef mutex_t* mutex = <mutex_t*>_changeable(self, "release")
         cdef uint32_t depth
         if not mutex_is_mine(self.mapping.section, mutex):
-            raise errors.LockError(f"wait: this thread does not have the Mutex at offset {self.offset:#x}")
+            raise errors.LockError(f"wait: this thread does not own the Mutex at offset {self.offset:#x}")
         depth, mutex.depth = mutex.depth, 1
         mutex_unlock(self.mapping.section, mutex)
         return depth
 
     def _acquire_restore(self, depth):
-        """Take it again as often."""
+        """Acquire it again as often as it was released."""
         _mutex_acquire(self, FOREVER)
         (<mutex_t*>self.words).depth = depth
 

@@ -118,7 +118,7 @@ def test_the_first_argument_is_a_name():
     for wrong in (3, b"name", 1.5, True):
         with pytest.raises(TypeError, match="value="):
             shmem.Semaphore(wrong)
-    with pytest.raises(ValueError, match="not negative"):
+    with pytest.raises(ValueError, match="non-negative"):
         shmem.Semaphore(value=-1)
     for wrong in ("", "a/b", "a" * 201, "a b", "\0"):
         with pytest.raises(ValueError, match="characters"):
@@ -529,7 +529,7 @@ def test_names_root_and_handles(shm):
     with pytest.raises(shmem.SemaphoreOverflow):
         shm.semaphore(MAX + 1)
     assert shm.stats().blocks == before
-    with pytest.raises(TypeError, match="no array"):
+    with pytest.raises(TypeError, match="not an array"):
         shm["x"] = shmem.Semaphore()
     assert shmem.find_storage(shmem.Semaphore()) is None
     with pytest.raises(shmem.InvalidBlock):
