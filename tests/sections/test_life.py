@@ -42,6 +42,38 @@ def take_over(section, deaths, told=True):
 # -- fork -----------------------------------------------------------------------------------------------
 
 
+def test_child_is_a_participant_of_its_own(section):
+    def child():
+        assert len(section.stats().participants) == 2
+        assert os.getpid() in section.stats().participants
+        with shmem.exclusive_lock(section):
+            section["b"] = [1]
+
+    assert in_child(child) == 0
+    assert list(section["b"]) == [1]
+    assert section.stats().participants == (os.getpid(),)
+    assert section.owner_deaths == 0
+
+
+def test_fork_while_a_descriptor_holds(section):
+    """The child neither holds the lock through the parent's descriptor, nor releases it by unlocking that."""
+    descriptor = shmem.LockDescriptor(shmem.LockMode.exclusive)
+
+    def child():
+        for lock in (shmem.exclusive_lock(section, 0.1), shmem.shared_lock(section, 0)):
+            with pytest.raises(shmem.LockTimeout):
+                lock.__enter__()
+        section.unlock(descriptor)
+        assert not descriptor.held
+
+    section.lock(descriptor)
+    with shmem.shared_lock(section):
+        assert in_child(child) == 0
+    assert descriptor.held
+    assert section.stats().lock_holder == os.getpid()
+    section.unlock(descriptor)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_fork_inside_a_with_block(section, mode):
     """The parent holds on; the child holds nothing, and leaving the block in it does nothing; then it locks by itself."""
@@ -145,22 +177,31 @@ def test_fork_while_another_thread_waits(section, place, child, mode):
     assert holds(section) == "free"
 
 
-def test_fork_while_another_thread_allocates(section):
-    """The heap gate is the parent's: the child waits for it as for any other process."""
+def test_fork_while_other_threads_work(section):
+    """The heap gate and the storage lock belong to the parent; the child waits for them as for those of any other process."""
     stop = threading.Event()
+    counter = section.zeros(1, "int64")
 
-    def work():
+    def allocate():
         while not stop.is_set():
             section.free(section.allocate(100_000))
             section.free(section.allocate(200_000, zero=False))
 
+    def lock():
+        while not stop.is_set():
+            with shmem.exclusive_lock(section):
+                counter[0] += 1
+                section.free(section.allocate(100))
+
     def child():
+        with shmem.exclusive_lock(section):
+            counter[0] += 1
         for _ in range(20):
             section.free(section.allocate(100_000))
         section.zeros(10, name=str(os.getpid()))
         section.check_heap()
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work) for work in (allocate, allocate, lock, lock)]
     for thread in threads:
         thread.start()
     try:
