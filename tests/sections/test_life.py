@@ -335,7 +335,7 @@ def test_exec_while_holding(place, child, mode, alone):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_exec_in_a_forked_child(section, mode):
-    """The child goes, with what it held itself; the parent's lock stays."""
+    """Exec ends the child with the locks that it held itself; the parent's lock stays."""
     with lock_of(section, mode):
         pid = os.fork()
         if pid == 0:
@@ -376,7 +376,7 @@ ENDS = {
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize(("place", "mode"), [("file", "exclusive"), ("anonymous", "shared")], indirect=["place"])
 def test_process_ends_while_it_holds(section, place, child, holder, how, mode):
-    """A `with` block that is left releases; every other end with the lock in hand is a death of the holder, told to the next one."""
+    """Leaving a `with` block releases the lock; any other end while holding it counts as a death, of which the next holder is warned."""
     action, status, last_line = ENDS[how]
     code = f"import signal\nmode = args[1]; views = section.zeros(3), section.allocate(10)\ndef end():\n    say('held'); {action}\n"
     other = child(OPEN + code + HOLDERS[holder], place, mode)
@@ -469,7 +469,7 @@ def test_exit_handlers_that_use_the_section(section, place, child):
 
 
 def test_imported_in_an_exit_handler(section, place, child):
-    """The first use may be then: it works, and leaves cleanly."""
+    """The first use may come only then; it works, and the process leaves cleanly."""
     code = "import atexit, sys\ndef late():\n    import shmem\n    with shmem.SharedMemory(**eval(sys.argv[1])) as one: one['a'] = [1]\n"
     child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, code + "atexit.register(late)").end()
     assert section["a"][0] == 1
@@ -507,7 +507,7 @@ def test_holder_in_another_pid_namespace(section, place, child, mode):
         time.sleep(0.2)  # it asks several times whether this process lives
     assert other.hear() == "held"
     assert section.owner_deaths == 0
-    other.kill()  # with it goes what it started
+    other.kill()  # and with it the processes that it started
     take_over(section, deaths=1)
 
 

@@ -381,7 +381,7 @@ def test_file_swapped_for_another(section_file):
 
 
 def test_closerange_does_not_kill(place, child):
-    """User code that closes all descriptors: the process still counts as alive, and takes no other one for dead."""
+    """After user code closes all descriptors, the process still counts as alive and considers no other one dead."""
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         other = child(
             "section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000); lock = shmem.exclusive_lock(section)\n"
@@ -433,7 +433,7 @@ def test_multiprocessing_child_leaves_clean(section_file, child):
 
 
 def test_a_reused_descriptor_is_not_written_to(tmp_path, child):
-    """closerange(), then a file of the user's under the section's old number: it is not cut, grown or punched."""
+    """A user's file that takes the section's old descriptor after closerange() is not truncated, extended or punched."""
     user_file = tmp_path / "precious"
     other = child(
         """
