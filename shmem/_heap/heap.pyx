@@ -396,8 +396,8 @@ cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a PENDING block of this participant.
 
-    An interrupted operation comes here too, so this waits for the gate no longer than a slice, then puts the block aside.  Such a block stays
-    PENDING, and counted, until this process makes another PENDING block, needs the room, trims, or leaves.
+    An interrupted operation comes here too, so this waits for the gate no longer than a slice, then puts the block aside.
+    Such a block stays PENDING, and counted, until this process makes another PENDING block, needs the room, trims, or leaves.
     """
     cdef int status = heap_enter(section, WAIT_A_SLICE)
     if status == INTERRUPTED:

@@ -165,8 +165,8 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
                          uint64_t* new_payload_off) noexcept nogil:
     """Change the size of a plain block, in place if there is room: 0 or an error of `heap_check_block` or `heap_allocate`.
 
-    On error the block is as it was.  A block that moves needs the gate three times; with HEAP_STOP each of them may be the end of the attempt,
-    INTERRUPTED, and the copy is abandoned.
+    On error the block is as it was.  A block that moves needs the gate three times.  With HEAP_STOP the attempt may end at each of
+    them with INTERRUPTED, and the copy is abandoned.
     """
     cdef heap_wait_t wait = WAIT_A_SLICE if flags & HEAP_STOP else WAIT_FOREVER
     cdef uint64_t old_request = 0, kept_bytes

@@ -87,7 +87,6 @@ cdef int _shut_down_step(section_t* section, void* request) noexcept nogil:
     return ring_shut_down(call.ring, call.drop, FOREVER, True)
 
 
-
 # -- the queue --------------------------------------------------------------------------------------------
 
 cdef class Queue(Placed):

@@ -325,7 +325,7 @@ cdef class Waitable(Placed):
     def close(self):
         """Close this object; other objects for the same words stay open.  A thread that waits in it raises `ClosedError`.
 
-        Memory is unmapped when nobody waits in it any more.  What lies in a section is not freed.
+        Memory is unmapped once no thread waits in it.  An object in a section is not freed.
         """
         self.words = NULL
         self.room = None
