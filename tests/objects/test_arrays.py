@@ -78,7 +78,7 @@ def test_what_cannot_be_placed(shm):
     with pytest.raises(ValueError, match="temporary"):
         shm.zeros(3, name="x", temporary=True)
     with pytest.raises(ValueError):
-        shm.full(3, "text", dtype="f8")  # fails while it is filled: the block goes again
+        shm.full(3, "text", dtype="f8")  # fails while it is filled; the block is freed
     after = shm.check_heap()
     assert (after.blocks, after.pending_blocks) == (before.blocks, 0)
 
@@ -319,7 +319,7 @@ def test_looking_at_all_while_others_delete(shm):
 
 
 def test_require_while_others_name_and_delete(shm):
-    """A caller without the lock may name a value first: that one is returned; if its name goes, the value made here is named."""
+    """A caller without the lock may name a value first, which is returned; if its name is deleted, the value made here is named."""
 
     def factory():
         shm["x"] = [1, 2]
@@ -421,7 +421,7 @@ def test_pinned_array_is_not_freed(shm, child):
 
 @pytest.mark.damages
 def test_pins_that_a_new_owner_found_keep_nothing(shm, child):
-    """The killed one's entry was taken, and its new owner, who lives, has not cleared up yet."""
+    """The entry of a killed participant was taken, and its live new owner has not cleaned up yet."""
     array = shm.array([5])
     shm["a"] = array
     other = child(LOOK, shm.name, "a")

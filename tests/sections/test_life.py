@@ -42,6 +42,38 @@ def take_over(section, deaths, told=True):
 # -- fork -----------------------------------------------------------------------------------------------
 
 
+def test_child_is_a_participant_of_its_own(section):
+    def child():
+        assert len(section.stats().participants) == 2
+        assert os.getpid() in section.stats().participants
+        with shmem.exclusive_lock(section):
+            section["b"] = [1]
+
+    assert in_child(child) == 0
+    assert list(section["b"]) == [1]
+    assert section.stats().participants == (os.getpid(),)
+    assert section.owner_deaths == 0
+
+
+def test_fork_while_a_descriptor_holds(section):
+    """The child neither holds the lock through the parent's descriptor, nor releases it by unlocking that."""
+    descriptor = shmem.LockDescriptor(shmem.LockMode.exclusive)
+
+    def child():
+        for lock in (shmem.exclusive_lock(section, 0.1), shmem.shared_lock(section, 0)):
+            with pytest.raises(shmem.LockTimeout):
+                lock.__enter__()
+        section.unlock(descriptor)
+        assert not descriptor.held
+
+    section.lock(descriptor)
+    with shmem.shared_lock(section):
+        assert in_child(child) == 0
+    assert descriptor.held
+    assert section.stats().lock_holder == os.getpid()
+    section.unlock(descriptor)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_fork_inside_a_with_block(section, mode):
     """The parent holds on; the child holds nothing, and leaving the block in it does nothing; then it locks by itself."""
@@ -145,22 +177,31 @@ def test_fork_while_another_thread_waits(section, place, child, mode):
     assert holds(section) == "free"
 
 
-def test_fork_while_another_thread_allocates(section):
-    """The heap gate is the parent's: the child waits for it as for any other process."""
+def test_fork_while_other_threads_work(section):
+    """The heap gate and the storage lock belong to the parent; the child waits for them as for those of any other process."""
     stop = threading.Event()
+    counter = section.zeros(1, "int64")
 
-    def work():
+    def allocate():
         while not stop.is_set():
             section.free(section.allocate(100_000))
             section.free(section.allocate(200_000, zero=False))
 
+    def lock():
+        while not stop.is_set():
+            with shmem.exclusive_lock(section):
+                counter[0] += 1
+                section.free(section.allocate(100))
+
     def child():
+        with shmem.exclusive_lock(section):
+            counter[0] += 1
         for _ in range(20):
             section.free(section.allocate(100_000))
         section.zeros(10, name=str(os.getpid()))
         section.check_heap()
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work) for work in (allocate, allocate, lock, lock)]
     for thread in threads:
         thread.start()
     try:
@@ -294,7 +335,7 @@ def test_exec_while_holding(place, child, mode, alone):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_exec_in_a_forked_child(section, mode):
-    """The child goes, with what it held itself; the parent's lock stays."""
+    """Exec ends the child with the locks that it held itself; the parent's lock stays."""
     with lock_of(section, mode):
         pid = os.fork()
         if pid == 0:
@@ -335,7 +376,7 @@ ENDS = {
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize(("place", "mode"), [("file", "exclusive"), ("anonymous", "shared")], indirect=["place"])
 def test_process_ends_while_it_holds(section, place, child, holder, how, mode):
-    """A `with` block that is left releases; every other end with the lock in hand is a death of the holder, told to the next one."""
+    """Leaving a `with` block releases the lock; any other end while holding it counts as a death, of which the next holder is warned."""
     action, status, last_line = ENDS[how]
     code = f"import signal\nmode = args[1]; views = section.zeros(3), section.allocate(10)\ndef end():\n    say('held'); {action}\n"
     other = child(OPEN + code + HOLDERS[holder], place, mode)
@@ -428,7 +469,7 @@ def test_exit_handlers_that_use_the_section(section, place, child):
 
 
 def test_imported_in_an_exit_handler(section, place, child):
-    """The first use may be then: it works, and leaves cleanly."""
+    """The first use may come only then; it works, and the process leaves cleanly."""
     code = "import atexit, sys\ndef late():\n    import shmem\n    with shmem.SharedMemory(**eval(sys.argv[1])) as one: one['a'] = [1]\n"
     child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, code + "atexit.register(late)").end()
     assert section["a"][0] == 1
@@ -466,7 +507,7 @@ def test_holder_in_another_pid_namespace(section, place, child, mode):
         time.sleep(0.2)  # it asks several times whether this process lives
     assert other.hear() == "held"
     assert section.owner_deaths == 0
-    other.kill()  # with it goes what it started
+    other.kill()  # and with it the processes that it started
     take_over(section, deaths=1)
 
 

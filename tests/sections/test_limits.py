@@ -1,4 +1,4 @@
-"""Full disks, file systems of several kinds, limits of the process: a named error, and nothing lost."""
+"""Full disks, several file systems, and limits of the process: a specific exception, and no lost data."""
 
 import contextlib
 import errno
@@ -76,7 +76,7 @@ def small(request, mounted):
 
 
 def fill(section):
-    """Allocate until the file system is full; the blocks, each with its number in it, and what the error says."""
+    """Allocate until the file system is full; return the blocks, each filled with its number, and the text of the error."""
     blocks = []
     while True:
         try:
@@ -104,7 +104,7 @@ def are_whole(blocks):
 
 
 def test_full_file_system(small):
-    """The error names the file system and what is free; everything goes on working, and goes on after freeing."""
+    """The error names the file system and its free space; everything continues to work, also after freeing."""
     folder, kind = small
     with shmem.SharedMemory(folder / "s", max_size=1 << 26) as section:
         blocks, status, text = fill(section)
@@ -326,7 +326,7 @@ with shmem.SharedMemory(max_size=1 << 17) as section:
 
 @pytest.mark.parametrize("free", range(4))
 def test_no_descriptors_left(section_file, tmp_path, child, free):
-    """Opening fails by name with too few; a section that is open goes on, a child born then too, closing leaves it whole."""
+    """Opening with too few raises a specific exception; an open section continues to work, also in a new child; closing leaves it whole."""
     code = """
 path, free = args[0], int(args[1])
 section = shmem.SharedMemory(path, max_size=1 << 22); section["a"] = [1, 2, 3]
@@ -374,7 +374,7 @@ say("closed")
 
 
 def test_everything_else_without_descriptors(section_file, tmp_path, child):
-    """What needs one says so, and nothing is left of it; what is open goes on."""
+    """An operation that needs one raises and leaves nothing behind; an open section continues to work."""
     code = """
 path, copy, name = args
 section = shmem.SharedMemory(path, max_size=1 << 24); section["a"] = [1, 2, 3]
@@ -547,7 +547,7 @@ say(os.listdir("/dev/shm"))
 
 @pytest.mark.parametrize("hidden", ["tmpfs", "nothing"])
 def test_without_proc(section_file, tmp_path, child, hidden):
-    """Everything works; who is alive is told all the same."""
+    """Everything works, and live processes are still recognised."""
     code = """
 path, copy, name = args
 section = shmem.SharedMemory(path, max_size=1 << 20); section["a"] = [1]

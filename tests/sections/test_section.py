@@ -6,13 +6,10 @@ import os
 import shutil
 import signal
 import stat
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from workers import in_child
 
 import shmem
 
@@ -384,7 +381,7 @@ def test_file_swapped_for_another(section_file):
 
 
 def test_closerange_does_not_kill(place, child):
-    """User code that closes all descriptors: the process still counts as alive, and takes no other one for dead."""
+    """After user code closes all descriptors, the process still counts as alive and considers no other one dead."""
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         other = child(
             "section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000); lock = shmem.exclusive_lock(section)\n"
@@ -406,91 +403,7 @@ def test_closerange_does_not_kill(place, child):
         assert section.owner_deaths == 0
 
 
-# -- fork -----------------------------------------------------------------------------------------------
-
-
-def test_child_is_a_participant_of_its_own(shm):
-    def child():
-        assert len(shm.stats().participants) == 2
-        assert os.getpid() in shm.stats().participants
-        with shmem.exclusive_lock(shm):
-            shm["b"] = [1]
-
-    assert in_child(child) == 0
-    assert list(shm["b"]) == [1]
-    assert len(shm.stats().participants) == 1
-    assert shm.owner_deaths == 0
-
-
-def test_child_holds_nothing(shm):
-    descriptor = shmem.LockDescriptor(shmem.LockMode.exclusive)
-
-    def child():
-        with pytest.raises(shmem.LockTimeout):
-            shmem.exclusive_lock(shm, 0.1).__enter__()
-        with pytest.raises(shmem.LockTimeout):
-            shmem.shared_lock(shm, 0).__enter__()
-        shm.unlock(descriptor)  # the parent's: does nothing here
-        assert not descriptor.held
-
-    shm.lock(descriptor)
-    with shmem.shared_lock(shm):
-        assert in_child(child) == 0
-    assert descriptor.held
-    assert shm.stats().lock_holder == os.getpid()
-    shm.unlock(descriptor)
-
-
-def test_child_leaves_the_parents_with_block(shm):
-    pid = None
-    with shmem.exclusive_lock(shm):
-        pid = os.fork()
-        if pid:
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-            assert shm.stats().lock_holder == os.getpid()
-    if pid == 0:
-        os._exit(0)
-    assert shm.owner_deaths == 0
-    assert shm.stats().lock_holder is None
-
-
-def test_fork_while_other_threads_are_busy(shm):
-    stop = threading.Event()
-    counter = shm.zeros(1, "i8")
-
-    def work():
-        while not stop.is_set():
-            with shmem.exclusive_lock(shm):
-                counter[0] += 1
-                shm.free(shm.allocate(100))
-
-    def child():
-        with shmem.exclusive_lock(shm):
-            counter[0] += 1
-        shm.check_heap()
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        assert [in_child(child) for _ in range(20)] == [0] * 20
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    shm.check_heap()
-
-
-def test_exec_gives_up_the_place(shm):
-    pid = os.fork()
-    if pid == 0:
-        os.execv("/bin/sleep", ["sleep", "30"])
-    deadline = time.monotonic() + 20
-    while len(shm.stats().participants) > 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(shm.stats().participants) == 1
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+# -- exit -----------------------------------------------------------------------------------------------
 
 
 def test_exit_without_close_is_clean(section_file, child):
@@ -520,7 +433,7 @@ def test_multiprocessing_child_leaves_clean(section_file, child):
 
 
 def test_a_reused_descriptor_is_not_written_to(tmp_path, child):
-    """closerange(), then a file of the user's under the section's old number: it is not cut, grown or punched."""
+    """A user's file that takes the section's old descriptor after closerange() is not truncated, extended or punched."""
     user_file = tmp_path / "precious"
     other = child(
         """

@@ -91,7 +91,7 @@ def test_arguments(shm, name):
         second.unlink()
 
 
-def test_everybody_goes_on(event):
+def test_all_waiters_return(event):
     through = shmem.Semaphore()
     up = shmem.Semaphore()
     threads = [threading.Thread(target=lambda: (up.signal(), event.wait(), through.signal())) for _ in range(6)]
@@ -120,7 +120,7 @@ def test_processes_that_do_not_know_each_other(name, child):
 
 
 def until_registered(shm, event, n):
-    """Until so many threads are inside `wait`: the high half of its word counts them."""
+    """Wait until so many threads are inside `wait`; the high half of the event's word counts them."""
     word = memoryview(shm.block(event.offset)).cast("Q")
     for _ in range(20_000):
         if word[0] >> 32 >= n:

@@ -1,4 +1,4 @@
-"""Mutex: owned by a thread, recursive, told when its owner died."""
+"""Mutex: owned by a thread, recursive, with a warning after its owner died."""
 
 import multiprocessing
 import os
@@ -31,7 +31,7 @@ MUTEX_OF_CHILD = "shm = shmem.SharedMemory(shared_name=args[0]); m = shm['mutex'
 
 
 def in_thread(call):
-    """What `call` gives in another thread, which then ends."""
+    """Return the result of `call` in another thread, which then ends."""
     found = []
     thread = threading.Thread(target=lambda: found.append(outcome(call)))
     thread.start()
@@ -58,7 +58,7 @@ CALLS = [
 
 
 def test_like_threading(mutex):
-    """Random calls: the same results and the same kinds of error; every other caller sees the same."""
+    """Random calls return the same results and raise the same kinds of error, and every other caller sees the same."""
     rng = random.Random(3)
     theirs, seen = threading.RLock(), set()
     for step in range(800):
@@ -193,7 +193,7 @@ def test_released_in_any_order(shm):
 
 
 def test_freed_while_held(shm):
-    """Misuse, which must not hang: the freed one's place is used again by a mutex of the same thread."""
+    """Misuse must not hang: the place of the freed mutex is used again by a mutex of the same thread."""
     outer, freed = shm.mutex(), shm.mutex()
     outer.acquire()
     freed.acquire()
@@ -209,7 +209,7 @@ def test_freed_while_held(shm):
 
 
 def test_a_claim_of_another_thread_is_not_mine(shm):
-    """Between claim and signature a mutex shows the dead owner's thread, whose pointer may be the same as mine: a fork's is."""
+    """Between claim and signature a mutex shows the dead owner's thread, whose pointer may equal this thread's, as after a fork."""
     mutex, mine = shm.mutex(), shm.mutex()
     mine.acquire()
     pid = os.fork()
@@ -287,7 +287,7 @@ def test_condition(mutex):
 
 
 def test_condition_inside_two_blocks(mutex):
-    """Who waits lets go of it altogether, and has it as often as before afterwards: as with an RLock."""
+    """A waiter releases the mutex completely, and afterwards owns it as often as before, as with an RLock."""
     condition, seen = threading.Condition(mutex), []
 
     def wait():
@@ -312,7 +312,7 @@ def test_condition_inside_two_blocks(mutex):
 
 
 def test_persists_in_a_file(section_file):
-    """The process that held it is gone with its section: the next one to open the file is told."""
+    """The owner died as the last process of its section; the next opener of the file is warned."""
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section.mutex(name="m")
         pid = os.fork()

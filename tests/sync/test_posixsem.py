@@ -1,4 +1,4 @@
-"""`shmem.posixsem`: the errors are POSIX's."""
+"""`shmem.posixsem`: results and errors are those of POSIX."""
 
 import contextlib
 import errno

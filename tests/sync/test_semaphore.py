@@ -144,7 +144,7 @@ CALLS = [
 
 
 def test_like_threading():
-    """Random calls: the same results, the same kinds of error, the same number left."""
+    """Random calls return the same results, raise the same kinds of error and leave the same value."""
     rng = random.Random(1)
     mine, theirs = shmem.Semaphore(value=2), threading.Semaphore(2)
     seen = set()
@@ -359,7 +359,7 @@ def test_an_existing_name_keeps_its_value(name, child):
 
 
 def test_many_create_at_once(name, child):
-    """Each proposes another value: one wins, everybody sees that one, and its file is whole."""
+    """Each process proposes another value; one wins, all see that one, and its file is complete."""
     code = """
     for line in sys.stdin:
         s = shmem.Semaphore(line.strip(), int(args[0]))
@@ -498,7 +498,7 @@ def test_multiprocessing(shm, name, method):
     assert (first.value, second.value, named.value) == (0, 1, 1)
 
 
-def test_a_child_goes_on_using_it(name):
+def test_a_child_continues_to_use_it(name):
     semaphore = shmem.Semaphore(name)
     pid = os.fork()
     if pid == 0:
@@ -553,7 +553,7 @@ def test_freed(shm):
 
 @pytest.mark.parametrize("kind", ["semaphore", "event", "mutex"])
 def test_freed_while_waited_for(shm, kind):
-    """Misuse, which leaves the heap as it was: who slept in a block that is free by now does not touch it."""
+    """Misuse leaves the heap unchanged: a waiter that slept in a block that was freed does not touch it."""
     made = [getattr(shm, kind)() for _ in range(20)]
     one, ended, up, over = made[10], [], shmem.Semaphore(), shmem.Semaphore()
 
