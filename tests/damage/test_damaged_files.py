@@ -17,9 +17,9 @@ import damaging
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shmem._base.layout import INTENT_SWAP_SLOT, LAYOUT, PAGE_BYTES
 
 import shmem
+from shmem._base.layout import INTENT_SWAP_SLOT, LAYOUT, PAGE_BYTES
 
 pytestmark = pytest.mark.damages
 

@@ -7,6 +7,8 @@ caches and pins set.  No process is killed for that: a copy of the file has no p
 import os
 
 import numpy as np
+
+import shmem
 from shmem._base.layout import (
     BLOCK_ALIGN_BYTES,
     BLOCK_HEAD_BYTES,
@@ -25,8 +27,6 @@ from shmem._base.layout import (
     TYPE_NAME_ENTRY,
     TYPE_PLAIN,
 )
-
-import shmem
 
 HEADER, BLOCK, INTENT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["intent_t"]
 TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]

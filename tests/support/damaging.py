@@ -17,6 +17,8 @@ import warnings
 
 import numpy as np
 from damaged_images import Part, Whole
+
+import shmem
 from shmem._base.layout import (
     BLOCK_ALIGN_BYTES,
     BLOCK_HEAD_BYTES,
@@ -36,8 +38,6 @@ from shmem._base.layout import (
     TYPE_QUEUE,
     rear_tag,
 )
-
-import shmem
 from shmem._cli import check as _check
 
 PROGRAM_BYTES = 12
