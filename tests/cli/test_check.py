@@ -15,10 +15,30 @@ import pytest
 
 import shmem
 from shmem.__main__ import main
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    BLOCK_REAR_BYTES,
+    INDEX_BYTES,
+    INTENT_MOVE,
+    INTENT_RESIZE,
+    INTENT_SWAP_SLOT,
+    LAYOUT,
+    MAX_PARTICIPANTS,
+    MAX_THREADS,
+    PAGE_BYTES,
+    SLOT_REMOVED,
+    TAG_SIZE_MASK,
+    heap_start,
+)
 
-START = 24576  # of the heap, with so few participants
+HEADER, BLOCK, PARTICIPANT, INTENT = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "intent_t"))
+TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
+N_PARTICIPANTS = 7
+START = heap_start(N_PARTICIPANTS)
+PARTICIPANTS = PAGE_BYTES  # their table
+INTENTS = PAGE_BYTES + (START - PAGE_BYTES - INDEX_BYTES) // 2
 DATA = bytes(range(1, 201))
-NOBODY_HAS = (1 << 47).to_bytes(8, "little")  # as much address space
+TOO_LARGE = (1 << 47).to_bytes(8, "little")  # for the address space of a process
 
 
 class Node(shmem.Struct, type_name="check.Node"):
@@ -36,7 +56,7 @@ def check(capsys, path, *options):
 
 def make(path, **options):
     """A section with something of everything; offsets of the payloads."""
-    with shmem.SharedMemory(path, max_size=1 << 20, max_participants=7, **options) as section:
+    with shmem.SharedMemory(path, max_size=1 << 20, max_participants=N_PARTICIPANTS, **options) as section:
         section["a"] = np.arange(100)
         section["b"] = DATA
         block = section.allocate(300)
@@ -66,6 +86,24 @@ def word(path, offset):
     with open(path, "rb") as file:
         file.seek(offset)
         return struct.unpack("<Q", file.read(8))[0]
+
+
+def field(path, name):
+    """Return a field of the header."""
+    with open(path, "rb") as file:
+        return HEADER[name].read_file(file.fileno())
+
+
+def set_field(path, name, value):
+    """Change a field of the header."""
+    with open(path, "r+b") as file:
+        HEADER[name].write_file(file.fileno(), value)
+
+
+def block_of(path, payload):
+    """Return (begin, end) of a block."""
+    begin = payload - BLOCK_HEAD_BYTES
+    return begin, begin + (word(path, begin) & TAG_SIZE_MASK)
 
 
 def digest(path):
@@ -136,8 +174,8 @@ def test_not_a_section(tmp_path, capsys, content):
 def test_front_tag_overwritten(made, capsys, name):
     """The rear tag says how large the block is; a name, or its header, what it was."""
     path, where = made
-    offset = where[name] - 16
-    poke(path, offset, b"\xff" * 16)
+    offset, _ = block_of(path, where[name])
+    poke(path, offset, b"\xff" * BLOCK_HEAD_BYTES)
     report = repaired(capsys, path)
     assert [finding["offset"] for finding in report["findings"]] == [offset]  # what is behind it was found, holes too
     with shmem.SharedMemory(path) as section:
@@ -157,7 +195,7 @@ def test_front_tag_of_a_hole_overwritten(made, capsys):
     """The lists of free blocks say what it was."""
     path, where = made
     blocks = check(capsys, path)[1]["blocks"]
-    poke(path, where["hole"] - 16, b"\xff" * 16)
+    poke(path, where["hole"] - BLOCK_HEAD_BYTES, b"\xff" * BLOCK_HEAD_BYTES)
     assert repaired(capsys, path)["blocks"] == blocks
     with shmem.SharedMemory(path) as section:
         assert section.stats().largest_hole >= 3000
@@ -169,10 +207,10 @@ def test_front_tag_of_a_hole_overwritten(made, capsys):
 def test_overrun(made, capsys):
     """A write past a block's end: its rear tag, the next one's front tag, the first bytes there."""
     path, where = made
-    end = where["block"] - 16 + (word(path, where["block"] - 16) & 0xFFFFFFFFFFF0)
-    poke(path, end - 8, b"\xee" * 40)
+    begin, end = block_of(path, where["block"])
+    poke(path, end - BLOCK_REAR_BYTES, b"\xee" * 40)
     report = repaired(capsys, path)
-    assert {finding["offset"] for finding in report["findings"]} >= {where["block"] - 16, end}
+    assert {finding["offset"] for finding in report["findings"]} >= {begin, end}
     with shmem.SharedMemory(path) as section:
         assert section["a"].tolist() == list(range(100))
         assert bytes(section.root.next.other)[:300] == DATA + DATA[:100]
@@ -182,37 +220,40 @@ def test_overrun(made, capsys):
 def test_both_tags_of_neighbours_overwritten(made, capsys):
     """Nothing says where the one ends and the other begins: one plain block, which nobody is given until it is freed."""
     path, where = made
-    first, second = where["next"] - 16, where["root"] - 16
-    assert first + (word(path, first) & 0xFFFFFFFFFFF0) == second
-    end = second + (word(path, second) & 0xFFFFFFFFFFF0)
-    for at, n in ((first, 16), (second - 8, 24), (end - 8, 8)):
-        poke(path, at, b"\xaa" * n)
+    (first, second), (begin, end) = block_of(path, where["next"]), block_of(path, where["root"])
+    assert begin == second
+    for at, to in (
+        (first, first + BLOCK_HEAD_BYTES),
+        (second - BLOCK_REAR_BYTES, second + BLOCK_HEAD_BYTES),
+        (end - BLOCK_REAR_BYTES, end),
+    ):
+        poke(path, at, b"\xaa" * (to - at))
     with open(path, "rb") as file:
-        content = file.read()[first + 16 : end - 8]
+        content = file.read()[first + BLOCK_HEAD_BYTES : end - BLOCK_REAR_BYTES]
     report = repaired(capsys, path)
     (finding,) = [finding for finding in report["findings"] if finding["offset"] == first]
     assert f"which blocks lay in these {end - first} bytes" in finding["lost"]
     with shmem.SharedMemory(path) as section:
         assert section["a"].tolist() == list(range(100))
         assert section.root is None
-        block = section.block(first + 16)
+        block = section.block(first + BLOCK_HEAD_BYTES)
         assert bytes(block) == content
         section.free(block)
         section.check_heap()
 
 
-@pytest.mark.parametrize("clean", [b"\0", b"\1"])
+@pytest.mark.parametrize("clean", [0, 1])
 def test_a_tag_that_says_too_little(made, capsys, clean):
     """Its end says the same; what is left to the next block is too small for one, and belongs to it."""
     path, where = made
-    at = where["block"] - 16
-    size = word(path, at) & 0xFFFFFFFFFFF0
+    at, end = block_of(path, where["block"])
+    size = end - at
     with open(path, "rb") as file:
         image = bytearray(file.read())
     damaging.put(image, at, word(path, at) - 16)
     damaging.seal(image, at, size - 16)
     poke(path, 0, image)
-    poke(path, 280, clean)
+    set_field(path, "clean", clean)
     report = repaired(capsys, path)
     assert [finding["offset"] for finding in report["findings"]] == [at + size - 16]
     with shmem.SharedMemory(path) as section:
@@ -223,52 +264,54 @@ def test_a_tag_that_says_too_little(made, capsys, clean):
 
 def test_end_overwritten_only(made, capsys):
     path, where = made
-    end = where["b"] - 16 + (word(path, where["b"] - 16) & 0xFFFFFFFFFFF0)
-    poke(path, end - 8, b"\0" * 8)
+    begin, end = block_of(path, where["b"])
+    poke(path, end - BLOCK_REAR_BYTES, bytes(BLOCK_REAR_BYTES))
     (finding,) = repaired(capsys, path)["findings"]
-    assert (finding["offset"], finding["lost"]) == (where["b"] - 16, "")
+    assert (finding["offset"], finding["lost"]) == (begin, "")
     intact(path)
 
 
 @pytest.mark.parametrize(
-    ("offset", "content"),
+    ("name", "content"),
     [
-        (0, b"X"), (8, b"\7"), (12, b"\xff\xff"), (24, b"salty!!!"), (48, b"\xff" * 208), (256, b"\1"), (256, NOBODY_HAS), (264, b"\1"),
-        (272, b"\x09"), (276, b"\xff\xff"), (280, b"\x09"), (284, b"\1"), (328, b"\1"), (336, b"\1" * 8), (344, b"\0" * 8),
-        (352, b"\xff" * 8), (336, b"\xff" * 3), (368, b"\x10"), (448, b"\xff" * 8), (448, b"\0" * 8), (456, b"\xff" * 8),
-        (464, b"\0" * 8), (472, b"\0" * 8), (472, b"\xff" * 8), (776, b"\xff"),
+        ("magic", b"X"), ("version", b"\7"), ("header_bytes", b"\xff\xff"), ("salt", b"salty!!!"),
+        ("label", b"\xff" * HEADER["label"].size),
+        ("max_size", b"\1"), ("max_size", TOO_LARGE), ("desired_address", b"\1"), ("index_kind", b"\x09"),
+        ("max_participants", b"\xff\xff"), ("clean", b"\x09"), ("broken", b"\1"), ("participants_off", b"\1"),
+        ("intents_off", b"\1" * 8), ("index_off", b"\0" * 8), ("heap_start", b"\xff" * 8), ("intents_off", b"\xff" * 3),
+        ("directory_off", b"\x10"), ("top", b"\xff" * 8), ("top", b"\0" * 8), ("reserved", b"\xff" * 8), ("high_water", b"\0" * 8),
+        ("next_serial", b"\0" * 8), ("next_serial", b"\xff" * 8), ("used_bytes", b"\xff"),
     ],
 )  # fmt: skip
-def test_header(made, capsys, offset, content):
-    """What follows from other fields is written again; nothing but a label or an address is lost."""
+def test_header(made, capsys, name, content):
+    """Fields that follow from others are written again; only a label or an address can be lost."""
     path, _ = made
-    poke(path, offset, content)
+    poke(path, HEADER[name].offset, content)
     repaired(capsys, path)
     intact(path)
 
 
 def test_root_and_tables(made, capsys):
     path, _ = made
-    poke(path, 360, b"\x10\x60" + b"\0" * 5 + b"\1")
+    poke(path, HEADER["root_off"].offset, b"\x10\x60" + b"\0" * 5 + b"\1")
     report = repaired(capsys, path)
     assert "root" in report["findings"][0]["lost"]
     intact(path, "root")
-    poke(path, 376, b"\xff" * 8)  # two tables: which one it was, the other anchor says
+    poke(path, HEADER["types_off"].offset, b"\xff" * 8)  # of the two tables, the other anchor leads to one
     repaired(capsys, path)
     with shmem.SharedMemory(path) as section:
         assert section.new(Node, small=3).small == 3
 
 
 def slot_of(path, name):
-    """Where the slot lies that shows a name."""
-    table = word(path, 368)
-    for at in range(table + 16, table + 16 + 16 * word(path, table), 16):
-        entry = word(path, at + 8)
-        if entry > 1:
-            with open(path, "rb") as file:
-                file.seek(entry + 24)
-                if file.read(len(name)) == name:
-                    return at, entry
+    """Return the offsets of the slot that shows a name, and of its entry."""
+    table = field(path, "directory_off")
+    first = table + TABLE.size
+    with open(path, "rb") as file:
+        for at in range(first, first + SLOT.size * TABLE["capacity"].read_file(file.fileno(), table), SLOT.size):
+            entry = SLOT["entry_off"].read_file(file.fileno(), at)
+            if entry > SLOT_REMOVED and os.pread(file.fileno(), len(name), entry + ENTRY.size) == name:
+                return at, entry
     raise AssertionError(name)
 
 
@@ -278,11 +321,11 @@ def test_slot_overwritten(made, capsys, damage):
     path, _ = made
     at, _ = slot_of(path, b"last")
     if damage in ("entry", "both"):
-        poke(path, at + 8, b"\xff" * 8)
+        poke(path, SLOT["entry_off"].at(at), b"\xff" * 8)
     if damage in ("hash", "both"):
-        poke(path, at, b"\xff" * 8)
+        poke(path, SLOT["hash"].at(at), b"\xff" * 8)
     if damage == "zero":
-        poke(path, at, b"\0" * 16)
+        poke(path, at, bytes(SLOT.size))
     repaired(capsys, path)
     intact(path)
 
@@ -291,7 +334,7 @@ def test_slot_overwritten(made, capsys, damage):
 def test_name_that_is_no_text(made, capsys, text):
     path, _ = made
     _, entry = slot_of(path, b"last")
-    poke(path, entry + 24 if text else entry + 16, text or b"\0\0\0\0")
+    poke(path, entry + ENTRY.size if text else ENTRY["name_bytes"].at(entry), text or b"\0\0\0\0")
     report = repaired(capsys, path)
     assert "a name" in [finding["lost"] for finding in report["findings"]]
     intact(path, "last")
@@ -300,7 +343,7 @@ def test_name_that_is_no_text(made, capsys, text):
 def test_name_that_leads_nowhere(made, capsys):
     path, _ = made
     _, entry = slot_of(path, b"last")
-    poke(path, entry, struct.pack("<Q", 0x7FFF0))
+    poke(path, ENTRY["value"].at(entry), struct.pack("<Q", 0x7FFF0))
     report = repaired(capsys, path)
     assert ["'last'" in finding["lost"] for finding in report["findings"]] == [True]
     intact(path, "last")
@@ -338,7 +381,7 @@ def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
     make(section_file, index=["tlsf", "next_fit"][seed % 2])
     size = os.path.getsize(section_file)
     if seed % 3 == 1:
-        poke(section_file, 280, b"\0\0\0\0")  # not closed
+        set_field(section_file, "clean", 0)
     for _ in range(rng.randrange(1, 6)):
         n = rng.choice([1, 8, 16, 40, 300])
         poke(section_file, rng.randrange(START - 13000 * (seed % 3 == 0), size - n), rng.randbytes(n))
@@ -374,7 +417,7 @@ def test_killed_process_is_no_damage(section_file, capsys, child):
 def test_damage_in_a_file_that_was_not_closed(section_file, capsys, child):
     other = child("section = shmem.SharedMemory(args[0], max_size=1 << 20); section['a'] = [1, 2]; section['b'] = b'bytes'\n"
                   "say(section['b'].offset); sys.stdin.readline()", section_file)  # fmt: skip
-    offset = int(other.hear()) - 16
+    offset = int(other.hear()) - BLOCK_HEAD_BYTES
     other.kill()
     poke(section_file, offset, b"\xff" * 16)
     repaired(capsys, section_file)
@@ -400,12 +443,12 @@ def test_in_use(place, capsys):
                 assert "nothing was repaired" in report["notes"][-1]
         assert os.path.exists(section.path)
         second = section.allocate(100)
-        tag = word(section.path, second.offset - 16)
-        poke(section.path, second.offset - 16, b"\xff" * 8)
+        tag = word(section.path, second.offset - BLOCK_HEAD_BYTES)
+        poke(section.path, second.offset - BLOCK_HEAD_BYTES, b"\xff" * 8)
         done = subprocess.run([sys.executable, "-P", "-c", code, section.path], capture_output=True, text=True, check=False)
         report = json.loads(done.stdout)
-        assert (done.returncode, report["state"], report["findings"][0]["offset"]) == (4, "damaged", second.offset - 16)
-        poke(section.path, second.offset - 16, struct.pack("<Q", tag))
+        assert (done.returncode, report["state"], report["findings"][0]["offset"]) == (4, "damaged", second.offset - BLOCK_HEAD_BYTES)
+        poke(section.path, second.offset - BLOCK_HEAD_BYTES, struct.pack("<Q", tag))
         assert section.stats().participants == (os.getpid(),)
 
 
@@ -413,39 +456,51 @@ def test_leaks_beside_damage(made, capsys):
     path, where = made
     with shmem.SharedMemory(path) as section:
         section.allocate(100)
-    poke(path, where["b"] - 16, b"\xff" * 16)
+    poke(path, where["b"] - BLOCK_HEAD_BYTES, b"\xff" * 16)
     assert check(capsys, path, "--leaks")[0] == 4
     assert check(capsys, path, "--leaks", "--repair")[0] == 1 | 4
     assert check(capsys, path, "--leaks")[0] == 4
 
 
+def test_the_most_participants(section_file, capsys):
+    """The table of as many participants as there may be fills its last page only in part."""
+    shmem.SharedMemory(section_file, max_size=1 << 24, max_participants=MAX_PARTICIPANTS).close()
+    status, report = check(capsys, section_file)
+    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+
+
 # -- participants and intents ---------------------------------------------------------------------------------
 
-PARTICIPANTS, INTENTS, HIGH = 4096, 8192, 832  # with so few participants
-SWAP_SLOT, RESIZE, MOVE = 1, 2, 3
-
-
 def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
-    return struct.pack("<8Q", operation, slot, value, *make, *drop, 0)
+    """Return the bytes of an intent."""
+    content = bytearray(INTENT.size)
+    for name, found in {"operation": operation, "slot_off": slot, "value": value, "make_off": make, "drop_off": drop}.items():
+        INTENT[name].write(content, found)
+    return bytes(content)
+
+
+def entry_of(i, name="readers"):
+    """Return the offset of a field of an entry of the participants' table."""
+    return PARTICIPANT[name].at(PARTICIPANTS + PARTICIPANT.size * i)
 
 
 @pytest.mark.parametrize(("offset", "content", "problem"), [
-    (HIGH, struct.pack("<I", 8), "8 of them were in use"),
-    (PARTICIPANTS + 64, b"\xff" * 64, "entry 1 of the participants: it was overwritten"),
-    (PARTICIPANTS + 2 * 64, struct.pack("<Q", 5 << 32 | 4097), "entry 2 of the participants: it counts 4,097 threads"),
-    (PARTICIPANTS + 12, struct.pack("<i", -1), "blocks that it is making"),
-    (PARTICIPANTS + 16, struct.pack("<i", -1), "pinned arrays"),
-    (INTENTS, b"\xff" * 64, "participant 0 is impossible: its operation"),
-    (INTENTS + 64, intent(9, START), "participant 1 is impossible: its operation"),
-    (INTENTS, intent(SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
-    (INTENTS, intent(RESIZE, START + 16), "it resizes a block"),
-    (INTENTS, intent(MOVE, START, drop=(START + 17, 0)), "it refers to a block"),
+    (HEADER["participants_high"].offset, struct.pack("<I", N_PARTICIPANTS + 1), "8 of them were in use"),
+    (entry_of(1), b"\xff" * PARTICIPANT.size, "entry 1 of the participants: it was overwritten"),
+    (entry_of(2), struct.pack("<Q", 5 << 32 | MAX_THREADS + 1), "entry 2 of the participants: it counts 4,097 threads"),
+    (entry_of(0, "pending"), struct.pack("<i", -1), "blocks that it is making"),
+    (entry_of(0, "pins"), struct.pack("<i", -1), "pinned arrays"),
+    (INTENTS, b"\xff" * INTENT.size, "participant 0 is impossible: its operation"),
+    (INTENTS + INTENT.size, intent(9, START), "participant 1 is impossible: its operation"),
+    (INTENTS, intent(INTENT_SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
+    (INTENTS, intent(INTENT_RESIZE, START + 16), "it resizes a block"),
+    (INTENTS, intent(INTENT_MOVE, START, drop=(START + 17, 0)), "it refers to a block"),
 ])  # fmt: skip
 @pytest.mark.parametrize("was_closed", [True, False])
 def test_what_no_process_writes(made, capsys, offset, content, problem, was_closed):
     path, _ = made
     poke(path, offset, content)
-    poke(path, 280, struct.pack("<I", was_closed))
+    set_field(path, "clean", int(was_closed))
     (finding,) = repaired(capsys, path)["findings"]
     assert problem in finding["problem"]
     assert finding["lost"] == ""
@@ -455,7 +510,8 @@ def test_what_no_process_writes(made, capsys, offset, content, problem, was_clos
 def test_intent_in_a_section_that_was_closed(made, capsys):
     """It makes sense, and recovery would free a named block for it."""
     path, where = made
-    poke(path, INTENTS, intent(SWAP_SLOT, 368, word(path, 368), drop=(where["b"], 0)))
+    slot = HEADER["directory_off"].offset
+    poke(path, INTENTS, intent(INTENT_SWAP_SLOT, slot, word(path, slot), drop=(where["b"], 0)))
     (finding,) = repaired(capsys, path)["findings"]
     assert "in a section that was closed" in finding["problem"]
     intact(path)
@@ -464,9 +520,11 @@ def test_intent_in_a_section_that_was_closed(made, capsys):
 def test_intent_of_the_killed_is_no_damage(made, capsys):
     """The slot does not have its value: it was not decided."""
     path, where = made
-    poke(path, INTENTS + 3 * 64, intent(SWAP_SLOT, 368, 1, drop=(where["b"], 0)))
-    poke(path, PARTICIPANTS + 3 * 64, struct.pack("<QIIIIQ", 3 << 32 | 1, 1, 1, 2, 0, 4321))
-    poke(path, 280, struct.pack("<I", 0))
+    poke(path, INTENTS + 3 * INTENT.size, intent(INTENT_SWAP_SLOT, HEADER["directory_off"].offset, 1, drop=(where["b"], 0)))
+    with open(path, "r+b") as file:
+        for name, value in {"readers": 3 << 32 | 1, "attached": 1, "pending": 1, "pins": 2, "waiting": 0, "pid": 4321}.items():
+            PARTICIPANT[name].write_file(file.fileno(), value, entry_of(3))
+    set_field(path, "clean", 0)
     status, report = check(capsys, path)
     assert (status, report["state"], report["findings"]) == (0, "whole", [])
     assert any("participant 3 was killed while naming" in note for note in report["notes"])
@@ -498,7 +556,7 @@ def test_leaks(section_file, capsys):
         nobody.next = behind  # reached by a leak alone
         lost = section.zeros((3, 5), "float32")
         section.root = lost
-        lost_offset = word(section_file, 360)
+        lost_offset = field(section_file, "root_off")
         section.root = section.new(Node, next=section.new(Node, other=far))
         section["offsets"] = np.array([held.offset])
         expected = {
@@ -527,7 +585,7 @@ def test_copies_are_numbered_and_sparse(made, capsys):
         section.allocate(30_000_000, zero=False)
         section.allocate(100)
     for n in (1, 2):
-        poke(path, where["b"] - 16, b"\xff" * 16)
+        poke(path, where["b"] - BLOCK_HEAD_BYTES, b"\xff" * 16)
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, 1)
         report = repaired(capsys, path)
@@ -540,7 +598,7 @@ def test_no_room_for_the_copy(made, capsys, monkeypatch):
     from shmem._cli import check as _check
 
     path, where = made
-    poke(path, where["b"] - 16, b"\xff" * 16)
+    poke(path, where["b"] - BLOCK_HEAD_BYTES, b"\xff" * 16)
     before = digest(path)
     monkeypatch.setattr(_check, "write_all", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     status, report = check(capsys, path, "--repair")
