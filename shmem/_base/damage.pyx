@@ -17,8 +17,8 @@ from shmem._base.section cimport block_at, section_t
 
 
 cdef int raise_damaged(section_t* section, uint64_t payload_off, str found) except -1:
-    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r}, offset {payload_off:#x}: {found}. Somebody wrote where it "
-                                   "lies; check_heap() may say what else is damaged")
+    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r}, offset {payload_off:#x}: {found}; this memory was overwritten, "
+                                  "and check_heap() reports what else is damaged")
     error.offset = payload_off
     raise error
 

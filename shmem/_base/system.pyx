@@ -447,20 +447,24 @@ cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_b
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
     """Lock one byte through this description: EAGAIN when another holds it and `wait` is false; EINTR."""
     cdef flock request
-    if debug_level and wait:
-        debug_opening_byte()
+    if wait:
+        if debug_level:
+            debug_opening_byte()
+        return byte_wait(fd, off, False)
     _describe_range(&request, F_WRLCK, off, 1)
-    if fcntl(fd, F_OFD_SETLKW if wait else F_OFD_SETLK, &request) == 0:
+    if fcntl(fd, F_OFD_SETLK, &request) == 0:
         return 0
     return EAGAIN if errno == EACCES else errno
 
 
-cdef int byte_lock_shared(int fd, uint64_t off) noexcept nogil:
-    """Wait for one byte and lock it shared through this description, which may be open for reading only: EINTR after a signal."""
+cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil:
+    """Wait for one byte and lock it through this description: EINTR after a signal.
+
+    This is for tools, which hold the opening byte of a section that they do not map; `byte_lock` asserts the lock order.  A description
+    that locks the byte shared may be open for reading only.
+    """
     cdef flock request
-    if debug_level:
-        debug_opening_byte()
-    _describe_range(&request, F_RDLCK, off, 1)
+    _describe_range(&request, F_RDLCK if shared else F_WRLCK, off, 1)
     return 0 if fcntl(fd, F_OFD_SETLKW, &request) == 0 else errno
 
 

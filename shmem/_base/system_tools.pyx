@@ -17,7 +17,7 @@ from libc.errno cimport EINTR
 from libc.stdint cimport uint64_t
 
 from shmem._base.system cimport (
-    byte_lock, byte_lock_shared, file_create, file_give_name, file_open_unnamed, file_sync, file_write, folder_sync, kill_with_parent,
+    byte_wait, file_create, file_give_name, file_open_unnamed, file_sync, file_write, folder_sync, kill_with_parent,
     system_folder)
 
 MEMORY_FOLDER = system_folder.decode()       # a tmpfs on every Linux: its files are memory
@@ -192,7 +192,7 @@ def wait_for_byte(int fd, uint64_t offset, bint shared):
     while status == EINTR:
         PyErr_CheckSignals()
         with nogil:
-            status = byte_lock_shared(fd, offset) if shared else byte_lock(fd, offset, True)
+            status = byte_wait(fd, offset, shared)
     _check(status)
 
 

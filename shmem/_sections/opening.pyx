@@ -48,7 +48,7 @@ from shmem._base.system cimport (
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport heap_verify
-from shmem._sync.channel cimport SLICE_NS
+from shmem._sync.channel cimport SLICE_NS  # no-cython-lint: the assertion below uses the macro
 from shmem._sync.primitives cimport mutexes_release_all
 from shmem._sync.storage_lock cimport lock_forget, lock_release_all, lock_thread_ended, unlock_exclusive, unlock_shared
 

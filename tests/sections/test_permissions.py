@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import shmem
+from shmem._base.layout import LAYOUT
 from shmem._cli import check
-from shmem._fsck import wreck
 
 STRANGER = 12345
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -210,16 +210,14 @@ def test_malicious_dtype(section_file, tmp_path, text):
     with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
         section["a"] = np.zeros(1, fields)
         section.root = section["a"]
-    with open(section_file, "r+b") as file:
-        file.seek(360)
-        payload = struct.unpack("<Q", file.read(8))[0]
-        file.seek(payload)
-        *_, n_dims, n_text, n_words = wreck.ARRAY_HEADER.unpack(file.read(wreck.ARRAY_HEADER.size))
-        assert n_text >= len(text)
-        file.seek(payload + 22)
-        file.write(struct.pack("<H", len(text)))
-        file.seek(payload + 32 + 16 * n_dims + 8 * n_words)
-        file.write(text)
+    raw = bytearray(content(section_file))
+    payload, array = LAYOUT["header_t"]["root_off"].read(raw), LAYOUT["array_t"]
+    head = array.read(raw, payload)
+    assert head["dtype_bytes"] >= len(text)
+    array["dtype_bytes"].write(raw, len(text), payload)
+    at = payload + array.size + 16 * head["n_dims"] + 8 * head["n_pin_words"]
+    raw[at : at + len(text)] = text
+    Path(section_file).write_bytes(raw)
     with shmem.SharedMemory(section_file) as section:
         for read in (lambda: section["a"], lambda: section.root):
             with pytest.raises(shmem.HeapCorruption, match="dtype"):
@@ -285,9 +283,10 @@ def test_malicious_type(section_file, tmp_path, child, description):
 
 def test_malicious_label(section_file):
     shmem.SharedMemory(section_file, "label", max_size=1 << 20).close()
+    label = LAYOUT["header_t"]["label"]
     with open(section_file, "r+b") as file:
-        file.seek(48)
-        file.write(b"\xff" * 208)
+        file.seek(label.offset)
+        file.write(b"\xff" * label.size)
     with pytest.raises(shmem.NotASection, match="shared name"):
         shmem.SharedMemory(section_file, "label")
     with shmem.SharedMemory(section_file) as section:
