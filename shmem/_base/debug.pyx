@@ -7,8 +7,8 @@ has it, `python -X faulthandler` prints it.  To the other processes it is a kill
 
 What is watched, and where the look is::
 
-    lock order                 `_base.system` and `_heap.heap` report the process mutex and a heap gate, before waiting for it and when it is
-                               held; a waiter for an opening byte or the storage lock checks what its thread holds (order: head of
+    lock order                 `_base.system` and `_heap.heap` report the process mutex and a heap gate, before waiting for it and when
+                               it is held; a waiter for an opening byte or the storage lock checks what its thread holds (order: head of
                                `_core.pyx`)
     no sleep with the GIL      `futex_wait`
     no sleep under a gate      `futex_wait`; a snapshot sleeps under the heap gate, for the gates of queues

@@ -57,9 +57,9 @@ cdef extern from *:
         FIELD(participants_off), FIELD(intents_off), FIELD(index_off), FIELD(heap_start), FIELD(root_off), FIELD(directory_off),
         FIELD(types_off), FIELD(spare0), FIELD(top), FIELD(reserved), FIELD(high_water), FIELD(next_serial), FIELD(spare1),
         FIELD(lock_gate), FIELD(owner_deaths), FIELD(death_notice), FIELD(spare2), FIELD(lock_gate_readers), FIELD(lock_gate_writers),
-        FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate), FIELD(spare5), FIELD(used_blocks), FIELD(used_bytes),
-        FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes), FIELD(recoveries), FIELD(spare6),
-        FIELD(participants_high), FIELD(spare7),
+        FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate), FIELD(spare5),
+        FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),
+        FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7),
     #undef S
     #define S participant_t
         STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(spare),
@@ -213,7 +213,10 @@ class StructLayout(Mapping):
 
     def name_at(self, offset):
         """Return the name of the field that contains a byte, or None."""
-        return next((name for name, field in self._fields.items() if field.offset <= offset < field.end), None)
+        for name, field in self._fields.items():
+            if field.offset <= offset < field.end:
+                return name
+        return None
 
 
 def _structs():

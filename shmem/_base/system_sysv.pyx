@@ -80,8 +80,8 @@ cdef int _read_set(int set_id, size_t n_semaphores, uint16_t* values, waiting_t*
 def list_sets(path=SYSV_LIST):
     """Return the kernel's list of System V sets of semaphores: for each set a dict from column to text."""
     with open(path, encoding="ascii") as file:
-        columns, *rows = [line.split() for line in file]
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+        lines = [line.split() for line in file]
+    return [dict(zip(lines[0], row, strict=True)) for row in lines[1:]]
 
 
 def semaphores_of_set(int set_id):

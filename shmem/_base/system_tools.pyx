@@ -92,9 +92,11 @@ def create_file(path, int permissions):
 def write_all(int fd, const unsigned char[::1] content, uint64_t offset):
     """Write bytes at an offset, all of them."""
     cdef int status = 0
+    cdef const unsigned char* begin
     if content.shape[0]:
+        begin = &content[0]
         with nogil:
-            status = file_write(fd, &content[0], content.shape[0], offset)
+            status = file_write(fd, begin, content.shape[0], offset)
     _check(status)
 
 
