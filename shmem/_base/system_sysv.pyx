@@ -81,7 +81,7 @@ def list_sets(path=SYSV_LIST):
     """Return the kernel's list of System V sets of semaphores: for each set a dict from column to text."""
     with open(path, encoding="ascii") as file:
         lines = [line.split() for line in file]
-    return [dict(zip(lines[0], row, strict=True)) for row in lines[1:]]
+        return [dict(zip(lines[0], row, strict=True)) for row in lines[1:]]
 
 
 def semaphores_of_set(int set_id):
