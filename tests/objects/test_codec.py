@@ -47,7 +47,7 @@ SCALARS = [
     *(np.uint8(200), np.float16(2.5), np.float32(0.1), np.float64(2.0), np.float64(2.5), np.float64(1e300), np.float32("inf")),
     *(np.longdouble("1e400"), np.longdouble(2) / 3, np.float64("nan"), np.complex64(1 + 2j), np.complex128(1), np.complex128(1e300j)),
     *(np.clongdouble(1) * np.longdouble("1e400"), np.str_("ab"), np.str_("abcde"), np.bytes_(b"ab"), np.bytes_(b"abcde"), np.void(b"abcd")),
-    *(np.void(b"abcdef"), np.datetime64("2020-01-01"), np.datetime64("2020-01-01T00:00:00.5"), np.datetime64("NaT")),
+    *(np.void(b"abcdef"), np.datetime64("2020-01-01"), np.datetime64("2020-01-01T00:00:00.5"), np.datetime64("NaT", "s")),
     *(np.timedelta64(5, "s"), np.timedelta64(1500, "us"), np.datetime64("9999-01-01"), np.timedelta64("NaT", "s"), np.datetime64(5, "ns")),
 ]
 
