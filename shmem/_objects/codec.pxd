@@ -13,6 +13,7 @@ from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_Check
 from cpython.long cimport PyLong_Check
 from libc.math cimport isinf
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 
 cdef enum Kind:
@@ -61,6 +62,28 @@ cdef Py_complex as_complex(object value) except *
 cdef int raise_unknown_kind(Kind kind) except -1
 
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* numbers at any address: a field of a record need not be aligned */
+    typedef int16_t i2_at __attribute__((aligned(1), may_alias));
+    typedef int32_t i4_at __attribute__((aligned(1), may_alias));
+    typedef int64_t i8_at __attribute__((aligned(1), may_alias));
+    typedef uint16_t u2_at __attribute__((aligned(1), may_alias));
+    typedef uint32_t u4_at __attribute__((aligned(1), may_alias));
+    typedef uint64_t u8_at __attribute__((aligned(1), may_alias));
+    typedef float f4_at __attribute__((aligned(1), may_alias));
+    typedef double f8_at __attribute__((aligned(1), may_alias));
+    """
+    ctypedef int16_t i2_at
+    ctypedef int32_t i4_at
+    ctypedef int64_t i8_at
+    ctypedef uint16_t u2_at
+    ctypedef uint32_t u4_at
+    ctypedef uint64_t u8_at
+    ctypedef float f4_at
+    ctypedef double f8_at
+
 ctypedef fused integer:
     int8_t
     int16_t
@@ -72,16 +95,18 @@ ctypedef fused integer:
     uint64_t
 
 
-cdef inline int store_integer(integer* at, object value) except -1:
-    at[0] = value if PyLong_Check(value) else as_integer(value)
+cdef inline int store_integer(char* at, integer number, object value) except -1:
+    """Store a value as the type of `number`, whose value does not matter; a field of a record may lie at any address."""
+    number = value if PyLong_Check(value) else as_integer(value)
+    memcpy(at, &number, sizeof(integer))
     return 0
 
 
-cdef inline int store_float(float* at, double value) except -1:
+cdef inline int store_float(char* at, double value) except -1:
     cdef float narrow = <float>value
     if isinf(narrow) and not isinf(value):
         raise OverflowError
-    at[0] = narrow
+    memcpy(at, &narrow, sizeof(float))
     return 0
 
 
@@ -101,31 +126,31 @@ cdef inline double double_of(object value) except? -1:
 cdef inline object load_number(Kind kind, const char* at):
     """Return the number of that kind at `at`, as a Python object."""
     if kind == INT64:
-        return (<const int64_t*>at)[0]
+        return (<const i8_at*>at)[0]
     elif kind == FLOAT64:
-        return (<const double*>at)[0]
+        return (<const f8_at*>at)[0]
     elif kind == BOOL:
         return (<const uint8_t*>at)[0] != 0
     elif kind == INT8:
         return (<const int8_t*>at)[0]
     elif kind == INT16:
-        return (<const int16_t*>at)[0]
+        return (<const i2_at*>at)[0]
     elif kind == INT32:
-        return (<const int32_t*>at)[0]
+        return (<const i4_at*>at)[0]
     elif kind == UINT8:
         return (<const uint8_t*>at)[0]
     elif kind == UINT16:
-        return (<const uint16_t*>at)[0]
+        return (<const u2_at*>at)[0]
     elif kind == UINT32:
-        return (<const uint32_t*>at)[0]
+        return (<const u4_at*>at)[0]
     elif kind == UINT64:
-        return (<const uint64_t*>at)[0]
+        return (<const u8_at*>at)[0]
     elif kind == FLOAT32:
-        return <double>(<const float*>at)[0]
+        return <double>(<const f4_at*>at)[0]
     elif kind == COMPLEX64:
-        return PyComplex_FromDoubles((<const float*>at)[0], (<const float*>at)[1])
+        return PyComplex_FromDoubles((<const f4_at*>at)[0], (<const f4_at*>at)[1])
     elif kind == COMPLEX128:
-        return PyComplex_FromDoubles((<const double*>at)[0], (<const double*>at)[1])
+        return PyComplex_FromDoubles((<const f8_at*>at)[0], (<const f8_at*>at)[1])
     raise_unknown_kind(kind)
 
 
@@ -134,37 +159,36 @@ cdef inline int store_number(Kind kind, char* at, object value) except -1:
     cdef Py_complex number
     cdef float pair[2]
     if kind == INT64:
-        store_integer(<int64_t*>at, value)
+        store_integer(at, <int64_t>0, value)
     elif kind == FLOAT64:
-        (<double*>at)[0] = double_of(value)
+        (<f8_at*>at)[0] = double_of(value)
     elif kind == BOOL:
         store_bool(<uint8_t*>at, value)
     elif kind == INT8:
-        store_integer(<int8_t*>at, value)
+        store_integer(at, <int8_t>0, value)
     elif kind == INT16:
-        store_integer(<int16_t*>at, value)
+        store_integer(at, <int16_t>0, value)
     elif kind == INT32:
-        store_integer(<int32_t*>at, value)
+        store_integer(at, <int32_t>0, value)
     elif kind == UINT8:
-        store_integer(<uint8_t*>at, value)
+        store_integer(at, <uint8_t>0, value)
     elif kind == UINT16:
-        store_integer(<uint16_t*>at, value)
+        store_integer(at, <uint16_t>0, value)
     elif kind == UINT32:
-        store_integer(<uint32_t*>at, value)
+        store_integer(at, <uint32_t>0, value)
     elif kind == UINT64:
-        store_integer(<uint64_t*>at, value)
+        store_integer(at, <uint64_t>0, value)
     elif kind == FLOAT32:
-        store_float(<float*>at, double_of(value))
+        store_float(at, double_of(value))
     elif kind == COMPLEX64:
         number = as_complex(value)
-        store_float(&pair[0], number.real)
-        store_float(&pair[1], number.imag)
-        (<float*>at)[0] = pair[0]
-        (<float*>at)[1] = pair[1]
+        store_float(<char*>&pair[0], number.real)
+        store_float(<char*>&pair[1], number.imag)
+        memcpy(at, pair, sizeof(pair))
     elif kind == COMPLEX128:
         number = as_complex(value)
-        (<double*>at)[0] = number.real
-        (<double*>at)[1] = number.imag
+        (<f8_at*>at)[0] = number.real
+        (<f8_at*>at)[1] = number.imag
     else:
         raise_unknown_kind(kind)
     return 0

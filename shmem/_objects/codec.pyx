@@ -378,8 +378,8 @@ cdef class TimeCodec(Codec):
                 raise TypeError
             if isinstance(value, int) or (isinstance(value, np.integer) and value.dtype.kind in "iu"):
                 found = np.array(int(value), np.int64).view(self.dtype)         # OverflowError is numpy's
-            elif value is None:
-                found = np.array("NaT", self.dtype)
+            elif value is None or (isinstance(value, (str, bytes)) and value.lower() in ("nat", "", b"nat", b"")):
+                found = np.array("NaT", self.dtype)         # newer numpy does not convert a NaT without a unit
             else:
                 found = self.convert_times(np.asarray((np.datetime64 if self.dtype.kind == "M" else np.timedelta64)(value)))
         except TypeError:
