@@ -10,6 +10,8 @@ import collections.abc
 import functools
 import math
 
+import warnings
+
 import numpy as np
 
 from cpython.buffer cimport PyBUF_WRITE
@@ -381,7 +383,10 @@ cdef class TimeCodec(Codec):
             elif value is None or (isinstance(value, (str, bytes)) and value.lower() in ("nat", "", b"nat", b"")):
                 found = np.array("NaT", self.dtype)         # newer numpy does not convert a NaT without a unit
             else:
-                found = self.convert_times(np.asarray((np.datetime64 if self.dtype.kind == "M" else np.timedelta64)(value)))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", DeprecationWarning)         # a text without a unit, in newer numpy
+                    found = np.asarray((np.datetime64 if self.dtype.kind == "M" else np.timedelta64)(value))
+                found = self.convert_times(found)
         except TypeError:
             raise wrong_type(str(self.dtype), value) from None
         except OverflowError:
