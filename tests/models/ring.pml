@@ -1,7 +1,7 @@
 /* The ring behind Queue, shmem/_sync/ring.pyx, with one slot: producer 0 has two messages; consumers 2 and 3 take one each, and 3 comes back
    once from its deadline.  One of the three is killed before any of its steps, or none.  With TWO_PRODUCERS no thread is
-   killed, and producers 0 and 1 have a message each.  With GIVES_UP no thread is killed either, there is a third consumer, and consumer 3 may
-   leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
+   killed, and producers 0 and 1 have a message each.  With GIVES_UP no thread is killed either, there is a third consumer, and
+   consumer 3 may leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
    the producer has one more.
 
    The two gates are modelled in heap_gate.pml (shmem/_sync/gate.pxd): here one is entered in one step, when it is open or its

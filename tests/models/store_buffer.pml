@@ -15,7 +15,8 @@
    3 and 4 of the second one.  PLAIN=n makes operation n a plain one; in pair 4 operations 1
    and 4, the data, are plain as it is.
 
-   Claims: a reader and a writer are not both in (1); no waiter sleeps unseen (2, 3); a thread that sees a tag sees what it publishes (4). */
+   Claims: a reader and a writer are not both in (1); no waiter sleeps that was not seen (2, 3);
+   a thread that sees a tag sees what it publishes (4). */
 
 #ifndef PAIR
 #define PAIR 1
