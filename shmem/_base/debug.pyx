@@ -138,9 +138,9 @@ cdef void debug_storage_lock() noexcept nogil:
 
 cdef void debug_sleep() noexcept nogil:
     if _held() & (HEAP_GATE | QUEUE_GATES) == HEAP_GATE:
-        debug_fail(b"somebody is about to sleep under a heap gate", NULL, 0, 0, 0)
+        debug_fail(b"a thread is about to sleep under a heap gate", NULL, 0, 0, 0)
     if _held() == 0 and _has_gil():      # opening, closing and a fork may have it: nobody needs it who has the process mutex
-        debug_fail(b"somebody is about to sleep with the GIL", NULL, 0, 0, 0)
+        debug_fail(b"a thread is about to sleep with the GIL", NULL, 0, 0, 0)
 
 
 cdef void debug_python() noexcept nogil:

@@ -112,8 +112,8 @@ WRONG = {
         "debug.pretend('heap gate')\nsection.allocate(9)",
         "Python code runs under the process mutex or a heap gate",
     ),
-    "sleep under the gate": ("debug.pretend('heap gate'); debug.ask('sleep')", "somebody is about to sleep under a heap gate"),
-    "sleep with the GIL": ("debug.ask('sleep')", "somebody is about to sleep with the GIL"),
+    "sleep under the gate": ("debug.pretend('heap gate'); debug.ask('sleep')", "a thread is about to sleep under a heap gate"),
+    "sleep with the GIL": ("debug.ask('sleep')", "a thread is about to sleep with the GIL"),
 }
 
 

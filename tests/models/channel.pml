@@ -3,7 +3,7 @@
    With NO_KILLS there is a third waiter.  With BINARY the value is 1 and three threads each take it and give it back.
 
    Claims: what was taken and what is left is what was signalled; registrations and wakes still due are never fewer than
-   sleepers; nobody sleeps for ever beside a value (no deadlock: as much is signalled as is waited for).
+   sleepers; no waiter sleeps for ever beside a value (no deadlock: as much is signalled as is waited for).
 
    Seeded errors: NOTIFY_WITHOUT_SEQUENCE, LOOK_BEFORE_REGISTER, WITHDRAW_BLINDLY, NOTIFY_BEFORE_CHANGE, NO_WAKE, WAKE_ONE,
    GIVE_UP_WITHOUT_LOOK, PLAIN_TAKE, CLEAR_BLINDLY. */
@@ -72,7 +72,7 @@ inline semaphore_wait() {        /* _sync/primitives.pyx; the spins are one look
         if
         :: got && status != 0 -> REACHED(3); break        /* signalled at the moment it gave up */
         :: got && status == 0 -> REACHED(4); break
-        :: !got && status == 0 -> REACHED(5)              /* woken, and somebody was quicker */
+        :: !got && status == 0 -> REACHED(5)              /* woken, and another thread was quicker */
         :: !got && status != 0
         fi;
         if :: DEADLINES(t) -> REACHED(6); break :: true fi;     /* past the deadline, woken or not */

@@ -140,7 +140,7 @@ bool opening;
 #define channel_withdraw(X) d_step { if :: fr##X[t] && n##X > 0 -> n##X-- :: else fi; fr##X[t] = 0 }
 #define notify_all(X) d_step { if :: n##X > 0 -> n##X = 0; ALL(fr##X); ALL(sl##X) :: else fi }
 #define notify_one(X) atomic { if :: n##X > 0 -> n##X--; ALL(fr##X); if :: NONE(sl##X) -> n##X = 0 :: else -> ONE_OF(sl##X) fi :: else fi }
-/* a slice of sleep; who was not registered is registered no more */
+/* a slice of sleep, of a registered thread alone; afterwards the thread is not registered */
 #define sleep(X) \
   d_step { if :: fr##X[t] -> sl##X[t] = 1; FELL_ASLEEP_##X :: else fi }; \
   if \
@@ -151,7 +151,7 @@ bool opening;
   if :: res != WOKEN -> channel_withdraw(X) :: else -> d_step { fr##X[t] = 0 } fi
 
 /* -- opening the gate, and taking it from the dead ------------------------------------------------------------------------ */
-inline use_readers_turn() {              /* who registered with the sequence that the turn carries */
+inline use_readers_turn() {              /* of a reader that registered with the sequence that the turn carries */
 #ifdef NO_END_TURN
   skip
 #else

@@ -4,7 +4,7 @@
    in recovery and clearing up; or fewer are.
    With NO_KILLS there are three participants and no kills.
 
-   Claims: one owner; who has the gate finds the heap whole; no deadlock, so take-over comes and no wake is lost.
+   Claims: one owner; the owner of the gate finds the heap whole; no deadlock, so take-over comes and no wake is lost.
 
    Seeded errors: NO_RECOVERY, NO_TAKE_OVER, GENERATION_NOT_COMPARED, TAKE_OVER_BLINDLY, WAITERS_NOT_KEPT, WAITERS_NOT_SET,
    NO_WAKE. */
@@ -144,7 +144,7 @@ inline heap_leave() {            /* gate_leave */
             :: asleep[0] -> asleep[0] = false
             :: asleep[1] -> asleep[1] = false
             :: asleep[2] -> asleep[2] = false
-            :: else -> REACHED(4)        /* nobody sleeps any more, or not yet */
+            :: else -> REACHED(4)        /* no thread sleeps any more, or not yet */
             fi
         }
 #endif

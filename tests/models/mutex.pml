@@ -1,7 +1,7 @@
 /* The owned mutex of shmem/_sync/primitives.pyx and _sync/primitives.pxd: threads 0 and 1 of the participant in entry 0, thread 2 of the one in entry 1.
    Thread 1 may end without unlocking, thread 2 has a deadline.  Threads 0 and 2 have the same thread pointer, as after a fork.
    One of the two processes is killed before any step of its threads, or none is.  With REUSED thread 1 is of a process that takes
-   the entry of the killed one.  With NO_KILLS nobody is, and thread 0 locks inside its lock, and once more afterwards.
+   the entry of the killed one.  With NO_KILLS no process is killed, and thread 0 locks inside its lock, and once more afterwards.
 
    Claims: one holder; a death is told to the next owner, once, and nothing else is; no deadlock, so take-over comes.
 
@@ -26,8 +26,8 @@ bool died = false;
 byte generation[2];              /* of an entry: the high half of `readers` */
 bool alive[2];                   /* its liveness byte is locked */
 
-bool inside = false;             /* who is in: for the assertions alone */
-bool untold = false;             /* an owner is gone and nobody was told yet */
+bool inside = false;             /* a thread holds the mutex: for the assertions alone */
+bool untold = false;             /* an owner is gone, and its death was not reported yet */
 
 #define SIGNATURE(entry, generation) ((generation) * 4 + (entry) + 1)
 #define ENTRY(word) (((word) & 3) - 1)

@@ -1,7 +1,7 @@
 /* The ring behind Queue, shmem/_sync/ring.pyx, with one slot: producer 0 has two messages; consumers 2 and 3 take one each, and 3 comes back
-   once from its deadline.  One of the three is killed before any of its steps, or none.  With TWO_PRODUCERS nobody is
-   killed, and producers 0 and 1 have a message each.  With GIVES_UP nobody is killed either, there is a third consumer, and consumer 3 may
-   leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
+   once from its deadline.  One of the three is killed before any of its steps, or none.  With TWO_PRODUCERS no thread is
+   killed, and producers 0 and 1 have a message each.  With GIVES_UP no thread is killed either, there is a third consumer, and
+   consumer 3 may leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
    the producer has one more.
 
    The two gates are modelled in heap_gate.pml (shmem/_sync/gate.pxd): here one is entered in one step, when it is open or its
@@ -31,11 +31,11 @@ byte times_out = 0;
 #else
 #define N_MESSAGES 2
 #endif
-#define NOBODY 255
+#define NO_OWNER 255
 
 byte slot[CAPACITY];             /* producer * 16 + number, 0: half written */
 byte head = 0, tail = 0, head_seen = 0, tail_seen = 0;
-byte producers_gate = NOBODY, consumers_gate = NOBODY;
+byte producers_gate = NO_OWNER, consumers_gate = NO_OWNER;
 #ifdef GIVES_UP
 bool took[THREADS];
 #endif
@@ -45,7 +45,7 @@ inline enter(gate) {
 #ifdef NO_GATE
     skip
 #else
-    atomic { gate == NOBODY || killed[gate] -> if :: gate != NOBODY -> REACHED(3) :: else fi; gate = t }
+    atomic { gate == NO_OWNER || killed[gate] -> if :: gate != NO_OWNER -> REACHED(3) :: else fi; gate = t }
 #endif
 }
 
@@ -53,7 +53,7 @@ inline enter_or_give_up() {      /* of a consumer; out: `through` */
 #ifdef GIVES_UP
     if
     :: enter(consumers_gate); through = true
-    :: atomic { LEAVES(t) && consumers_gate != NOBODY -> through = false; got = false }
+    :: atomic { LEAVES(t) && consumers_gate != NO_OWNER -> through = false; got = false }
     fi
 #else
     enter(consumers_gate)
@@ -64,7 +64,7 @@ inline put_inside() {            /* one message; it waits for room before it ent
     at = tail;
     if :: at - head_seen == CAPACITY -> head_seen = head :: else fi;
     if
-    :: at - head_seen == CAPACITY -> producers_gate = NOBODY
+    :: at - head_seen == CAPACITY -> producers_gate = NO_OWNER
     :: else ->
 #ifdef TAIL_BEFORE_COPY
         tail = at + 1;
@@ -75,7 +75,7 @@ inline put_inside() {            /* one message; it waits for room before it ent
         channel_notify(1);
 #endif
         tail = at + 1;           /* the commit */
-        producers_gate = NOBODY;
+        producers_gate = NO_OWNER;
 #ifndef NOTIFY_BEFORE_COMMIT
         channel_notify(1);
 #endif
@@ -95,7 +95,7 @@ inline get_inside() {            /* out: `got` */
     at = head;
     if :: tail_seen == at -> tail_seen = tail :: else fi;
     if
-    :: tail_seen == at -> got = false; consumers_gate = NOBODY
+    :: tail_seen == at -> got = false; consumers_gate = NO_OWNER
     :: else ->
 #ifdef HEAD_BEFORE_COPY
         head = at + 1;
@@ -103,7 +103,7 @@ inline get_inside() {            /* out: `got` */
         message = slot[at % CAPACITY];
         commit_head();
         got = true;
-        consumers_gate = NOBODY;
+        consumers_gate = NO_OWNER;
         message = 0
     fi
 }

@@ -1,7 +1,7 @@
 /* The pairs of words whose order the algorithms rely on, on processors whose stores wait in a buffer before others see them.
 
    A thread's stores go into its buffer, and from there to memory whenever the buffer likes: with TSO (x86) in order, with WEAK (Arm)
-   in any order.  What the orders of shmem/_atomics.pxd do (nobody here loads a word that it stores, so there is no forwarding):
+   in any order.  What the orders of shmem/_atomics.pxd do (no thread here loads a word that it stores, so there is no forwarding):
 
                TSO                                        WEAK
      store_seq_cst, fetch_add_seq_cst,
@@ -15,7 +15,8 @@
    3 and 4 of the second one.  PLAIN=n makes operation n a plain one; in pair 4 operations 1
    and 4, the data, are plain as it is.
 
-   Claims: a reader and a writer are not both in (1); nobody sleeps who was not seen (2, 3); who sees a tag sees what it publishes (4). */
+   Claims: a reader and a writer are not both in (1); no waiter sleeps that was not seen (2, 3);
+   a thread that sees a tag sees what it publishes (4). */
 
 #ifndef PAIR
 #define PAIR 1

@@ -206,7 +206,7 @@ def digest(path):
         return hashlib.sha256(file.read()).digest()
 
 
-# -- who is alive ---------------------------------------------------------------------------------------------
+# -- liveness ------------------------------------------------------------------------------------------------
 
 HOLD = """
 section = shmem.SharedMemory(args[0], max_size=1 << 22)
@@ -563,7 +563,7 @@ os.waitpid(pid, 0)
 try:
     import warnings; warnings.simplefilter("error")
     with shmem.exclusive_lock(section, 20):
-        say("nobody died")
+        say("no owner died")
 except shmem.OwnerDiedWarning:
     say(section["a"][0], len(section.stats().participants))
 section.snapshot(copy)

@@ -1,4 +1,4 @@
-"""Who may open, and what is believed of what lies in a section."""
+"""Permission to open a section, and how far its contents are trusted."""
 
 import ast
 import contextlib
@@ -39,7 +39,7 @@ def content(path):
     return Path(path).read_bytes()
 
 
-# -- who may open ---------------------------------------------------------------------------------------------
+# -- permissions ----------------------------------------------------------------------------------------------
 
 
 def test_owner_only_unless_asked(place, tmp_path):

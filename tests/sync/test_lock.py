@@ -540,8 +540,8 @@ def test_close_while_another_thread_waits(shm, child):
     holder.hear()
 
 
-def test_who_waited_is_told_though_an_opener_frees_the_lock(child):
-    """The killed holder's entry goes to who opens the section: the waiter comes in next, and is told of the death."""
+def test_waiter_is_warned_though_an_opener_frees_the_lock(child):
+    """The killed holder's entry goes to the opener of the section. The waiter acquires the lock next and is warned of the death."""
     wait = """
     import warnings
     section = shmem.SharedMemory(shared_name=args[0]); say('ready')

@@ -1,4 +1,4 @@
-"""Signals that come more often than a slice of sleep ends, as of a profiler's timer: who waits still finds out that the owner is dead."""
+"""Signals that come more often than a slice of sleep ends, as of a profiler's timer: a waiter still detects that the owner is dead."""
 
 import pytest
 from queues import PRODUCERS_GATE
