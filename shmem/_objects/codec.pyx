@@ -383,10 +383,7 @@ cdef class TimeCodec(Codec):
             elif value is None or (isinstance(value, (str, bytes)) and value.lower() in ("nat", "", b"nat", b"")):
                 found = np.array("NaT", self.dtype)         # newer numpy does not convert a NaT without a unit
             else:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", DeprecationWarning)         # a text without a unit, in newer numpy
-                    found = np.asarray((np.datetime64 if self.dtype.kind == "M" else np.timedelta64)(value))
-                found = self.convert_times(found)
+                found = self.convert_times(self.parse(value))
         except TypeError:
             raise wrong_type(str(self.dtype), value) from None
         except OverflowError:
@@ -395,6 +392,12 @@ cdef class TimeCodec(Codec):
             raise Misfit(ValueError, f"must be {self.dtype}, got {type(value).__name__} {shown(value)}") from None
         store_array(at, found)
         return 0
+
+    cdef object parse(self, object value):
+        """Return a 0-d array of what numpy reads from a value; newer numpy warns of a text without a unit."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return np.asarray((np.datetime64 if self.dtype.kind == "M" else np.timedelta64)(value))
 
     cdef object convert_times(self, object source):
         """Times in another unit; those that would be rounded or wrap round are refused."""

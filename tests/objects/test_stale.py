@@ -9,6 +9,7 @@ from scribe import HEAD, HOLE, USED, Scribe
 import shmem
 from shmem import Array, Bytes, Ref, Struct, int64
 
+pytestmark = pytest.mark.damages
 CACHED = 4
 STATE_BITS, TYPE_BITS = 0xF, 0xFFFF << 48
 
