@@ -4,7 +4,8 @@
 ::
 
     bits 0..15      index + 1 of the owner's participant entry; 0: no owner
-    bits 16..31     flags of the kind of word: `_sync/gate.pxd`, `_sync/storage_lock.pxd`; a mutex and `upgrade` have none
+    bits 16..31     flags of the kind of word: GATE_WAITERS of `_sync/gate.pxd`, those of `_sync/storage_lock.pxd`; a mutex
+                    and `upgrade` have none
     bits 32..63     generation of that entry when its owner took it
 
 Each owner of an entry has a generation of its own, so the word of a dead owner never names the next owner of its entry.
@@ -16,6 +17,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef enum:
     OWNER_INDEX_MASK = 0xffff
     OWNER_GENERATION_SHIFT = 32
+    GATE_WAITERS = 0x80000000
 
 
 cdef inline uint64_t owner_word(uint32_t index, uint32_t generation) noexcept nogil:

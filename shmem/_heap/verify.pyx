@@ -15,6 +15,7 @@ from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE, STATE_PENDING,
     TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, header_t,
     name_slot_t, name_table_t, payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+from shmem._base.owner cimport GATE_WAITERS
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.cached_blocks cimport cache_bin_bytes
@@ -23,7 +24,6 @@ from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
-from shmem._sync.gate cimport GATE_WAITERS
 
 cdef enum:
     VERIFY_BLOCKS = 32

@@ -23,7 +23,7 @@ heap's gate takes no other gate, except in a snapshot: those of the queues (see 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, load_relaxed_u64
 from shmem._base.deadline cimport AT_ONCE, FOREVER
-from shmem._base.owner cimport word_has_owner
+from shmem._base.owner cimport GATE_WAITERS, word_has_owner
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, OWNER_DIED, WOULD_BLOCK
@@ -31,7 +31,6 @@ from shmem._base.system cimport futex_wait, futex_wake, now_ns
 from shmem._sync.channel cimport SLICE_NS
 
 cdef enum:
-    GATE_WAITERS = 0x80000000
     GATE_SPINS = 100
     GATE_LEAST_SLICE_NS = 1000000        # a waiter past its deadline waits so long for the thread inside
 

@@ -19,57 +19,69 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import struct
 import traceback
 import warnings
 
 import numpy as np
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    BLOCK_MIN_BYTES,
+    BLOCK_REAR_BYTES,
+    LAYOUT,
+    PAGE_BYTES,
+    SLACK_SHIFT,
+    SLOT_REMOVED,
+    STATE_USED,
+    TAG_SIZE_MASK,
+    TAG_STATE_MASK,
+    TAG_TYPE_SHIFT,
+    TYPE_ARRAY,
+    TYPE_NAME_ENTRY,
+    TYPE_NAME_TABLE,
+    TYPE_PLAIN,
+)
 
 MAX_SIZE = 1 << 16
 MAX_PARTICIPANTS = 3
 LONGEST_SECONDS = 60  # for one task of a checker; one that takes longer hangs
 
-# What is read of a section's file without the library; offsets as in _base/layout.pxd
-_DIRECTORY, _TYPES, _TOP, _CLEAN = 368, 376, 448, 280
-_HEAP_START, _PARTICIPANTS, _HIGH = 352, 4096, 832
-_ENTRY_BYTES, _ATTACHED = 64, 8
-_USED = 3
-_PLAIN, _ARRAY, _NAME_TABLE, _NAME_ENTRY = 0, 1, 2, 3
-_SIZE_MASK = 0x0000FFFFFFFFFFF0
+HEADER, BLOCK, PARTICIPANT, ARRAY = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "array_t"))
+TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
 
 
 class Damage(Exception):
     """A promise that does not hold of a section after a kill."""
 
 
-def _word(content, offset):
-    return int.from_bytes(content[offset : offset + 8], "little")
+def entry_off(i):
+    """Return the offset of an entry of the participants' table: it follows the header's page, also where no header is written yet."""
+    return PAGE_BYTES + PARTICIPANT.size * i
 
 
 def blocks_of(content):
     """Yield the chain of blocks in a section's bytes, each as (offset of the payload, size of the payload, state, type)."""
-    offset, top = _word(content, _HEAP_START), _word(content, _TOP)
+    offset, top = HEADER["heap_start"].read(content), HEADER["top"].read(content)
     while offset < top:
-        tag = _word(content, offset)
-        size = tag & _SIZE_MASK
-        if size < 48:
+        tag = BLOCK["tag"].read(content, offset)
+        size = tag & TAG_SIZE_MASK
+        if size < BLOCK_MIN_BYTES:
             raise Damage(f"the chain of blocks cannot be walked: tag {tag:#x} at offset {offset:#x}")
-        yield offset + 16, size - 24, tag & 15, tag >> 48
+        yield offset + BLOCK_HEAD_BYTES, size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES, tag & TAG_STATE_MASK, tag >> TAG_TYPE_SHIFT
         offset += size
 
 
 def _reachable(content):
     """Return the payload offsets of the two name tables and of the entries in them."""
     found = set()
-    for anchor in (_DIRECTORY, _TYPES):
-        table = _word(content, anchor)
+    for anchor in ("directory_off", "types_off"):
+        table = HEADER[anchor].read(content)
         if table:
             found.add(table)
-            for i in range(_word(content, table)):
-                entry = _word(content, table + 16 + 16 * i + 8)
-                if entry > 1:
+            for i in range(TABLE["capacity"].read(content, table)):
+                entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
+                if entry > SLOT_REMOVED:
                     found.add(entry)
     return found
 
@@ -79,11 +91,11 @@ def _users_block(content, offset, size, type_id):
 
     The content of an object is not among them: its maker may have been killed between the stores to two fields.
     """
-    if type_id == _PLAIN:
-        wanted = size - content[offset - 1]  # the slack, in the top byte of the serial's word
+    if type_id == TYPE_PLAIN:
+        wanted = size - (BLOCK["serial"].read(content, offset - BLOCK_HEAD_BYTES) >> SLACK_SHIFT)
         return type_id, wanted, bytes(content[offset : offset + wanted])
-    if type_id == _ARRAY:
-        data, n_bytes = struct.unpack_from("<QQ", content, offset)
+    if type_id == TYPE_ARRAY:
+        data, n_bytes = ARRAY["data_off"].read(content, offset), ARRAY["data_bytes"].read(content, offset)
         return type_id, size, bytes(content[offset + data : offset + data + n_bytes])
     return type_id, size, b""
 
@@ -121,11 +133,11 @@ def observe(shm):
     kept = _reachable(content)
     blocks = []
     for offset, size, state, type_id in blocks_of(content):
-        if state != _USED:
+        if state != STATE_USED:
             continue
-        if type_id in (_NAME_TABLE, _NAME_ENTRY):
+        if type_id in (TYPE_NAME_TABLE, TYPE_NAME_ENTRY):
             if offset not in kept:
-                raise Damage(f"lost: nothing leads to {'a table' if type_id == _NAME_TABLE else 'a name'} at offset {offset:#x}")
+                raise Damage(f"lost: nothing leads to {'a table' if type_id == TYPE_NAME_TABLE else 'a name'} at offset {offset:#x}")
             kept.discard(offset)
         else:
             blocks.append(_users_block(content, offset, size, type_id))
@@ -146,7 +158,7 @@ def _empty(shm):
     with open(shm.path, "rb") as file:
         content = file.read()
     for offset, _, state, type_id in blocks_of(content):
-        if state == _USED and type_id not in (_NAME_TABLE, _NAME_ENTRY):
+        if state == STATE_USED and type_id not in (TYPE_NAME_TABLE, TYPE_NAME_ENTRY):
             shm.free(offset)
     report = shm.check_heap()
     with open(shm.path, "rb") as file:
@@ -221,8 +233,7 @@ def _write(path, content):
 def occupy(path, entry):
     """Make a free entry of the table look like that of a dead participant, so that it is not the first to be given out."""
     with open(path, "r+b") as file:
-        file.seek(_PARTICIPANTS + entry * _ENTRY_BYTES + _ATTACHED)
-        file.write(b"\1")
+        PARTICIPANT["attached"].write_file(file.fileno(), 1, entry_off(entry))
 
 
 def pour(path, content, mine=None):
@@ -238,10 +249,10 @@ def pour(path, content, mine=None):
     content = bytearray(content)
     with open(path, "r+b") as file:
         if mine is not None:
-            at = _PARTICIPANTS + mine * _ENTRY_BYTES
+            at, high = entry_off(mine), HEADER["participants_high"]
             file.seek(at)
-            content[at : at + _ENTRY_BYTES] = file.read(_ENTRY_BYTES)
-            content[_HIGH : _HIGH + 4] = max(mine + 1, _word(content, _HIGH) & 0xFFFFFFFF).to_bytes(4, "little")
+            content[at : at + PARTICIPANT.size] = file.read(PARTICIPANT.size)
+            high.write(content, max(mine + 1, high.read(content)))
         file.seek(0)
         file.write(content)
 
@@ -249,7 +260,7 @@ def pour(path, content, mine=None):
 def _is_clean(path):
     with open(path, "rb") as file:
         content = file.read()
-    if _word(content, _CLEAN) != 1:  # `clean` and `broken` side by side
+    if HEADER["clean"].read(content) != 1 or HEADER["broken"].read(content) != 0:
         raise Damage("the last process to leave did not mark the section clean")
 
 

@@ -19,11 +19,14 @@ import warnings
 from collections.abc import Callable
 
 import shmem
+from shmem._base.layout import LAYOUT
 from shmem._base.system_tools import named_path, section_path
 from shmem._cli import check as _check
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import LONGEST_SECONDS, MAX_PARTICIPANTS, MAX_SIZE, Damage
 from shmem.testing.crash.store_trace import StoreTrace
+
+HEADER, BLOCK = LAYOUT["header_t"], LAYOUT["block_t"]
 
 FILE_OPERATIONS = {}
 
@@ -161,9 +164,7 @@ def _(prefix):
     with _section(prefix + "section", kept=[1, 2, 3], other=[4]):
         pass
     with open(prefix + "section", "r+b") as file:
-        file.seek(24576)  # the first block's tag
-        file.write(b"\xff" * 8)
-        file.seek(0)
+        BLOCK["tag"].write_file(file.fileno(), (1 << 64) - 1, HEADER["heap_start"].read_file(file.fileno()))
         digest = hashlib.sha256(file.read()).hexdigest()
     with open(os.path.dirname(prefix) + ".original", "w", encoding="ascii") as file:
         file.write(digest)

@@ -38,30 +38,46 @@ import warnings
 import zlib
 
 import shmem
+from shmem._base.layout import (
+    GATE_WAITERS,
+    INDEX_BYTES,
+    LAYOUT,
+    OWNER_INDEX_MASK,
+    STATE_CACHED,
+    STATE_HOLE,
+    STATE_PENDING,
+    heap_start,
+)
 from shmem._base.system_tools import open_file
 from shmem.testing.crash import ptrace
-from shmem.testing.crash.checker import MAX_PARTICIPANTS, MAX_SIZE, Damage, blocks_of, observe, pour
+from shmem.testing.crash.checker import MAX_PARTICIPANTS, MAX_SIZE, Damage, blocks_of, entry_off, observe, pour
 from shmem.testing.crash.store_trace import StoreTrace
 
 CLEANER = 2  # the table entry of a live repairer
 LONGEST_SECONDS = 60
 ENOUGH = 30  # failures of an operation's repairs, after which no more are tried
 FOLLOWING = {"open": ("open",), "join": ("open", "join"), "live": ("open", "join")}
-_HOLE, _PENDING, _CACHED = 1, 2, 4
-_CLEAN, _BOOT_ID = 280, 288
-_PARTICIPANTS, _ENTRY_BYTES, _PID = 4096, 64, 24
-_GATE, _UPGRADE, _HEAP_GATE = 512, 576, 704
-_HIGH = 832
-_RANDOM = 24  # salt and uuid
-_CHANNELS = (536, 544, 640)
-_COUNTS = (520, 12), (816, 8)  # owner_deaths and death_notice; recoveries
-_OWNER_MASK = 0xFFFF
-_CONTROL_BYTES = 24576
-_REBUILT = (768, 48), (12288, 12288)  # statistics, index
+HEADER, PARTICIPANT = LAYOUT["header_t"], LAYOUT["participant_t"]
+CONTROL_BYTES = heap_start(MAX_PARTICIPANTS)
+RANDOM = [HEADER[name] for name in ("salt", "uuid")]
+OWNED = [HEADER[name] for name in ("lock_gate", "upgrade", "heap_gate")]
+CHANNELS = [HEADER[name] for name in ("lock_gate_readers", "lock_gate_writers", "drain")]
+COUNTS = [HEADER[name] for name in ("owner_deaths", "death_notice", "recoveries")]
+STATISTICS = [HEADER[name] for name in ("used_blocks", "used_bytes", "hole_blocks", "hole_bytes", "cached_blocks", "cached_bytes")]
+HALF_BYTES = 4  # of a word: the upper half of an owner's word and of `readers` is the generation, the lower one of a channel its sequence
 
 
-def _word(content, at):
-    return int.from_bytes(content[at : at + 4], "little")
+def _half(content, at):
+    return int.from_bytes(content[at : at + HALF_BYTES], "little")
+
+
+def _put_half(content, at, value):
+    content[at : at + HALF_BYTES] = int(value).to_bytes(HALF_BYTES, "little")
+
+
+def _clear(content, fields, start=0):
+    for field in fields:
+        content[field.at(start) : field.at(start) + field.size] = bytes(field.size)
 
 
 def _clear_payload(it, content, states):
@@ -74,9 +90,13 @@ def _clear_payload(it, content, states):
 def without_pending(content):
     """Return a digest that is equal for states that differ only in the payload of PENDING blocks."""
     it = bytearray(content)
-    if len(it) >= _CONTROL_BYTES:
-        _clear_payload(it, content, (_PENDING,))
+    if len(it) >= CONTROL_BYTES:
+        _clear_payload(it, content, (STATE_PENDING,))
     return hashlib.blake2b(it, digest_size=16).digest()
+
+
+def _generation_at(i):
+    return PARTICIPANT["readers"].at(entry_off(i)) + HALF_BYTES
 
 
 class Likeness:
@@ -91,48 +111,42 @@ class Likeness:
     """
 
     def __init__(self, content, literal=False):
-        entries = [_PARTICIPANTS + _ENTRY_BYTES * i for i in range(MAX_PARTICIPANTS)]
-        self._generations = [_word(content, at + 4) for at in entries]
+        self._generations = [_half(content, _generation_at(i)) for i in range(MAX_PARTICIPANTS)]
         self._literal = literal
 
     def key(self, content, kind):
         """Return a digest that is equal for states that are alike for repairs of that kind."""
         it = bytearray(content)
-        it[_RANDOM : _RANDOM + 24] = bytes(24)
-        if len(it) >= _CONTROL_BYTES:
-            for at in (_GATE, _UPGRADE, _HEAP_GATE):
-                index = (_word(it, at) & _OWNER_MASK) - 1
+        _clear(it, RANDOM)
+        if len(it) >= CONTROL_BYTES:
+            for field in OWNED:
+                index, generation_at = (field.read(it) & OWNER_INDEX_MASK) - 1, field.offset + HALF_BYTES
                 if 0 <= index < MAX_PARTICIPANTS:
-                    is_now = it[at + 4 : at + 8] == it[_PARTICIPANTS + _ENTRY_BYTES * index + 4 :][:4]
-                    it[at + 4 : at + 8] = is_now.to_bytes(4, "little")
-            it[_HEAP_GATE + 3] &= 0x7F
+                    _put_half(it, generation_at, _half(it, generation_at) == _half(it, _generation_at(index)))
+            gate = HEADER["heap_gate"]
+            gate.write(it, gate.read(it) & ~GATE_WAITERS)
             for i in range(MAX_PARTICIPANTS):
-                at = _PARTICIPANTS + _ENTRY_BYTES * i
-                it[at + 4 : at + 8] = (_word(it, at + 4) != self._generations[i]).to_bytes(4, "little")
-                it[at + _PID : at + _PID + 8] = bytes(8)
-            for at in _CHANNELS:
-                it[at : at + 4] = bytes(4)
+                _put_half(it, _generation_at(i), _half(it, _generation_at(i)) != self._generations[i])
+                _clear(it, [PARTICIPANT["pid"]], entry_off(i))
+            for field in CHANNELS:
+                _put_half(it, field.offset, 0)
             if kind == "open" and not self._literal:
                 self._reset(it)
-            for at, n_bytes in _COUNTS:
-                it[at : at + n_bytes] = bytes(n_bytes)
+            _clear(it, COUNTS)
             if not self._literal:
-                rebuilt = _word(content, _CLEAN) == 0 if kind == "open" else _word(content, _HEAP_GATE) & _OWNER_MASK
-                _clear_payload(it, content, (_HOLE, _PENDING, _CACHED) if rebuilt else (_PENDING,))
+                rebuilt = HEADER["clean"].read(content) == 0 if kind == "open" else gate.read(content) & OWNER_INDEX_MASK
+                _clear_payload(it, content, (STATE_HOLE, STATE_PENDING, STATE_CACHED) if rebuilt else (STATE_PENDING,))
                 if rebuilt:
-                    for at, n_bytes in _REBUILT:
-                        it[at : at + n_bytes] = bytes(n_bytes)
+                    _clear(it, STATISTICS)
+                    it[CONTROL_BYTES - INDEX_BYTES : CONTROL_BYTES] = bytes(INDEX_BYTES)
         return hashlib.blake2b(it, digest_size=16).digest()
 
     @staticmethod
     def _reset(it):
         """Clear the words that a first opener resets."""
-        for at in (_GATE, _UPGRADE, _HEAP_GATE, *_CHANNELS, _HIGH):
-            it[at : at + 8] = bytes(8)
-        for at in range(_PARTICIPANTS, _PARTICIPANTS + _ENTRY_BYTES * MAX_PARTICIPANTS, _ENTRY_BYTES):
-            it[at : at + 12] = bytes(12)
-            it[at + 20 : at + 24] = bytes(4)
-        it[_BOOT_ID : _BOOT_ID + 40] = bytes(40)
+        _clear(it, [*OWNED, *CHANNELS, HEADER["participants_high"], HEADER["boot_id"]])
+        for i in range(MAX_PARTICIPANTS):
+            _clear(it, [PARTICIPANT[name] for name in ("readers", "attached", "waiting")], entry_off(i))
 
 
 # -- the repairer --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import functools
 import os
 
 import shmem
+from shmem._base.layout import LAYOUT
 from shmem.testing.crash import ptrace
 from shmem.testing.crash.checker import MAX_PARTICIPANTS, MAX_SIZE, Checker, Pool, occupy, pour
 from shmem.testing.crash.operations import furnish
@@ -12,6 +13,8 @@ from shmem.testing.crash.repairs import CLEANER, Closure, Likeness, Repairer, wi
 from shmem.testing.crash.results import Result, State, Trouble, difference_text, neither_text
 from shmem.testing.crash.stepping import Watch, step_through, victim_main
 from shmem.testing.crash.store_trace import StoreTrace
+
+HEADER = LAYOUT["header_t"]
 
 LONG = 50_000  # instructions; longer operations are killed after certain changes instead, which takes less time
 
@@ -78,7 +81,8 @@ class Sweep:
         """Yield the victim, paused before the operation, with the process beside it attached if the operation has one."""
         start = b"" if operation.name == "open: create" else self.base[operation.index]
         if operation.name.startswith("open: first opener"):
-            start = start[:280] + b"\0" + start[281:]  # as if no process had closed it
+            start = bytearray(start)
+            HEADER["clean"].write(start, 0)  # as if no process had closed it
         self._put(self.path, start)
         self._put(self.scratch, start)
         if not operation.alone:
