@@ -60,7 +60,9 @@ from shmem._heap.heap cimport (
     heap_free, heap_leave, heap_trim, heap_wait_t)
 from shmem._heap.reallocate cimport heap_reallocate
 from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
-from shmem._sections.opening cimport open_request_t, opening_setup, section_join, section_leave, section_remove_abandoned, sections_depart
+from shmem._sections.header cimport open_request_t
+from shmem._sections.opening cimport section_join, section_leave, section_remove_abandoned
+from shmem._sections.process cimport process_setup, sections_depart
 from shmem._sync.storage_lock cimport lock_release_all
 
 cdef enum:
@@ -73,7 +75,7 @@ cdef object _face_class = None
 cdef object _traveller = None
 cdef object _first_opening = None
 
-if opening_setup() != 0:
+if process_setup() != 0:
     raise MemoryError("no room to register fork and thread handlers")
 
 

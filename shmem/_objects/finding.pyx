@@ -11,7 +11,7 @@ from shmem._base.status cimport OK, WOULD_BLOCK
 from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, run_steps, wrap
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root, heap_wait_t)
-from shmem._sections.opening cimport section_of_address
+from shmem._sections.process cimport section_of_address
 
 
 def find_storage(obj):

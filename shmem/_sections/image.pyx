@@ -19,7 +19,7 @@ from shmem._base.status cimport OK
 from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport FINE, Problem, heap_check_as_it_is, heap_facts_t, problem_name
-from shmem._sections.opening cimport section_quiet
+from shmem._sections.first_and_last cimport section_quiet
 
 
 cdef int image_begin(section_t* section, char* base, uint64_t size_bytes, int fd) noexcept nogil:

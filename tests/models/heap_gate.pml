@@ -167,7 +167,7 @@ proctype Thread(byte t; byte entry) {
 }
 
 #ifndef NO_KILLS
-proctype Opener(byte t; byte entry) {      /* participant_take, then _clear_up_after of shmem/_sections/opening.pyx */
+proctype Opener(byte t; byte entry) {      /* participant_take, then clear_up_after of shmem/_sections/membership.pyx */
     byte word, gate_word;
     bool flag, mine, yes, timed_out;
     {

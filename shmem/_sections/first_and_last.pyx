@@ -1,0 +1,193 @@
+# cython: language_level=3
+"""The first opener and the last participant of a section.  All calls are made with the opening byte locked, under the process mutex.
+
+First opener: no liveness byte is locked.  It alone may change the file's size, because no other process has it mapped.  It creates the
+section (marked BEING_MADE first, MAGIC last), or resets what is volatile and recovers the heap if the section was not closed.
+
+Last participant: no liveness byte is locked after it dropped its own.  It holds the opening byte, so no other process can join.  It
+removes an anonymous section; of any other it leaves a clean file, cut to the pages in use.
+"""
+
+from libc.errno cimport EINTR
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from shmem._atomics cimport store_release_u32, store_release_u64
+from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, header_t, round_up
+from shmem._base.owner cimport readers_count, readers_none, word_has_owner
+from shmem._base.participants cimport (
+    OPENING_BYTE, participant_generation, participant_left_something, participants_any_alive, section_descriptor)
+from shmem._base.section cimport private_t, section_t
+from shmem._base.status cimport OK
+from shmem._base.system cimport (
+    boot_id, byte_lock, file_close, file_facts_t, file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_write, memory_sync,
+    path_facts, random_bytes)
+from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
+from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
+from shmem._sections.header cimport header_fill
+from shmem._sections.membership cimport cease_to_participate, sign_with
+from shmem._sync.primitives cimport mutexes_release_all
+from shmem._sync.storage_lock cimport lock_release_all, lock_thread_ended
+
+
+# -- the first opener ---------------------------------------------------------------------------------------
+
+cdef int first_create(int fd, open_request_t* request) noexcept nogil:
+    """Write an empty section to the file: the mark first, the magic last."""
+    cdef uint64_t mark = MAGIC_BEING_MADE
+    cdef uint64_t heap_start = control_bytes(request.max_participants)
+    cdef header_t header
+    cdef int status
+    memset(&header, 0, sizeof(header_t))
+    header_fill(&header, request)
+    status = random_bytes(&header.salt, sizeof(header.salt))
+    if status == OK:
+        status = random_bytes(header.uuid, sizeof(header.uuid))
+    if status == OK:
+        status = file_set_size(fd, 0)
+    if status == OK:
+        status = file_write(fd, &mark, sizeof(mark), 0)
+    if status == OK:
+        status = file_set_size(fd, request.max_size)
+    if status == OK:
+        status = file_reserve(fd, 0, heap_start, sizeof(mark))
+    if status == OK:
+        status = file_write(fd, <char*>&header + sizeof(mark), sizeof(header_t) - sizeof(mark), sizeof(mark))
+    mark = MAGIC
+    if status == OK:
+        status = file_write(fd, &mark, sizeof(mark), 0)
+    return status
+
+
+cdef void section_quiet(section_t* section) noexcept nogil:
+    """Reset a section without participants: open what was locked, free every entry.
+
+    Generations stay, so that no old signature is ever valid again.
+    """
+    cdef header_t* header = section.header
+    cdef uint32_t i
+    cdef uint32_t n_holders = word_has_owner(header.lock_gate)
+    header.lock_gate = header.upgrade = header.heap_gate = 0
+    header.lock_gate_readers = header.lock_gate_writers = header.drain = 0
+    header.participants_high = 0
+    for i in range(section.max_participants):
+        n_holders += readers_count(section.participants[i].readers)
+        section.participants[i].readers = readers_none(section.participants[i].readers)
+        section.participants[i].attached = section.participants[i].waiting = 0
+    if n_holders:                        # a holder of the lock was killed as the last participant: the next holder is notified
+        header.owner_deaths += 1
+        header.death_notice = 1
+
+
+cdef uint64_t first_reserved(const header_t* header, uint64_t file_bytes) noexcept nogil:
+    """Return up to where a first opener needs backing: the file may be a copy with holes."""
+    cdef uint64_t reserved = header.reserved if header.reserved < file_bytes else file_bytes
+    return reserved if reserved > header.top else header.top
+
+
+cdef int first_reset(section_t* section, open_request_t* request, uint64_t file_bytes) noexcept nogil:
+    """Reset what is volatile, since no participant lives.  What is in use has backing."""
+    cdef header_t* header = section.header
+    request.was_unclean = header.clean == 0
+    section_quiet(section)
+    header.reserved = first_reserved(header, file_bytes)
+    header.high_water = file_bytes       # bytes appended to a clean file need not be zero
+    if header.high_water < header.top:
+        header.high_water = header.top
+    return boot_id(header.boot_id, sizeof(header.boot_id))
+
+
+cdef int first_recover(section_t* section, bint was_unclean) noexcept nogil:
+    cdef int status = OK
+    section.was_recovered = was_unclean
+    if was_unclean or section.header.broken:
+        status = heap_enter(section, WAIT_FOREVER)
+        if status == OK:
+            heap_recover(section, ALL_PARTICIPANTS)         # if that fails, the heap can still be read
+            heap_leave(section)
+    store_release_u32(&section.header.clean, 0)
+    if status == OK and not section.anonymous:
+        status = memory_sync(section.base, PAGE_BYTES)   # on disk before the first change: power may fail
+    return status
+
+
+# -- the last participant -----------------------------------------------------------------------------------
+
+cdef void _last_out(section_t* section) noexcept nogil:
+    """Remove an anonymous section; leave any other as a clean file cut to what is used.  No other process is attached or can join."""
+    cdef header_t* header = section.header
+    cdef file_facts_t facts
+    cdef uint64_t keep
+    cdef int fd = section_descriptor(section)
+    if section.anonymous:
+        if path_facts(section.path, &facts) == 0 and facts.device == section.device and facts.inode == section.inode:
+            file_remove(section.path)
+        return
+    if header.broken or fd < 0 or not heap_top_is_right(section):
+        return
+    keep = round_up(header.top, PAGE_BYTES)
+    if memory_sync(section.base, keep) != 0:
+        return                                       # not on disk: the next opener recovers
+    store_release_u64(&header.reserved, keep)
+    if header.high_water > keep:
+        store_release_u64(&header.high_water, keep)
+    if file_set_size(fd, keep) != 0:
+        return
+    store_release_u32(&header.clean, 1)
+    memory_sync(section.base, PAGE_BYTES)
+    file_sync(fd)
+
+
+cdef bint _anyone_left_something(section_t* section) noexcept nogil:
+    cdef uint32_t i
+    for i in range(section.max_participants):
+        if participant_left_something(section, i):
+            return True
+    return False
+
+
+cdef bint _exchange_descriptor(section_t* section, int* opening_fd) noexcept nogil:
+    """With no descriptor to spare, exchange the section's own for one that can be locked.
+
+    The caller has the process mutex, so no child has inherited it.
+    """
+    file_close(section.fd)
+    section.fd = -1
+    section.fd = section_descriptor(section)
+    opening_fd[0] = section.fd
+    return section.fd >= 0
+
+
+cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
+    """Leave the section; if no other participant lives, leave it whole.  The caller has the process mutex.
+
+    A thread that exits while it holds the lock may have left data half-changed, which counts as a holder's death.
+    """
+    cdef int opening_fd = -1
+    cdef int fd = section_descriptor(section)
+    cdef bint is_serialised = fd >= 0 and (file_reopen(fd, section.path, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
+    cdef bint must_recover
+    mutexes_release_all(section)
+    if at_exit:
+        lock_thread_ended(section)
+    lock_release_all(section)
+    if is_serialised:
+        while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
+            pass
+    cease_to_participate(section)
+    if is_serialised and not participants_any_alive(section):
+        sign_with(section, 0, participant_generation(section, 0))     # no participant is there who could mistake it
+        must_recover = section.header.heap_gate != 0 or _anyone_left_something(section)
+        section.header.heap_gate = 0
+        if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:
+            if must_recover:
+                heap_recover(section, ALL_PARTICIPANTS)
+            elif section.header.broken == 0:
+                heap_flush_cache(section)
+            heap_leave(section)
+        _last_out(section)
+        memset(section.private, 0, sizeof(private_t))
+    if section.fd == opening_fd:
+        section.fd = -1
+    file_close(opening_fd)
+    section.departed = True

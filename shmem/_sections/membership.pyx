@@ -1,0 +1,84 @@
+# cython: language_level=3
+"""Membership: how this process becomes a participant of a section, and how it ceases to be one.
+
+A participant owns an entry of the table, and the kernel's lock on the entry's liveness byte.  It signs with index and generation.  A
+participant that takes an entry over first clears up what the dead owner left, in the lock and in the heap.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from shmem._atomics cimport store_release_u32
+from shmem._base.owner cimport owner_word
+from shmem._base.participants cimport (
+    OPENING_BYTE, participant_generation, participant_left_something, participant_take, participants_any_alive, section_descriptor)
+from shmem._base.section cimport private_t, section_t
+from shmem._base.status cimport CLOSED, OK
+from shmem._base.system cimport byte_lock, file_close, file_reopen, liveness_drop, process_mutex_lock, process_mutex_unlock
+from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_leave
+from shmem._heap.recovery cimport heap_recover
+from shmem._sync.storage_lock cimport lock_forget
+
+
+cdef void clear_up_after(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
+    """Clear up what the former owner of an entry left in the lock and in the heap, if it died."""
+    lock_forget(section, index, former_readers)
+    if participant_left_something(section, index) and heap_enter(section, WAIT_FOREVER) == OK:
+        heap_recover(section, index)
+        heap_leave(section)
+    store_release_u32(&section.participants[index].attached, 1)
+
+
+cdef void sign_with(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:
+    section.private.generation = generation
+    section.private.owner_word = owner_word(index, generation)
+    section.private.index_plus_1 = index + 1
+
+
+cdef int become_participant(section_t* section) noexcept nogil:
+    cdef uint32_t index = 0
+    cdef uint64_t former_readers = 0
+    cdef int status
+    if section.departed:
+        return CLOSED
+    status = participant_take(section, False, &index, &former_readers, &section.liveness_page, &section.liveness_fd)
+    if status != OK:
+        return status
+    sign_with(section, index, participant_generation(section, index))
+    clear_up_after(section, index, former_readers)
+    return OK
+
+
+cdef int attach_child(section_t* section) noexcept nogil:
+    """Make a child whose fork no handler saw a participant of its own, if any participant still lives."""
+    cdef int status = OK, opening_fd = -1, fd
+    process_mutex_lock()
+    if section.private.index_plus_1 == 0:
+        fd = section_descriptor(section)
+        status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
+        if status == OK:
+            status = byte_lock(opening_fd, OPENING_BYTE, True)
+        if status == OK and not participants_any_alive(section):
+            status = CLOSED                  # the last participant has cut or removed the file
+        if status == OK:
+            section.n_forks += 1
+            status = become_participant(section)
+        file_close(opening_fd)
+    process_mutex_unlock()
+    return status
+
+
+cdef void cease_to_participate(section_t* section) noexcept nogil:
+    """Leave in order: free the entry and drop the liveness byte.
+
+    What other threads of this process hold of the lock stays as it is.  They will never release it, so it is taken over as after a kill.
+    """
+    cdef uint32_t index = section.private.index_plus_1 - 1
+    if section.private.index_plus_1 == 0:
+        return
+    section.participants[index].pid = 0
+    store_release_u32(&section.participants[index].attached, 0)
+    memset(section.private, 0, sizeof(private_t))
+    liveness_drop(section.liveness_page, section.liveness_fd)
+    section.liveness_page = NULL
+    section.liveness_fd = -1

@@ -1,0 +1,182 @@
+# cython: language_level=3
+"""The sections of this process: the list of them, and what a fork, the end of a thread and the exit of the process do to each.
+
+The list is read and changed under the process mutex, which the fork handlers hold from before the fork until after it.
+
+Fork.  Before: an entry is taken for the child, through an open file description and a page that the child inherits.
+After, in the parent: page and descriptor are dropped; the child's remain.  In the child: it signs with the new entry.
+The child's private page was wiped by the fork, so the child holds no lock; the parent's liveness page is not mapped in it.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from shmem._atomics cimport load_seq_cst_u32, store_release_u32
+from shmem._base.debug cimport debug_forked, debug_level
+from shmem._base.participants cimport participant_generation, participant_take
+from shmem._base.section cimport section_t
+from shmem._base.status cimport OK
+from shmem._base.system cimport (
+    at_fork, at_thread_end, file_close, file_facts_t, liveness_do_not_inherit, liveness_drop, pause_ns, process_id, process_mutex_lock,
+    process_mutex_unlock)
+from shmem._sections.first_and_last cimport section_depart
+from shmem._sections.membership cimport clear_up_after, sign_with
+from shmem._sync.primitives cimport mutexes_release_all
+from shmem._sync.storage_lock cimport lock_thread_ended, unlock_exclusive, unlock_shared
+
+cdef extern from *:
+    """
+    #define MAX_WAITS 1000
+    #define WAIT_NS 100000
+    _Static_assert((long long)MAX_WAITS * WAIT_NS > SLICE_NS, "at exit, a thread that sleeps on the lock is waited for");
+    """
+    enum: MAX_WAITS
+    enum: WAIT_NS
+
+cdef section_t* _sections = NULL             # of this process
+
+
+cdef void sections_add(section_t* section) noexcept nogil:
+    global _sections
+    section.next = _sections
+    _sections = section
+
+
+cdef void sections_remove(section_t* section) noexcept nogil:
+    global _sections
+    cdef section_t** link = &_sections
+    while link[0] != section:
+        link = &link[0].next
+    link[0] = section.next
+
+
+cdef section_t* sections_find(const file_facts_t* facts) noexcept nogil:
+    cdef section_t* section = _sections
+    while section != NULL and (section.device != facts.device or section.inode != facts.inode or section.departed):
+        section = section.next
+    return section
+
+
+cdef section_t* section_of_address(uint64_t address) noexcept nogil:
+    """Return the section of this process that contains an address, or NULL."""
+    cdef section_t* section
+    process_mutex_lock()
+    section = _sections
+    while section != NULL:
+        if address - <uint64_t>section.base < section.size_bytes or (
+                section.read_only_base != NULL and address - <uint64_t>section.read_only_base < section.size_bytes):
+            break
+        section = section.next
+    process_mutex_unlock()
+    return section
+
+
+cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
+    """Release one lock of this thread on the section with that id, if this process still has the section."""
+    cdef section_t* section
+    process_mutex_lock()
+    section = _sections
+    while section != NULL and section.id != section_id:
+        section = section.next
+    if section != NULL and exclusive:
+        unlock_exclusive(section)
+    elif section != NULL:
+        unlock_shared(section)
+    process_mutex_unlock()
+
+
+# -- the end of the process, and of threads -----------------------------------------------------------------
+
+cdef uint32_t sections_depart() noexcept nogil:
+    """Leave, at exit, every section in which no thread is busy; return how many are left over.
+
+    Views may outlive the call: nothing in use is cut.
+
+    The caller has the GIL, so no thread becomes busy meanwhile.
+    """
+    cdef section_t* section
+    cdef uint32_t n_left = 0, waits_left
+    process_mutex_lock()
+    section = _sections
+    while section != NULL:
+        if not section.departed and section.private.index_plus_1 != 0:
+            store_release_u32(&section.leaves, 1)
+            waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock leaves meanwhile
+            while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
+                pause_ns(WAIT_NS)
+                waits_left -= 1
+            if load_seq_cst_u32(&section.n_busy) == 0:
+                section_depart(section, True)
+            else:
+                n_left += 1
+        section = section.next
+    process_mutex_unlock()
+    return n_left
+
+
+cdef void thread_ended(void* unused) noexcept nogil:
+    """Release what an ending thread holds in any section, as by the death of its owner."""
+    cdef section_t* section
+    process_mutex_lock()
+    section = _sections
+    while section != NULL:
+        if section.private.index_plus_1 != 0:
+            mutexes_release_all(section)
+            lock_thread_ended(section)
+        section = section.next
+    process_mutex_unlock()
+
+
+# -- fork ---------------------------------------------------------------------------------------------------
+
+cdef void _before_fork() noexcept nogil:
+    cdef section_t* section
+    cdef uint32_t index = 0
+    cdef uint64_t former_readers = 0
+    process_mutex_lock()
+    section = _sections
+    while section != NULL:
+        section.child_index_plus_1 = 0
+        section.child_page = NULL
+        section.child_fd = -1
+        if section.private.index_plus_1 != 0 and participant_take(
+                section, True, &index, &former_readers, &section.child_page, &section.child_fd) == OK:
+            section.child_index_plus_1 = index + 1
+            section.child_generation = participant_generation(section, index)
+            clear_up_after(section, index, former_readers)
+        section = section.next
+
+
+cdef void _after_fork_in_parent() noexcept nogil:
+    cdef section_t* section = _sections
+    while section != NULL:
+        liveness_drop(section.child_page, section.child_fd)
+        section.child_page = NULL
+        section.child_fd = -1
+        section = section.next
+    process_mutex_unlock()
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    cdef section_t* section = _sections
+    if debug_level:
+        debug_forked()
+    while section != NULL:
+        file_close(section.liveness_fd)              # the parent's: closing this copy releases no lock
+        section.liveness_page = section.child_page
+        section.liveness_fd = section.child_fd
+        section.child_page = NULL
+        section.child_fd = -1
+        liveness_do_not_inherit(section.liveness_page)
+        section.n_forks += 1
+        section.n_busy = 0
+        if section.child_index_plus_1 != 0:
+            sign_with(section, section.child_index_plus_1 - 1, section.child_generation)
+            section.participants[section.child_index_plus_1 - 1].pid = process_id()
+        section = section.next
+    process_mutex_unlock()
+
+
+cdef int process_setup() noexcept nogil:
+    """Register the handlers, once per process: 0 or an errno."""
+    cdef int status = at_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
+    return status if status != 0 else at_thread_end(thread_ended)
