@@ -14,7 +14,7 @@ COMMANDS = {
     "tstshmem": ("shmem._cli.tstshmem", "the original's test program: threads of many processes work on one search tree"),
     "fifo": ("shmem._cli.fifo", "producers and consumers on one queue in a section: lock, semaphore, event and objects at work"),
     "semstat": ("shmem._cli.semstat", "every semaphore and event of the machine, with its value"),
-    "check": ("shmem._cli.check", "what is wrong with a section's file; --repair mends it, --leaks finds what nobody can reach"),
+    "check": ("shmem._cli.check", "what is wrong with a section's file; --repair mends it, --leaks finds unreachable blocks"),
     "crashtest": ("shmem.testing.crash.command", "a process killed at every instruction of every operation; do the others go on?"),
     "killstorm": ("shmem.testing.storm.command", "many processes use a section while one is killed again and again; is anything lost?"),
     "fuzz": ("shmem.testing.heap_machine", "random operations on a section's heap, each checked against a model (needs hypothesis)"),

@@ -110,7 +110,7 @@ cdef void debug_dropped(uint32_t what) noexcept nogil:
 
 
 cdef void debug_forked() noexcept nogil:
-    """What the parent's other threads held, nobody holds here."""
+    """No thread of the child holds what other threads of the parent held."""
     cdef uint32_t i
     for i in range(N_SLOTS):
         if _holders[i].thread != thread_pointer():
@@ -139,7 +139,7 @@ cdef void debug_storage_lock() noexcept nogil:
 cdef void debug_sleep() noexcept nogil:
     if _held() & (HEAP_GATE | QUEUE_GATES) == HEAP_GATE:
         debug_fail(b"a thread is about to sleep under a heap gate", NULL, 0, 0, 0)
-    if _held() == 0 and _has_gil():      # opening, closing and a fork may have it: nobody needs it who has the process mutex
+    if _held() == 0 and _has_gil():      # opening, closing and a fork may hold it: the owner of the process mutex never needs it
         debug_fail(b"a thread is about to sleep with the GIL", NULL, 0, 0, 0)
 
 

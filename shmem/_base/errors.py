@@ -95,7 +95,7 @@ _TEXTS = {
 }
 
 
-# what reading a text from a section may end in, when somebody wrote over it: to be caught and explained
+# exceptions of reading a text from a section whose memory was overwritten: to be caught and explained
 DAMAGED_TEXT = (
     ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError, Warning
 )  # fmt: skip

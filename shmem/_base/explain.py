@@ -16,7 +16,7 @@ _PLAIN = {
     ),
     Status.corrupted: (
         _errors.HeapCorruption,
-        "{what}: the heap of {section} is damaged; check_heap() says where. Somebody wrote past the end of a block, "
+        "{what}: the heap of {section} is damaged; check_heap() reports where. A process wrote past the end of a block, "
         "or the machine lost power. What can be reached can still be read",
     ),
     Status.too_many_participants: (

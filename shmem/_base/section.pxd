@@ -71,7 +71,7 @@ cdef extern from *:
 
 ctypedef struct section_t:
     char* base                    # whole file, read and write
-    char* read_only_base          # whole file, read only; NULL until somebody asks
+    char* read_only_base          # whole file, read only; NULL until it is asked for
     uint64_t size_bytes
     header_t* header
     participant_t* participants
@@ -88,7 +88,7 @@ ctypedef struct section_t:
     bint anonymous                # the last one out removes it
     bint keeps_fd                 # this file system drops a lock with its descriptor
     bint departed                 # left at exit while views live on
-    uint32_t leaves               # it is to be left: whoever waits for the lock comes out after its slice of sleep
+    uint32_t leaves               # it is to be left: a waiter for the lock returns after its slice of sleep
     uint64_t id                   # of this section_t among all that this process ever made
     uint64_t n_holds              # Mapping objects, under the process mutex
     uint32_t n_busy               # threads inside the library without the GIL: none may be while the process departs
@@ -124,7 +124,7 @@ cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
 
 
 cdef inline void busy_begin(section_t* section) noexcept nogil:
-    """Before the GIL is given up; `busy_end` before it is asked for again.  Whoever has the GIL and finds 0 is alone."""
+    """Before the GIL is given up; `busy_end` before it is asked for again.  A thread that holds the GIL and finds 0 is alone."""
     fetch_add_seq_cst_u32(&section.n_busy, 1)
 
 

@@ -319,8 +319,8 @@ cdef int file_read(int fd, void* buffer, size_t size_bytes, uint64_t off, size_t
 
 
 cdef bint _is_past_limit(uint64_t end_off) noexcept nogil:
-    """Whether this process may not write so far into a file.  The kernel refuses it too, but with a SIGXFSZ, which kills whoever does not
-    ignore it.  Python ignores it, and programs may have restored the default."""
+    """Whether this process may not write so far into a file.  The kernel refuses it too, but with a SIGXFSZ, which kills a process
+    that does not ignore it.  Python ignores it, and programs may have restored the default."""
     cdef rlimit limit
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 and limit.rlim_cur != RLIM_INFINITY and end_off > limit.rlim_cur
 
@@ -479,7 +479,7 @@ cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_l
 
 
 cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
-    """Lock a byte for as long as this address space lives: EAGAIN when somebody has it.
+    """Lock a byte for as long as this address space lives: EAGAIN when another process has it.
 
     The lock is taken through a new description, one page is mapped through it and the descriptor closed.
     On a file system that drops the lock with the descriptor (overlayfs maps the file beneath) the
@@ -618,7 +618,7 @@ pthread_mutex_init(&_process_mutex, NULL)
 
 
 cdef void process_mutex_lock() noexcept nogil:
-    """The mutex around opening, closing and the list of sections.  Nobody needs the GIL while holding it."""
+    """The mutex around opening, closing and the list of sections.  Its owner never needs the GIL."""
     if debug_level:
         debug_may_take(PROCESS_MUTEX)
     pthread_mutex_lock(&_process_mutex)

@@ -1,11 +1,11 @@
-"""Say what is wrong with a section's file, where, and what would be lost; mend it; find what nobody can reach.
+"""Report what is wrong with a section's file, where, and what would be lost; repair it; find unreachable blocks.
 
 Without --repair nothing is opened for writing, and files that cannot be opened as a section any more are read too: cut off, or with
 damaged header, tags or names.  Processes that want to open it wait meanwhile.  A section that processes are attached to is
 checked by attaching to it, as they do.
 
 --repair copies the file aside first, as FILE.before-repair-N, then mends it, and says what it did and what is lost.  What is
-a block no more becomes a plain block, and is not given to anybody else until somebody frees it.
+a block no more becomes a plain block, and is not allocated again until a process frees it.
 
 --leaks follows references from the root object and the names.  An object's references are known by its type.  What plain blocks, arrays and
 queues hold is known to their users alone: blocks that a word of them may refer to are marked "perhaps", and do not count.  In a
@@ -77,7 +77,7 @@ class Report:
 
 @contextlib.contextmanager
 def opened(path, writable):
-    """A descriptor of the file; nobody opens or closes the section meanwhile."""
+    """A descriptor of the file; no process opens or closes the section meanwhile."""
     fd = open_file(path, writable)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -168,7 +168,7 @@ def check_file(fd, report, with_leaks):
 
 
 def mend(fd, heap_only):
-    """Write what `Wreck` would change, and mark the file as not closed: whoever opens it recovers it."""
+    """Write what `Wreck` would change, and mark the file as not closed, so that the next opener recovers it."""
     wreck = Wreck(fd)
     if heap_only:
         wreck.examine_heap()
@@ -262,7 +262,7 @@ def command_arguments(parser):
     """What the command takes."""
     parser.add_argument("file", metavar="FILE", help=f"the section's file; of an anonymous section {section_path('NAME')}")
     parser.add_argument("--repair", action="store_true", help="copy the file aside, then mend it")
-    parser.add_argument("--leaks", action="store_true", help="list the blocks that nobody can reach")
+    parser.add_argument("--leaks", action="store_true", help="list the blocks that are unreachable")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 

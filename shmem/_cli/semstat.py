@@ -4,10 +4,10 @@ Shown are this library's named semaphores and events, POSIX named semaphores, an
 which `ipcs -s` shows no values).  What cannot be read is listed with the reason.  Files are read, not
 mapped, and nothing is opened for writing: looking changes nothing.  Values and waiters may be moments apart.
 
-How many wait is for this library's an upper bound: whoever was killed while waiting is counted until the next wake.
+How many wait is for this library's an upper bound: a process killed while waiting is counted until the next wake.
 
 Semaphores, events and mutexes that lie in sections are not shown: to see them one has to attach to the
-section, which takes one of its places and, when nobody else is attached, recovers its heap.
+section, which takes one of its places and, when no other process is attached, recovers its heap.
 
 Exit status: 0, also when something could not be read; 2 wrong arguments.
 """
@@ -122,7 +122,7 @@ def _ownership(uid, gid, mode):
 
 
 READ_BYTES = 128
-NOBODYS = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
+UNKNOWN_OWNER = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 
 def _describe_file(path, name, what, values, read):
@@ -148,7 +148,7 @@ def _list_files(prefix, what, values, read, name_prefix=""):
     try:
         found = sorted(name for name in os.listdir(FOLDER) if name.startswith(prefix) and name != prefix)
     except OSError as error:
-        return [{**what, "name": None, "path": FOLDER, **NOBODYS, **values, "error": error.strerror}]
+        return [{**what, "name": None, "path": FOLDER, **UNKNOWN_OWNER, **values, "error": error.strerror}]
     entries = []
     for file_name in found:
         with contextlib.suppress(FileNotFoundError):
@@ -186,7 +186,7 @@ def _sysv_entry(row=None, error=None):
     """A set as a row of the kernel's list shows it, without values."""
     numbers = {} if row is None else {name: int(text, 8 if name == "perms" else 10) for name, text in row.items()}
     if row is None:
-        owned = {**NOBODYS, "creator_uid": None, "creator_gid": None}
+        owned = {**UNKNOWN_OWNER, "creator_uid": None, "creator_gid": None}
     else:
         owned = _ownership(numbers["uid"], numbers["gid"], numbers["perms"])
         owned |= {"creator_uid": numbers["cuid"], "creator_gid": numbers["cgid"]}

@@ -2,7 +2,7 @@
 """Intents: what must change two places says first what it is about to do.
 
 A participant's record is written under the heap gate, `operation` last, and cleared last.  If its owner dies in
-between, whoever recovers the heap finishes the change or leaves it undone; each step can be repeated.
+between, the process that recovers the heap finishes the change or leaves it undone; each step can be repeated.
 
 SWAP_SLOT   the one store that decides is `*slot = value`, some 8-byte word of the section.  If it was
             made: the PENDING blocks `make_off` become USED with the types in `operation`, the USED blocks

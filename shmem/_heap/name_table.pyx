@@ -95,7 +95,7 @@ cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_
         if entry == NULL:
             continue
         head = entry[0]
-        if _copied_bytes(&head) > n_bytes[0] - off:      # somebody writes who may not: what was counted is not what is there
+        if _copied_bytes(&head) > n_bytes[0] - off:      # a process wrote without permission: the content is not what was counted
             break
         _copy_entry(section, entry, &head, copied[0] + off)
         off += _copied_bytes(&head)
@@ -118,7 +118,7 @@ cdef uint64_t _count_live(section_t* section, uint64_t table_off) noexcept nogil
 
 
 cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table) noexcept nogil:
-    """Fill a new table, which nobody sees yet, with what an old one shows."""
+    """Fill a new table, which no other process sees yet, with the entries of an old one."""
     cdef name_slot_t* slots = table_slots(table)
     cdef name_slot_t* slot
     cdef uint64_t i, j

@@ -15,7 +15,8 @@ from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
-from shmem._core cimport Mapping, Memory, allocate_pending, check, offset_in, placed_behind, run_step, run_steps, wrap
+from shmem._core cimport (
+    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, offset_in, placed_behind, placed_is_stale, run_step, run_steps, wrap)
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport copied_t, table_copy, table_insert, table_look_up, table_remove
@@ -221,6 +222,13 @@ cdef bint _lies_in(Mapping mapping, placed) except -1:
     except errors.InvalidBlock:
         return False
     return True
+
+
+def refuse_freed(name, obj):
+    """Raise InvalidBlock if `obj`, or the object it is a view of, is in a block that was freed."""
+    cdef Placed placed = placed_behind(obj)
+    if placed is not None and not placed.serial & PART_OF_BLOCK and placed_is_stale(placed):
+        raise errors.InvalidBlock(f"cannot name {name!r}: the block of this {type(obj).__name__} was freed")
 
 
 def lies_in(Memory memory, obj):

@@ -9,7 +9,7 @@ How a snapshot comes to be, and what a kill leaves at each step under the name t
     3  no lock: the copy is recovered, its header written, all of it synced
     4  it gets the name if that is free, or replaces who has it; the folder is synced
 
-The copy is recovered as an image to which nobody is attached, by the code that recovers a section whose processes were all killed.
+The copy is recovered as an image to which no process is attached, by the code that recovers a section whose processes were all killed.
 So what a living process was just making or had only pinned is free in the copy, no gate is shut in it, and it is marked clean.
 
 Blocks come to be USED without the gate, when their maker has filled them.  One that was PENDING when the copying
@@ -17,7 +17,7 @@ came to it is PENDING in the copy, whatever its tag says by then, since its cont
 
 All queues are copied as they were at one moment: a message that goes from one to another is in one of them, or in the hands of
 who carries it, never in both.  The heap gate keeps queues from coming and going meanwhile.  Who is inside a queue's gate waits for
-nothing, so nobody waits for ever; but a process may be stopped in there.  Then all gates are given back after a slice, and taken
+nothing, so no process waits for ever; but a process may be stopped in there.  Then all gates are given back after a slice, and taken
 again later.
 
 All bytes are written by this process: extents shared with the section's file, as the kernel's own copying would
@@ -65,7 +65,7 @@ from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over,
 def recovered(Memory memory not None):
     """Whether this process was the first one to open the section and found that it had not been closed, so that it was recovered.
 
-    Whoever had it open last was killed, or the machine lost power.  The heap is whole (or `check_heap` says what is not); what was in the
+    Its last process was killed, or the machine lost power.  The heap is whole (or `check_heap` says what is not); what was in the
     middle of being changed, besides, only the program can know.
     """
     return memory.opened().section.was_recovered
@@ -168,7 +168,7 @@ cdef void _leave_gates(section_t* section, queues_t* queues) noexcept nogil:
 
 
 cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nogil:
-    """The blocks of all queues, while nobody puts or gets; WOULD_BLOCK when that cannot be had now."""
+    """The blocks of all queues, while no process puts or gets; WOULD_BLOCK when that cannot be had now."""
     cdef int64_t deadline_ns = now_ns() + SLICE_NS
     cdef uint64_t i, off
     cdef int status = _find_queues(section, queues)
@@ -190,7 +190,7 @@ cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nog
 
 
 cdef void _open_queues(section_t* image) noexcept nogil:
-    """In a copy: nobody is inside a gate, nobody sleeps."""
+    """In a copy: no process is inside a gate, and none sleeps."""
     cdef uint64_t off = image.heap_start
     cdef queue_t* queue
     while off < image.header.top:
@@ -277,7 +277,7 @@ cdef int _finish_mapped(char* base, uint64_t size_bytes, int fd, uint64_t* keep)
     if status == OK:
         status = boot_id(header.boot_id, sizeof(header.boot_id))
     keep[0] = round_up(header.top, PAGE_BYTES)
-    header.owner_deaths = owner_deaths           # whoever holds the lock now is not there, and not dead either
+    header.owner_deaths = owner_deaths           # the present holder of the lock is not in the copy, and is not dead either
     header.death_notice = 0
     header.recoveries = 0
     header.reserved = header.high_water = keep[0]
@@ -316,7 +316,7 @@ cdef int _copy_step(section_t* section, void* request) noexcept nogil:
 
 
 def write_copy(Memory memory not None, int fd, timeout=None):
-    """Write a copy of the section to an empty file that nobody else has: 0, or the status of what went wrong.
+    """Write a copy of the section to an empty file that no other process has: 0, or the status of what went wrong.
 
     Parameters
     ----------
@@ -396,7 +396,7 @@ def snapshot(Memory memory not None, path, timeout=None):
     """Write a consistent copy of the section to another file; return when it is on disk.
 
     It is taken under the shared lock, which is held while bytes are copied and not while the disk is waited for.
-    Meanwhile whoever allocates, frees or names something waits too; who puts into a queue or gets, only while the queues are
+    Meanwhile processes that allocate, free or name something wait too; who puts into a queue or gets, only while the queues are
     copied.  The copy appears under `path` at once and whole, in place of what was there (a symbolic link itself is replaced); if
     anything fails, or the process is killed, what was there stays.
 
@@ -425,7 +425,7 @@ def snapshot(Memory memory not None, path, timeout=None):
 
     Notes
     -----
-    Guarded by the lock is what its users guard by it.  What somebody changes without it, also under a mutex, is copied as it is found,
+    Guarded by the lock is what its users guard by it.  What a process changes without it, also under a mutex, is copied as it is found,
     perhaps in the middle of a change.
 
     Examples

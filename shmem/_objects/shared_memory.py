@@ -178,6 +178,7 @@ class SharedMemory(_core.Memory):
     # -- the directory
 
     def __setitem__(self, name, value):
+        directory.refuse_freed(name, value)
         is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not arrays.is_whole(value))
         if not is_part and directory.lies_in(self, value):
             if not directory.is_named(self, name, value):

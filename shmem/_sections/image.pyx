@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Images: a section's bytes where no other process can see them.
 
-A snapshot that has no name yet, and a private copy that `check` looks at, are images.  Nobody is attached to an image, so the code that
+A snapshot that has no name yet, and a private copy that `check` looks at, are images.  No process is attached to an image, so the code that
 recovers and verifies a heap works on it as it does for a first opener: everybody who ever had an entry is dead.  Its gates
 are opened before anything else, and nothing here waits.
 """
@@ -26,7 +26,7 @@ cdef int image_begin(section_t* section, char* base, uint64_t size_bytes, int fd
     cdef header_t* header = <header_t*>base
     cdef file_facts_t facts
     memset(section, 0, sizeof(section_t))
-    section.private = <private_t*>calloc(1, sizeof(private_t))       # signed by nobody
+    section.private = <private_t*>calloc(1, sizeof(private_t))       # of no participant
     if section.private == NULL:
         return ENOMEM
     section.base = base

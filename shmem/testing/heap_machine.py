@@ -302,7 +302,7 @@ class HeapMachine(RuleBasedStateMachine):
         array = self.arrays[pick % len(self.arrays)]
         if array.views:
             if len(array.views) == 1 and array.name is None and not array.temporary:
-                self.shm.free(array.views[0])       # or nobody could any more
+                self.shm.free(array.views[0])       # or it could not be freed any more
             array.views.pop()
             self._forget_unseen()
 

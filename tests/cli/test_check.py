@@ -1,4 +1,4 @@
-"""`python -m shmem check`: what is wrong with a file, what a repair makes of it, what nobody can reach."""
+"""`python -m shmem check`: what is wrong with a file, what a repair makes of it, what is unreachable."""
 
 import hashlib
 import json
@@ -187,7 +187,7 @@ def test_front_tag_overwritten(made, capsys, name):
         elif name == "block":
             assert bytes(section.root.next.other)[:300] == DATA + DATA[:100]
         else:
-            section.block(where[name])  # of a type that nobody knows any more, but there
+            section.block(where[name])  # of a type that is not known any more, but there
         section.free(section.allocate(1000))
 
 
@@ -218,7 +218,7 @@ def test_overrun(made, capsys):
 
 
 def test_both_tags_of_neighbours_overwritten(made, capsys):
-    """Nothing says where the one ends and the other begins: one plain block, which nobody is given until it is freed."""
+    """Nothing says where the one ends and the other begins: one plain block, which is not allocated again until it is freed."""
     path, where = made
     (first, second), (begin, end) = block_of(path, where["next"]), block_of(path, where["root"])
     assert begin == second
@@ -552,20 +552,20 @@ def test_leaks(section_file, capsys):
         far = section.allocate(64)
         held = section.allocate(100)
         held_offset = held.offset
-        nobody, behind = section.new(Node), section.new(Node)
-        nobody.next = behind  # reached by a leak alone
+        unlinked, behind = section.new(Node), section.new(Node)
+        unlinked.next = behind  # reached by a leak alone
         lost = section.zeros((3, 5), "float32")
         section.root = lost
         lost_offset = field(section_file, "root_off")
         section.root = section.new(Node, next=section.new(Node, other=far))
         section["offsets"] = np.array([held.offset])
         expected = {
-            nobody.offset: ("check.Node", None),
+            unlinked.offset: ("check.Node", None),
             behind.offset: ("check.Node", None),
             lost_offset: ("array (3, 5) of <f4", None),
             held_offset: ("bytes", True),
         }
-        del lost, far, held, nobody, behind
+        del lost, far, held, unlinked, behind
     status, report = check(capsys, section_file, "--leaks")
     assert (status, report["state"]) == (4, "whole")
     found = {one["offset"]: (one["type"], one["perhaps"] and True) for one in report["leaks"]}

@@ -101,7 +101,7 @@ def new_set():
 
 @pytest.fixture
 def unique():
-    """A name that nobody else has; files whose names end with it are removed."""
+    """A name that no other test has; files whose names end with it are removed."""
     name = f"semstat-{uuid.uuid4().hex}"
     yield name
     for path in FOLDER.glob(f"*{name}"):

@@ -55,6 +55,7 @@ def test_block(shm, freed):
                 "memoryview": lambda: memoryview(block),
                 "bytes": lambda: bytes(block),
                 "root": lambda: setattr(shm, "root", block),
+                "name": lambda: shm.__setitem__("x", block),
                 "handle": lambda: shmem.handle(block),
                 "block": lambda: shm.block(block.offset),
                 "free": lambda: shm.free(block),
@@ -80,6 +81,7 @@ def test_object(shm, freed):
                 "memoryview": lambda: memoryview(item),
                 "event": event.is_set,
                 "root": lambda: setattr(shm, "root", item),
+                "name": lambda: shm.__setitem__("x", item),
             }
         )
         assert "freed" in repr(item)
@@ -96,6 +98,8 @@ def test_array(shm, freed):
         check_all_refuse(
             {
                 "root": lambda: setattr(shm, "root", array),
+                "name": lambda: shm.__setitem__("x", array),
+                "name a part": lambda: shm.__setitem__("x", array[3:]),
                 "refer to": lambda: setattr(holder, "array", array),
                 "handle": lambda: shmem.handle(array),
             }
@@ -118,6 +122,7 @@ def test_queue(shm, freed):
                 "is_shutdown": lambda: queue.is_shutdown,
                 "shutdown": queue.shutdown,
                 "root": lambda: setattr(shm, "root", queue),
+                "name": lambda: shm.__setitem__("x", queue),
             }
         )
         assert "freed" in repr(queue)
