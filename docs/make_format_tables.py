@@ -28,7 +28,8 @@ def struct_table(name):
     rows = [f"| {name}, {LAYOUT[name].size} bytes: offset | type | field | remark |", "| ---: | --- | --- | --- |"]
     for field in LAYOUT[name].values():
         count = f"[{field.count}]" if field.count > 1 else ""
-        rows.append(f"| {field.offset} | {field.ctype}{count} | `{field.name}` | {known.get(field.name, '').rstrip(',')} |")
+        remark = known.get(field.name, "").rstrip(",").replace("|", r"\|")
+        rows.append(f"| {field.offset} | {field.ctype}{count} | `{field.name}` | {remark} |")
     return rows
 
 

@@ -23,11 +23,14 @@ States of a block, and the one store by which it leaves each::
 
     hole     hole_split: the hole's front tag (PENDING or USED; or the front hole's smaller size)    under the gate
     PENDING  heap_commit: its tag, USED                                                              by its maker, no gate
+             heap_release: its tag, HOLE or CACHED, when its maker abandons it                       under the gate
     USED     heap_release: its tag, HOLE or CACHED                                                   under the gate
     CACHED   _reuse_cached: its tag, PENDING or USED; heap_flush_cache: HOLE                         under the gate
 
 A small block is cleared under the gate, inside the hole, and becomes USED at once.  A large one is PENDING while it is cleared or filled
 outside the gate.  Its maker's count of pending blocks, raised before and lowered after, shows whether a dead participant left one.
+A maker that is interrupted while it waits for the gate notes the block in its private page and frees it later (`heap_abandon`).  The
+count stays raised until then, so a maker that is killed or leaves meanwhile leaves a PENDING block that recovery frees.
 
 Cached blocks (`cached_blocks.pxd`) are allocated again before any hole.  Their lists are emptied before a section is called full, by
 `trim`, and by the last process that leaves.
