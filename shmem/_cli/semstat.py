@@ -37,13 +37,13 @@ class Unreadable(Exception):
 
 # -- this library's, as `named_t` in _base/layout.pxd has it ---------------------------------------------------------
 
-NAMED = struct.Struct("<8sII48x")                   # magic, version, kind, uuid and spare
+NAMED = struct.Struct("<8sII48x")  # magic, version, kind, uuid and spare
 NAMED_FILE_BYTES = 4096
 NAMED_MAGIC = b"SHMEMS\x1a\0"
 NAMED_VERSION = 1
 NAMED_SEMAPHORE, NAMED_EVENT = 1, 2
 NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
-SEMAPHORE = struct.Struct("<I4xQ")                  # value, channel
+SEMAPHORE = struct.Struct("<I4xQ")  # value, channel
 EVENT = struct.Struct("<Q")
 
 
@@ -82,8 +82,8 @@ def read_event(content, size):
 # -- POSIX named semaphores, as glibc has them on 64 bits -------------------------------------------------------
 
 POSIX_BYTES = 32
-POSIX = struct.Struct("<QI")                        # waiters << 32 | value, mark
-POSIX_SHARED = 0x80                                 # the mark of a semaphore that several processes use
+POSIX = struct.Struct("<QI")  # waiters << 32 | value, mark
+POSIX_SHARED = 0x80  # the mark of a semaphore that several processes use
 
 
 def read_posix(content, size):
@@ -217,7 +217,7 @@ def list_sysv():
             found = semaphores_of_set(entry["id"])
             entry["semaphores"] = [dict(zip(SEMAPHORE_KEYS, one, strict=True)) for one in found]
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):      # removed since it was listed
+            if error.errno in (errno.EINVAL, errno.EIDRM):  # removed since it was listed
                 continue
             entry["error"] = error.strerror
         entries.append(entry)
@@ -350,7 +350,7 @@ def command(options):
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:                             # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has seen enough
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return 0

@@ -471,6 +471,7 @@ def test_the_most_participants(section_file, capsys):
 
 # -- participants and intents ---------------------------------------------------------------------------------
 
+
 def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
     """Return the bytes of an intent."""
     content = bytearray(INTENT.size)

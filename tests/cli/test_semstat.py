@@ -90,7 +90,7 @@ def new_set():
     def make(values, key=IPC_PRIVATE, permissions=0o600):
         made.append(result(LIBC.semget(key, len(values), permissions | IPC_CREAT)))
         for number, value in enumerate(values):
-            if value:                       # else it has no last process
+            if value:  # else it has no last process
                 result(LIBC.semctl(made[-1], number, SETVAL, value))
         return made[-1]
 
@@ -253,7 +253,7 @@ def test_foreign_and_truncated_files(folder, entries, table, prefix, files):
 @pytest.mark.parametrize("prefix", ["shmem-semaphore.", "shmem-event.", "sem."])
 def test_no_regular_file(folder, entries, prefix):
     (folder / f"{prefix}folder").mkdir()
-    os.mkfifo(folder / f"{prefix}fifo")         # which would keep one waiting
+    os.mkfifo(folder / f"{prefix}fifo")  # which would keep one waiting
     (folder / "elsewhere").write_bytes(posix_bytes(1, 0))
     (folder / f"{prefix}link").symlink_to(folder / "elsewhere")
     (folder / prefix).write_bytes(b"a prefix is no name")
@@ -410,7 +410,7 @@ def test_large_set(new_set, entry_of, table):
             shown |= {int(words[0]) + i: int(value) for i, value in enumerate(words[2:])}
     assert [shown[i] for i in range(160, 200)] == values[160:]
     assert shown[0] == 7
-    assert 80 not in shown                  # as those before
+    assert 80 not in shown  # as those before
     assert [line.strip() for line in lines].count("*") == 1
 
 
