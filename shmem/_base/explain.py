@@ -180,9 +180,7 @@ def explain_problem(problem, section, facts):
     """
     offset = facts["bad_off"]
     return _with_status(
-        _errors.HeapCorruption(
-            f"{section}, offset {offset:#x}: {problem} (expected {facts['expected']:#x}, found {facts['found']:#x})"
-        ),
+        _errors.HeapCorruption(f"{section}, offset {offset:#x}: {problem} (expected {facts['expected']:#x}, found {facts['found']:#x})"),
         Status.corrupted,
         offset=offset,
     )

@@ -105,7 +105,7 @@ def new_set():
     def make(values, key=IPC_PRIVATE, permissions=0o600):
         made.append(result(LIBC.semget(key, len(values), permissions | IPC_CREAT)))
         for number, value in enumerate(values):
-            if value:                       # else it has no last process
+            if value:  # else it has no last process
                 result(LIBC.semctl(made[-1], number, SETVAL, value))
         return made[-1]
 
@@ -225,25 +225,25 @@ NOT_SEMAPHORES = {
     "foreign": (b"#!/bin/sh\n" * 50, "not made by this library"),
     "short-foreign": (b"x", "not made by this library"),
     "section": (semaphore_bytes(1, 0, magic=MAGIC), "not made by this library"),
-    "cut": (semaphore_bytes(1, 0)[: PAGE_BYTES - 1], f"damaged: {PAGE_BYTES - 1} bytes"),
-    "magic-only": (semaphore_bytes(1, 0)[: NAMED["magic"].end], f"damaged: {NAMED['magic'].end} bytes"),
-    "long": (semaphore_bytes(1, 0) + b"x", f"damaged: {PAGE_BYTES + 1} bytes"),
-    "version": (semaphore_bytes(1, 0, version=NAMED_VERSION + 1), f"layout version {NAMED_VERSION + 1}"),
-    "an-event": (event_bytes(1, 0), "an event, not a semaphore"),
+    "cut": (semaphore_bytes(1, 0)[: PAGE_BYTES - 1], f"damaged: must have {PAGE_BYTES} bytes, got {PAGE_BYTES - 1}"),
+    "magic-only": (semaphore_bytes(1, 0)[: NAMED["magic"].end], f"damaged: must have {PAGE_BYTES} bytes, got {NAMED['magic'].end}"),
+    "long": (semaphore_bytes(1, 0) + b"x", f"damaged: must have {PAGE_BYTES} bytes, got {PAGE_BYTES + 1}"),
+    "version": (semaphore_bytes(1, 0, version=9), f"layout version must be {NAMED_VERSION}, got 9"),
+    "an-event": (event_bytes(1, 0), "must be a semaphore, got an event"),
     "kind": (semaphore_bytes(1, 0, kind=3), "unknown kind 3"),
     "negative": (semaphore_bytes(SEMAPHORE_MAX + 1, 0), "damaged"),
 }
 NOT_EVENTS = {
-    "cut": (event_bytes(1, 0)[:70], "damaged: 70 bytes"),
-    "a-semaphore": (semaphore_bytes(1, 0), "a semaphore, not an event"),
+    "cut": (event_bytes(1, 0)[:70], f"damaged: must have {PAGE_BYTES} bytes, got 70"),
+    "a-semaphore": (semaphore_bytes(1, 0), "must be an event, got a semaphore"),
 }
 NOT_POSIX = {
-    "empty": (b"", "has 0 bytes"),
-    "short": (posix_bytes(3, 0)[:31], "has 31 bytes"),
-    "long": (posix_bytes(3, 0) + b"\0", "has 33 bytes"),
-    "huge": (bytes(1 << 20), "has 1048576 bytes"),
-    "mark": (posix_bytes(3, 0, mark=0), "not that of glibc"),
-    "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not that of glibc"),
+    "empty": (b"", "must have 32 bytes, got 0"),
+    "short": (posix_bytes(3, 0)[:31], "must have 32 bytes, got 31"),
+    "long": (posix_bytes(3, 0) + b"\0", "must have 32 bytes, got 33"),
+    "huge": (bytes(1 << 20), "must have 32 bytes, got 1048576"),
+    "mark": (posix_bytes(3, 0, mark=0), "not the layout of a 64-bit glibc"),
+    "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not the layout of a 64-bit glibc"),
     "negative": (posix_bytes(1 << 31, 0), "damaged"),
 }
 
@@ -268,13 +268,13 @@ def test_foreign_and_truncated_files(folder, entries, table, prefix, files):
 @pytest.mark.parametrize("prefix", ["shmem-semaphore.", "shmem-event.", "sem."])
 def test_no_regular_file(folder, entries, prefix):
     (folder / f"{prefix}folder").mkdir()
-    os.mkfifo(folder / f"{prefix}fifo")         # which would keep one waiting
+    os.mkfifo(folder / f"{prefix}fifo")  # which would keep one waiting
     (folder / "elsewhere").write_bytes(posix_bytes(1, 0))
     (folder / f"{prefix}link").symlink_to(folder / "elsewhere")
     (folder / prefix).write_bytes(b"a prefix is no name")
     found = entries("--kind", "shmem", "--kind", "posix")
     assert [entry["name"].removeprefix("/") for entry in found] == ["fifo", "folder", "link"]
-    assert {entry["error"] for entry in found} == {"it is no regular file"}
+    assert {entry["error"] for entry in found} == {"not a regular file"}
 
 
 def test_names_are_harmless(folder, entries, table):
@@ -413,7 +413,7 @@ def test_large_set(new_set, entry_of, table):
             shown |= {int(words[0]) + i: int(value) for i, value in enumerate(words[2:])}
     assert [shown[i] for i in range(160, 200)] == values[160:]
     assert shown[0] == 7
-    assert 80 not in shown                  # as those before
+    assert 80 not in shown  # as those before
     assert [line.strip() for line in lines].count("*") == 1
 
 
@@ -489,13 +489,13 @@ def test_none(folder, table, entries, tmp_path, monkeypatch):
     header.write_text(Path("/proc/sysvipc/sem").read_text().splitlines(keepends=True)[0])
     monkeypatch.setattr(semstat, "SYSV_LIST", str(header))
     assert table() == [
-        "Semaphores and events of this library",
+        "Semaphores and events of shmem",
         "none",
         "",
         "POSIX named semaphores",
         "none",
         "",
-        "System V sets of semaphores",
+        "System V semaphore sets",
         "none",
     ]
     assert entries() == []

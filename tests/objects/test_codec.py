@@ -256,8 +256,21 @@ def test_array_fields_broadcast(shm):
         array: Array[shmem.int16, 2, 3]
 
     obj = shm.new(Holder)
-    for value in (5, [7], [1, 2, 3], (1, 2, 3), [[1], [2]], [[4, 5, 6]], range(3), array.array("q", [1, 2, 3]),
-                  bytearray(b"abc"), memoryview(b"abc"), np.arange(3), np.arange(6).reshape(2, 3), [np.arange(3), [7, 8, 9]]):
+    for value in (
+        5,
+        [7],
+        [1, 2, 3],
+        (1, 2, 3),
+        [[1], [2]],
+        [[4, 5, 6]],
+        range(3),
+        array.array("q", [1, 2, 3]),
+        bytearray(b"abc"),
+        memoryview(b"abc"),
+        np.arange(3),
+        np.arange(6).reshape(2, 3),
+        [np.arange(3), [7, 8, 9]],
+    ):
         obj.array = value
         expected = np.zeros((2, 3), np.int16)
         expected[...] = value if not isinstance(value, (bytearray, memoryview)) else list(value)
