@@ -50,20 +50,20 @@ EVENT = struct.Struct("<Q")
 def _named_state(content, size, kind):
     """The bytes of the state, when the file is what it should be."""
     if not content.startswith(NAMED_MAGIC):
-        raise Unreadable("it was not made by this library")
+        raise Unreadable("not made by this library")
     if size != NAMED_FILE_BYTES:
-        raise Unreadable(f"it is damaged: {size} bytes instead of {NAMED_FILE_BYTES}")
+        raise Unreadable(f"damaged: must have {NAMED_FILE_BYTES} bytes, got {size}")
     _, version, found = NAMED.unpack_from(content)
     if version != NAMED_VERSION:
-        raise Unreadable(f"it has layout version {version}; this is version {NAMED_VERSION}")
+        raise Unreadable(f"layout version must be {NAMED_VERSION}, got {version}")
     if found != kind:
-        raise Unreadable(f"it is {NAMED_KINDS.get(found, f'of the unknown kind {found}')}, not {NAMED_KINDS[kind]}")
+        raise Unreadable(f"must be {NAMED_KINDS[kind]}, got {NAMED_KINDS.get(found, f'the unknown kind {found}')}")
     return content[NAMED.size :]
 
 
 def _checked_value(value):
     if value > VALUE_MAX:
-        raise Unreadable(f"it is damaged: no semaphore has the value {value}")
+        raise Unreadable(f"damaged: invalid semaphore value {value}")
     return value
 
 
@@ -89,10 +89,10 @@ POSIX_SHARED = 0x80  # the mark of a semaphore that several processes use
 def read_posix(content, size):
     """What the file of a POSIX named semaphore says.  The layout is glibc's since 2.21; anything else is not guessed at."""
     if size != POSIX_BYTES:
-        raise Unreadable(f"it has {size} bytes, and a semaphore of glibc's on 64 bits {POSIX_BYTES}")
+        raise Unreadable(f"a 64-bit glibc semaphore must have {POSIX_BYTES} bytes, got {size}")
     word, mark = POSIX.unpack_from(content)
     if mark != POSIX_SHARED:
-        raise Unreadable("its layout is not that of glibc on 64 bits")
+        raise Unreadable("not the layout of a 64-bit glibc semaphore")
     return {"value": _checked_value(word & 0xFFFFFFFF), "waiters": word >> 32}
 
 
@@ -132,7 +132,7 @@ def _describe_file(path, name, what, values, read):
     try:
         found = system_tools.read_start(path, READ_BYTES)
         if found is None:
-            raise Unreadable("it is no regular file")
+            raise Unreadable("not a regular file")
         entry.update(read(*found))
     except FileNotFoundError:
         raise
@@ -309,9 +309,9 @@ def _section(title, lines):
 FILE_HEADINGS = ["state", "waiters", "owner", "group", "mode", "name"]
 SYSV_HEADINGS = ["key", "id", "owner", "group", "mode", "size", "last operation", "changed"]
 KINDS = {
-    "shmem": (list_shmem, "Semaphores and events of this library", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
+    "shmem": (list_shmem, "Semaphores and events of shmem", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
     "posix": (list_posix, "POSIX named semaphores", ["value", *FILE_HEADINGS[1:]], _file_cells, ("value", "waiters")),
-    "sysv": (list_sysv, "System V sets of semaphores", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
+    "sysv": (list_sysv, "System V semaphore sets", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
 }
 
 
@@ -339,8 +339,8 @@ def json_of(kinds):
 
 def command_arguments(parser):
     """Declare what `python -m shmem semstat` takes."""
-    parser.add_argument("--kind", choices=KINDS, action="append", help="only these; may be repeated (default: all)")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each, instead of tables")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="list only this kind; may be repeated (default: all kinds)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object for each entry instead of tables")
 
 
 def command(options):

@@ -279,7 +279,7 @@ def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
     try:
         return _text_to_dtype(text)
     except errors.DAMAGED_TEXT as error:
-        raise_damaged(mapping.section, payload_off, f"its dtype is {text!r:.100}: {error}")
+        raise_damaged(mapping.section, payload_off, f"the array's dtype is {text!r:.100}: {error}")
 
 
 ctypedef struct facts_t:              # a copy of an array's header, checked to fit its block
@@ -438,7 +438,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
     if order not in ("C", "F"):
         raise ValueError(f"order must be 'C' or 'F', got {order!r}")
     if name is not None and temporary:
-        raise ValueError("name and temporary exclude each other: a temporary array is freed with its last view, a named one stays")
+        raise ValueError("name and temporary are mutually exclusive: a temporary array is freed with its last view, a named one stays")
     dtype = np.dtype(dtype)
     dims = _shape_argument(shape)
     if dtype.subdtype is not None:

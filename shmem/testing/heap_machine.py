@@ -418,7 +418,7 @@ class HeapMachine(RuleBasedStateMachine):
             operation(*arguments, **keywords)
         except error:
             return
-        raise AssertionError(f"{operation.__name__}{arguments} was not refused")
+        raise AssertionError(f"{operation.__name__}{arguments} did not raise")
 
     def _name(self, name, what):
         self.shm[name] = what
@@ -519,21 +519,21 @@ def fuzz(steps, first_seed=None, index="tlsf"):
                     database=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)))  # fmt: skip
         finally:
             configuration.set_hypothesis_home_dir(None)
-    print(f"{index}: {progress.done:,} steps, all well", file=sys.stderr)
+    print(f"{index}: {progress.done:,} steps, no failures", file=sys.stderr)
 
 
 def _positive(text):
     number = int(text)
     if number <= 0:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
+        raise argparse.ArgumentTypeError(f"must be positive, got {number}")
     return number
 
 
 def command_arguments(parser):
     """Declare what `python -m shmem fuzz` takes."""
-    parser.add_argument("--steps", type=_positive, default=10_000, metavar="N", help="operations, all in all (default 10,000)")
-    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same operations")
-    parser.add_argument("--index", choices=("tlsf", "next_fit"), help="which index of free blocks (default: half the steps each)")
+    parser.add_argument("--steps", type=_positive, default=10_000, metavar="N", help="total number of operations (default: 10,000)")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the random operations; the same seed repeats them")
+    parser.add_argument("--index", choices=("tlsf", "next_fit"), help="index of free blocks (default: half of the steps with each)")
 
 
 def command(options):
@@ -548,6 +548,6 @@ def command(options):
             return 130
         except Exception as error:
             traceback.print_exception(error)
-            print(f"fuzz: found with --index {index} --seed {number} --steps {options.steps}", file=sys.stderr)
+            print(f"fuzz: reproduce with --index {index} --seed {number} --steps {options.steps}", file=sys.stderr)
             return 1
     return 0

@@ -210,25 +210,25 @@ NOT_SEMAPHORES = {
     "foreign": (b"#!/bin/sh\n" * 50, "not made by this library"),
     "short-foreign": (b"x", "not made by this library"),
     "section": (semaphore_bytes(1, 0, magic=b"SHMEM1\x1a\n"), "not made by this library"),
-    "cut": (semaphore_bytes(1, 0)[:4095], "damaged: 4095 bytes"),
-    "magic-only": (MAGIC, "damaged: 8 bytes"),
-    "long": (semaphore_bytes(1, 0) + b"x", "damaged: 4097 bytes"),
-    "version": (semaphore_bytes(1, 0, version=9), "layout version 9"),
-    "an-event": (event_bytes(1, 0), "an event, not a semaphore"),
+    "cut": (semaphore_bytes(1, 0)[:4095], "damaged: must have 4096 bytes, got 4095"),
+    "magic-only": (MAGIC, "damaged: must have 4096 bytes, got 8"),
+    "long": (semaphore_bytes(1, 0) + b"x", "damaged: must have 4096 bytes, got 4097"),
+    "version": (semaphore_bytes(1, 0, version=9), "layout version must be 1, got 9"),
+    "an-event": (event_bytes(1, 0), "must be a semaphore, got an event"),
     "kind": (named_bytes(3, b""), "unknown kind 3"),
     "negative": (semaphore_bytes(0xFFFFFFFF, 0), "damaged"),
 }
 NOT_EVENTS = {
-    "cut": (event_bytes(1, 0)[:70], "damaged: 70 bytes"),
-    "a-semaphore": (semaphore_bytes(1, 0), "a semaphore, not an event"),
+    "cut": (event_bytes(1, 0)[:70], "damaged: must have 4096 bytes, got 70"),
+    "a-semaphore": (semaphore_bytes(1, 0), "must be an event, got a semaphore"),
 }
 NOT_POSIX = {
-    "empty": (b"", "has 0 bytes"),
-    "short": (posix_bytes(3, 0)[:31], "has 31 bytes"),
-    "long": (posix_bytes(3, 0) + b"\0", "has 33 bytes"),
-    "huge": (bytes(1 << 20), "has 1048576 bytes"),
-    "mark": (posix_bytes(3, 0, mark=0), "not that of glibc"),
-    "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not that of glibc"),
+    "empty": (b"", "must have 32 bytes, got 0"),
+    "short": (posix_bytes(3, 0)[:31], "must have 32 bytes, got 31"),
+    "long": (posix_bytes(3, 0) + b"\0", "must have 32 bytes, got 33"),
+    "huge": (bytes(1 << 20), "must have 32 bytes, got 1048576"),
+    "mark": (posix_bytes(3, 0, mark=0), "not the layout of a 64-bit glibc"),
+    "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not the layout of a 64-bit glibc"),
     "negative": (posix_bytes(1 << 31, 0), "damaged"),
 }
 
@@ -259,7 +259,7 @@ def test_no_regular_file(folder, entries, prefix):
     (folder / prefix).write_bytes(b"a prefix is no name")
     found = entries("--kind", "shmem", "--kind", "posix")
     assert [entry["name"].removeprefix("/") for entry in found] == ["fifo", "folder", "link"]
-    assert {entry["error"] for entry in found} == {"it is no regular file"}
+    assert {entry["error"] for entry in found} == {"not a regular file"}
 
 
 def test_names_are_harmless(folder, entries, table):
@@ -486,13 +486,13 @@ def test_none(folder, table, entries, tmp_path, monkeypatch):
     header.write_text(Path("/proc/sysvipc/sem").read_text().splitlines(keepends=True)[0])
     monkeypatch.setattr(semstat, "SYSV_LIST", str(header))
     assert table() == [
-        "Semaphores and events of this library",
+        "Semaphores and events of shmem",
         "none",
         "",
         "POSIX named semaphores",
         "none",
         "",
-        "System V sets of semaphores",
+        "System V semaphore sets",
         "none",
     ]
     assert entries() == []

@@ -90,7 +90,7 @@ def test_stale_handles_raise(shm):
         with pytest.raises(shmem.InvalidBlock):
             one.open()
     for nothing in (np.zeros(3), b"abc", np.zeros(3)[1:]):
-        with pytest.raises(shmem.InvalidBlock, match="is in no section"):
+        with pytest.raises(shmem.InvalidBlock, match="is not in a section"):
             shmem.handle(nothing)
 
 

@@ -237,7 +237,7 @@ def test_snapshot_does_not_replace_other_files(section_file, tmp_path):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section, shmem.SharedMemory(tmp_path / "b", max_size=1 << 20) as other:
         os.link(section_file, tmp_path / "same")
         for target in (section_file, tmp_path / "same"):
-            with pytest.raises(ValueError, match="section itself"):
+            with pytest.raises(ValueError, match="of the section itself"):
                 section.snapshot(target)
         with pytest.raises(shmem.OperatingSystemError, match="are attached") as caught:
             section.snapshot(other.path)

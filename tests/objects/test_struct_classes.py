@@ -178,7 +178,7 @@ def test_invalid_field_types_raise(make):
 
 @pytest.mark.parametrize("name", ["offset", "section", "dtype", "__class__", "_shmem_layout_"])
 def test_reserved_field_names_raise(name):
-    with pytest.raises(TypeError, match="cannot be called"):
+    with pytest.raises(TypeError, match="cannot name a field"):
         type(Struct)("Bad", (Struct,), {"__annotations__": {name: int64}})
 
 
@@ -373,7 +373,7 @@ def test_unknown_class_is_generic(shm, module, child):
         try:
             root.next = shm.new(Stranger)
         except TypeError as error:
-            assert "Ref[base] or None; found Stranger" in str(error)
+            assert "Ref[base] or None, got Stranger" in str(error)
         else:
             raise AssertionError
         root.next = None
@@ -561,7 +561,7 @@ def test_names_defined_later(shm, module):
             y: int64
     """)
     for use in (lambda: made.Early.dtype, lambda: shm.new(made.Early), lambda: shm.new(made.Derived)):
-        with pytest.raises(NameError, match="cannot be used yet"):
+        with pytest.raises(NameError, match=r"cannot use .* yet"):
             use()
     module("from shmem import float64 as Real\nN = 2")
     assert list(made.Derived.dtype.names) == ["x", "more", "leaf", "y"]
