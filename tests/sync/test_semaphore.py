@@ -260,9 +260,7 @@ def test_nothing_is_lost_under_load(name, child):
     consumers = [child(code, name) for _ in range(2)]
     for one in (victim, *consumers):  # else the consumers may have taken everything before the victim is there
         assert one.hear() == "up"
-    producers = [
-        child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)
-    ]
+    producers = [child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)]
     semaphore.signal()
     killed_after = int(victim.hear())
     victim.process.send_signal(signal.SIGKILL)
