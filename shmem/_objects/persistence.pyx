@@ -218,7 +218,7 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
         if is_copied:
             i += 1
         elif tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_QUEUE:
-            tag = tag_make(size_bytes, STATE_PENDING, 0)         # it was when the queues were copied
+            tag = tag_make(size_bytes, STATE_PENDING, 0, block_at(section, off).serial)         # it was when the queues were copied
         if is_copied or tag_state(tag) == STATE_PENDING or (tag_state(tag) != STATE_USED and size_bytes >= PAGE_BYTES):
             status = _copy_run(section, fd, run_off, off)
             if status == OK and not is_copied:
