@@ -189,7 +189,7 @@ cdef extern from *:
 
     typedef struct {
         uint64_t tag;
-        uint64_t serial;              /* slack << 56 | serial */
+        uint64_t serial;              /* names << 62 | slack << 56 | serial */
         uint64_t next_off;            /* from here on payload; links of a hole or cached block */
         uint64_t previous_off;
     } block_t;
@@ -203,19 +203,19 @@ cdef extern from *:
     #define BLOCK_MIN_BYTES 48u
     #define BLOCK_ALIGN_BYTES 16u
     #define BLOCK_MAX_ALIGN_BYTES 4096u
-    #define TAG_STATE_MASK 7u
-    #define TAG_SMALL 8u                  /* the small format */
-    #define TAG_GATED 0x800u              /* small format only */
+    #define TAG_STATE_MASK 7ull
+    #define TAG_SMALL 8ull                /* the small format */
+    #define TAG_GATED 0x800ull            /* small format only */
     #define TAG_SIZE_MASK 0x0000fffffffffff0ull
-    #define TAG_SMALL_SIZE_MASK 0x7f0u    /* also the largest size of the small format */
+    #define TAG_SMALL_SIZE_MASK 0x7f0ull  /* also the largest size of the small format */
     #define TAG_SERIAL_SHIFT 12
     #define TAG_SERIAL_MASK 0x0000000fffffffffull
     #define TAG_TYPE_SHIFT 48
     #define SERIAL_MASK 0x00ffffffffffffffull
     #define SLACK_SHIFT 56
-    #define SLACK_MASK 0x3fu
+    #define SLACK_MASK 0x3full
     #define NAMES_SHIFT 62
-    #define NAMES_MANY 3u                 /* three names or more */
+    #define NAMES_MANY 3ull               /* three names or more */
     #define GOLDEN 0x9e3779b97f4a7c15ull  /* 2**64 / golden ratio, odd: spreads offsets and names */
 
     #define TLSF_FIRST_LEVELS 40

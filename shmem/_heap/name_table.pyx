@@ -266,6 +266,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     entry = <name_entry_t*>(section.base + entry_off)
     entry.value = value
     entry.serial = serial
+    entry.version = entry.attributes_off = 0
     entry.name_bytes = name.n_bytes
     entry.data_bytes = data_bytes
     memcpy(entry_name(entry), name.text, name.n_bytes)

@@ -39,6 +39,7 @@ from shmem._base.layout cimport (
 from shmem._base.participants cimport participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
@@ -262,6 +263,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
             section.participants[i].pins = 0
     if section.header.root_off != 0 and not _is_used(section, section.header.root_off):
         store_release_u64(&section.header.root_off, 0)
+    if section.header.root_off != 0:
+        block_set_gated(block_at(section, payload_to_block(section.header.root_off)))
     section.header.recoveries += 1
     store_release_u32(&section.header.broken, 0)
     return OK

@@ -27,8 +27,8 @@ from shmem._base.layout import (
     MAX_THREADS,
     PAGE_BYTES,
     SLOT_REMOVED,
-    TAG_SIZE_MASK,
     heap_start,
+    read_tag,
 )
 
 HEADER, BLOCK, PARTICIPANT, INTENT = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "intent_t"))
@@ -103,7 +103,7 @@ def set_field(path, name, value):
 def block_of(path, payload):
     """Return (begin, end) of a block."""
     begin = payload - BLOCK_HEAD_BYTES
-    return begin, begin + (word(path, begin) & TAG_SIZE_MASK)
+    return begin, begin + read_tag(word(path, begin)).size
 
 
 def digest(path):
