@@ -260,9 +260,7 @@ def test_nothing_is_lost_under_load(name, child):
     consumers = [child(code, name) for _ in range(2)]
     for one in (victim, *consumers):  # else the consumers may have taken everything before the victim is there
         assert one.hear() == "up"
-    producers = [
-        child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)
-    ]
+    producers = [child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)]
     semaphore.signal()
     killed_after = int(victim.hear())
     victim.process.send_signal(signal.SIGKILL)
@@ -342,6 +340,15 @@ def test_unlink(name, child):
     for nameless in (shmem.Semaphore(), shmem.Event()):
         with pytest.raises(ValueError, match="no system-wide name"):
             nameless.unlink()
+
+
+@pytest.mark.parametrize("cls", ["Semaphore", "Event"])
+def test_a_failed_removal_is_called_one(name, cls):
+    """The error names the operation that was attempted, not the one that came before it."""
+    waitable = getattr(shmem, cls)(name)
+    os.unlink(FILES[cls] + name)
+    with pytest.raises(shmem.SectionNotFound, match=f"^cannot remove '/dev/shm/.*: this {cls.lower()} was removed"):
+        waitable.unlink()
 
 
 # -- names ------------------------------------------------------------------------------------------------------
@@ -424,7 +431,7 @@ def test_hostile_files_are_refused_and_left_alone(name, cls, kind):
     good.unlink()
     before = os.lstat(path)
     try:
-        with pytest.raises(shmem.NotASection, match=r"left as it was.*remove it, or choose another name"):
+        with pytest.raises(shmem.NotASection, match=r"was not modified.*remove it, or choose another name"):
             getattr(shmem, cls)(name)
         after = os.lstat(path)
         assert (before.st_ino, before.st_size, before.st_mtime_ns) == (after.st_ino, after.st_size, after.st_mtime_ns)
