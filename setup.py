@@ -10,9 +10,17 @@ from setuptools import Extension, setup
 WITH_DEBUG_INFO = os.environ.get("SHMEM_DEBUG_INFO", "0") not in ("", "0")
 EXTRA_CFLAGS = os.environ.get("SHMEM_CFLAGS", "").split()
 COMPILE_ARGS = [
-    "-std=gnu11", "-O2", "-fno-strict-aliasing", "-Wall", "-Wextra",
+    "-std=gnu11",
+    "-O2",
+    "-fno-strict-aliasing",
+    "-Wall",
+    "-Wextra",
     # warnings that Cython's generated C would trigger
-    "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare", "-Wno-missing-field-initializers", "-Wno-cast-function-type",
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-sign-compare",
+    "-Wno-missing-field-initializers",
+    "-Wno-cast-function-type",
     "-g" if WITH_DEBUG_INFO else "-g0",
     *EXTRA_CFLAGS,
 ]

@@ -31,7 +31,7 @@ class Boost:
 
     def ask(self, *words):
         """Run one line; return the number of the answer."""
-        number, = self.ask_all(*words)
+        (number,) = self.ask_all(*words)
         return number
 
     def contender(self, name, *words):

@@ -70,7 +70,7 @@ class Crew:
             Whether each had a core all the time.  With a core too few, members take turns instead of working at the same time.
         """
         start = time.monotonic() + lead_seconds
-        at_work = self._pipes[:len(works)]
+        at_work = self._pipes[: len(works)]
         for pipe, work in zip(at_work, works, strict=True):
             pipe.send((work, start, start + seconds))
         answers, delays = zip(*[pipe.recv() for pipe in at_work], strict=True)

@@ -199,8 +199,15 @@ def measure_heap():
         n_walked = report.blocks + report.holes
         rows.append(Row(HEAP, f"next allocate, {n_blocks:,} blocks", after_death, "-", None))
         rows.append(Row(HEAP, f"recovery alone, {n_blocks:,} blocks", best["recover"], "check_heap", best["check"]))
-        rows.append(Row(HEAP, f"recovery alone, {n_blocks:,} blocks, per block", best["recover"] / n_walked, "check_heap, per block",
-                        best["check"] / n_walked))
+        rows.append(
+            Row(
+                HEAP,
+                f"recovery alone, {n_blocks:,} blocks, per block",
+                best["recover"] / n_walked,
+                "check_heap, per block",
+                best["check"] / n_walked,
+            )
+        )
     return rows
 
 

@@ -67,8 +67,14 @@ def machine():
     """Describe the machine and the versions of the software."""
     import numpy as np
 
-    facts = {"Python": platform.python_version(), "numpy": np.__version__, "C library": " ".join(platform.libc_ver()),
-             "machine": platform.machine(), "cores": os.cpu_count(), "load": f"{os.getloadavg()[0]:.1f}"}
+    facts = {
+        "Python": platform.python_version(),
+        "numpy": np.__version__,
+        "C library": " ".join(platform.libc_ver()),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load": f"{os.getloadavg()[0]:.1f}",
+    }
     return ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
@@ -86,8 +92,10 @@ def main():
         rows += ask(name)
     print(format_table(rows))
     bars = [row.reached for row in rows if row.reached is not None]
-    print(f"\n{about}; {time.monotonic() - begun:.0f} s; times are the best of several rounds in turn, ratio = shmem / peer; "
-          f"bars reached: {sum(bars)} of {len(bars)}")
+    print(
+        f"\n{about}; {time.monotonic() - begun:.0f} s; times are the best of several rounds in turn, ratio = shmem / peer; "
+        f"bars reached: {sum(bars)} of {len(bars)}"
+    )
     if arguments.json:
         arguments.json.write_text(json.dumps({"about": about, "rows": [as_facts(row) for row in rows]}, indent=1) + "\n")
     return any(row.note == FAILED for row in rows)

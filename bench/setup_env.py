@@ -91,7 +91,7 @@ def build_boost_peer():
 
     def build():
         ENVIRONMENT.say("compiling the Boost peer")
-        is_searched = include == pathlib.Path("/usr/include")       # naming it would hide the C headers from those of C++
+        is_searched = include == pathlib.Path("/usr/include")  # naming it would hide the C headers from those of C++
         where = [] if is_searched else ["-isystem", include]
         ENVIRONMENT.run(compiler, *CPP_ARGS, *where, BENCH / "boost_peer.cpp", "-o", program, "-lrt")
 

@@ -52,8 +52,9 @@ def measure():
     with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=name), Crew(name, 2, own_cores=True) as crew, Boost() as boost:
         best = best_of(SECONDS, {"one": ours(crew, 1), "two": ours(crew, 2), **boosts(boost, 1), **boosts(boost, 2)})
     note = boost.missing or "never two cores undisturbed"
-    one, two, boost_one, boost_two = (None if best.get(name, DISTURBED) == DISTURBED else best[name]
-                                      for name in ("one", "two", "boost 1", "boost 2"))
+    one, two, boost_one, boost_two = (
+        None if best.get(name, DISTURBED) == DISTURBED else best[name] for name in ("one", "two", "boost 1", "boost 2")
+    )
     return [
         Row(QUESTION, "lock + unlock by two at once, per pair", two, "one alone", one, most_ratio=BAR_ONE, note=note),
         Row(QUESTION, "lock + unlock by two at once, per pair", two, f"{PEER}, two", boost_two, most_ratio=BAR_BOOST, note=note),

@@ -80,7 +80,7 @@ def format_table(rows):
     text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
     for i in range(len(rows), 1, -1):  # show the name of each question once
         if rows[i - 1].question == rows[i - 2].question:
-            text[i + 1] = "| " + " " * widths[0] + text[i + 1][2 + widths[0]:]
+            text[i + 1] = "| " + " " * widths[0] + text[i + 1][2 + widths[0] :]
     return "\n".join(text)
 
 

@@ -22,8 +22,21 @@ LIMIT_SECONDS = 60
 
 def run_once(variant):
     """Return the seconds per key, with locks and without."""
-    command = [sys.executable, "-m", "shmem", "tstshmem", "--variant", variant, "--json",
-               "-p", str(N_PROCESSES), "-t", str(N_THREADS), "-n", str(N_KEYS)]
+    command = [
+        sys.executable,
+        "-m",
+        "shmem",
+        "tstshmem",
+        "--variant",
+        variant,
+        "--json",
+        "-p",
+        str(N_PROCESSES),
+        "-t",
+        str(N_THREADS),
+        "-n",
+        str(N_KEYS),
+    ]
     # in the checkout `-m shmem` would run the source; in the environment's folder it runs the installed package
     finished = subprocess.run(command, cwd=sys.prefix, stdout=subprocess.PIPE, text=True, timeout=LIMIT_SECONDS, check=True)
     answered = json.loads(finished.stdout)

@@ -34,27 +34,27 @@ ENLARGE = 16
 ROWS, COLUMNS = MODEL_ROWS * ENLARGE, MODEL_COLUMNS * ENLARGE
 BAND_ROWS = 32
 N_BANDS = ROWS // BAND_ROWS
-SECTION_BYTES = 512 << 20       # a limit: disk space is taken only as used
-STEP_MINUTES = 30               # between two positions of the sun, usual for maps of solar radiation
-FREE, DONE = 0, -1              # values of `Progress.owner` beside the numbers of workers
-MAX_DEATHS = 10                 # more killed workers are not an accident
+SECTION_BYTES = 512 << 20  # a limit: disk space is taken only as used
+STEP_MINUTES = 30  # between two positions of the sun, usual for maps of solar radiation
+FREE, DONE = 0, -1  # values of `Progress.owner` beside the numbers of workers
+MAX_DEATHS = 10  # more killed workers are not an accident
 
 
 class Progress(shmem.Struct, type_name="hillshade.Progress"):
     """The root object: the task and its progress.  Change it under the exclusive lock, read it under the shared one."""
 
-    made_at: shmem.float64                      # seconds since 1970
-    runs: shmem.int64                           # completed ones
-    completed_at: shmem.float64                 # seconds since 1970; 0 while a run is under way or was interrupted
-    day: shmem.int64                            # of the year
-    latitude: shmem.float64                     # degrees
-    cell_x: shmem.float64                       # metres between two columns
-    cell_y: shmem.float64                       # metres between two rows
+    made_at: shmem.float64  # seconds since 1970
+    runs: shmem.int64  # completed ones
+    completed_at: shmem.float64  # seconds since 1970; 0 while a run is under way or was interrupted
+    day: shmem.int64  # of the year
+    latitude: shmem.float64  # degrees
+    cell_x: shmem.float64  # metres between two columns
+    cell_y: shmem.float64  # metres between two rows
     bands_done: shmem.int64
     elevation_crc: shmem.uint32
-    sunlight_crc: shmem.uint32                  # valid when completed, like the mean
+    sunlight_crc: shmem.uint32  # valid when completed, like the mean
     sunlight_mean: shmem.float64
-    owner: shmem.Array[shmem.int32, N_BANDS]    # of each band: FREE, DONE, or the number of a worker
+    owner: shmem.Array[shmem.int32, N_BANDS]  # of each band: FREE, DONE, or the number of a worker
 
     def cell(self):
         """Return the width and height of a cell, in metres."""
@@ -97,7 +97,7 @@ def cubic(distance):
 
 def enlarge_columns(samples):
     """Return `ENLARGE` columns for each column."""
-    position = (np.arange(ENLARGE) + 0.5) / ENLARGE - 0.5       # of the new columns, relative to the old one
+    position = (np.arange(ENLARGE) + 0.5) / ENLARGE - 0.5  # of the new columns, relative to the old one
     weights = cubic(position - np.arange(-2, 3)[:, None]).astype(np.float32)
     padded = np.pad(samples, ((0, 0), (2, 2)), mode="edge")
     neighbours = np.lib.stride_tricks.sliding_window_view(padded, 5, axis=1)
@@ -117,7 +117,7 @@ def sun_positions(latitude, day):
     """Return unit vectors to the sun (east, north, up) while it is above the horizon, every `STEP_MINUTES` of a day."""
     latitude = np.radians(latitude)
     declination = np.radians(-23.44) * np.cos(2 * np.pi * (day + 10) / 365)
-    hour_angle = np.radians(np.arange(-180, 180, STEP_MINUTES / 4))     # 15 degrees an hour, 0 at noon
+    hour_angle = np.radians(np.arange(-180, 180, STEP_MINUTES / 4))  # 15 degrees an hour, 0 at noon
     east = -np.cos(declination) * np.sin(hour_angle)
     north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour_angle)
     up = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour_angle)
@@ -131,7 +131,7 @@ def add_sunlight(elevation, cell, suns, out):
     """
     east = (elevation[1:-1, :-2] - elevation[1:-1, 2:]) / (2 * cell[0])
     north = (elevation[2:, 1:-1] - elevation[:-2, 1:-1]) / (2 * cell[1])
-    up = 1 / np.sqrt(1 + east**2 + north**2)    # the surface's unit normal is (east, north, up)
+    up = 1 / np.sqrt(1 + east**2 + north**2)  # the surface's unit normal is (east, north, up)
     east *= up
     north *= up
     shade, part = np.empty_like(up), np.empty_like(up)
@@ -172,7 +172,7 @@ def rows_of(band):
 
 def work(path, number):
     """Compute bands until none is free: the main function of a worker process, which attaches by path."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C is for the parent, which terminates its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which terminates its workers
     ignore_owner_deaths()
     with shmem.SharedMemory(path) as shm:
         progress, elevation, sunlight = shm.root, shm["elevation"], shm["sunlight"]
@@ -334,7 +334,7 @@ def open_section(path, day, console):
     others = set(shm.stats().participants) - {os.getpid()}
     if others:
         raise SystemExit(f"cannot open {path}: in use by processes {sorted(others)}; wait for them, or stop them")
-    if progress is None:        # the root is set last: the section is empty or incomplete
+    if progress is None:  # the root is set last: the section is empty or incomplete
         for name in list(shm):
             del shm[name]
         fill_section(shm, day, console)
@@ -465,7 +465,7 @@ def timed(function, *arguments):
 def compare(shm, n_workers, shared_times, console):
     """Compute the same by pickle, print both times, and verify that the results are equal."""
     progress = shm.root
-    grid = np.array(shm["elevation"])       # a private copy, as a program without the section would have
+    grid = np.array(shm["elevation"])  # a private copy, as a program without the section would have
     sunlight, *pickle_times = timed(compute_by_pickle, grid, progress.cell(), progress.suns(), n_workers, console)
     for what, times in (("in place, in the section:", shared_times), ("by pickle, through a pool:", pickle_times)):
         console.print(f"{what:27}{times[0]:5.2f} s, {times[1]:5.2f} s of processor time")

@@ -4,10 +4,17 @@ import operator
 import os
 import re
 
-PAGE_BYTES = 4096
-MAX_PARTICIPANTS = 65534
-MAX_SIZE = 1 << 46
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_MAX_ALIGN_BYTES,
+    END_OF_ADDRESSES,
+    MAX_LABEL_BYTES,
+    MAX_PARTICIPANTS,
+    MAX_SECTION_BYTES,
+    PAGE_BYTES,
+)
+
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_LABEL_BYTES}}}")
 
 
 def mode(value):
@@ -20,7 +27,7 @@ def name(value, what):
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a string, got {type(value).__name__}")
     if _NAME.fullmatch(value) is None:
-        raise ValueError(f"{what} must be 1 to 200 of the characters A-Z a-z 0-9 . _ - (no slash), got {value!r}")
+        raise ValueError(f"{what} must be 1 to {MAX_LABEL_BYTES} of the characters A-Z a-z 0-9 . _ - (no slash), got {value!r}")
     return value
 
 
@@ -52,8 +59,8 @@ def max_size(value, control_bytes, n_participants):
         raise ValueError(
             f"max_size must be at least {least:,} bytes for {n_participants} participants (control pages included), got {number:,}"
         )
-    if number > MAX_SIZE:
-        raise ValueError(f"max_size must be at most {MAX_SIZE:,} bytes, got {number:,}")
+    if number > MAX_SECTION_BYTES:
+        raise ValueError(f"max_size must be at most {MAX_SECTION_BYTES:,} bytes, got {number:,}")
     return -(-number // PAGE_BYTES) * PAGE_BYTES
 
 
@@ -70,14 +77,14 @@ def desired_address(value):
     if value is None:
         return 0
     number = operator.index(value)
-    if number <= 0 or number >= 1 << 47 or number % PAGE_BYTES:
-        raise ValueError(f"desired_address must be a positive multiple of {PAGE_BYTES} below 2**47, got {number:#x}")
+    if number <= 0 or number >= END_OF_ADDRESSES or number % PAGE_BYTES:
+        raise ValueError(f"desired_address must be a positive multiple of {PAGE_BYTES} below {END_OF_ADDRESSES:#x}, got {number:#x}")
     return number
 
 
 def align(value):
-    """Return the alignment, at least 16, which every block has."""
+    """Return the alignment, at least `BLOCK_ALIGN_BYTES`, which every block has."""
     number = operator.index(value)
-    if number <= 0 or number & (number - 1) or number > PAGE_BYTES:
-        raise ValueError(f"align must be a power of two up to {PAGE_BYTES}, got {number}")
-    return max(number, 16)
+    if number <= 0 or number & (number - 1) or number > BLOCK_MAX_ALIGN_BYTES:
+        raise ValueError(f"align must be a power of two up to {BLOCK_MAX_ALIGN_BYTES}, got {number}")
+    return max(number, BLOCK_ALIGN_BYTES)

@@ -5,6 +5,7 @@ import os
 
 from shmem._base import errors as _errors
 from shmem._base.errors import Status
+from shmem._base.layout import MAX_THREADS, PAGE_BYTES
 from shmem._base.system_tools import describe_file_system, free_bytes_at
 
 _PLAIN = {
@@ -35,7 +36,7 @@ _PLAIN = {
     Status.not_owner: (_errors.LockError, "cannot {what}: this thread does not hold the lock"),
     Status.too_many_threads: (
         _errors.LockError,
-        "cannot {what}: 4096 threads of this process use {section} at the same time, which is the limit",
+        f"cannot {{what}}: {MAX_THREADS} threads of this process use {{section}} at the same time, which is the limit",
     ),
 }
 
@@ -185,7 +186,7 @@ def explain_named(status, operation, kind, path, user):
             ),
             status,
         )
-    return explain_opening(status, path, None, {"found": user, "wanted": 0, "max_size": 4096}, operation)
+    return explain_opening(status, path, None, {"found": user, "wanted": 0, "max_size": PAGE_BYTES}, operation)
 
 
 def explain_problem(problem, section, facts):

@@ -44,6 +44,7 @@ from shmem._sections import image
 HEADER = LAYOUT["header_t"]
 COPY_BYTES = 1 << 16
 REPAIRED, LEFT, NOT_DONE = 1, 4, 8  # exit status; the bits mean the same in fsck's
+IN_USE = "cannot repair: processes are attached; repair when they have left"
 
 
 class Refused(Exception):
@@ -55,8 +56,8 @@ class Report:
     """What is said at the end."""
 
     file: str
-    state: str = "whole"
-    """whole, damaged, repaired, not a section, unreadable, refused"""
+    state: str = "intact"
+    """intact, damaged, repaired, not a section, unreadable, refused"""
     in_use: bool = False
     findings: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
@@ -68,7 +69,7 @@ class Report:
     @property
     def status(self):
         """The exit status."""
-        status = {"whole": 0, "repaired": REPAIRED, "damaged": LEFT}.get(self.state, NOT_DONE)
+        status = {"intact": 0, "repaired": REPAIRED, "damaged": LEFT}.get(self.state, NOT_DONE)
         return status | LEFT if any(leak.perhaps is None for leak in self.leaks or ()) else status
 
 
@@ -81,7 +82,7 @@ def opened(path, writable):
     fd = open_file(path, writable)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotASection("it is no regular file")
+            raise NotASection("not a regular file")
         with contextlib.suppress(OSError):
             image.hold_opening(fd, not writable)
         yield fd
@@ -138,15 +139,17 @@ def check_in_use(path, report, with_leaks):
             found = section.check_heap()
         except shmem.HeapCorruption as error:
             report.state = "damaged"
-            report.findings.append({"offset": error.offset, "problem": str(error), "remedy": "when all have left: --repair", "lost": ""})
+            report.findings.append(
+                {"offset": error.offset, "problem": str(error), "remedy": "run --repair when no process is attached", "lost": ""}
+            )
             return
         report.blocks, report.used_bytes = found.blocks, found.used_bytes
         if with_leaks:
-            report.notes.append("what only a variable of a process leads to is listed as a leak too")
+            report.notes.append("a block that only a process's variable refers to is listed as a leak too")
             with tempfile.TemporaryFile(prefix="shmem-check-") as file:
                 status = persistence.write_copy(section, file.fileno())
                 if status != 0:
-                    raise Refused(f"no copy could be made to look for leaks in: {shmem.get_error_text(status)}")
+                    raise Refused(f"cannot look for leaks: copying the section failed: {shmem.get_error_text(status)}")
                 wreck = Wreck(file.fileno())
                 wreck.examine()
                 report.leaks = Reach(wreck).leaks()
@@ -186,13 +189,13 @@ def repair(path, report):
     """Copy aside, mend, open and close."""
     with opened(path, True) as fd:
         if image.is_in_use(fd):
-            raise Refused("processes are attached: nothing was repaired")
+            raise Refused(IN_USE)
         report.copy = copy_aside(fd, path)
         was_clean = Wreck(fd).was_clean
     for heap_only in (False,) if was_clean else (True, False):
         with opened(path, True) as fd:
             if image.is_in_use(fd):
-                raise Refused(f"a process attached meanwhile: repair again when it has left; as it was: {report.copy}")
+                raise Refused(f"cannot repair: a process has attached; repair again when it has left (original: {report.copy})")
             mend(fd, heap_only)
         with shmem.SharedMemory(path, trust_owner=True) as section:
             if not heap_only:
@@ -212,7 +215,7 @@ def examine(path, with_repair, with_leaks):
         if in_use:
             check_in_use(path, report, with_leaks)
         if with_repair and in_use:
-            raise Refused("processes are attached: nothing was repaired")
+            raise Refused(IN_USE)
         if with_repair and report.findings:
             repair(path, report)
     except NotASection as error:
@@ -242,7 +245,7 @@ def print_report(report, file):
         if finding["lost"]:
             print(f"  {'':12}  lost: {finding['lost']}", file=file)
     if report.copy:
-        print(f"  as it was: {report.copy}", file=file)
+        print(f"  original: {report.copy}", file=file)
     if report.leaks is not None:
         print_leaks(report.leaks, file)
 
@@ -250,9 +253,9 @@ def print_report(report, file):
 def print_leaks(leaks, file):
     """The leaks as a table."""
     certain = [leak for leak in leaks if leak.perhaps is None]
-    print(f"  leaks: {len(certain)} blocks, {sum(leak.n_bytes for leak in certain):,} bytes that nothing leads to", file=file)
+    print(f"  leaks: {len(certain)} blocks, {sum(leak.n_bytes for leak in certain):,} bytes that are unreachable", file=file)
     if len(certain) < len(leaks):
-        print(f"  and {len(leaks) - len(certain)} that a word in a plain block, an array or a queue may lead to", file=file)
+        print(f"  and {len(leaks) - len(certain)} that a word in a plain block, an array or a queue may refer to", file=file)
     for leak in leaks:
         perhaps = f"  perhaps reached from {leak.perhaps:#x}" if leak.perhaps is not None else ""
         print(f"  {leak.offset:>#12x}  {leak.n_bytes:>14,}  {leak.type}{perhaps}", file=file)
@@ -260,10 +263,10 @@ def print_leaks(leaks, file):
 
 def command_arguments(parser):
     """What the command takes."""
-    parser.add_argument("file", metavar="FILE", help=f"the section's file; of an anonymous section {section_path('NAME')}")
-    parser.add_argument("--repair", action="store_true", help="copy the file aside, then mend it")
-    parser.add_argument("--leaks", action="store_true", help="list the blocks that are unreachable")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("file", metavar="FILE", help=f"the section's file, which for an anonymous section is {section_path('NAME')}")
+    parser.add_argument("--repair", action="store_true", help="copy the file aside, then repair it")
+    parser.add_argument("--leaks", action="store_true", help="list unreachable blocks")
+    parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
 
 
 def command(options):

@@ -209,7 +209,7 @@ class Queue:
                 return None
             producer, number = message.producer, message.number
             if number != producer.taken:
-                raise Violation(f"producer {producer.number}: message {number} came instead of {producer.taken}")
+                raise Violation(f"producer {producer.number}: expected message {producer.taken}, got message {number}")
             fifo.removing = old
             producer.taken = number + 1
             fifo.first = message  # from here on the message is taken
@@ -257,13 +257,13 @@ class Queue:
             for message in chain(self.fifo.first.next):
                 which = message.producer.number
                 if message.number != expected[which]:
-                    raise Violation(f"producer {which}: message {message.number} is waiting in place of {expected[which]}")
+                    raise Violation(f"producer {which}: expected waiting message {expected[which]}, found message {message.number}")
                 expected[which] += 1
                 n_waiting += 1
             for producer in chain(self.fifo.producers):
                 if expected[producer.number] != producer.put:
                     known = expected[producer.number]
-                    raise Violation(f"producer {producer.number}: {producer.put} messages were put, but {known} are accounted for")
+                    raise Violation(f"producer {producer.number}: put {producer.put} messages, of which {known} are accounted for")
                 n_blocks += 1
             n_blocks += 2 + n_waiting + sum(1 for _ in chain(self.fifo.spare))  # 2: the queue and the message that `first` leads to
             return n_waiting, self.shm.check_heap().blocks - n_blocks
@@ -297,7 +297,7 @@ def _consume(queue, options):
         while (found := queue.get(options.timeout)) is not None:
             producer, number = found
             if number <= latest.get(producer, -1):
-                raise Violation(f"producer {producer}: message {number} came after {latest[producer]}")
+                raise Violation(f"producer {producer}: got message {number} after message {latest[producer]}")
             latest[producer] = number
             n_taken += 1
             if options.verbose:
@@ -308,20 +308,20 @@ def _consume(queue, options):
 
 def _check(queue, options):
     n_waiting, n_lost = queue.check()
-    print(f"check: {n_waiting:,} messages waiting, in order; heap whole; {n_lost} blocks lost with killed processes", flush=True)
+    print(f"check: {n_waiting:,} messages waiting, in order; heap intact; {n_lost} blocks lost with killed processes", flush=True)
 
 
 def command_arguments(parser):
     """Declare the arguments of `python -m shmem fifo`."""
     parser.add_argument("what", choices=("produce", "consume", "check"), help="put messages, take messages, or only verify the queue")
     parser.add_argument("count", nargs="?", type=int, help="for produce: the number of messages")
-    parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the folder for temporary files)")
-    parser.add_argument("--name", help="use the anonymous section of this name instead of a file; it goes with its last process")
+    parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the temporary folder)")
+    parser.add_argument("--name", help="use the anonymous section of this name instead of a file; the last process removes it")
     parser.add_argument("--size", type=int, default=1 << 28, help="maximum size of the section in bytes (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=10,
-                        help="end after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--wait", action="store_true", help="for produce: end only when all messages were taken")
-    parser.add_argument("--check", action="store_true", help="verify queue and heap at the end")
+                        help="stop after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--wait", action="store_true", help="for produce: wait until all messages are taken")
+    parser.add_argument("--check", action="store_true", help="verify the queue and the heap at the end")
     parser.add_argument("--verbose", action="store_true", help="for consume: print the producer and number of each message")
 
 
@@ -330,13 +330,13 @@ def _wrong(options):
     if (options.what == "produce") != (options.count is not None):
         return "produce needs the number of messages; consume and check take none"
     if options.count is not None and options.count < 0:
-        return f"the number of messages must not be negative, got {options.count}"
+        return f"the number of messages must be non-negative, got {options.count}"
     if not 0 <= options.timeout < float("inf"):
-        return f"--timeout must be a finite number of seconds and not negative, got {options.timeout}"
+        return f"--timeout must be a finite, non-negative number of seconds, got {options.timeout}"
     if options.size < MIN_SIZE:
         return f"--size must be at least {MIN_SIZE:,} bytes, got {options.size:,}"
     if options.file and options.name:
-        return "--file and --name exclude each other"
+        return "--file and --name are mutually exclusive"
     return None
 
 

@@ -24,10 +24,20 @@ import struct
 import sys
 
 from shmem._base import system_tools
+from shmem._base.layout import (
+    CHANNEL_WAITERS_SHIFT,
+    EVENT_SIGNALED,
+    LAYOUT,
+    NAMED_EVENT,
+    NAMED_MAGIC,
+    NAMED_SEMAPHORE,
+    NAMED_VERSION,
+    PAGE_BYTES,
+    SEMAPHORE_MAX,
+)
 from shmem._base.system_sysv import SYSV_LIST, list_sets, semaphores_of_set
 
 FOLDER = system_tools.MEMORY_FOLDER
-VALUE_MAX = 0x7FFFFFFF
 WIDTH = 100
 
 
@@ -37,62 +47,56 @@ class Unreadable(Exception):
 
 # -- this library's, as `named_t` in _base/layout.pxd has it ---------------------------------------------------------
 
-NAMED = struct.Struct("<8sII48x")                   # magic, version, kind, uuid and spare
-NAMED_FILE_BYTES = 4096
-NAMED_MAGIC = b"SHMEMS\x1a\0"
-NAMED_VERSION = 1
-NAMED_SEMAPHORE, NAMED_EVENT = 1, 2
+NAMED, SEMAPHORE, EVENT = LAYOUT["named_t"], LAYOUT["semaphore_t"], LAYOUT["event_t"]
 NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
-SEMAPHORE = struct.Struct("<I4xQ")                  # value, channel
-EVENT = struct.Struct("<Q")
 
 
 def _named_state(content, size, kind):
-    """The bytes of the state, when the file is what it should be."""
-    if not content.startswith(NAMED_MAGIC):
-        raise Unreadable("it was not made by this library")
-    if size != NAMED_FILE_BYTES:
-        raise Unreadable(f"it is damaged: {size} bytes instead of {NAMED_FILE_BYTES}")
-    _, version, found = NAMED.unpack_from(content)
+    """The offset of the state, when the file is what it should be."""
+    if len(content) < NAMED["magic"].end or NAMED["magic"].read(content) != NAMED_MAGIC:
+        raise Unreadable("not made by this library")
+    if size != PAGE_BYTES:
+        raise Unreadable(f"damaged: must have {PAGE_BYTES} bytes, got {size}")
+    version, found = NAMED["version"].read(content), NAMED["kind"].read(content)
     if version != NAMED_VERSION:
-        raise Unreadable(f"it has layout version {version}; this is version {NAMED_VERSION}")
+        raise Unreadable(f"layout version must be {NAMED_VERSION}, got {version}")
     if found != kind:
-        raise Unreadable(f"it is {NAMED_KINDS.get(found, f'of the unknown kind {found}')}, not {NAMED_KINDS[kind]}")
-    return content[NAMED.size :]
+        raise Unreadable(f"must be {NAMED_KINDS[kind]}, got {NAMED_KINDS.get(found, f'the unknown kind {found}')}")
+    return NAMED["state"].offset
 
 
 def _checked_value(value):
-    if value > VALUE_MAX:
-        raise Unreadable(f"it is damaged: no semaphore has the value {value}")
+    if value > SEMAPHORE_MAX:
+        raise Unreadable(f"damaged: invalid semaphore value {value}")
     return value
 
 
 def read_semaphore(content, size):
     """What a named semaphore's file says."""
-    value, channel = SEMAPHORE.unpack_from(_named_state(content, size, NAMED_SEMAPHORE))
-    return {"value": _checked_value(value), "waiters": channel >> 32}
+    found = SEMAPHORE.read(content, _named_state(content, size, NAMED_SEMAPHORE))
+    return {"value": _checked_value(found["value"]), "waiters": found["channel"] >> CHANNEL_WAITERS_SHIFT}
 
 
 def read_event(content, size):
     """What a named event's file says."""
-    (word,) = EVENT.unpack_from(_named_state(content, size, NAMED_EVENT))
-    return {"signaled": bool(word & 1), "waiters": word >> 32}
+    word = EVENT["word"].read(content, _named_state(content, size, NAMED_EVENT))
+    return {"signaled": bool(word & EVENT_SIGNALED), "waiters": word >> CHANNEL_WAITERS_SHIFT}
 
 
 # -- POSIX named semaphores, as glibc has them on 64 bits -------------------------------------------------------
 
 POSIX_BYTES = 32
-POSIX = struct.Struct("<QI")                        # waiters << 32 | value, mark
-POSIX_SHARED = 0x80                                 # the mark of a semaphore that several processes use
+POSIX = struct.Struct("<QI")  # waiters << 32 | value, mark
+POSIX_SHARED = 0x80  # the mark of a semaphore that several processes use
 
 
 def read_posix(content, size):
     """What the file of a POSIX named semaphore says.  The layout is glibc's since 2.21; anything else is not guessed at."""
     if size != POSIX_BYTES:
-        raise Unreadable(f"it has {size} bytes, and a semaphore of glibc's on 64 bits {POSIX_BYTES}")
+        raise Unreadable(f"a 64-bit glibc semaphore must have {POSIX_BYTES} bytes, got {size}")
     word, mark = POSIX.unpack_from(content)
     if mark != POSIX_SHARED:
-        raise Unreadable("its layout is not that of glibc on 64 bits")
+        raise Unreadable("not the layout of a 64-bit glibc semaphore")
     return {"value": _checked_value(word & 0xFFFFFFFF), "waiters": word >> 32}
 
 
@@ -121,7 +125,7 @@ def _ownership(uid, gid, mode):
     return {"owner": user_name(uid), "uid": uid, "group": group_name(gid), "gid": gid, "permissions": f"{mode & 0o7777:04o}"}
 
 
-READ_BYTES = 128
+READ_BYTES = NAMED.size  # a POSIX semaphore is smaller
 UNKNOWN_OWNER = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 
@@ -132,7 +136,7 @@ def _describe_file(path, name, what, values, read):
     try:
         found = system_tools.read_start(path, READ_BYTES)
         if found is None:
-            raise Unreadable("it is no regular file")
+            raise Unreadable("not a regular file")
         entry.update(read(*found))
     except FileNotFoundError:
         raise
@@ -217,7 +221,7 @@ def list_sysv():
             found = semaphores_of_set(entry["id"])
             entry["semaphores"] = [dict(zip(SEMAPHORE_KEYS, one, strict=True)) for one in found]
         except OSError as error:
-            if error.errno in (errno.EINVAL, errno.EIDRM):      # removed since it was listed
+            if error.errno in (errno.EINVAL, errno.EIDRM):  # removed since it was listed
                 continue
             entry["error"] = error.strerror
         entries.append(entry)
@@ -309,9 +313,9 @@ def _section(title, lines):
 FILE_HEADINGS = ["state", "waiters", "owner", "group", "mode", "name"]
 SYSV_HEADINGS = ["key", "id", "owner", "group", "mode", "size", "last operation", "changed"]
 KINDS = {
-    "shmem": (list_shmem, "Semaphores and events of this library", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
+    "shmem": (list_shmem, "Semaphores and events of shmem", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
     "posix": (list_posix, "POSIX named semaphores", ["value", *FILE_HEADINGS[1:]], _file_cells, ("value", "waiters")),
-    "sysv": (list_sysv, "System V sets of semaphores", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
+    "sysv": (list_sysv, "System V semaphore sets", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
 }
 
 
@@ -339,8 +343,8 @@ def json_of(kinds):
 
 def command_arguments(parser):
     """Declare what `python -m shmem semstat` takes."""
-    parser.add_argument("--kind", choices=KINDS, action="append", help="only these; may be repeated (default: all)")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each, instead of tables")
+    parser.add_argument("--kind", choices=KINDS, action="append", help="list only this kind; may be repeated (default: all kinds)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object for each entry instead of tables")
 
 
 def command(options):
@@ -350,7 +354,7 @@ def command(options):
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:                             # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has seen enough
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return 0

@@ -22,10 +22,10 @@ PARTICIPANT, INTENT = LAYOUT["participant_t"], LAYOUT["intent_t"]
 WORD_BYTES = 8
 MOST_PENDING = 16 * MAX_THREADS
 OPERATIONS = {
-    INTENT_SWAP_SLOT: "naming, moving or removing something",
+    INTENT_SWAP_SLOT: "naming, moving or removing a block",
     INTENT_RESIZE: "resizing a block",
     INTENT_MOVE: "moving a block",
-    INTENT_SHRINK: "making a block smaller",
+    INTENT_SHRINK: "shrinking a block",
 }
 RESIZES = INTENT_RESIZE, INTENT_SHRINK
 
@@ -42,7 +42,7 @@ def _participant_problem(wreck, entry):
     for count, most, what in (
         (entry["readers"] & 0xFFFFFFFF, MAX_THREADS, "threads that hold the lock shared"),
         (entry["waiting"], MAX_THREADS, "threads that wait for the lock"),
-        (entry["pending"], MOST_PENDING, "blocks that it is making"),
+        (entry["pending"], MOST_PENDING, "pending blocks"),
         (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned arrays"),
     ):
         if count > most:
@@ -55,12 +55,12 @@ def _examine_participant(wreck, i, at):
     readers = PARTICIPANT["readers"].at(at)
     problem = _participant_problem(wreck, entry)
     if problem is not None:
-        wreck.report(at, f"entry {i} of the participants: {problem}", "the entry becomes free")
+        wreck.report(at, f"participant entry {i} is damaged: {problem}", "the entry is cleared")
         for offset in range(at, at + PARTICIPANT.size, WORD_BYTES):
             wreck.put(offset, entry["readers"] >> 32 << 32 if offset == readers else 0)
     elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & 0xFFFFFFFF:
         pid = entry["pid"]
-        wreck.notes.append(f"entry {i} of the participants: process {pid} was killed; its traces are removed when the section is used")
+        wreck.notes.append(f"participant entry {i}: process {pid} was killed; the next opener clears the entry")
 
 
 def _intent_problem(wreck, intent):
@@ -85,9 +85,9 @@ def _examine_intent(wreck, i, at):
         return
     problem = _intent_problem(wreck, intent)
     if problem is None and wreck.was_clean:
-        problem = "there is one, in a section that was closed"
+        problem = "a cleanly closed section has no intents"
     if problem is not None:
-        wreck.report(at, f"the intent of participant {i} is impossible: {problem}", "it is cleared, and not carried out")
+        wreck.report(at, f"the intent of participant {i} is invalid: {problem}", "the intent is cleared and not carried out")
         wreck.put(INTENT["operation"].at(at), INTENT_NONE)
         return
     what = OPERATIONS[operation_of(intent["operation"])]
@@ -98,7 +98,8 @@ def examine(wreck):
     """Examine both tables, and repair them in the copy, before anything is recovered."""
     n, high = wreck.field("max_participants"), wreck.field("participants_high")
     if high > n:
-        wreck.report_field("participants_high", f"the table of participants has {n} entries, {high:,} of them were in use", "set to all")
+        problem = f"participants_high is {high:,}, but the table of participants has {n} entries"
+        wreck.report_field("participants_high", problem, f"set to {n}")
         wreck.put_field("participants_high", n)
     for i in range(n):
         _examine_participant(wreck, i, wreck.field("participants_off") + PARTICIPANT.size * i)

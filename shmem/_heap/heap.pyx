@@ -317,7 +317,7 @@ cdef inline uint32_t* _my_pending(section_t* section) noexcept nogil:
 cdef inline void _pending_over(section_t* section) noexcept nogil:
     """Count one PENDING block of this participant less."""
     if fetch_sub_seq_cst_u32(_my_pending(section), 1) == 0 and section.verify != NULL:
-        debug_fail(b"a block was PENDING that its maker had not counted", section.path,
+        debug_fail(b"a PENDING block is missing from its maker's count", section.path,
                    <char*>_my_pending(section) - section.base, 1, 0)
 
 
@@ -463,12 +463,12 @@ cdef void _debug_neighbours(section_t* section, uint64_t off, uint64_t size_byte
     cdef uint64_t before = seal(section.salt, word_at(section, off - BLOCK_REAR_BYTES)[0], off), tag
     if off > section.heap_start and (before < BLOCK_MIN_BYTES or before > off - section.heap_start or before & 15
                                      or tag_size(block_at(section, off - before).tag) != before):
-        debug_fail(b"the end of the block before one that is freed was overwritten", section.path, off - BLOCK_REAR_BYTES, 0, before)
+        debug_fail(b"the end of the block before the freed block was overwritten", section.path, off - BLOCK_REAR_BYTES, 0, before)
     if off + size_bytes < section.header.top:
         tag = block_at(section, off + size_bytes).tag
         if (tag_size(tag) < BLOCK_MIN_BYTES or tag_size(tag) > section.header.top - off - size_bytes
                 or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_CACHED):
-            debug_fail(b"the tag behind a block that is freed was overwritten", section.path, off + size_bytes, 0, tag)
+            debug_fail(b"the tag after the freed block was overwritten", section.path, off + size_bytes, 0, tag)
 
 
 cdef void _debug_fill(section_t* section, uint64_t payload_off, uint64_t block_bytes) noexcept nogil:

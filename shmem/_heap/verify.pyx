@@ -238,13 +238,13 @@ cdef void heap_verify(section_t* section) noexcept nogil:
     cdef heap_facts_t facts
     cdef Problem problem
     if word & ~<uint64_t>GATE_WAITERS != section.private.owner_word:
-        debug_fail(b"the heap gate is given back, and is not ours", section.path, <char*>&header.heap_gate - section.base,
+        debug_fail(b"the heap gate is released by a process that does not own it", section.path, <char*>&header.heap_gate - section.base,
                    section.private.owner_word, word)
     debug_dropped(HEAP_GATE)
     if header.broken:
         return
     if header.used_bytes + header.hole_bytes + header.cached_bytes != header.top - section.heap_start:
-        debug_fail(b"BAD_COUNT: used, free and cached bytes are not all there are", section.path, <char*>&header.used_bytes - section.base,
+        debug_fail(b"BAD_COUNT: used, free and cached bytes do not add up", section.path, <char*>&header.used_bytes - section.base,
                    header.top - section.heap_start, header.used_bytes + header.hole_bytes + header.cached_bytes)
     section.n_to_verify += VERIFY_BLOCKS
     if section.n_to_verify < n_blocks and debug_level < 2:

@@ -122,5 +122,5 @@ def own_annotations(cls):
 
     try:
         return annotationlib.get_annotations(cls)
-    except NameError:       # uses a class that is defined later: read it as text, evaluate it then
+    except NameError:  # uses a class that is defined later: read it as text, evaluate it then
         return annotationlib.get_annotations(cls, format=annotationlib.Format.STRING)

@@ -89,7 +89,7 @@ cdef object misfit(object dtype, object value, object error):
 
 
 cdef int raise_unknown_kind(Kind kind) except -1:
-    raise SystemError(f"a number of the unknown kind {<int>kind} can be neither read nor written: the codec lacks it")
+    raise SystemError(f"cannot convert a number of the unknown kind {<int>kind}: the codec does not implement it")
 
 
 # -- numbers ----------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ cdef int store_bytes(char* at, size_t n_bytes, object value) except -1:
     if count > n_bytes:
         raise too_long(n_bytes, count, "bytes")
     if count and PyBytes_AS_STRING(text)[count - 1] == 0:
-        raise Misfit(ValueError, f"must not end in a NUL byte, for it is filled with these, got {shown(text)}; for raw bytes use uint8")
+        raise Misfit(ValueError, f"must not end with a NUL byte, which is the padding, got {shown(text)}; for raw bytes use uint8")
     memcpy(at, PyBytes_AS_STRING(text), count)
     memset(at + count, 0, n_bytes - count)
     return 0
@@ -337,7 +337,7 @@ cdef class TextCodec(Codec):
         if len(value) > n_most:
             raise too_long(n_most, len(value), "characters")
         if value.endswith("\0"):
-            raise Misfit(ValueError, f"must not end in a NUL character, for it is filled with these, got {shown(value)}")
+            raise Misfit(ValueError, f"must not end with a NUL character, which is the padding, got {shown(value)}")
         store_array(at, np.array(value, self.dtype))
         return 0
 
@@ -410,7 +410,7 @@ cdef class TimeCodec(Codec):
         bad = (found.astype(source.dtype) != source) & ~(np.isnat(source) & np.isnat(found))
         if bad.any():
             index, value = first_where(bad, source)
-            raise located(Misfit(ValueError, f"must be {self.dtype}, got {value!r}, which that unit does not hold"), index)
+            raise located(Misfit(ValueError, f"must be {self.dtype}, got {value!r}, which that unit cannot represent"), index)
         return found
 
     cdef object convert(self, object source):

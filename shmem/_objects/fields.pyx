@@ -47,7 +47,7 @@ ANY = "*"                             # the target name that every block has
 
 cdef class FieldType:
     def __init__(self, *args, **kwargs):
-        raise TypeError("field types are made by subscription, as in Array[float64, 3]")
+        raise TypeError("a field type cannot be constructed directly; write a subscript, as in Array[float64, 3]")
 
     cdef Field make_field(self):
         raise NotImplementedError
@@ -377,12 +377,11 @@ def field_type_from_description(code, *rest):
 # --- descriptors
 
 cdef int raise_stale(Placed placed) except -1:
-    raise InvalidBlock(f"the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x} was freed; "
-                       "this object refers to the block that was there before")
+    raise InvalidBlock(f"cannot use the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x}: its block was freed")
 
 
 cdef int raise_stranger(Field field, object instance) except -1:
-    raise TypeError(f"{field.where()} is a field of {field.owner.__name__} objects; found a {type(instance).__name__}")
+    raise TypeError(f"{field.where()} is a field of {field.owner.__name__} objects, got a {type(instance).__name__}")
 
 
 cdef class Field:
@@ -400,7 +399,7 @@ cdef class Field:
     """
 
     def __init__(self, *args, **kwargs):
-        raise TypeError("fields are made by annotations in the body of a Struct class")
+        raise TypeError("a field cannot be constructed directly; annotate the body of a Struct class")
 
     @property
     def __objclass__(self):
@@ -436,7 +435,7 @@ cdef class Field:
         self.assign(<Placed>instance, value)
 
     def __delete__(self, instance):
-        raise AttributeError(f"the field {self.where()} cannot be deleted")
+        raise AttributeError(f"cannot delete {self.where()}: fields cannot be deleted")
 
 
 def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
@@ -524,7 +523,7 @@ cdef class RefField(Field):
         cdef uint64_t payload_off = 0
         if value is not None:
             if not isinstance(holder, Placed):
-                raise TypeError(f"the only default a reference can have is None; found {value!r} for {self.where()}")
+                raise TypeError(f"the default of the reference {self.where()} must be None, got {value!r}")
             payload_off = self.offset_of(holder, value)
         atomic.store_release_u64(<uint64_t*>at, payload_off)
         return 0
@@ -542,16 +541,16 @@ cdef class RefField(Field):
         if placed_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:
-            raise InvalidBlock(f"{self.where()} can only refer to objects in the same section; this {type(value).__name__} "
-                               "lies in another")
+            raise InvalidBlock(f"cannot set {self.where()}: this {type(value).__name__} is not in the same section, "
+                               "and a reference cannot leave its section")
         return <uint64_t>(placed.data - placed.mapping.base)
 
     cdef uint64_t offset_of_array(self, Mapping mapping, object value) except 0:
         """The payload offset of an array that is a block of its own: the reference leads to the whole array, and to no more."""
         cdef uint64_t payload_off = offset_in(mapping, value)
         if not is_whole(value):
-            raise InvalidBlock(f"{self.where()} can only refer to a whole array; this {value.dtype} array of shape {value.shape} is a view "
-                               "of a larger one")
+            raise InvalidBlock(f"cannot set {self.where()}: this {value.dtype} array of shape {value.shape} is a view of a larger one; "
+                               "refer to the whole array")
         return payload_off
 
     cdef int accept(self, object value) except -1:
@@ -559,7 +558,7 @@ cdef class RefField(Field):
         layout = getattr(found, "_shmem_layout_", None)
         names = layout.type_names if layout is not None else [public_name(cls) for cls in found.__mro__]
         if not isinstance(value, (Placed, np.ndarray)) or (self.target_name != ANY and self.target_name not in names):
-            raise TypeError(f"{self.where()} is {self.type!r} or None; found {found.__name__} {value!r}")
+            raise TypeError(f"{self.where()} must be {self.type!r} or None, got {found.__name__} {value!r}")
         self.accepted = found
         return 0
 
@@ -598,7 +597,7 @@ cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
     cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
     cdef TypeEntry entry
     if tag == 0:
-        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where there is no block any more: it was freed")
+        raise InvalidBlock(f"cannot follow {field.where()}: the block at offset {payload_off:#x} was freed; set the reference to None")
     if cache is not None and cache.generation == generation and index < <uint64_t>len(cache.by_id):
         entry = <TypeEntry>cache.by_id[index]
         if entry is not None and entry.n_bytes <= payload_bytes(tag_size(tag)):

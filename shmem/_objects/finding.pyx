@@ -64,7 +64,7 @@ def deallocate(obj):
     """
     cdef Placed placed = placed_behind(obj)
     if placed is None:
-        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} is in no section")
+        raise errors.InvalidBlock(f"cannot free {type(obj).__name__} {obj!r:.60}: it is not in a section")
     free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
 
 
@@ -77,7 +77,7 @@ def locate(Memory memory, obj):
 def reopen(Memory memory, offset, serial):
     """Return the object at an offset and serial that `locate` returned; raise InvalidBlock when it was freed meanwhile."""
     if serial == 0:
-        raise errors.InvalidBlock(f"the handle is damaged: it has the serial number 0 at offset {offset:#x}, which no block has")
+        raise errors.InvalidBlock(f"cannot open the handle: it is damaged, with serial number 0 for offset {offset:#x}")
     return wrap(memory.opened(), offset, serial)
 
 

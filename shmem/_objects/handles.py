@@ -43,7 +43,7 @@ def handle(obj):
 
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
-        raise InvalidBlock(f"{type(obj).__name__} is in no section that is open in this process")
+        raise InvalidBlock(f"cannot make a handle of this {type(obj).__name__}: it is not in a section that is open in this process")
     anonymous = memory.path != memory.name
     offset = serial = 0
     view = None

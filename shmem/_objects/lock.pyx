@@ -66,7 +66,7 @@ cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
     while status == INTERRUPTED:
         PyErr_CheckSignals()
         if not mapping.is_open:
-            raise errors.ClosedError("the SharedMemory was closed while this thread waited for its lock")
+            raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
         status = run_step(mapping.section, step, &deadline_ns)
     if status != OK:
         check(status, mapping, f"acquire the {'exclusive' if exclusive else 'shared'} lock" + (
@@ -114,10 +114,10 @@ cdef class _Lock:
     def __call__(self, function):
         """Decorate a plain function: each call holds the lock."""
         if not callable(function):
-            raise TypeError(f"a lock decorates a function, got {function!r}")
+            raise TypeError(f"a lock can only decorate a function, got {function!r}")
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__qualname__} is a generator or coroutine, which would hold the lock while it is suspended; "
-                            "use the with statement inside it")
+            raise TypeError(f"cannot decorate {function.__qualname__}: a generator or coroutine would hold the lock while it is "
+                            "suspended; use the with statement inside it")
 
         @functools.wraps(function)
         def with_lock(*args, **kwargs):
@@ -272,7 +272,7 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     if former is not None and not _is_held_through(descriptor, former):
         _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock through it
     if descriptor.busy:
-        raise errors.LockError(f"{descriptor!r} is in use; use one descriptor for each request")
+        raise errors.LockError(f"cannot lock with {descriptor!r}: it is in use; use one descriptor for each request")
     timeout_ns = timeout_argument(timeout)
     descriptor.busy = True
     try:
@@ -301,14 +301,14 @@ def unlock(Memory memory, LockDescriptor descriptor):
     if mapping is None:
         mapping = memory.opened()
     if holder is None:
-        raise errors.LockError(f"{descriptor!r} was never locked, or was unlocked already")
+        raise errors.LockError(f"cannot unlock {descriptor!r}: it was never locked, or was already unlocked")
     if holder.section != mapping.section:
-        raise errors.LockError(f"{descriptor!r} holds the lock of another section")
+        raise errors.LockError(f"cannot unlock {descriptor!r}: it holds the lock of another section")
     if not _is_held_through(descriptor, holder):
         _forget(descriptor, holder)
         return
     if descriptor.thread != thread_pointer():
-        raise errors.LockError(f"{descriptor!r} was locked by another thread; only that thread can unlock it")
+        raise errors.LockError(f"cannot unlock {descriptor!r}: it was locked by another thread, which must unlock it")
     status = _release(mapping, descriptor.exclusive)
     _forget(descriptor, holder)
     check(status, mapping, "release the lock")

@@ -357,7 +357,7 @@ def _refuse_in_use(Memory memory, target):
     try:
         facts = os.fstat(fd)
         if (facts.st_dev, facts.st_ino) == (section.device, section.inode):
-            raise ValueError(f"{target!r} is the file of this section itself; a snapshot goes into another one")
+            raise ValueError(f"cannot write a snapshot to {target!r}: it is the file of the section itself; choose another path")
         if stat.S_ISREG(facts.st_mode) and is_in_use(fd):
             raise explain(errno.EBUSY, f"snapshot to {target!r}", {"section": "processes are attached to the section in that file"})
     finally:

@@ -51,7 +51,7 @@ class Handle:
         section = SharedMemory(**place, mode=self.mode)
         if section.uuid != self.uuid:
             section.close()
-            raise NotASection(f"open {self.path!r}: another section has this name by now")
+            raise NotASection(f"cannot open {self.path!r}: the name now belongs to another section")
         return section
 
 

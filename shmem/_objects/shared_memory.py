@@ -356,7 +356,7 @@ class SharedMemory(_core.Memory):
         sent = _core.travel(self)
         if sent is not None:
             return sent
-        raise TypeError("a SharedMemory cannot be pickled; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
+        raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
 
 
 _core.register_face(SharedMemory)

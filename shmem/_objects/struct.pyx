@@ -90,7 +90,7 @@ cdef class Layout:
                 end += type_.n_bytes
                 align = max(align, type_.align_bytes)
         if round_up(end, align) > <uint64_t>MAX_FIELD_BYTES:
-            raise TypeError(f"a {self.cls.__name__} would have {end} bytes; an object has at most {MAX_FIELD_BYTES}")
+            raise TypeError(f"a {self.cls.__name__} object must have at most {MAX_FIELD_BYTES} bytes, got {end}")
         self.n_bytes = round_up(end, align)
         self.align_bytes = max(align, BLOCK_ALIGN_BYTES)
         self.image = self.make_image(base, fields, own)
@@ -117,7 +117,7 @@ cdef class Layout:
                 raise TypeError(f"{self.cls.__name__}.{name}: {error}") from None
         for name in found:
             if name in RESERVED_NAMES or name.startswith("_shmem_") or (name.startswith("__") and name.endswith("__")):
-                raise TypeError(f"a field of {self.cls.__name__} cannot be called {name!r}: every object has an attribute of that name")
+                raise TypeError(f"cannot name a field of {self.cls.__name__} {name!r}: every object has an attribute of that name")
         return found
 
     cdef Layout base_layout(self):
@@ -131,7 +131,7 @@ cdef class Layout:
                        if name not in longest.fields or longest.fields[name].origin is not field.origin]
             if strange:
                 raise TypeError(f"{self.cls.__name__} cannot inherit fields from both {longest.cls.__name__} and {layout.cls.__name__}: "
-                                "they would lie in the same place")
+                                "their fields would overlap")
         return longest
 
     def check_redeclared(self, dict inherited, dict own):
@@ -141,9 +141,10 @@ cdef class Layout:
             hiding = [cls for cls in self.cls.__mro__ if name in cls.__dict__][0]
             if name in own:
                 if isinstance(own[name], Ref) or own[name].describe() != field.type.describe():
-                    raise TypeError(f"{self.cls.__name__}.{name} is declared as {own[name]!r}, but there is {what} already")
+                    raise TypeError(f"cannot declare {self.cls.__name__}.{name} as {own[name]!r}: it is already {what}")
             elif not isinstance(hiding.__dict__[name], Field):
-                raise TypeError(f"{hiding.__name__}.{name} would hide {what}; for another default write the annotation again")
+                raise TypeError(f"cannot define {hiding.__name__}.{name}: it would hide {what}; to change the default, "
+                                "repeat the annotation")
 
     cdef bytes make_image(self, Layout base, dict fields, dict own):
         """The bytes of an object with its defaults, None when all are zero."""
@@ -171,7 +172,7 @@ cdef class Layout:
                 except (NameError, AttributeError, TypeError):      # then it may be a type_name
                     target = classes_by_type_name.get(expression)
                     if target is None:
-                        raise NameError(f"{field.where()} refers to {expression}, which is not defined; define or import the "
+                        raise NameError(f"cannot resolve {field.where()}: {expression} is not defined; define or import the "
                                         f"class before the first {self.cls.__name__} is made or read") from None
                 try:
                     resolve_ref(field, field.origin if target is typing.Self else target)
@@ -198,7 +199,7 @@ cdef Layout layout_of(cls):
         try:
             layout.lay_out()
         except NameError as error:
-            raise NameError(f"{cls.__name__} cannot be used yet, an annotation uses a name that is not defined: {error}") from error
+            raise NameError(f"cannot use {cls.__name__} yet: an annotation uses an undefined name: {error}") from error
     return layout
 
 
@@ -209,12 +210,12 @@ class StructMeta(type):
 
     def __new__(meta, name, bases, namespace, *, type_name=None, _generic=None, **kwargs):
         if namespace.get("__slots__", ()) not in ((), [], ""):
-            raise TypeError(f"what a {name} object holds lies in the section: declare fields by annotations instead of __slots__")
+            raise TypeError(f"cannot define {name} with __slots__: its objects are in a section; declare fields by annotations")
         cls = super().__new__(meta, name, bases, {"__slots__": (), **namespace}, **kwargs)
         if cls.__dictoffset__:
             culprits = ", ".join([base.__name__ for base in cls.__mro__ if "__dict__" in base.__dict__])
-            raise TypeError(f"{name} objects would have attributes outside the section, because of {culprits}; "
-                            "a class beside Struct needs __slots__ = ()")
+            raise TypeError(f"cannot define {name}: because of {culprits}, its objects would have attributes outside the section; "
+                            "base classes other than Struct need __slots__ = ()")
         cdef Layout layout = Layout.__new__(Layout)
         layout.cls = cls
         layout.type_name = name_of_type(cls, type_name)
@@ -232,7 +233,7 @@ class StructMeta(type):
         return cls
 
     def __call__(cls, *args, **kwargs):
-        raise TypeError(f"a {cls.__name__} has to lie in a section: shm.new({cls.__name__}, ...) makes one there")
+        raise TypeError(f"cannot construct a {cls.__name__} directly: it must be in a section; use shm.new({cls.__name__}, ...)")
 
 
 cdef str name_of_type(cls, type_name):
@@ -240,7 +241,7 @@ cdef str name_of_type(cls, type_name):
         module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
         return f"{module}.{cls.__qualname__}"
     if not isinstance(type_name, str) or not type_name:
-        raise TypeError(f"type_name is a non-empty string; found {type_name!r}")
+        raise TypeError(f"type_name must be a non-empty string, got {type_name!r}")
     return type_name
 
 
@@ -275,10 +276,10 @@ cdef dict read_description(str type_name, bytes description):
     try:
         facts = json.loads(description)
         if not all([isinstance(name, str) for name in [*facts["bases"], *[field[0] for field in facts["fields"]]]]):
-            raise TypeError("fields and base classes have names")
+            raise TypeError("fields and base classes must have names")
         facts["types"] = {name: field_type_from_description(*how) for name, *how in facts["fields"]}
     except DAMAGED_TEXT as error:
-        raise LayoutMismatch(f"the section describes its type {type_name!r} in words that this version cannot read: "
+        raise LayoutMismatch(f"cannot read the section's description of type {type_name!r}; use the version that wrote it: "
                              f"{description!r:.200}") from error
     return facts
 
@@ -310,7 +311,7 @@ cdef object generic_class(str type_name, bytes description):
         cls = StructMeta.__new__(StructMeta, short_name, (base,), {"__module__": module or "shmem"}, type_name=type_name,
                                  _generic=(own, description, names))
     except (TypeError, ValueError) as error:
-        raise LayoutMismatch(f"the section describes its type {type_name!r} as no class can be: {error}") from error
+        raise LayoutMismatch(f"cannot make a class for type {type_name!r} of the section: {error}") from error
     generic_classes[type_name, description] = cls
     return cls
 
@@ -327,11 +328,12 @@ cdef class StructBase(Placed):
 
     def __cinit__(self):
         # fields.object_at makes objects as Placed and does not call this: no object without a block can exist
-        raise TypeError(f"a {type(self).__name__} has to lie in a section: shm.new({type(self).__name__}, ...) makes one there")
+        name = type(self).__name__
+        raise TypeError(f"cannot construct a {name} directly: it must be in a section; use shm.new({name}, ...)")
 
     def __init__(self, /, *args, **fields):
         if args:
-            raise TypeError(f"{type(self).__name__} takes the values of its fields by keyword; found {len(args)} positional arguments")
+            raise TypeError(f"{type(self).__name__} takes the values of its fields by keyword, got {len(args)} positional arguments")
         set_fields(self, layout_of(type(self)), fields)
 
     @property
@@ -363,15 +365,15 @@ cdef class StructBase(Placed):
         sent = travel(self)
         if sent is not None:
             return sent
-        raise TypeError(f"a {type(self).__name__} lies in shared memory and cannot be pickled or copied by value.  To other processes "
-                        "multiprocessing sends it as a handle, and so does shmem.handle(obj); to store it, store its fields")
+        raise TypeError(f"cannot pickle or copy a {type(self).__name__}: it is in shared memory; send shmem.handle(obj), which "
+                        "multiprocessing does automatically, or store its fields")
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         """Export the object's bytes; if a format is requested, one item of the class's dtype, so that np.asarray works in place."""
         if placed_is_stale(self):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
-            raise ReadOnlyError("the section was opened read-only")
+            raise ReadOnlyError(f"cannot write to a {type(self).__name__}: the section was opened read-only")
         cdef Py_ssize_t n_bytes = asked_at(self.mapping.section, self.payload_off())
         PyBuffer_FillInfo(view, self, self.data, n_bytes, not self.mapping.writable, flags)
         cdef Layout layout
@@ -474,8 +476,8 @@ cdef str as_text(how):
 
 
 cdef object mismatch(str type_name, bytes here, bytes there):
-    return LayoutMismatch(f"the section knows the type {type_name!r} with another layout: {difference(type_name, here, there)}.  Objects "
-                          "made with the other layout cannot be used by this class; give the new one a type_name of its own")
+    return LayoutMismatch(f"cannot use type {type_name!r}: it has another layout in the section: {difference(type_name, here, there)}; "
+                          "give the new class a type_name of its own")
 
 
 cdef object section_mismatch(Mapping mapping, str type_name, bytes here, error):
@@ -501,7 +503,7 @@ cdef TypeEntry make_entry(Layout layout, uint32_t type_id):
 cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
     """The entry for new objects of this class; the type is registered in the section if it is not yet."""
     if cls is Struct:
-        raise TypeError("Struct has no fields; derive a class from it, and make objects of that")
+        raise TypeError("cannot make a Struct: it has no fields; derive a class from it")
     cdef Layout layout = layout_of(cls)
     cdef bytes description = layout.describe()
     cdef str name = layout.type_name if type_name is None else name_of_type(cls, type_name)
@@ -524,7 +526,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
         return cache.by_id[index]
     found = type_by_id(mapping, type_id)
     if found is None:
-        raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
+        raise InvalidBlock(f"cannot open a block of type id {type_id}: the section has no such type")
     name, description = found[0].decode("utf-8", "replace"), found[1]
     cache = cache_of(mapping)       # before the class: if one is defined meanwhile, this cache is no longer used
     cls = classes_by_type_name.get(name)
@@ -545,8 +547,8 @@ def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id
     cdef char* data = mapping.base + payload_off
     cdef uint64_t found = room_at(mapping.section, payload_off)
     if found < entry.n_bytes:
-        raise InvalidBlock(f"the block at offset {payload_off:#x} has {found} bytes, too few for a {entry.cls.__name__} with its "
-                           f"{entry.n_bytes}: it was reallocated")
+        raise InvalidBlock(f"cannot open the block at offset {payload_off:#x} as {entry.cls.__name__}: it was reallocated to "
+                           f"{found} bytes, and the class needs {entry.n_bytes}")
     return object_at(mapping, entry.cls, data)
 
 
@@ -561,7 +563,7 @@ def type_of_class(Mapping mapping not None, cls):
 def class_of_type(Mapping mapping not None, uint32_t type_id):
     """The reverse: the class that stands for a type id, generic if this process has none."""
     if not TYPE_FIRST_USER <= type_id <= TYPE_LAST_USER:
-        raise InvalidBlock(f"{type_id} is not the type id of a Struct class")
+        raise InvalidBlock(f"type id must be {TYPE_FIRST_USER} to {TYPE_LAST_USER} for a Struct class, got {type_id}")
     return entry_of_id(mapping, type_id).cls
 
 
@@ -620,7 +622,7 @@ cdef object new_array(Memory memory, dtype, tuple args, dict kwargs):
     """An array of no dimensions, for a dtype or something with one."""
     is_type = isinstance(dtype, (np.dtype, FieldType)) or (isinstance(dtype, type) and issubclass(dtype, np.generic))
     if not is_type:
-        raise TypeError(f"new makes objects of Struct classes, and arrays of a numpy dtype; found {dtype!r}")
+        raise TypeError(f"the class of a new object must be a Struct class or a numpy dtype, got {dtype!r}")
     if args or kwargs:
-        raise TypeError("new takes no values for an array: assign them, as in array[...] = values")
+        raise TypeError("new does not take values for an array; assign them, as in array[...] = values")
     return memory.zeros((), np.dtype(dtype if not isinstance(dtype, FieldType) else dtype.dtype))

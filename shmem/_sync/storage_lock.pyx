@@ -610,7 +610,7 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
 cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil:
     """This thread released a share: its entry, of its generation, must have counted it."""
     if readers_count(readers) == 0 or owner_generation(readers) != section.private.generation:
-        debug_fail(b"a share of the lock was released that its participant had not counted", section.path,
+        debug_fail(b"a share of the lock is missing from its participant's count", section.path,
                    <char*>&my_entry(section).readers - section.base,
                    <uint64_t>section.private.generation << OWNER_GENERATION_SHIFT | 1, readers)
 
@@ -619,5 +619,5 @@ cdef void lock_verify_gate(section_t* section) noexcept nogil:
     """This thread holds the lock exclusive: its participant must own the gate."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     if word & ~STARVING != section.private.owner_word:
-        debug_fail(b"the lock is released by a participant that does not own its gate", section.path,
+        debug_fail(b"the lock is released by a participant that does not own it", section.path,
                    <char*>&section.header.lock_gate - section.base, section.private.owner_word, word)

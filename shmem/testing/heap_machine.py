@@ -29,8 +29,8 @@ DTYPES = ["u1", "<i4", "<f8", "<c16", "S5", [("x", "<f4"), ("n", "<i8")]]
 EDGES = [0, 1, 15, 16, 17, 24, 25, 40, 41, 1024, 1025, 1040, 1056, 1057, 4072, 4096, 65536, 65537]
 SIZES = st.one_of(st.integers(0, 200), st.integers(0, 2000), st.sampled_from(EDGES), st.integers(0, 400_000))
 ALIGNS = st.sampled_from([16, 16, 16, 1, 8, 64, 256, 4096])
-GONE = object()                             # what was freed under its name
-PICKS = st.integers(0, 1000)                # which of several; modulo how many there are
+GONE = object()  # what was freed under its name
+PICKS = st.integers(0, 1000)  # which of several; modulo how many there are
 
 has_blocks = precondition(lambda machine: machine.live)
 
@@ -91,11 +91,11 @@ class HeapMachine(RuleBasedStateMachine):
         self.shm = shmem.SharedMemory(self.path, max_size=self.max_size, index=self.index)
         self.room = self._room()
         self.numbers = itertools.count()
-        self.live = {}                      # number -> _Block
-        self.arrays = []                    # every _Array that is there
-        self.names = {}                     # name -> number of a block, _Array or GONE; in the order of naming
-        self.root = None                    # number of the root object
-        self.freed = []                     # handles of blocks that are gone
+        self.live = {}  # number -> _Block
+        self.arrays = []  # every _Array that is there
+        self.names = {}  # name -> number of a block, _Array or GONE; in the order of naming
+        self.root = None  # number of the root object
+        self.freed = []  # handles of blocks that are gone
 
     def teardown(self):
         """Close and remove the section."""
@@ -192,7 +192,7 @@ class HeapMachine(RuleBasedStateMachine):
         handle = self._try(lambda: self.shm.reallocate(block.handle, size, zero=zero), size)
         if handle is None:
             return
-        if handle.offset != block.offset:       # then the root has moved with it, names have not
+        if handle.offset != block.offset:  # then the root has moved with it, names have not
             self.freed.append(block.handle)
             self._forget_names(number)
         kept = min(size, len(block.content))
@@ -221,7 +221,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.shm.free(block.offset if by_offset else block.handle)
         self.freed.append(block.handle)
         self._forget_names(number)
-        if self.root == number:                 # it unsets itself
+        if self.root == number:  # it unsets itself
             self.root = None
 
     @has_blocks
@@ -248,7 +248,7 @@ class HeapMachine(RuleBasedStateMachine):
         if view is None:
             return
         view[...] = content
-        array = _Array(view.view(np.ndarray).copy(order="K"), name, view, temporary)       # as numpy copies it, padding included
+        array = _Array(view.view(np.ndarray).copy(order="K"), name, view, temporary)  # as numpy copies it, padding included
         assert view.ctypes.data % 64 == 0
         self.arrays.append(array)
         if name is not None:
@@ -302,7 +302,7 @@ class HeapMachine(RuleBasedStateMachine):
         array = self.arrays[pick % len(self.arrays)]
         if array.views:
             if len(array.views) == 1 and array.name is None and not array.temporary:
-                self.shm.free(array.views[0])       # or it could not be freed any more
+                self.shm.free(array.views[0])  # or it could not be freed any more
             array.views.pop()
             self._forget_unseen()
 
@@ -418,7 +418,7 @@ class HeapMachine(RuleBasedStateMachine):
             operation(*arguments, **keywords)
         except error:
             return
-        raise AssertionError(f"{operation.__name__}{arguments} was not refused")
+        raise AssertionError(f"{operation.__name__}{arguments} did not raise")
 
     def _name(self, name, what):
         self.shm[name] = what
@@ -479,7 +479,7 @@ def _counting(machine, progress):
         @invariant()
         def check(self):
             super().check()
-            if self.has_begun:                  # the first time nothing was done yet
+            if self.has_begun:  # the first time nothing was done yet
                 progress.count()
             self.has_begun = True
 
@@ -507,7 +507,7 @@ def fuzz(steps, first_seed=None, index="tlsf"):
     machine = {"tlsf": HeapMachine, "next_fit": NextFitHeapMachine}[index]
     progress = _Progress(steps)
     with tempfile.TemporaryDirectory(prefix="shmem-fuzz-") as home:
-        configuration.set_hypothesis_home_dir(home)         # or it would leave its files here
+        configuration.set_hypothesis_home_dir(home)  # or it would leave its files here
         try:
             for number in itertools.count(random.getrandbits(32) if first_seed is None else first_seed):
                 if progress.done >= steps:
@@ -519,21 +519,21 @@ def fuzz(steps, first_seed=None, index="tlsf"):
                     database=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)))  # fmt: skip
         finally:
             configuration.set_hypothesis_home_dir(None)
-    print(f"{index}: {progress.done:,} steps, all well", file=sys.stderr)
+    print(f"{index}: {progress.done:,} steps, no failures", file=sys.stderr)
 
 
 def _positive(text):
     number = int(text)
     if number <= 0:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
+        raise argparse.ArgumentTypeError(f"must be positive, got {number}")
     return number
 
 
 def command_arguments(parser):
     """Declare what `python -m shmem fuzz` takes."""
-    parser.add_argument("--steps", type=_positive, default=10_000, metavar="N", help="operations, all in all (default 10,000)")
-    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same operations")
-    parser.add_argument("--index", choices=("tlsf", "next_fit"), help="which index of free blocks (default: half the steps each)")
+    parser.add_argument("--steps", type=_positive, default=10_000, metavar="N", help="total number of operations (default: 10,000)")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the random operations; the same seed repeats them")
+    parser.add_argument("--index", choices=("tlsf", "next_fit"), help="index of free blocks (default: half of the steps with each)")
 
 
 def command(options):
@@ -548,6 +548,6 @@ def command(options):
             return 130
         except Exception as error:
             traceback.print_exception(error)
-            print(f"fuzz: found with --index {index} --seed {number} --steps {options.steps}", file=sys.stderr)
+            print(f"fuzz: reproduce with --index {index} --seed {number} --steps {options.steps}", file=sys.stderr)
             return 1
     return 0

@@ -44,12 +44,12 @@ PAST_THE_END = "a, b = section.allocate(100), section.allocate(100)\nctypes.mems
 WRONG = {
     "past the end, then the next one is freed": (
         PAST_THE_END + "section.free(b)",
-        "the end of the block before one that is freed was overwritten",
+        "the end of the block before the freed block was overwritten",
     ),
     "past the end, then anything": (PAST_THE_END + "section.allocate(9)", "BAD_REAR"),
     "tag behind": (
         "a, b = section.allocate(100), section.allocate(100)\nwords(b.offset - 16)[0] = 0\nsection.free(a)",
-        "the tag behind a block that is freed was overwritten",
+        "the tag after the freed block was overwritten",
     ),
     "tag": ("a, b = section.allocate(100), section.allocate(100)\nwords(a.offset - 16)[0] = 0\nsection.allocate(9)", "BAD_TAG"),
     "link of a hole": (
@@ -61,7 +61,7 @@ WRONG = {
         "BAD_CACHE",
     ),
     "number of blocks": ("words(USED_BLOCKS)[0] += 1\nsection.allocate(9)", "BAD_COUNT"),
-    "bytes": ("words(USED_BYTES)[0] += 16\nsection.allocate(9)", "BAD_COUNT: used, free and cached bytes are not all there are"),
+    "bytes": ("words(USED_BYTES)[0] += 16\nsection.allocate(9)", "BAD_COUNT: used, free and cached bytes do not add up"),
     "a name": (
         "section['a'] = [1]\ntable = words(words(DIRECTORY)[0])\ni = next(i for i in range(3, 512, 2) if table[i] > 1)\ntable[i] = 4096\n"
         "section.allocate(9)",
@@ -69,21 +69,21 @@ WRONG = {
     ),
     "a share": (
         "with shmem.shared_lock(section): words(READERS)[0] = 0",
-        "a share of the lock was released that its participant had not counted",
+        "a share of the lock is missing from its participant's count",
     ),
     "the lock's gate": (
         "with shmem.exclusive_lock(section): words(GATE)[0] = 9",
-        "the lock is released by a participant that does not own its gate",
+        "the lock is released by a participant that does not own it",
     ),
     "the heap gate": (
         "section['a'] = bytes(1 << 24)\ngate = words(HEAP_GATE)\ndef scribble():\n    if gate[0] not in (0, 9): gate[0] = 9\n"
         "meanwhile(scribble)\nwhile True: section.snapshot(sys.argv[1] + '/copy')",
-        "the heap gate is given back, and is not ours",
+        "the heap gate is released by a process that does not own it",
     ),
     "a pending block": (
         "pending = words(PENDING, ctypes.c_uint32)\ndef scribble(): pending[0] = 0\nmeanwhile(scribble)\n"
         "while True: section.free(section.allocate(1 << 25))",
-        "a block was PENDING that its maker had not counted",
+        "a PENDING block is missing from its maker's count",
     ),
     "the mutex under the gate": (
         "debug.pretend('heap gate')\nshmem.SharedMemory(max_size=1 << 20)",

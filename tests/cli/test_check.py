@@ -123,7 +123,7 @@ def repaired(capsys, path):
     assert report["findings"] == found["findings"]
     assert digest(report["copy"])[0] == before[0]
     status, after = check(capsys, path)
-    assert (status, after["state"], after["findings"]) == (0, "whole", [])
+    assert (status, after["state"], after["findings"]) == (0, "intact", [])
     return report
 
 
@@ -147,7 +147,7 @@ def test_whole(made, capsys):
     path, _ = made
     before = digest(path)
     status, report = check(capsys, path)
-    assert (status, report["state"], report["findings"], report["notes"], report["leaks"]) == (0, "whole", [], [], None)
+    assert (status, report["state"], report["findings"], report["notes"], report["leaks"]) == (0, "intact", [], [], None)
     assert report["blocks"] == 7
     assert check(capsys, path, "--repair")[0] == 0  # nothing to do: no copy
     assert digest(path) == before
@@ -232,7 +232,7 @@ def test_both_tags_of_neighbours_overwritten(made, capsys):
         content = file.read()[first + BLOCK_HEAD_BYTES : end - BLOCK_REAR_BYTES]
     report = repaired(capsys, path)
     (finding,) = [finding for finding in report["findings"] if finding["offset"] == first]
-    assert f"which blocks lay in these {end - first} bytes" in finding["lost"]
+    assert f"which blocks were in these {end - first} bytes" in finding["lost"]
     with shmem.SharedMemory(path) as section:
         assert section["a"].tolist() == list(range(100))
         assert section.root is None
@@ -388,8 +388,8 @@ def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
     if seed % 4 == 0:
         os.truncate(section_file, rng.randrange(START + 100, size))
     _, report = check(capsys, section_file, "--repair")
-    assert report["state"] in ("repaired", "whole"), report
-    assert check(capsys, section_file, "--leaks")[1]["state"] == "whole"
+    assert report["state"] in ("repaired", "intact"), report
+    assert check(capsys, section_file, "--leaks")[1]["state"] == "intact"
     with shmem.SharedMemory(section_file) as section:
         section.check_heap()
         section.free(section.allocate(1000))
@@ -407,7 +407,7 @@ def test_killed_process_is_no_damage(section_file, capsys, child):
     other.kill()
     before = digest(section_file)
     status, report = check(capsys, section_file, "--leaks")
-    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert (status, report["state"], report["findings"]) == (0, "intact", [])
     assert any("not closed" in note for note in report["notes"])
     assert digest(section_file) == before
     with shmem.SharedMemory(section_file) as section:
@@ -440,7 +440,7 @@ def test_in_use(place, capsys):
             if options == ("--leaks",):
                 assert [one["offset"] for one in report["leaks"]] == [leak.offset]
             if options == ("--repair",):
-                assert "nothing was repaired" in report["notes"][-1]
+                assert "cannot repair" in report["notes"][-1]
         assert os.path.exists(section.path)
         second = section.allocate(100)
         tag = word(section.path, second.offset - BLOCK_HEAD_BYTES)
@@ -466,10 +466,11 @@ def test_the_most_participants(section_file, capsys):
     """The table of as many participants as there may be fills its last page only in part."""
     shmem.SharedMemory(section_file, max_size=1 << 24, max_participants=MAX_PARTICIPANTS).close()
     status, report = check(capsys, section_file)
-    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert (status, report["state"], report["findings"]) == (0, "intact", [])
 
 
 # -- participants and intents ---------------------------------------------------------------------------------
+
 
 def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
     """Return the bytes of an intent."""
@@ -485,13 +486,13 @@ def entry_of(i, name="readers"):
 
 
 @pytest.mark.parametrize(("offset", "content", "problem"), [
-    (HEADER["participants_high"].offset, struct.pack("<I", N_PARTICIPANTS + 1), "8 of them were in use"),
-    (entry_of(1), b"\xff" * PARTICIPANT.size, "entry 1 of the participants: it was overwritten"),
-    (entry_of(2), struct.pack("<Q", 5 << 32 | MAX_THREADS + 1), "entry 2 of the participants: it counts 4,097 threads"),
-    (entry_of(0, "pending"), struct.pack("<i", -1), "blocks that it is making"),
+    (HEADER["participants_high"].offset, struct.pack("<I", N_PARTICIPANTS + 1), "participants_high is"),
+    (entry_of(1), b"\xff" * PARTICIPANT.size, "participant entry 1 is damaged: it was overwritten"),
+    (entry_of(2), struct.pack("<Q", 5 << 32 | MAX_THREADS + 1), "participant entry 2 is damaged: it counts 4,097 threads"),
+    (entry_of(0, "pending"), struct.pack("<i", -1), "pending blocks"),
     (entry_of(0, "pins"), struct.pack("<i", -1), "pinned arrays"),
-    (INTENTS, b"\xff" * INTENT.size, "participant 0 is impossible: its operation"),
-    (INTENTS + INTENT.size, intent(9, START), "participant 1 is impossible: its operation"),
+    (INTENTS, b"\xff" * INTENT.size, "participant 0 is invalid: its operation"),
+    (INTENTS + INTENT.size, intent(9, START), "participant 1 is invalid: its operation"),
     (INTENTS, intent(INTENT_SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
     (INTENTS, intent(INTENT_RESIZE, START + 16), "it resizes a block"),
     (INTENTS, intent(INTENT_MOVE, START, drop=(START + 17, 0)), "it refers to a block"),
@@ -513,7 +514,7 @@ def test_intent_in_a_section_that_was_closed(made, capsys):
     slot = HEADER["directory_off"].offset
     poke(path, INTENTS, intent(INTENT_SWAP_SLOT, slot, word(path, slot), drop=(where["b"], 0)))
     (finding,) = repaired(capsys, path)["findings"]
-    assert "in a section that was closed" in finding["problem"]
+    assert "a cleanly closed section has no intents" in finding["problem"]
     intact(path)
 
 
@@ -526,9 +527,9 @@ def test_intent_of_the_killed_is_no_damage(made, capsys):
             PARTICIPANT[name].write_file(file.fileno(), value, entry_of(3))
     set_field(path, "clean", 0)
     status, report = check(capsys, path)
-    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert (status, report["state"], report["findings"]) == (0, "intact", [])
     assert any("participant 3 was killed while naming" in note for note in report["notes"])
-    assert any("entry 3 of the participants: process 4321 was killed" in note for note in report["notes"])
+    assert any("participant entry 3: process 4321 was killed" in note for note in report["notes"])
     with shmem.SharedMemory(path) as section:
         assert section.stats().recoveries == 1
     intact(path)
@@ -567,7 +568,7 @@ def test_leaks(section_file, capsys):
         }
         del lost, far, held, unlinked, behind
     status, report = check(capsys, section_file, "--leaks")
-    assert (status, report["state"]) == (4, "whole")
+    assert (status, report["state"]) == (4, "intact")
     found = {one["offset"]: (one["type"], one["perhaps"] and True) for one in report["leaks"]}
     assert {offset: found.get(offset) for offset in expected} == expected
     assert len(found) == 4

@@ -98,7 +98,7 @@ def test_an_order_that_is_violated_is_found(queue):
     with pytest.raises(fifo.Violation):
         queue.check()
     assert queue.take() == (1, 0)
-    with pytest.raises(fifo.Violation, match="message 7 came instead of 1"):
+    with pytest.raises(fifo.Violation, match="expected message 1, got message 7"):
         queue.take()
 
 
@@ -183,13 +183,13 @@ def test_command_line(section_file, child):
     place = ["--file", section_file]
     assert child(RUN, "", "produce", 300, *place, "--check").end().splitlines() == [
         "producer 1: 300 messages put",
-        "check: 300 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
+        "check: 300 messages waiting, in order; heap intact; 0 blocks lost with killed processes",
     ]
     lines = child(RUN, "", "consume", "--timeout", 0, "--verbose", "--check", *place).end().splitlines()
     assert lines[:300] == [f"1 {i}" for i in range(300)]
     assert lines[300:] == [
         "consumer: 300 messages taken, producers: 1",
-        "check: 0 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
+        "check: 0 messages waiting, in order; heap intact; 0 blocks lost with killed processes",
     ]
 
 

@@ -21,7 +21,7 @@ from shmem.__main__ import main
 from shmem._cli import tstshmem_crew, tstshmem_section, tstshmem_session, tstshmem_tree
 
 SIZE = 1 << 25
-WHOLE = "last to leave: tree empty, heap whole, no block left"
+WHOLE = "last to leave: tree empty, heap intact, no blocks left"
 VARIANTS = ["python", "cython"]
 
 
@@ -111,7 +111,7 @@ def test_table(start, variant):
     assert together.split()[:-1] == [variant, "yes", "2", "4", "2,400"]
     assert float(alone.split()[-1]) >= 0
     assert float(together.split()[-1]) > 0
-    assert verdict == f"{variant}: own keys gone; {WHOLE}"
+    assert verdict == f"{variant}: own keys removed; {WHOLE}"
 
 
 def test_json_of_both_variants(start):
@@ -122,7 +122,7 @@ def test_json_of_both_variants(start):
         ("python", False, 1), ("python", True, 2), ("cython", False, 1), ("cython", True, 2)]  # fmt: skip
     for row in rows:
         assert row["own_keys_left"] == row["blocks_left"] == row["killed"] == 0
-        assert (row["is_last"], row["tree_empty"], row["heap_whole"], row["problems"]) == (True, True, True, [])
+        assert (row["is_last"], row["tree_empty"], row["heap_intact"], row["problems"]) == (True, True, True, [])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_several_instances_on_one_section(start):
     programs = [start("-p", 2, "-t", 2, "-n", 2000, "--name", name, "--size", "32M") for _ in range(3)]
     ends = [program.end() for program in programs]
     assert [(status, err) for status, _, err in ends] == [(0, "")] * 3
-    assert all("own keys gone" in out for _, out, _ in ends)
+    assert all("own keys removed" in out for _, out, _ in ends)
     assert any(WHOLE in out for _, out, _ in ends)
     with pytest.raises(shmem.SectionNotFound):
         shmem.SharedMemory(shared_name=name)
@@ -287,7 +287,7 @@ def test_tree_detects_damage(shm, variant):
     assert tree.count_nodes() == tree.count_keys(keys) == tree.remove_keys(keys) == 0
     root = shm.new(tstshmem_section.Node, key=int(keys[5]), left=shm.new(tstshmem_section.Node, key=-1 if keys[5] > 0 else -(1 << 62)))
     control.tree = root
-    with pytest.raises(RuntimeError, match="in the tree already"):
+    with pytest.raises(RuntimeError, match="already in the tree"):
         tree.work(keys, bytearray(1))
     assert tree.count_keys(keys) == 1  # those inserted before it are removed
     root.left.key = (1 << 63) - 1
@@ -356,7 +356,7 @@ def test_broken_heap_is_detected(memory, capsys):
     block = memory.allocate(40)
     ctypes.memset(block.address + block.nbytes, 0xFF, 8)
     session.leave()
-    assert session.outcome.heap_whole is False
+    assert session.outcome.heap_intact is False
     assert session.outcome.status() == 1
     assert "overwritten" in capsys.readouterr().err
 
@@ -395,7 +395,7 @@ def test_killed_member(start, memory, section_file, variant):
     assert status == 3, err
     assert re.search(rf"member 1 \(process {victim}\) was killed by SIGKILL; removed [\d,]+ keys that it left", err)
     assert out.splitlines()[-2].split()[-1] == "-"  # no time is shown for unfinished work
-    assert "own keys gone; last to leave: tree empty, heap whole" in out
+    assert "own keys removed; last to leave: tree empty, heap intact" in out
     assert memory.root is None
     assert memory.check_heap().blocks <= 1  # a kill may lose one block
 
@@ -412,7 +412,7 @@ def test_killed_instance_is_cleared_up_after(start, memory, section_file, varian
     assert status == 3, err
     found = re.search(rf"instance 1 \(process {program.pid}\) was killed; removed ([\d,]+) keys that it left", err)
     assert int(found[1].replace(",", "")) > 50
-    assert f"own keys gone; {WHOLE}" in out
+    assert f"own keys removed; {WHOLE}" in out
     assert memory.root is None
 
 
@@ -436,7 +436,7 @@ def test_interrupt(start, memory, section_file):
     status, out, err = program.end()
     assert status == 130
     assert err == "tstshmem: interrupted\n"
-    assert f"own keys gone; {WHOLE}" in out
+    assert f"own keys removed; {WHOLE}" in out
     assert memory.check_heap().blocks == 0
     assert len(memory.stats().participants) == 1
 

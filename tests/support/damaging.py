@@ -426,7 +426,7 @@ def check_command(path):
             _check.print_report(report, io.StringIO())
         if report.copy:
             os.unlink(report.copy)
-        if report.state in ("whole", "repaired"):
+        if report.state in ("intact", "repaired"):
             with shmem.SharedMemory(path) as section:
                 section.check_heap()
 

@@ -74,7 +74,7 @@ def test_fuzz_prints_the_shortest_sequence(monkeypatch, capsys):
     assert "state = NextFitHeapMachine()" in text
     steps = [line for line in text.splitlines() if line.startswith("state.") and "check()" not in line and "teardown()" not in line]
     assert 1 <= len(steps) <= 3
-    assert "found with --index next_fit --seed 5 --steps 2000" in text
+    assert "reproduce with --index next_fit --seed 5 --steps 2000" in text
 
 
 def test_fuzz_leaves_no_file(tmp_path):
@@ -90,7 +90,7 @@ def test_fuzz_leaves_no_file(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "all well" in done.stderr
+    assert "no failures" in done.stderr
     assert list(Path(tmp_path).rglob("*/*")) == []
 
 

@@ -146,8 +146,7 @@ BROKEN = {
         ["KeyError: 'anchor 1'"],
     ),
     "participant stays": (  # one process in the whole storm: several could fill the table of participants first
-        NO_KILLS
-        + "def stay(self):\n    Actor.use_temporary = lambda self: None\n"
+        NO_KILLS + "def stay(self):\n    Actor.use_temporary = lambda self: None\n"
         "    try: os.close(os.open(os.path.join(self.storm.folder, 'stayed'), os.O_CREAT | os.O_EXCL))\n"
         "    except FileExistsError: return\n"
         "    if os.fork() == 0:\n"

@@ -154,7 +154,7 @@ def _mended(prefix):
         if file.read() not in digests:
             raise Damage("no file holds the damaged bytes any more")
     report = _check.examine(prefix + "section", True, False)
-    if report.state not in ("repaired", "whole"):
+    if report.state not in ("repaired", "intact"):
         raise Damage(f"the file cannot be repaired any more: {report}")
     return _names(prefix + "section")
 

@@ -225,9 +225,7 @@ class Places:
 
     def interpreter(self):
         """Return the address ranges of the Python interpreter's own code."""
-        return [
-            (start, end) for start, end, _, path in self._regions if os.path.basename(path).startswith(("python", "libpython"))
-        ]
+        return [(start, end) for start, end, _, path in self._regions if os.path.basename(path).startswith(("python", "libpython"))]
 
     def name(self, address):
         """Return the text ``function+offset (file)`` for an address."""

@@ -141,7 +141,7 @@ class Audit:
         """Examine a closed file as `python -m shmem check --leaks` does; return the leaks."""
         path = path or self.storm.place["file_name"]
         found = check.examine(path, False, True)
-        if found.state != "whole":
+        if found.state != "intact":
             self.problem(f"check, {when}: {found.state}: {found.findings} {found.notes}")
         return found.leaks or []
 

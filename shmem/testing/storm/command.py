@@ -129,7 +129,7 @@ def print_totals(totals, log, file):
             print(f"  {problem}", file=file)
         print("last lines of the members' log:", *log, sep="\n  ", file=file)
     else:
-        print("no problems: no leak, no stuck process, heap whole, table of participants clean", file=file)
+        print("no problems: no leak, no stuck process, heap intact, table of participants clean", file=file)
 
 
 def _run_storm(options, folder, bar):
