@@ -4,10 +4,17 @@ import operator
 import os
 import re
 
-PAGE_BYTES = 4096
-MAX_PARTICIPANTS = 65534
-MAX_SIZE = 1 << 46
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_MAX_ALIGN_BYTES,
+    END_OF_ADDRESSES,
+    MAX_LABEL_BYTES,
+    MAX_PARTICIPANTS,
+    MAX_SECTION_BYTES,
+    PAGE_BYTES,
+)
+
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_LABEL_BYTES}}}")
 
 
 def mode(value):
@@ -20,7 +27,7 @@ def name(value, what):
     if not isinstance(value, str):
         raise TypeError(f"{what} is a string, not {type(value).__name__}")
     if _NAME.fullmatch(value) is None:
-        raise ValueError(f"{what} has 1 to 200 of the characters A-Z a-z 0-9 . _ -, no slash: {value!r}")
+        raise ValueError(f"{what} has 1 to {MAX_LABEL_BYTES} of the characters A-Z a-z 0-9 . _ -, no slash: {value!r}")
     return value
 
 
@@ -52,8 +59,8 @@ def max_size(value, control_bytes, n_participants):
         raise ValueError(
             f"max_size holds the control pages too: at least {least:,} bytes for {n_participants} participants, not {number:,}"
         )
-    if number > MAX_SIZE:
-        raise ValueError(f"max_size is at most {MAX_SIZE:,} bytes: {number:,}")
+    if number > MAX_SECTION_BYTES:
+        raise ValueError(f"max_size is at most {MAX_SECTION_BYTES:,} bytes: {number:,}")
     return -(-number // PAGE_BYTES) * PAGE_BYTES
 
 
@@ -70,14 +77,14 @@ def desired_address(value):
     if value is None:
         return 0
     number = operator.index(value)
-    if number <= 0 or number >= 1 << 47 or number % PAGE_BYTES:
-        raise ValueError(f"desired_address is a positive multiple of {PAGE_BYTES} below 2**47: {number:#x}")
+    if number <= 0 or number >= END_OF_ADDRESSES or number % PAGE_BYTES:
+        raise ValueError(f"desired_address is a positive multiple of {PAGE_BYTES} below {END_OF_ADDRESSES:#x}: {number:#x}")
     return number
 
 
 def align(value):
-    """At least 16, which every block has."""
+    """At least `BLOCK_ALIGN_BYTES`, which every block has."""
     number = operator.index(value)
-    if number <= 0 or number & (number - 1) or number > PAGE_BYTES:
-        raise ValueError(f"align is a power of two up to {PAGE_BYTES}: {number}")
-    return max(number, 16)
+    if number <= 0 or number & (number - 1) or number > BLOCK_MAX_ALIGN_BYTES:
+        raise ValueError(f"align is a power of two up to {BLOCK_MAX_ALIGN_BYTES}: {number}")
+    return max(number, BLOCK_ALIGN_BYTES)

@@ -5,6 +5,7 @@ import os
 
 from shmem._base import errors as _errors
 from shmem._base.errors import Status
+from shmem._base.layout import MAX_THREADS, PAGE_BYTES
 from shmem._base.system_tools import describe_file_system, free_bytes_at
 
 _PLAIN = {
@@ -33,7 +34,10 @@ _PLAIN = {
     Status.closed: (_errors.ClosedError, "{what}: {section} is closed"),
     Status.read_only: (_errors.ReadOnlyError, '{what}: {section} was opened with mode="read_only"'),
     Status.not_owner: (_errors.LockError, "{what}: this thread does not hold the lock"),
-    Status.too_many_threads: (_errors.LockError, "{what}: 4096 threads of this process use {section} at the same time; that is the limit"),
+    Status.too_many_threads: (
+        _errors.LockError,
+        f"{{what}}: {MAX_THREADS} threads of this process use {{section}} at the same time; that is the limit",
+    ),
 }
 
 _LIMITS = {
@@ -166,7 +170,7 @@ def explain_named(status, kind, path, user):
             ),
             status,
         )
-    return explain_opening(status, path, None, {"found": user, "wanted": 0, "max_size": 4096})
+    return explain_opening(status, path, None, {"found": user, "wanted": 0, "max_size": PAGE_BYTES})
 
 
 def explain_problem(problem, section, facts):

@@ -43,6 +43,8 @@ cdef extern from *:
 
     #define PAGE_BYTES 4096u
     #define LINE_BYTES 64u
+    #define MAX_SECTION_BYTES ((uint64_t)1 << 46)   /* of max_size, when a section is made */
+    #define END_OF_ADDRESSES ((uint64_t)1 << 47)    /* of a process */
 
     #define MAGIC_BEING_MADE 0x57454e4d454d4853ull  /* "SHMEMNEW" */
     #define MAGIC            0x0a1a314d454d4853ull  /* "SHMEM1\\x1a\\n" */
@@ -214,6 +216,17 @@ cdef extern from *:
     #define SLOT_EMPTY 0u
     #define SLOT_REMOVED 1u
 
+    #define FNV_BASIS 0xcbf29ce484222325ull
+    #define FNV_PRIME 0x100000001b3ull
+    #define NAME_HASH_FACTOR 0xff51afd7ed558ccdull
+    /* FNV-1a, then the first half of the finalizer of MurmurHash3 */
+    static inline uint64_t hash_name(const char *text, size_t n_bytes) {
+        uint64_t hash = FNV_BASIS;
+        for (size_t i = 0; i < n_bytes; i++) hash = (hash ^ (unsigned char)text[i]) * FNV_PRIME;
+        hash = (hash ^ hash >> 33) * NAME_HASH_FACTOR;
+        return hash ^ hash >> 33;
+    }
+
     typedef struct {                  /* payload of an array; then shape, strides, pins, dtype text; data last */
         uint64_t data_off;            /* from the payload's start, a multiple of 64 */
         uint64_t data_bytes;
@@ -231,6 +244,7 @@ cdef extern from *:
 
     /* Synchronisation primitives: the payload of a block, a field of an object, or the state in the file of a named one.
        All zero: a semaphore of value 0, an event that is not signaled, a mutex that is free. */
+    #define CHANNEL_WAITERS_SHIFT 32  /* in a channel and in an event's word: registered waiters from this bit on */
     typedef struct {
         uint32_t value;
         uint32_t spare;
@@ -310,8 +324,8 @@ cdef extern from *:
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
-        uint64_t hash = 0xcbf29ce484222325ull;
-        for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * 0x100000001b3ull;
+        uint64_t hash = FNV_BASIS;
+        for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;
         return hash;
     }
     #endif
@@ -321,6 +335,8 @@ cdef extern from *:
     const uint32_t LAYOUT_VERSION
     const size_t PAGE_BYTES
     const size_t LINE_BYTES
+    const uint64_t MAX_SECTION_BYTES
+    const uint64_t END_OF_ADDRESSES
 
     ctypedef struct header_t:
         uint64_t magic
@@ -429,6 +445,11 @@ cdef extern from *:
 
     const uint64_t SLOT_EMPTY
     const uint64_t SLOT_REMOVED
+    const uint64_t FNV_BASIS
+    const uint64_t FNV_PRIME
+    const uint64_t NAME_HASH_FACTOR
+
+    uint64_t hash_name(const char* text, size_t n_bytes) noexcept nogil
 
     ctypedef struct array_t:
         uint64_t data_off
@@ -440,6 +461,8 @@ cdef extern from *:
 
     const uint32_t ARRAY_TEMPORARY
     const uint32_t ARRAY_UNNAMED
+
+    const int CHANNEL_WAITERS_SHIFT
 
     ctypedef struct semaphore_t:
         uint32_t value
@@ -497,6 +520,9 @@ cdef enum:
     MAX_LABEL_BYTES = 200
     MAX_NAME_BYTES = 65535
     MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is no participant
+    MAX_DIMS = 64                  # numpy's limit
+    SEMAPHORE_MAX = 0x7fffffff
+    EVENT_SIGNALED = 1             # the lowest bit of an event's word
 
 cdef enum IndexKind:
     INDEX_TLSF = 1

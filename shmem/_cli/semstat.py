@@ -24,10 +24,20 @@ import struct
 import sys
 
 from shmem._base import system_tools
+from shmem._base.layout import (
+    CHANNEL_WAITERS_SHIFT,
+    EVENT_SIGNALED,
+    LAYOUT,
+    NAMED_EVENT,
+    NAMED_MAGIC,
+    NAMED_SEMAPHORE,
+    NAMED_VERSION,
+    PAGE_BYTES,
+    SEMAPHORE_MAX,
+)
 from shmem._base.system_sysv import SYSV_LIST, list_sets, semaphores_of_set
 
 FOLDER = system_tools.MEMORY_FOLDER
-VALUE_MAX = 0x7FFFFFFF
 WIDTH = 100
 
 
@@ -37,46 +47,40 @@ class Unreadable(Exception):
 
 # -- this library's, as `named_t` in _base/layout.pxd has it ---------------------------------------------------------
 
-NAMED = struct.Struct("<8sII48x")  # magic, version, kind, uuid and spare
-NAMED_FILE_BYTES = 4096
-NAMED_MAGIC = b"SHMEMS\x1a\0"
-NAMED_VERSION = 1
-NAMED_SEMAPHORE, NAMED_EVENT = 1, 2
+NAMED, SEMAPHORE, EVENT = LAYOUT["named_t"], LAYOUT["semaphore_t"], LAYOUT["event_t"]
 NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
-SEMAPHORE = struct.Struct("<I4xQ")  # value, channel
-EVENT = struct.Struct("<Q")
 
 
 def _named_state(content, size, kind):
-    """The bytes of the state, when the file is what it should be."""
-    if not content.startswith(NAMED_MAGIC):
+    """The offset of the state, when the file is what it should be."""
+    if len(content) < NAMED["magic"].end or NAMED["magic"].read(content) != NAMED_MAGIC:
         raise Unreadable("not made by this library")
-    if size != NAMED_FILE_BYTES:
-        raise Unreadable(f"damaged: must have {NAMED_FILE_BYTES} bytes, got {size}")
-    _, version, found = NAMED.unpack_from(content)
+    if size != PAGE_BYTES:
+        raise Unreadable(f"damaged: must have {PAGE_BYTES} bytes, got {size}")
+    version, found = NAMED["version"].read(content), NAMED["kind"].read(content)
     if version != NAMED_VERSION:
         raise Unreadable(f"layout version must be {NAMED_VERSION}, got {version}")
     if found != kind:
         raise Unreadable(f"must be {NAMED_KINDS[kind]}, got {NAMED_KINDS.get(found, f'the unknown kind {found}')}")
-    return content[NAMED.size :]
+    return NAMED["state"].offset
 
 
 def _checked_value(value):
-    if value > VALUE_MAX:
+    if value > SEMAPHORE_MAX:
         raise Unreadable(f"damaged: invalid semaphore value {value}")
     return value
 
 
 def read_semaphore(content, size):
     """What a named semaphore's file says."""
-    value, channel = SEMAPHORE.unpack_from(_named_state(content, size, NAMED_SEMAPHORE))
-    return {"value": _checked_value(value), "waiters": channel >> 32}
+    found = SEMAPHORE.read(content, _named_state(content, size, NAMED_SEMAPHORE))
+    return {"value": _checked_value(found["value"]), "waiters": found["channel"] >> CHANNEL_WAITERS_SHIFT}
 
 
 def read_event(content, size):
     """What a named event's file says."""
-    (word,) = EVENT.unpack_from(_named_state(content, size, NAMED_EVENT))
-    return {"signaled": bool(word & 1), "waiters": word >> 32}
+    word = EVENT["word"].read(content, _named_state(content, size, NAMED_EVENT))
+    return {"signaled": bool(word & EVENT_SIGNALED), "waiters": word >> CHANNEL_WAITERS_SHIFT}
 
 
 # -- POSIX named semaphores, as glibc has them on 64 bits -------------------------------------------------------
@@ -121,7 +125,7 @@ def _ownership(uid, gid, mode):
     return {"owner": user_name(uid), "uid": uid, "group": group_name(gid), "gid": gid, "permissions": f"{mode & 0o7777:04o}"}
 
 
-READ_BYTES = 128
+READ_BYTES = NAMED.size  # a POSIX semaphore is smaller
 UNKNOWN_OWNER = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 

@@ -28,6 +28,7 @@ from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
     BLOCK_MIN_BYTES,
     BLOCK_REAR_BYTES,
+    END_OF_ADDRESSES,
     FINGERPRINT,
     GOLDEN,
     INDEX_NEXT_FIT,
@@ -37,6 +38,7 @@ from shmem._base.layout import (
     LINE_BYTES,
     MAGIC,
     MAGIC_BEING_MADE,
+    MAX_DIMS,
     MAX_LABEL_BYTES,
     MAX_NAME_BYTES,
     MAX_PARTICIPANTS,
@@ -57,6 +59,7 @@ from shmem._base.layout import (
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
     heap_start,
+    name_hash,
     rear_tag,
 )
 from shmem._fsck import entries as _entries
@@ -67,8 +70,6 @@ HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT
 TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
 TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
-MAX_ADDRESS = 1 << 47
-MAX_DIMS = 64
 STEP = 1 << 26
 
 
@@ -101,15 +102,6 @@ class Entry:
 def round_up(value, to):
     """Return `value`, or the next multiple of `to`."""
     return -(-value // to) * to
-
-
-def name_hash(name):
-    """Return the hash by which a name is found in a table, as `name_make` computes it: FNV-1a, then the finalizer of MurmurHash3."""
-    value = 0xCBF29CE484222325
-    for byte in name:
-        value = (value ^ byte) * 0x100000001B3 & WORD_MASK
-    value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & WORD_MASK
-    return value ^ value >> 33
 
 
 def is_text(name):
@@ -250,7 +242,7 @@ class Wreck:
             for offset in range(HEADER["label"].offset, HEADER["label"].end, WORD_BYTES):
                 self.put(offset, 0)
         address = self.field("desired_address")
-        if address % PAGE_BYTES or address >= MAX_ADDRESS:
+        if address % PAGE_BYTES or address >= END_OF_ADDRESSES:
             self.report_field("desired_address", f"the desired address is {address:#x}", "cleared", "the desired address")
             self.put_field("desired_address", 0)
 
@@ -285,9 +277,9 @@ class Wreck:
 
     def _sizes(self):
         largest = self.field("max_size")
-        if largest % PAGE_BYTES or not self.start <= largest <= MAX_ADDRESS or not system_tools.has_address_space(largest):
+        if largest % PAGE_BYTES or not self.start <= largest <= END_OF_ADDRESSES or not system_tools.has_address_space(largest):
             nearest, least = largest // PAGE_BYTES * PAGE_BYTES, max(round_up(self.size, PAGE_BYTES), self.start + PAGE_BYTES)
-            found = nearest if least <= nearest <= MAX_ADDRESS and system_tools.has_address_space(nearest) else least
+            found = nearest if least <= nearest <= END_OF_ADDRESSES and system_tools.has_address_space(nearest) else least
             self.report_field("max_size", f"max_size is {largest:#x}", f"set to {found:,}; open it with a larger one", "the old max_size")
             self.put_field("max_size", found)
         self.top = self.field("top")

@@ -10,23 +10,18 @@ from libc.string cimport memcmp
 
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport (
-    SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, name_entry_t, name_slot_t, name_table_t,
+    SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, hash_name, name_entry_t, name_slot_t, name_table_t,
     payload_bytes, payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 
 
 cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil:
-    """A name and its hash: FNV-1a, then the finalizer of MurmurHash3."""
+    """Return a name and its hash."""
     cdef name_t name
-    cdef uint64_t hash_ = <uint64_t>0xcbf29ce484222325U
-    cdef uint32_t i
-    for i in range(n_bytes):
-        hash_ = (hash_ ^ <unsigned char>text[i]) * <uint64_t>0x100000001b3U
-    hash_ = (hash_ ^ hash_ >> 33) * <uint64_t>0xff51afd7ed558ccdU
     name.text = text
     name.n_bytes = n_bytes
-    name.hash = hash_ ^ hash_ >> 33
+    name.hash = hash_name(text, n_bytes)
     return name
 
 

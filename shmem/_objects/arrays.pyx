@@ -35,8 +35,8 @@ from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._base.bounds cimport damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, TYPE_ARRAY, array_dtype, array_header_bytes, array_pins,
-    array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, TYPE_ARRAY, array_dtype, array_header_bytes,
+    array_pins, array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale, run_step, run_steps
@@ -46,7 +46,6 @@ from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unre
 from shmem._objects.directory cimport give_up_pending, insert_name
 
 cdef enum:
-    MAX_DIMS = 64
     MAX_DTYPE_BYTES = 60000
 
 cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process

@@ -34,8 +34,8 @@ from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport (
-    BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t, mutex_t, named_state_t,
-    semaphore_t)
+    BLOCK_HEAD_BYTES, EVENT_SIGNALED, NAMED_EVENT, NAMED_SEMAPHORE, SEMAPHORE_MAX, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t,
+    mutex_t, named_state_t, semaphore_t)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport pause_ns
@@ -47,7 +47,7 @@ from shmem._objects.fields cimport Field, FieldType, field_address, raise_stale
 from shmem._sync.channel cimport ALL_WAITERS, channel_notify
 from shmem._sync.named_file cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._sync.primitives cimport (
-    EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
+    event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
     mutex_lock, mutex_try, mutex_unlock, place_t, semaphore_signal, semaphore_try, semaphore_wait)
 
 cdef enum:

@@ -32,6 +32,7 @@ is a slice of at most `SLICE_NS`; after it the waiter looks at the condition and
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_seq_cst_u64, fetch_add_seq_cst_u64, load_seq_cst_u64
 from shmem._base.deadline cimport FOREVER
+from shmem._base.layout cimport CHANNEL_WAITERS_SHIFT
 from shmem._base.system cimport futex_wait, futex_wake, now_ns
 
 cdef extern from "<errno.h>" nogil:
@@ -43,7 +44,7 @@ cdef extern from *:
     #define SHMEM_CHANNEL
     #include <stdint.h>
     #define SLICE_NS 50000000      /* the longest sleep before a waiter looks again: bounds the harm of a wake lost by a kill */
-    #define CHANNEL_ONE_WAITER ((uint64_t)1 << 32)
+    #define CHANNEL_ONE_WAITER ((uint64_t)1 << CHANNEL_WAITERS_SHIFT)
     #endif
     """
     enum: SLICE_NS
@@ -61,7 +62,7 @@ cdef inline uint32_t* low_half(uint64_t* word) noexcept nogil:
 
 cdef inline uint32_t channel_registrations(uint64_t word) noexcept nogil:
     """Return the number of registrations in a word that was loaded from a channel."""
-    return <uint32_t>(word >> 32)
+    return <uint32_t>(word >> CHANNEL_WAITERS_SHIFT)
 
 
 cdef inline uint32_t channel_register(uint64_t* channel) noexcept nogil:
@@ -98,9 +99,10 @@ cdef inline void channel_notify_registered(uint64_t* channel, uint32_t n_threads
             return
         n_registered = n_registered - n_threads if n_registered > n_threads else 0
         sequence = <uint32_t>(<uint32_t>word + ONE_SEQUENCE)
-        if compare_exchange_seq_cst_u64(channel, word, n_registered << 32 | sequence):
+        if compare_exchange_seq_cst_u64(channel, word, n_registered << CHANNEL_WAITERS_SHIFT | sequence):
             if futex_wake(low_half(channel), <int>n_threads) < <int>n_threads and n_registered != 0:
-                compare_exchange_seq_cst_u64(channel, n_registered << 32 | sequence, sequence)     # no thread sleeps: they are left over
+                # no thread sleeps: they are left over
+                compare_exchange_seq_cst_u64(channel, n_registered << CHANNEL_WAITERS_SHIFT | sequence, sequence)
             return
         word = load_seq_cst_u64(channel)
 

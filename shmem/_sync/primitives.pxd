@@ -8,14 +8,10 @@ A semaphore or an event may lie anywhere; a mutex lies in a section, for its own
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport (
     compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64, thread_pointer)
-from shmem._base.layout cimport block_t, event_t, mutex_t, semaphore_t
+from shmem._base.layout cimport EVENT_SIGNALED, SEMAPHORE_MAX, block_t, event_t, mutex_t, semaphore_t
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport OK, VALUE_OVERFLOW, WOULD_BLOCK
 from shmem._sync.channel cimport channel_notify
-
-cdef enum:
-    SEMAPHORE_MAX = 0x7fffffff
-    EVENT_SIGNALED = 1
 
 ctypedef struct place_t:
     const block_t* block          # that holds the words, by themselves or in a field

@@ -5,7 +5,6 @@ import ctypes
 import datetime
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -18,11 +17,22 @@ import pytest
 
 import shmem
 from shmem.__main__ import main
+from shmem._base.layout import (
+    CHANNEL_WAITERS_SHIFT,
+    LAYOUT,
+    MAGIC,
+    NAMED_EVENT,
+    NAMED_MAGIC,
+    NAMED_SEMAPHORE,
+    NAMED_VERSION,
+    PAGE_BYTES,
+    SEMAPHORE_MAX,
+)
 from shmem._cli import semstat
 
 IPC_PRIVATE, IPC_CREAT, IPC_RMID, SETVAL = 0, 0o1000, 0, 16
 FOLDER = Path("/dev/shm")
-MAGIC = b"SHMEMS\x1a\0"
+NAMED, SEMAPHORE, EVENT = LAYOUT["named_t"], LAYOUT["semaphore_t"], LAYOUT["event_t"]
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.sem_open.restype = ctypes.c_void_p
 LIBC.sem_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_uint]
@@ -58,17 +68,22 @@ sys.exit(main(["semstat", *args]))
 """
 
 
-def named_bytes(kind, state, magic=MAGIC, version=1):
-    """The file of a named semaphore (1) or event (2)."""
-    return (struct.pack("<8sII16s32x", magic, version, kind, uuid.uuid4().bytes) + state).ljust(4096, b"\0")
+def named_bytes(kind, layout, state, magic=NAMED_MAGIC, version=NAMED_VERSION):
+    """The file of a named semaphore or event, whose state is laid out so, and has these values."""
+    content = bytearray(PAGE_BYTES)
+    for name, value in {"magic": magic, "version": version, "kind": kind, "uuid": uuid.uuid4().bytes}.items():
+        NAMED[name].write(content, value)
+    for name, value in state.items():
+        layout[name].write(content, value, NAMED["state"].offset)
+    return bytes(content)
 
 
-def semaphore_bytes(value, n_waiters, **others):
-    return named_bytes(1, struct.pack("<I4xII", value, 77, n_waiters), **others)
+def semaphore_bytes(value, n_waiters, kind=NAMED_SEMAPHORE, **others):
+    return named_bytes(kind, SEMAPHORE, {"value": value, "channel": n_waiters << CHANNEL_WAITERS_SHIFT | 77}, **others)
 
 
 def event_bytes(low_half, n_waiters, **others):
-    return named_bytes(2, struct.pack("<II", low_half, n_waiters), **others)
+    return named_bytes(NAMED_EVENT, EVENT, {"word": n_waiters << CHANNEL_WAITERS_SHIFT | low_half}, **others)
 
 
 def posix_bytes(value, n_waiters, mark=0x80):
@@ -174,7 +189,7 @@ def wait_for(condition, seconds=20):
 
 def test_named_semaphore(unique, entry_of, table):
     path = FOLDER / f"shmem-semaphore.{unique}"
-    path.write_bytes(semaphore_bytes(0x7FFFFFFF, 5))
+    path.write_bytes(semaphore_bytes(SEMAPHORE_MAX, 5))
     path.chmod(0o640)
     entry = entry_of(unique)
     assert (entry["uid"], entry["gid"]) == (os.geteuid(), path.stat().st_gid)
@@ -185,13 +200,13 @@ def test_named_semaphore(unique, entry_of, table):
         "name": unique,
         "path": str(path),
         "permissions": "0640",
-        "value": 2147483647,
+        "value": SEMAPHORE_MAX,
         "signaled": None,
         "waiters": 5,
         "error": None,
     }
     [line] = [line for line in table("--kind", "shmem") if unique in line]
-    assert line.split()[:3] == ["semaphore", "2147483647", "5"]
+    assert line.split()[:3] == ["semaphore", str(SEMAPHORE_MAX), "5"]
     assert line.split()[-2:] == ["0640", unique]
 
 
@@ -206,20 +221,20 @@ def test_named_event(unique, entry_of, table, low_half, is_signaled, word):
 
 NOT_SEMAPHORES = {
     "empty": (b"", "not made by this library"),
-    "zeros": (bytes(4096), "not made by this library"),
+    "zeros": (bytes(PAGE_BYTES), "not made by this library"),
     "foreign": (b"#!/bin/sh\n" * 50, "not made by this library"),
     "short-foreign": (b"x", "not made by this library"),
-    "section": (semaphore_bytes(1, 0, magic=b"SHMEM1\x1a\n"), "not made by this library"),
-    "cut": (semaphore_bytes(1, 0)[:4095], "damaged: must have 4096 bytes, got 4095"),
-    "magic-only": (MAGIC, "damaged: must have 4096 bytes, got 8"),
-    "long": (semaphore_bytes(1, 0) + b"x", "damaged: must have 4096 bytes, got 4097"),
-    "version": (semaphore_bytes(1, 0, version=9), "layout version must be 1, got 9"),
+    "section": (semaphore_bytes(1, 0, magic=MAGIC), "not made by this library"),
+    "cut": (semaphore_bytes(1, 0)[: PAGE_BYTES - 1], f"damaged: must have {PAGE_BYTES} bytes, got {PAGE_BYTES - 1}"),
+    "magic-only": (semaphore_bytes(1, 0)[: NAMED["magic"].end], f"damaged: must have {PAGE_BYTES} bytes, got {NAMED['magic'].end}"),
+    "long": (semaphore_bytes(1, 0) + b"x", f"damaged: must have {PAGE_BYTES} bytes, got {PAGE_BYTES + 1}"),
+    "version": (semaphore_bytes(1, 0, version=9), f"layout version must be {NAMED_VERSION}, got 9"),
     "an-event": (event_bytes(1, 0), "must be a semaphore, got an event"),
-    "kind": (named_bytes(3, b""), "unknown kind 3"),
-    "negative": (semaphore_bytes(0xFFFFFFFF, 0), "damaged"),
+    "kind": (semaphore_bytes(1, 0, kind=3), "unknown kind 3"),
+    "negative": (semaphore_bytes(SEMAPHORE_MAX + 1, 0), "damaged"),
 }
 NOT_EVENTS = {
-    "cut": (event_bytes(1, 0)[:70], "damaged: must have 4096 bytes, got 70"),
+    "cut": (event_bytes(1, 0)[:70], f"damaged: must have {PAGE_BYTES} bytes, got 70"),
     "a-semaphore": (semaphore_bytes(1, 0), "must be an event, got a semaphore"),
 }
 NOT_POSIX = {
@@ -286,18 +301,6 @@ def test_nothing_is_changed(folder, entries):
     [entry] = entries("--kind", "shmem")
     assert entry["value"] == 3
     assert before == (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
-
-
-def test_constants_are_those_of_the_layout():
-    text = (Path(shmem.__file__).parent / "_base/layout.pxd").read_text()
-    constants = {name: int(value.rstrip("ul"), 0) for name, value in re.findall(r"#define (NAMED_\w+|PAGE_BYTES) +(\w+)", text)}
-    assert constants["NAMED_MAGIC"].to_bytes(8, "little") == semstat.NAMED_MAGIC
-    assert [constants[what] for what in ("PAGE_BYTES", "NAMED_VERSION", "NAMED_SEMAPHORE", "NAMED_EVENT")] == [
-        semstat.NAMED_FILE_BYTES,
-        semstat.NAMED_VERSION,
-        semstat.NAMED_SEMAPHORE,
-        semstat.NAMED_EVENT,
-    ]
 
 
 def test_what_the_classes_make(unique, entry_of, child):
