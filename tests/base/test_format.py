@@ -10,6 +10,7 @@ import pytest
 import shmem
 from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
+    BLOCK_REAR_BYTES,
     FINGERPRINT,
     GOLDEN,
     LAYOUT,
@@ -68,7 +69,7 @@ class Reader:
         while at < self.header["top"]:
             block = LAYOUT["block_t"].read(self.raw, at)
             size = block["tag"] & (TAG_SMALL_SIZE_MASK if block["tag"] & TAG_SMALL else TAG_SIZE_MASK)
-            rear = int.from_bytes(self.raw[at + size - 8 : at + size], "little")
+            rear = int.from_bytes(self.raw[at + size - BLOCK_REAR_BYTES : at + size], "little")
             assert rear == size ^ self.header["salt"] ^ (at + size) * GOLDEN & WORD
             if block["tag"] & TAG_STATE_MASK == STATE_USED:
                 assert not block["tag"] & TAG_SMALL or (block["tag"] >> TAG_SERIAL_SHIFT ^ block["serial"]) & TAG_SERIAL_MASK == 0

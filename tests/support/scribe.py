@@ -6,20 +6,20 @@ import os
 import signal
 import struct
 
-from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, STATE_HOLE, STATE_USED
+from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, OWNER_GENERATION_SHIFT, STATE_HOLE, STATE_USED
 
 HEADER, BLOCK, PARTICIPANT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["participant_t"]
-TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF, DIRECTORY_OFF = (
+TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, GATE_WRITERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF = (
     HEADER[name].offset
     for name in (
-        "top", "reserved", "next_serial", "lock_gate", "lock_gate_readers", "upgrade", "drain", "heap_gate", "hole_blocks",
-        "participants_high", "root_off", "directory_off",
+        "top", "reserved", "next_serial", "lock_gate", "lock_gate_readers", "lock_gate_writers", "upgrade", "drain", "heap_gate",
+        "hole_blocks", "participants_high", "root_off",
     )
 )  # fmt: skip
 RING_OFF = LAYOUT["free_index_t"]["rover_off"].offset  # from the start of the index
 HEAD, HOLE, USED = BLOCK_HEAD_BYTES, STATE_HOLE, STATE_USED
 EVERY_BIT = (1 << 64) - 1
-ABSENT_OWNER = 0x1234_5678_0000_EA60  # an owner's word that names no participant
+ABSENT_OWNER = 0x1234_5678 << OWNER_GENERATION_SHIFT | 60_000  # an owner's word that names no participant
 SECONDS = 20
 
 
@@ -43,6 +43,15 @@ class Scribe:
     def entry(self, i, name):
         """Return the offset of a field of an entry of the participants' table."""
         return PARTICIPANT[name].at(HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i)
+
+    def entry_of(self, pid):
+        """Return the index of the entry of a process."""
+        n = HEADER["max_participants"].read(self.bytes)
+        return next(i for i in range(n) if self[self.entry(i, "pid")] == pid)
+
+    def owner_word(self, i):
+        """Return the word by which the participant of entry `i` signs what it owns."""
+        return self[self.entry(i, "readers")] >> OWNER_GENERATION_SHIFT << OWNER_GENERATION_SHIFT | i + 1
 
     def replace(self, old, new):
         """Overwrite a text that occurs once; a shorter one is padded with spaces."""
