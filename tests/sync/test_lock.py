@@ -10,13 +10,14 @@ import time
 import warnings
 
 import pytest
+from scribe import GATE_WRITERS, Scribe
 from workers import holds, wait_for, wait_for_waiter
 
 import shmem
 from shmem import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._base.layout import CHANNEL_WAITERS_SHIFT
 
 EXCLUSIVE, SHARED = LockMode.exclusive, LockMode.shared
-GATE_WRITERS = 544  # offset in the header
 HOLD = """
 section = shmem.SharedMemory(shared_name=args[0])
 with shmem.exclusive_lock(section) if args[1] == 'exclusive' else shmem.shared_lock(section):
@@ -595,9 +596,7 @@ def test_who_gave_up_costs_the_others_nothing(shm):
     for thread in threads:
         thread.join(20)
     assert len(got) == 1
-    with open(shm.path, "rb") as file:
-        file.seek(GATE_WRITERS)
-        assert int.from_bytes(file.read(8), "little") >> 32 == 0
+    assert Scribe(shm.path)[GATE_WRITERS] >> CHANNEL_WAITERS_SHIFT == 0
 
 
 def test_writers_and_readers_both_get_in(shm, child):

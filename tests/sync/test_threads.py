@@ -490,8 +490,7 @@ def test_no_thread_waits_for_the_interpreter_inside_the_heap_gate(shm):
     """A thread opens a block, waits for the heap gate, and gets it while another one runs Python and does not let go."""
     libc = ctypes.PyDLL(None)  # keeps the GIL
     block, scribe = shm.allocate(10), Scribe(shm.path)
-    mine = next(i for i in range(256) if scribe[4096 + 64 * i + 24] == os.getpid())
-    taken = scribe[HEAP_GATE] = scribe[4096 + 64 * mine] >> 32 << 32 | mine + 1
+    taken = scribe[HEAP_GATE] = scribe.owner_word(os.getpid())
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=shm.block, args=(block.offset,))
     thread.start()
