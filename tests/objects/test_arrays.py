@@ -438,7 +438,7 @@ def test_stale_pins_of_a_reused_entry_are_ignored(shm, child):
     other = child(LOOK, shm.name, "a")
     other.hear()
     scribe, attached = Scribe(shm.path), PARTICIPANT["attached"]
-    entry = scribe.entry_start(scribe.participant(other.process.pid))
+    entry = scribe.entry_start(scribe.entry_of(other.process.pid))
     assert attached.read(scribe.bytes, entry) == 1
     attached.write(scribe.bytes, 2, entry)
     shm.free(array)

@@ -163,7 +163,8 @@ def test_gate_owner_is_stopped_or_dead(shm, tmp_path, child):
     queue.put(1)
     other = child("section = shmem.SharedMemory(shared_name=args[0]); section.allocate(10); say('go'); sys.stdin.readline()", shm.name)
     other.hear()
-    words, gate = QueueWords(shm, queue), Scribe(shm.path).owner_word(other.process.pid)
+    words, scribe = QueueWords(shm, queue), Scribe(shm.path)
+    gate = scribe.owner_word(scribe.entry_of(other.process.pid))
     os.kill(other.process.pid, signal.SIGSTOP)
     for place in ("producers_gate", "consumers_gate"):
         words[place] = gate

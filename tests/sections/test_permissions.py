@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from shmem._base.layout import LAYOUT
 from shmem._cli import check
 
 STRANGER = 12345
+WORD_BYTES = 8
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
@@ -215,7 +215,7 @@ def test_malicious_dtype(section_file, tmp_path, text):
     head = array.read(raw, payload)
     assert head["dtype_bytes"] >= len(text)
     array["dtype_bytes"].write(raw, len(text), payload)
-    at = payload + array.size + 16 * head["n_dims"] + 8 * head["n_pin_words"]
+    at = payload + array.size + WORD_BYTES * (2 * head["n_dims"] + head["n_pin_words"])  # behind the shape, strides and pins
     raw[at : at + len(text)] = text
     Path(section_file).write_bytes(raw)
     with shmem.SharedMemory(section_file) as section:
@@ -259,8 +259,9 @@ def test_malicious_type(section_file, tmp_path, child, description):
     at = raw.index(b'{"fields":[["first"')
     name_at = raw.index(b"who.Thing")
     raw[name_at : name_at + 9] = b"os.system"
-    assert len(description) <= struct.unpack_from("<I", raw, name_at - 4)[0]
-    struct.pack_into("<I", raw, name_at - 4, len(description))
+    entry = LAYOUT["name_entry_t"]
+    assert len(description) <= entry["data_bytes"].read(raw, name_at - entry.size)
+    entry["data_bytes"].write(raw, len(description), name_at - entry.size)
     raw[at : at + len(description)] = description
     Path(section_file).write_bytes(raw)
     code = """
@@ -285,8 +286,7 @@ def test_malicious_label(section_file):
     shmem.SharedMemory(section_file, "label", max_size=1 << 20).close()
     label = LAYOUT["header_t"]["label"]
     with open(section_file, "r+b") as file:
-        file.seek(label.offset)
-        file.write(b"\xff" * label.size)
+        label.write_file(file.fileno(), b"\xff" * label.size)
     with pytest.raises(shmem.NotASection, match="shared name"):
         shmem.SharedMemory(section_file, "label")
     with shmem.SharedMemory(section_file) as section:

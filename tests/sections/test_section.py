@@ -12,6 +12,16 @@ import numpy as np
 import pytest
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    BLOCK_MIN_BYTES,
+    MAGIC,
+    MAX_LABEL_BYTES,
+    MAX_PARTICIPANTS,
+    MAX_SECTION_BYTES,
+    PAGE_BYTES,
+    heap_start,
+)
 
 ATTACH = "section = shmem.SharedMemory(**eval(args[0]))"
 
@@ -123,7 +133,7 @@ def test_label(section_file):
         assert caught.value.status == shmem.Status.label_mismatch
 
 
-@pytest.mark.parametrize("name", ["a/b", "", "x" * 201, "a b", "ä", "a\0b"])
+@pytest.mark.parametrize("name", ["a/b", "", "x" * (MAX_LABEL_BYTES + 1), "a b", "ä", "a\0b"])
 def test_bad_names(name):
     with pytest.raises(ValueError, match="no slash"):
         shmem.SharedMemory(shared_name=name, max_size=1 << 20)
@@ -134,14 +144,14 @@ def test_bad_names(name):
     [
         {"max_size": -1},
         {"max_size": 0},
-        {"max_size": 4096},
-        {"max_size": 1 << 60},
+        {"max_size": PAGE_BYTES},
+        {"max_size": MAX_SECTION_BYTES + 1},
         {"max_size": 1 << 20, "mode": "r"},
         {"max_size": 1 << 20, "index": "best_fit"},
         {"max_size": 1 << 20, "max_participants": 0},
-        {"max_size": 1 << 20, "max_participants": 70_000},
-        {"max_size": 1 << 20, "desired_address": 4097},
-        {"max_size": 1 << 20, "desired_address": -4096},
+        {"max_size": 1 << 20, "max_participants": MAX_PARTICIPANTS + 1},
+        {"max_size": 1 << 20, "desired_address": PAGE_BYTES + 1},
+        {"max_size": 1 << 20, "desired_address": -PAGE_BYTES},
     ],
 )
 def test_bad_arguments(arguments):
@@ -149,7 +159,7 @@ def test_bad_arguments(arguments):
         shmem.SharedMemory(**arguments)
 
 
-@pytest.mark.parametrize("content", [b"hello", b"x" * 4096, b"PK\x03\x04" + bytes(8000), b"SHMEM1\x1a\n", b"\0" * 5000])
+@pytest.mark.parametrize("content", [b"hello", b"x" * PAGE_BYTES, b"PK\x03\x04" + bytes(8000), MAGIC.to_bytes(8, "little"), b"\0" * 5000])
 def test_foreign_file_is_left_as_it_was(section_file, content):
     Path(section_file).write_bytes(content)
     for arguments in ({}, {"max_size": 1 << 20}):
@@ -257,11 +267,13 @@ def test_desired_address(place, child):
     address = 0x5500_0000_0000
     with shmem.SharedMemory(**place, max_size=1 << 20, desired_address=address) as section:
         assert section.address == address
-        assert section.allocate(10).address == address + section.check_heap().used_bytes - 48 + 16 + 0xC000
+        found = section.allocate(10).address
+        end = heap_start(256) + section.check_heap().used_bytes
+        assert found == address + end - BLOCK_MIN_BYTES + BLOCK_HEAD_BYTES
         other = child("section = shmem.SharedMemory(**eval(args[0])); say(section.address); sys.stdin.readline()", place)
         assert int(other.hear()) == address
         with pytest.raises(shmem.AddressInUse, match="was created for address 0x550000000000"):
-            shmem.SharedMemory(**place, desired_address=address + 4096)
+            shmem.SharedMemory(**place, desired_address=address + PAGE_BYTES)
         other.tell()
         other.end()
         with shmem.SharedMemory(max_size=1 << 20) as elsewhere, pytest.raises(shmem.AddressInUse, match="not free") as caught:
@@ -340,10 +352,10 @@ def test_sparse_copy_has_backing(section_file, tmp_path):
         section.zeros(100_000, name="a")
     data = Path(section_file).read_bytes()
     with open(tmp_path / "sparse", "wb") as file:
-        for start in range(0, len(data), 4096):
-            if data[start : start + 4096].strip(b"\0"):
+        for start in range(0, len(data), PAGE_BYTES):
+            if data[start : start + PAGE_BYTES].strip(b"\0"):
                 file.seek(start)
-                file.write(data[start : start + 4096])
+                file.write(data[start : start + PAGE_BYTES])
         file.truncate(len(data))
         os.fsync(file.fileno())
     assert os.stat(tmp_path / "sparse").st_blocks < os.stat(section_file).st_blocks - 1000

@@ -9,20 +9,17 @@ import struct
 from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, OWNER_GENERATION_SHIFT, STATE_HOLE, STATE_USED
 
 HEADER, BLOCK, PARTICIPANT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["participant_t"]
-(
-    TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, GATE_WRITERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF,
-    DIRECTORY_OFF,
-) = (
+TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, GATE_WRITERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF = (
     HEADER[name].offset
     for name in (
         "top", "reserved", "next_serial", "lock_gate", "lock_gate_readers", "lock_gate_writers", "upgrade", "drain", "heap_gate",
-        "hole_blocks", "participants_high", "root_off", "directory_off",
+        "hole_blocks", "participants_high", "root_off",
     )
 )  # fmt: skip
 RING_OFF = LAYOUT["free_index_t"]["rover_off"].offset  # from the start of the index
 HEAD, HOLE, USED = BLOCK_HEAD_BYTES, STATE_HOLE, STATE_USED
 EVERY_BIT = (1 << 64) - 1
-ABSENT_OWNER = 0x1234_5678_0000_EA60  # an owner's word that names no participant
+ABSENT_OWNER = 0x1234_5678 << OWNER_GENERATION_SHIFT | 60_000  # an owner's word that names no participant
 SECONDS = 20
 
 
@@ -53,13 +50,13 @@ class Scribe:
         """Return the offset of an entry of the participants' table."""
         return HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i
 
-    def participant(self, pid):
+    def entry_of(self, pid):
         """Return the index of the entry of a process."""
-        return next(i for i in range(HEADER["participants_high"].read(self.bytes)) if self[self.entry(i, "pid")] == pid)
+        n = HEADER["max_participants"].read(self.bytes)
+        return next(i for i in range(n) if self[self.entry(i, "pid")] == pid)
 
-    def owner_word(self, pid):
-        """Return the word by which a process signs a gate."""
-        i = self.participant(pid)
+    def owner_word(self, i):
+        """Return the word by which the participant of entry `i` signs what it owns."""
         return self[self.entry(i, "readers")] >> OWNER_GENERATION_SHIFT << OWNER_GENERATION_SHIFT | i + 1
 
     def replace(self, old, new):

@@ -1,4 +1,4 @@
-"""Signals that come more often than a slice of sleep ends, as of a profiler's timer: a waiter still detects that the owner is dead."""
+"""Signals that come more often than sleep slices end, as from a profiler's timer: a waiter must still detect a dead owner."""
 
 import pytest
 from queues import QUEUE
@@ -36,7 +36,7 @@ LOCK = "section.lock(shmem.LockDescriptor(shmem.LockMode.{}))"
     ],
     ids=["writer", "reader", "drain", "upgrade", "mutex", "heap gate", "heap gate, names", "queue"],
 )
-def test_the_dead_are_found_between_signals(shm, child, holds, place, waits):
+def test_dead_owner_is_detected_despite_signals(shm, child, holds, place, waits):
     shm["mutex"] = shm.mutex()
     queue = shm.queue(4, "int64", name="queue")
     holder = child(f"section = shmem.SharedMemory(shared_name=args[0])\n{holds}\nsay('go')\ninput()", shm.name)
@@ -46,7 +46,7 @@ def test_the_dead_are_found_between_signals(shm, child, holds, place, waits):
     if place is not None:
         scribe = Scribe(shm.path)
         places = {"upgrade": UPGRADE, "heap gate": HEAP_GATE, "queue": QUEUE["producers_gate"].at(queue.offset)}
-        scribe[places[place]] = scribe.owner_word(holder.process.pid)
+        scribe[places[place]] = scribe.owner_word(scribe.entry_of(holder.process.pid))
     holder.kill()
-    said, errors = other.process.communicate("\n", timeout=20)
-    assert (said, errors) == ("got it\n", "")
+    output, errors = other.process.communicate("\n", timeout=20)
+    assert (output, errors) == ("got it\n", "")
