@@ -76,7 +76,7 @@ cdef object _traveller = None
 cdef object _first_opening = None
 
 if process_setup() != 0:
-    raise MemoryError("no room to register fork and thread handlers")
+    raise MemoryError("cannot register fork and thread handlers")
 
 
 def register_opener(first_type, last_type, opener):
@@ -128,8 +128,8 @@ cdef str _holder_text(section_t* section):
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t index = owner_index(word)
     if index >= section.max_participants:
-        return "held by readers"
-    return f"held by process {section.participants[index].pid}, or claimed by it until readers leave"
+        return "readers hold it"
+    return f"process {section.participants[index].pid} holds it, or waits for readers to release it"
 
 
 cdef str _section_text(section_t* section):
@@ -278,7 +278,7 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     cdef block_call_t call
     cdef int status
     if not mapping.writable:
-        check(READ_ONLY, mapping, "free")
+        check(READ_ONLY, mapping, "free a block")
     status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
     if status == WOULD_BLOCK:
         call.payload_off, call.serial = payload_off, serial
@@ -313,7 +313,7 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off, uint64_t serial, bl
         call.payload_off, call.serial, call.seen = payload_off, serial, seen
         status = run_steps(section, _look_step, &call)
     if status != OK:
-        check(status, mapping, f"look at offset {payload_off:#x}")
+        check(status, mapping, f"access the block at offset {payload_off:#x}")
     return 0
 
 
@@ -718,8 +718,8 @@ cdef class Memory:
 
     def trim(self):
         """Return the memory or disk space behind the last block to the file system."""
-        cdef Mapping mapping = self.writable_mapping("trim")
-        check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim")
+        cdef Mapping mapping = self.writable_mapping("trim the section")
+        check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
 
     # -- heap
 
@@ -744,7 +744,7 @@ cdef class Memory:
         SectionFull
             The section, or the file system that backs it, has no room.
         """
-        cdef Mapping mapping = self.writable_mapping("allocate")
+        cdef Mapping mapping = self.writable_mapping("allocate memory")
         cdef uint64_t align_bytes = arguments.align(align)
         return _make_block(mapping, allocate_block(mapping, size_argument(mapping, size), align_bytes, 0, bool(zero)))
 
@@ -772,7 +772,7 @@ cdef class Memory:
         InvalidBlock
             The block was freed, or belongs to another section.
         """
-        cdef Mapping mapping = self.writable_mapping("reallocate")
+        cdef Mapping mapping = self.writable_mapping("reallocate a block")
         cdef block_call_t call
         call.payload_off = offset_in(mapping, obj)
         call.size_bytes = size_argument(mapping, size)
@@ -799,7 +799,7 @@ cdef class Memory:
         HeapCorruption
             The end of the block was overwritten.
         """
-        cdef Mapping mapping = self.writable_mapping("free")
+        cdef Mapping mapping = self.writable_mapping("free a block")
         if isinstance(obj, int):
             if not 0 <= obj < mapping.section.size_bytes:
                 check(INVALID_BLOCK, mapping, f"free the block at offset {obj:#x}")
@@ -818,7 +818,7 @@ cdef class Memory:
         cdef Mapping mapping = self.opened()
         number = operator.index(offset)
         if not 0 <= number < mapping.section.size_bytes:
-            check(INVALID_BLOCK, mapping, f"look at offset {number:#x}")
+            check(INVALID_BLOCK, mapping, f"access the block at offset {number:#x}")
         return wrap(mapping, number, 0, True)
 
     # -- looking
@@ -831,13 +831,13 @@ cdef class Memory:
         status = run_steps(mapping.section, _check_heap_step, &look)
         if look.problem:
             raise explain_problem(problem_text(look.problem).decode(), _section_text(mapping.section), look.facts)
-        check(status, mapping, "check_heap")
+        check(status, mapping, "check the heap")
         return look.facts
 
     def _count_heap(self):
         cdef Mapping mapping = self.opened()
         cdef look_t look
-        check(run_steps(mapping.section, _count_heap_step, &look), mapping, "stats")
+        check(run_steps(mapping.section, _count_heap_step, &look), mapping, "count the blocks")
         return look.facts
 
     def _header_facts(self):

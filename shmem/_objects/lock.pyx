@@ -16,7 +16,7 @@ from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32, thread_point
 from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
-from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
+from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
 from shmem._core cimport Mapping, Memory, check, run_step, step_t, timeout_argument
 from shmem._sections.process cimport section_unlock, thread_ended
 from shmem._sync.storage_lock cimport (
@@ -68,7 +68,10 @@ cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
         if not mapping.is_open:
             raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
         status = run_step(mapping.section, step, &deadline_ns)
-    return check(status, mapping, "exclusive lock" if exclusive else "shared lock")
+    if status != OK:
+        check(status, mapping, f"acquire the {'exclusive' if exclusive else 'shared'} lock" + (
+            f" within {timeout_ns / 1e9:g} s" if status == TIMEOUT_EXPIRED else ""))
+    return 0
 
 
 cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
@@ -89,7 +92,7 @@ cdef int _leave(Memory memory, bint exclusive) except -1:
         with nogil:
             section_unlock(section_id, exclusive)
     elif memory.mapping.section.n_forks == 0 and memory.mapping.section.private.index_plus_1 != 0:
-        check(NOT_OWNER, memory.mapping, "leave the lock")
+        check(NOT_OWNER, memory.mapping, "release the lock")
     return 0
 
 
@@ -308,7 +311,7 @@ def unlock(Memory memory, LockDescriptor descriptor):
         raise errors.LockError(f"cannot unlock {descriptor!r}: it was locked by another thread, which must unlock it")
     status = _release(mapping, descriptor.exclusive)
     _forget(descriptor, holder)
-    check(status, mapping, "unlock")
+    check(status, mapping, "release the lock")
 
 
 def depths(Memory memory):

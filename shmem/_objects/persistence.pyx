@@ -372,7 +372,7 @@ def _refuse_in_use(Memory memory, target):
         if (facts.st_dev, facts.st_ino) == (section.device, section.inode):
             raise ValueError(f"cannot write a snapshot to {target!r}: it is the file of the section itself; choose another path")
         if stat.S_ISREG(facts.st_mode) and is_in_use(fd):
-            raise explain(errno.EBUSY, f"snapshot to {target!r}: processes are attached to the section there", {"section": repr(target)})
+            raise explain(errno.EBUSY, f"snapshot to {target!r}", {"section": "processes are attached to the section in that file"})
     finally:
         os.close(fd)
 
@@ -387,7 +387,7 @@ def _copy_to(Memory memory, target, timeout, what):
         fd, beside = system_tools.create_beside(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
         status = write_copy(memory, fd, timeout)
         if status == TIMEOUT_EXPIRED:
-            raise explain(status, f"{what}, the queues", {"holder": "a process stands still inside one; it can go on or be killed"})
+            raise explain(status, f"{what} within {float(timeout):g} s", {"holder": "a process stands still inside a queue operation; let it continue, or kill it"})
         if status < 0:
             check(status, mapping, what)
         if status > 0:
@@ -454,4 +454,4 @@ def snapshot(Memory memory not None, path, timeout=None):
     """
     target = arguments.path(path)
     _refuse_in_use(memory, target)
-    _copy_to(memory, target, timeout, f"snapshot of {memory.path!r} to {target!r}")
+    _copy_to(memory, target, timeout, f"snapshot {memory.path!r} to {target!r}")

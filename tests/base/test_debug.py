@@ -99,27 +99,27 @@ WRONG = {
     ),
     "the mutex under the gate": (
         "debug.pretend('heap gate')\nshmem.SharedMemory(max_size=1 << 20)",
-        "lock order: a heap gate is held, and the process mutex asked for",
+        "lock order: the process mutex is requested under a heap gate",
     ),
     "the mutex twice": (
         "debug.pretend('process mutex')\nshmem.SharedMemory(max_size=1 << 20)",
-        "lock order: the process mutex is held, and asked for again",
+        "lock order: the process mutex is requested by the thread that holds it",
     ),
     "the gate twice": (
         "a = section.zeros(5, temporary=True)\ndebug.pretend('heap gate')\ndel a",
-        "lock order: a heap gate is held, and one asked for",
+        "lock order: a heap gate is requested under a heap gate",
     ),
-    "the opening byte alone": ("debug.ask('opening byte')", "lock order: an opening byte is waited for without the process mutex"),
+    "the opening byte alone": ("debug.ask('opening byte')", "lock order: an opening byte is requested without the process mutex"),
     "the opening byte under the gate": (
         "debug.pretend('process mutex'); debug.pretend('heap gate'); debug.ask('opening byte')",
-        "lock order: an opening byte is waited for without the process mutex, or under a heap gate",
+        "lock order: an opening byte is requested without the process mutex, or under a heap gate",
     ),
     "the lock under the gate": (
         "debug.pretend('heap gate'); debug.ask('storage lock')",
-        "lock order: the storage lock is asked for under the process mutex or a heap gate",
+        "lock order: the storage lock is requested under the process mutex or a heap gate",
     ),
-    "a gate that is not there": ("debug.ask('heap gate')", "a heap gate is given back by a thread that has not got it"),
-    "a mutex that is not there": ("debug.ask('process mutex')", "the process mutex is given back by a thread that has not got it"),
+    "a gate that is not there": ("debug.ask('heap gate')", "a heap gate is released by a thread that does not hold it"),
+    "a mutex that is not there": ("debug.ask('process mutex')", "the process mutex is released by a thread that does not hold it"),
     "Python under the gate": (
         "debug.pretend('heap gate')\nsection.allocate(9)",
         "Python code runs under the process mutex or a heap gate",

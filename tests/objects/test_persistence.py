@@ -61,7 +61,7 @@ def test_flush_raises_disk_errors(child, tmp_path, call):
     name, _, when = call.partition(":when=")
     when = int(when) + (name == "msync")
     _, _, said, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
-    assert said.startswith("OperatingSystemError 5 flush: Input/output error")
+    assert said.startswith("OperatingSystemError 5 cannot flush: Input/output error")
     assert calls[-1][0] == name
 
 

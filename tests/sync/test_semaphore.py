@@ -342,6 +342,15 @@ def test_unlink_removes_the_name(name, child):
             nameless.unlink()
 
 
+@pytest.mark.parametrize("cls", ["Semaphore", "Event"])
+def test_a_failed_removal_is_called_one(name, cls):
+    """The error names the operation that was attempted, not the one that came before it."""
+    waitable = getattr(shmem, cls)(name)
+    os.unlink(FILES[cls] + name)
+    with pytest.raises(shmem.SectionNotFound, match=f"^cannot remove '/dev/shm/.*: this {cls.lower()} was removed"):
+        waitable.unlink()
+
+
 # -- names ------------------------------------------------------------------------------------------------------
 
 
@@ -422,7 +431,7 @@ def test_hostile_files_are_rejected_and_not_modified(name, cls, kind):
     good.unlink()
     before = os.lstat(path)
     try:
-        with pytest.raises(shmem.NotASection, match=r"left as it was.*remove it, or choose another name"):
+        with pytest.raises(shmem.NotASection, match=r"was not modified.*remove it, or choose another name"):
             getattr(shmem, cls)(name)
         after = os.lstat(path)
         assert (before.st_ino, before.st_size, before.st_mtime_ns) == (after.st_ino, after.st_size, after.st_mtime_ns)
