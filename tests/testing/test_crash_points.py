@@ -16,8 +16,8 @@ from shmem._base.layout import (
     OWNER_GENERATION_SHIFT,
     STATE_HOLE,
     STATE_PENDING,
-    TAG_STATE_MASK,
-    TAG_TYPE_SHIFT,
+    make_tag,
+    read_tag,
 )
 from shmem.testing.crash import ptrace
 
@@ -139,15 +139,17 @@ def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
         memoryview(new)[:4] = b"here"
         old, moved = shm.root.offset - BLOCK_HEAD_BYTES, new.offset - BLOCK_HEAD_BYTES
         scribe = Scribe(path)
-        hole_tag = scribe[old] & ~TAG_STATE_MASK | STATE_HOLE
+        hole_tag = make_tag(read_tag(scribe[old]).size, STATE_HOLE)
         intent = {"operation": INTENT_MOVE, "slot_off": old, "value": hole_tag, "make_off": (new.offset, 0)}
         for name, value in intent.items():
             INTENT[name].write(scribe.bytes, value, HEADER["intents_off"].read(scribe.bytes) + INTENT.size)  # participant 1's
         scribe[old] = hole_tag  # decided
-        scribe[moved] = scribe[moved] & ~TAG_STATE_MASK | STATE_PENDING | 1 << TAG_TYPE_SHIFT  # participant 1's
+        scribe[moved] = make_tag(
+            read_tag(scribe[moved]).size, STATE_PENDING, 1, scribe[LAYOUT["block_t"]["serial"].at(moved)]
+        )  # participant 1's
         for i, n_pending in ((1, 1), (2, 0)):
             for name, value in {"readers": 1 << OWNER_GENERATION_SHIFT, "attached": 1, "pending": n_pending}.items():
-                PARTICIPANT[name].write(scribe.bytes, value, scribe.entry(i, "readers"))
+                PARTICIPANT[name].write(scribe.bytes, value, scribe.entry_start(i))
         scribe[HEAP_GATE] = scribe.owner_word(2)
         HEADER["participants_high"].write(scribe.bytes, 3)
         code = "shm = shmem.SharedMemory(args[0]); shm.check_heap(); say(bytes(shm.root)[:4] if shm.root is not None else None)"
