@@ -501,7 +501,7 @@ class Wreck:
         if tag.serial is None or offset in self.renewed or tag.serial == serial & TAG_SERIAL_MASK:
             return
         others = self.word(BLOCK["serial"].at(offset)) & ~SERIAL_MASK
-        if next_serial <= TAG_SERIAL_MASK and 0 < tag.serial < next_serial:
+        if not 0 < serial < next_serial <= TAG_SERIAL_MASK and 0 < tag.serial < next_serial:
             self.report(offset, "the block's serial number was overwritten", "it is restored from the front tag")
             serial = tag.serial
         else:
