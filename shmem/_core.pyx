@@ -64,7 +64,7 @@ cdef object _face_class = None
 cdef object _first_opening = None
 
 if process_setup() != 0:
-    raise MemoryError("no room to register fork and thread handlers")
+    raise MemoryError("cannot register fork and thread handlers")
 
 
 def register_first_opening(callback):
@@ -307,8 +307,8 @@ cdef class Memory:
 
     def trim(self):
         """Return the memory or disk space behind the last block to the file system."""
-        cdef Mapping mapping = self.writable_mapping("trim")
-        check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim")
+        cdef Mapping mapping = self.writable_mapping("trim the section")
+        check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
 
     # -- heap
 
@@ -333,7 +333,7 @@ cdef class Memory:
         SectionFull
             The section, or the file system that backs it, has no room.
         """
-        cdef Mapping mapping = self.writable_mapping("allocate")
+        cdef Mapping mapping = self.writable_mapping("allocate memory")
         cdef uint64_t align_bytes = arguments.align(align)
         return make_block(mapping, allocate_block(mapping, size_argument(mapping, size), align_bytes, 0, bool(zero)))
 
@@ -361,7 +361,7 @@ cdef class Memory:
         InvalidBlock
             The block was freed, or belongs to another section.
         """
-        cdef Mapping mapping = self.writable_mapping("reallocate")
+        cdef Mapping mapping = self.writable_mapping("reallocate a block")
         cdef uint64_t payload_off = offset_in(mapping, obj)
         cdef uint64_t size_bytes = size_argument(mapping, size)
         if not isinstance(obj, Block):
@@ -383,7 +383,7 @@ cdef class Memory:
         HeapCorruption
             The end of the block was overwritten.
         """
-        cdef Mapping mapping = self.writable_mapping("free")
+        cdef Mapping mapping = self.writable_mapping("free a block")
         if isinstance(obj, int):
             if not 0 <= obj < mapping.section.size_bytes:
                 check(INVALID_BLOCK, mapping, f"free the block at offset {obj:#x}")
@@ -402,7 +402,7 @@ cdef class Memory:
         cdef Mapping mapping = self.opened()
         number = operator.index(offset)
         if not 0 <= number < mapping.section.size_bytes:
-            check(INVALID_BLOCK, mapping, f"look at offset {number:#x}")
+            check(INVALID_BLOCK, mapping, f"access the block at offset {number:#x}")
         return wrap(mapping, number, 0, True)
 
     # -- looking
@@ -415,13 +415,13 @@ cdef class Memory:
         status = run_steps(mapping.section, _check_heap_step, &look)
         if look.problem:
             raise explain_problem(problem_text(look.problem).decode(), section_text(mapping.section), look.facts)
-        check(status, mapping, "check_heap")
+        check(status, mapping, "check the heap")
         return look.facts
 
     def _count_heap(self):
         cdef Mapping mapping = self.opened()
         cdef look_t look
-        check(run_steps(mapping.section, _count_heap_step, &look), mapping, "stats")
+        check(run_steps(mapping.section, _count_heap_step, &look), mapping, "count the blocks")
         return look.facts
 
     def _header_facts(self):

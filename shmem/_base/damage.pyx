@@ -17,8 +17,8 @@ from shmem._base.section cimport block_at, section_t
 
 
 cdef int raise_damaged(section_t* section, uint64_t payload_off, str found) except -1:
-    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r}, offset {payload_off:#x}: {found}; this memory was overwritten, "
-                                  "and check_heap() reports what else is damaged")
+    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r} is damaged at offset {payload_off:#x}: {found}; "
+                                  "this memory was overwritten, and check_heap() reports further damage")
     error.offset = payload_off
     raise error
 
@@ -26,7 +26,7 @@ cdef int raise_damaged(section_t* section, uint64_t payload_off, str found) exce
 cdef uint64_t room_at(section_t* section, uint64_t payload_off) except 0:
     cdef uint64_t room = block_room(section, payload_off)
     if room == 0:
-        raise_damaged(section, payload_off, "the block's front tag says a size that cannot be")
+        raise_damaged(section, payload_off, "the front tag of the block holds an impossible size")
     return room
 
 
@@ -34,5 +34,5 @@ cdef uint64_t asked_at(section_t* section, uint64_t payload_off) except? 0xfffff
     cdef uint64_t room = room_at(section, payload_off)
     cdef uint64_t serial_word = load_relaxed_u64(&block_at(section, payload_to_block(payload_off)).serial)
     if damaged(not slack_fits(serial_word, room)):
-        raise_damaged(section, payload_off, "the word of the block's serial number was overwritten")
+        raise_damaged(section, payload_off, "the serial word of the block holds an impossible slack")
     return room - (serial_word >> SLACK_SHIFT)

@@ -83,10 +83,10 @@ cdef uint32_t _held() noexcept nogil:
 cdef void debug_may_take(uint32_t what) noexcept nogil:
     cdef uint32_t held = _held()
     if held & HEAP_GATE:
-        debug_fail(b"lock order: a heap gate is held, and the process mutex asked for" if what == PROCESS_MUTEX else
-                   b"lock order: a heap gate is held, and one asked for", NULL, 0, 0, 0)
+        debug_fail(b"lock order: the process mutex is requested under a heap gate" if what == PROCESS_MUTEX else
+                   b"lock order: a heap gate is requested under a heap gate", NULL, 0, 0, 0)
     if held & what:
-        debug_fail(b"lock order: the process mutex is held, and asked for again", NULL, 0, 0, 0)
+        debug_fail(b"lock order: the process mutex is requested by the thread that holds it", NULL, 0, 0, 0)
 
 
 cdef void debug_taken(uint32_t what) noexcept nogil:
@@ -101,8 +101,8 @@ cdef void debug_taken(uint32_t what) noexcept nogil:
 cdef void debug_dropped(uint32_t what) noexcept nogil:
     cdef holder_t* mine = _slot_of(thread_pointer())
     if mine == NULL or mine.holds & what == 0:
-        debug_fail(b"the process mutex is given back by a thread that has not got it" if what == PROCESS_MUTEX else
-                   b"a heap gate is given back by a thread that has not got it", NULL, 0, 0, 0)
+        debug_fail(b"the process mutex is released by a thread that does not hold it" if what == PROCESS_MUTEX else
+                   b"a heap gate is released by a thread that does not hold it", NULL, 0, 0, 0)
         return
     mine.holds &= ~what
     if mine.holds == 0:
@@ -128,12 +128,12 @@ cdef bint _has_gil() noexcept nogil:
 
 cdef void debug_opening_byte() noexcept nogil:
     if _held() != PROCESS_MUTEX:
-        debug_fail(b"lock order: an opening byte is waited for without the process mutex, or under a heap gate", NULL, 0, 0, 0)
+        debug_fail(b"lock order: an opening byte is requested without the process mutex, or under a heap gate", NULL, 0, 0, 0)
 
 
 cdef void debug_storage_lock() noexcept nogil:
     if _held():
-        debug_fail(b"lock order: the storage lock is asked for under the process mutex or a heap gate", NULL, 0, 0, 0)
+        debug_fail(b"lock order: the storage lock is requested under the process mutex or a heap gate", NULL, 0, 0, 0)
 
 
 cdef void debug_sleep() noexcept nogil:

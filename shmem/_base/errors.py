@@ -68,27 +68,27 @@ class Status(enum.IntEnum):
 
 _TEXTS = {
     Status.ok: "success",
-    Status.timeout_expired: "the lock was not obtained before the timeout expired",
-    Status.deadlock: "two holders of the shared lock want it exclusive: each waits for the other",
-    Status.owner_died: "a holder of the lock ended without releasing it",
-    Status.no_memory: "no room in the section",
+    Status.timeout_expired: "the lock was not acquired before the timeout expired",
+    Status.deadlock: "two holders of the shared lock tried to upgrade, and each would wait for the other",
+    Status.owner_died: "a holder of the lock died without releasing it",
+    Status.no_memory: "the section is full",
     Status.corrupted: "the heap is damaged",
     Status.not_a_section: "not a shmem section",
-    Status.layout_mismatch: "another version or layout",
-    Status.address_in_use: "the desired address is taken in this process",
-    Status.too_many_participants: "the table of participants is full",
+    Status.layout_mismatch: "the version or layout differs",
+    Status.address_in_use: "the desired address is in use in this process",
+    Status.too_many_participants: "the participant table is full",
     Status.invalid_block: "not an allocated block of this section",
     Status.already_freed: "the block was freed already",
-    Status.name_exists: "the name is taken",
+    Status.name_exists: "the name is already in use",
     Status.closed: "the handle is closed",
     Status.pinned: "another process holds a view of the block",
     Status.read_only: "the section was opened read-only",
-    Status.not_owner: "the lock is not held by this descriptor in this thread",
-    Status.label_mismatch: "the section carries another shared name",
+    Status.not_owner: "this thread does not hold the lock",
+    Status.label_mismatch: "the section has another shared name",
     Status.untrusted_owner: "the section belongs to another user",
     Status.unsupported_file_system: "mappings or locks of this file system are not coherent between processes",
     Status.too_many_threads: "too many threads of this process use the section",
-    Status.value_overflow: "the semaphore's value would pass its maximum",
+    Status.value_overflow: "the semaphore's value would exceed its maximum",
     Status.queue_full: "the queue is full",
     Status.queue_empty: "the queue is empty",
     Status.queue_closed: "the queue was shut down",
@@ -117,7 +117,7 @@ def get_error_text(status):
     --------
     >>> import shmem
     >>> shmem.get_error_text(shmem.Status.deadlock)
-    'two holders of the shared lock want it exclusive: each waits for the other'
+    'two holders of the shared lock tried to upgrade, and each would wait for the other'
     >>> shmem.get_error_text(28)
     'No space left on device'
     """

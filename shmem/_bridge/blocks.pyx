@@ -99,7 +99,7 @@ cdef int free_block(Mapping mapping, uint64_t payload_off, uint64_t serial) exce
     cdef block_call_t call
     cdef int status
     if not mapping.writable:
-        check(READ_ONLY, mapping, "free")
+        check(READ_ONLY, mapping, "free a block")
     status = heap_free(section, payload_off, serial, HEAP_NOWAIT)
     if status == WOULD_BLOCK:
         call.payload_off, call.serial = payload_off, serial
@@ -266,7 +266,7 @@ cdef int _check_block(Mapping mapping, uint64_t payload_off, uint64_t serial, bl
         call.payload_off, call.serial, call.seen = payload_off, serial, seen
         status = run_steps(section, _look_step, &call)
     if status != OK:
-        check(status, mapping, f"look at offset {payload_off:#x}")
+        check(status, mapping, f"access the block at offset {payload_off:#x}")
     return 0
 
 

@@ -48,8 +48,8 @@ cdef str _holder_text(section_t* section):
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t index = owner_index(word)
     if index >= section.max_participants:
-        return "held by readers"
-    return f"held by process {section.participants[index].pid}, or claimed by it until readers leave"
+        return "readers hold it"
+    return f"process {section.participants[index].pid} holds it, or waits for readers to release it"
 
 
 cdef str section_text(section_t* section):

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Names in a section: the directory (names of arrays, objects, blocks) and the registry of types.
 
-`_heap.name_table` works under the heap gate, where no Python code may run.  It copies its results, and this module makes Python objects of
-them.
+`_heap.name_table` works under the heap gate, where Python code must not run.  It copies its results, and this module turns them into
+Python objects.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -72,7 +72,7 @@ cdef name_call_t _call_for(uint64_t* anchor, bytes name):
 
 
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, name, data) of all entries of a table, in the order in which they were made."""
+    """Return (value, name, data) of all entries of a table in the order of their creation."""
     cdef name_call_t call
     cdef uint64_t off = 0
     cdef copied_t* entry
@@ -109,7 +109,7 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
         call.data, call.data_bytes = description, <uint32_t>len(description)
         call.value = call.serial = 0
         status = run_steps(section, _insert_step, &call)
-        if status == OK or status == NAME_EXISTS:             # the latter: another process was faster
+        if status == OK or status == NAME_EXISTS:             # NAME_EXISTS: another process was faster
             status = run_steps(section, _look_up_step, &call)
     check(status, mapping, f"register type {name.decode()}")
     type_id = call.value
@@ -146,7 +146,7 @@ cdef bytes _name_bytes(object name):
 
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
-    """Find the offset and serial of the block with a name; return False when there is none."""
+    """Find the offset and serial of the block with a name; return False if there is none."""
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, name)
     cdef int status = run_steps(mapping.section, _look_up_step, &call)
     if status == NOT_FOUND:
@@ -171,7 +171,7 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
 
 
 def get(Memory memory, name):
-    """Return the object with a name, None when there is none."""
+    """Return the object with a name, None if there is none."""
     cdef Mapping mapping = memory.opened()
     cdef bytes encoded = _name_bytes(name)
     cdef uint64_t payload_off = 0, serial = 0, found_off = 0, found_serial = 0
@@ -243,7 +243,7 @@ def lies_in(Memory memory, obj):
 
 
 def is_named(Memory memory, name, obj):
-    """Return whether `name` already leads to this very object."""
+    """Return whether `name` already names this very object."""
     cdef Mapping mapping = memory.opened()
     cdef uint64_t payload_off = 0, serial = 0
     placed = placed_behind(obj)
@@ -252,7 +252,7 @@ def is_named(Memory memory, name, obj):
 
 
 def remove(Memory memory, name):
-    """Remove a name; raise KeyError when there is none."""
+    """Remove a name; raise KeyError if there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
     cdef bytes encoded = _name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
@@ -263,6 +263,6 @@ def remove(Memory memory, name):
 
 
 def keys(Memory memory):
-    """Return all names, in the order in which they were given."""
+    """Return all names in the order of their creation."""
     cdef Mapping mapping = memory.opened()
     return [name.decode("utf-8", "replace") for _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]

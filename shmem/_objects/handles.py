@@ -17,7 +17,7 @@ from shmem._objects.shared_memory import SharedMemory
 
 
 def handle(obj):
-    """Return a handle of an array, an object, a queue, a block or a section, to be sent to another process.
+    """Return a handle of an array, object, queue, block or section, to be sent to another process.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def handle(obj):
     Raises
     ------
     InvalidBlock
-        `obj` is in no open section.
+        `obj` is not in an open section.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def reduce_to_handle(obj):
 def _travel_with_loky(obj):
     """Reduce `obj` to a handle if loky pickles it.
 
-    loky has its own table of reducers, which cannot be filled before loky is imported, so its `dump` is looked for among the callers.
+    loky has its own table of reducers, which cannot be filled before loky is imported.  So this looks for its `dump` among the callers.
     """
     frame = sys._getframe(2)
     for _ in range(6):
@@ -83,7 +83,7 @@ def _travel_with_loky(obj):
 
 
 def _import_the_rest():
-    """Import the modules that an open section may need but not `import shmem`; later there may be no descriptor left for an import."""
+    """Import the modules that an open section may need but `import shmem` does not; later an import may find no free descriptor."""
     for name in ("json", "shmem._objects.multiprocess", "shmem._objects.records"):
         importlib.import_module(name)
 
@@ -96,7 +96,7 @@ _core.register_first_opening(_import_the_rest)
 
 
 def leave_all():
-    """Leave every section, after waiting for all threads that are not daemons; in multiprocessing children they may still run."""
+    """Leave every section after waiting for all non-daemon threads, which may still run in multiprocessing children."""
     lock.end_thread()
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():

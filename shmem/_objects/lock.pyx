@@ -16,7 +16,7 @@ from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32, thread_point
 from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
-from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
+from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
 from shmem._bridge.calls cimport check, run_step, step_t, timeout_argument
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
@@ -61,7 +61,7 @@ cdef int _shared_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
-    """Sleep without the GIL.  Between slices nothing is claimed: signal handlers run, and the handle may have been closed."""
+    """Wait for the lock without the GIL.  Between slices the thread has no claim on it; signal handlers run, the handle may be closed."""
     cdef int64_t deadline_ns = deadline_after(timeout_ns)
     cdef step_t step = _exclusive_step if exclusive else _shared_step
     cdef int status = run_step(mapping.section, step, &deadline_ns)
@@ -70,7 +70,10 @@ cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
         if not mapping.is_open:
             raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
         status = run_step(mapping.section, step, &deadline_ns)
-    return check(status, mapping, "exclusive lock" if exclusive else "shared lock")
+    if status != OK:
+        check(status, mapping, f"acquire the {'exclusive' if exclusive else 'shared'} lock" + (
+            f" within {timeout_ns / 1e9:g} s" if status == TIMEOUT_EXPIRED else ""))
+    return 0
 
 
 cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
@@ -82,23 +85,23 @@ cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) ex
 
 
 cdef int _leave(Memory memory, bint exclusive) except -1:
-    """Leave a `with` block in one of the unusual ways: the handle was closed inside it, or a child leaves its parent's block.
+    """Leave a `with` block inside which the handle was closed, or which a child inherited from its parent.
 
-    If the closed handle was the last one of this process, `close` released the lock; otherwise it is released here.
+    If the closed handle was the last one of this process, `close` has released the lock; otherwise it is released here.
     """
     cdef uint64_t section_id = memory.section_id
     if memory.mapping is None:
         with nogil:
             section_unlock(section_id, exclusive)
     elif memory.mapping.section.n_forks == 0 and memory.mapping.section.private.index_plus_1 != 0:
-        check(NOT_OWNER, memory.mapping, "leave the lock")
+        check(NOT_OWNER, memory.mapping, "release the lock")
     return 0
 
 
 # -- context managers -------------------------------------------------------------------------------------
 
 cdef class _Lock:
-    """Base of `exclusive_lock` and `shared_lock`.  It has no state of its own: the depth belongs to the thread."""
+    """Base of `exclusive_lock` and `shared_lock`.  It has no state: the nesting depth belongs to the thread."""
     cdef readonly Memory section
     cdef readonly object timeout
     cdef int64_t timeout_ns
@@ -111,7 +114,7 @@ cdef class _Lock:
         self.timeout = timeout
 
     def __call__(self, function):
-        """Decorate a plain function: each call holds the lock."""
+        """Decorate a plain function, which then holds the lock during each call."""
         if not callable(function):
             raise TypeError(f"a lock can only decorate a function, got {function!r}")
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
@@ -128,21 +131,21 @@ cdef class _Lock:
 cdef class exclusive_lock(_Lock):
     """Hold the storage lock exclusively: no other thread or process holds it meanwhile.
 
-    A context manager without state of its own, which can be reused, nested, and shared between threads.  It is also a
-    decorator for plain functions.  Inside `shared_lock` it is an upgrade.
+    This context manager has no state: it can be reused, nested, and shared between threads.  It is also a
+    decorator for plain functions.  Inside `shared_lock` it upgrades the lock.
 
     Parameters
     ----------
     section : SharedMemory
     timeout : float, optional
-        Seconds; None waits for ever, 0 does not wait.
+        Seconds; None waits forever, 0 does not wait.
 
     Raises
     ------
     LockTimeout
-        Not obtained in time.
+        The lock was not acquired in time.
     DeadlockError
-        An upgrade while another holder of the shared lock upgrades already.
+        Another holder of the shared lock is already upgrading it.
 
     Examples
     --------
@@ -171,19 +174,19 @@ cdef class exclusive_lock(_Lock):
 cdef class shared_lock(_Lock):
     """Hold the storage lock shared: other readers may hold it too, and no writer does.
 
-    A context manager without state of its own, which can be reused, nested, and shared between threads.  It is also a
+    This context manager has no state: it can be reused, nested, and shared between threads.  It is also a
     decorator for plain functions.  Inside `exclusive_lock` it is always granted.
 
     Parameters
     ----------
     section : SharedMemory
     timeout : float, optional
-        Seconds; None waits for ever, 0 does not wait.
+        Seconds; None waits forever, 0 does not wait.
 
     Raises
     ------
     LockTimeout
-        Not obtained in time.
+        The lock was not acquired in time.
     """
 
     def __enter__(self):
@@ -204,7 +207,7 @@ cdef class shared_lock(_Lock):
 cdef class LockDescriptor:
     """One request for the storage lock, for `SharedMemory.lock(descriptor)` and `SharedMemory.unlock(descriptor)`.
 
-    Descriptors are released in any order.  The section keeps a held descriptor alive; a handle that is dropped without
+    Descriptors can be released in any order.  The section keeps a held descriptor alive; dropping the handle without
     `close` releases it.
 
     Parameters
@@ -224,7 +227,7 @@ cdef class LockDescriptor:
     cdef bint exclusive
     cdef bint busy                # locked, or about to be
     cdef object where             # weak reference to the Mapping through which it is held, or None
-    cdef Mapping closed           # that Mapping once its handle is closed; the thread that holds the lock may have no other reference
+    cdef Mapping closed           # that Mapping after its handle was closed; the thread that holds the lock may have no other reference
     cdef uint64_t thread
     cdef uint64_t n_forks
 
@@ -235,13 +238,13 @@ cdef class LockDescriptor:
 
     @property
     def held(self):
-        """Whether it holds the lock in this process."""
+        """Whether the descriptor holds the lock in this process."""
         return _is_held_through(self, _mapping_of(self))
 
     def _give_up(self, Mapping mapping):
         """Release the lock because its handle is being closed, if this is the thread that holds it.
 
-        Another thread holds the lock until it unlocks, or ends.
+        If another thread holds the lock, it keeps it until it unlocks or ends.
         """
         if _is_held_through(self, mapping) and self.thread != thread_pointer():
             self.closed = mapping
@@ -269,7 +272,7 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     cdef Mapping mapping = memory.opened(), former = _mapping_of(descriptor)
     cdef int64_t timeout_ns
     if former is not None and not _is_held_through(descriptor, former):
-        _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock through it
+        _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock with it
     if descriptor.busy:
         raise errors.LockError(f"cannot lock with {descriptor!r}: it is in use; use one descriptor for each request")
     timeout_ns = timeout_argument(timeout)
@@ -310,7 +313,7 @@ def unlock(Memory memory, LockDescriptor descriptor):
         raise errors.LockError(f"cannot unlock {descriptor!r}: it was locked by another thread, which must unlock it")
     status = _release(mapping, descriptor.exclusive)
     _forget(descriptor, holder)
-    check(status, mapping, "unlock")
+    check(status, mapping, "release the lock")
 
 
 def depths(Memory memory):
@@ -326,7 +329,7 @@ def participant(Memory memory):
 
 
 def participant_lives(Memory memory, uint64_t number):
-    """Return whether the process with that number is still attached.  A process id would not do: other namespaces reuse it."""
+    """Return whether the participant with that number is still attached.  Process ids would be ambiguous between PID namespaces."""
     return owner_is_alive(memory.opened().section, number)
 
 

@@ -1,6 +1,6 @@
-"""The registration with multiprocessing: its pickler sends handles, and its children leave every section at their end.
+"""The registration with multiprocessing: its pickler sends handles, and its children leave every section when they exit.
 
-Imported before the first section of the process is opened, so that `import shmem` alone does not import multiprocessing.
+This module is imported before the process opens its first section, so that `import shmem` alone does not import multiprocessing.
 Only objects in an open section need it.
 """
 

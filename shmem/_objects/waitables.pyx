@@ -155,7 +155,7 @@ cdef int _open_file(Waitable self, str name, uint32_t kind, named_state_t* initi
     with nogil:
         status = named_open(&request)
     if status != OK:
-        raise explain_named(status, what, path, request.user)
+        raise explain_named(status, "open", what, path, request.user)
     room.named = request.named
     found = (<char*>request.named.uuid)[:16]
     if uuid is not None and uuid != found:
@@ -348,7 +348,7 @@ cdef class Waitable(Placed):
         encoded = os.fsencode(self.file[1])
         status = named_unlink(encoded, self.file[2], self.file[3])
         if status != OK:
-            raise explain_named(status, type(self).__name__.lower(), self.file[1], 0)
+            raise explain_named(status, "remove", type(self).__name__.lower(), self.file[1], 0)
 
     def __eq__(self, other):
         if not isinstance(other, Waitable):

@@ -8,11 +8,12 @@ import warnings
 import pytest
 from scribe import (
     ABSENT_OWNER,
+    BLOCK,
     DRAIN,
     EVERY_BIT,
     GATE,
     GATE_READERS,
-    HEAD,
+    GATE_WRITERS,
     HEAP_GATE,
     HOLE,
     HOLE_BLOCKS,
@@ -27,11 +28,33 @@ from scribe import (
 )  # fmt: skip
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_HEAD_BYTES,
+    BLOCK_MAX_ALIGN_BYTES,
+    BLOCK_MIN_BYTES,
+    BLOCK_REAR_BYTES,
+    LAYOUT,
+    MAX_SECTION_BYTES,
+    SLACK_SHIFT,
+)
 
 pytestmark = pytest.mark.damages
 
 MAX_SIZE = 1 << 22
-TABLE = 4096  # of participants
+INDEX = LAYOUT["free_index_t"]
+WORD_BYTES = 8
+BEYOND = EVERY_BIT + 1 - BLOCK_MIN_BYTES  # where a block cannot lie
+
+
+def tag_of(block):
+    """Return the offset of the front tag of a block."""
+    return block.offset - BLOCK_HEAD_BYTES
+
+
+def words_of(field):
+    """Return the offsets of the words of an array in the index of free blocks, from its start."""
+    return range(field.offset, field.end, WORD_BYTES)
 
 
 @pytest.fixture(params=["tlsf", "next_fit"])
@@ -50,8 +73,8 @@ def hole(shm, scribe):
     """(the block before it, where the hole's tag lies); its tag says that it reaches far beyond the section."""
     before, block, _behind = (shm.allocate(2000) for _ in range(3))
     shm.free(block)
-    scribe[block.offset - HEAD] = 1 << 40 | HOLE
-    return before, block.offset - HEAD
+    scribe[tag_of(block)] = 1 << 40 | HOLE
+    return before, tag_of(block)
 
 
 def test_allocating_from_a_hole_that_says_too_much(shm, hole):
@@ -66,7 +89,7 @@ def test_growing_into_a_hole_that_says_too_much(shm, hole):
     assert outcome(lambda: shm.reallocate(hole[0], 3000)) == "HeapCorruption"
 
 
-@pytest.mark.parametrize("top", [1 << 46, EVERY_BIT, 0, MAX_SIZE + 16], ids=hex)
+@pytest.mark.parametrize("top", [MAX_SECTION_BYTES, EVERY_BIT, 0, MAX_SIZE + BLOCK_ALIGN_BYTES], ids=hex)
 def test_top_outside_the_section(shm, scribe, top):
     block = shm.allocate(2000)
     hole = shm.allocate(2000)
@@ -84,7 +107,7 @@ def test_top_outside_the_section(shm, scribe, top):
 def test_top_inside_a_block_overwrites_nothing(shm, scribe):
     block = shm.allocate(100_000)
     memoryview(block)[:] = b"x" * 100_000
-    scribe[TOP] -= 50_000 // 16 * 16
+    scribe[TOP] -= 50_000 // BLOCK_ALIGN_BYTES * BLOCK_ALIGN_BYTES
     assert outcome(lambda: shm.allocate(2000)) == "HeapCorruption"
     assert outcome(shm.trim) == "HeapCorruption"
     assert bytes(block) == b"x" * 100_000
@@ -94,7 +117,7 @@ def test_the_last_one_out_cuts_nothing_where_top_is_wrong(section_file):
     with shmem.SharedMemory(section_file, max_size=MAX_SIZE) as section:
         block = section.allocate(100_000)
         memoryview(block)[:] = b"x" * 100_000
-        Scribe(section_file)[TOP] -= 50_000 // 16 * 16
+        Scribe(section_file)[TOP] -= 50_000 // BLOCK_ALIGN_BYTES * BLOCK_ALIGN_BYTES
     with open(section_file, "rb") as file:
         assert b"x" * 100_000 in file.read()
 
@@ -102,7 +125,7 @@ def test_the_last_one_out_cuts_nothing_where_top_is_wrong(section_file):
 def test_an_overwritten_end_of_the_last_block_is_not_taken_for_a_wrong_top(shm):
     block = shm.allocate(2000)
     scribe = Scribe(shm.path)
-    scribe[scribe[TOP] - 8] ^= 1
+    scribe[scribe[TOP] - BLOCK_REAR_BYTES] ^= 1
     shm.allocate(3000)
     with pytest.raises(shmem.HeapCorruption):  # and it is still told
         shm.free(block)
@@ -132,15 +155,15 @@ def test_serials_that_no_longer_fit(shm, scribe):
 
 def test_slack_that_is_more_than_the_block(shm, scribe):
     block = shm.allocate(10)
-    scribe[block.offset - 8] |= 0xFF << 56
+    scribe[BLOCK["serial"].at(tag_of(block))] |= 0xFF << SLACK_SHIFT
     assert outcome(lambda: shm.block(block.offset)) == "HeapCorruption"
     assert outcome(lambda: shm.reallocate(block, 3000)) == "HeapCorruption"
     assert outcome(shm.check_heap) == "HeapCorruption"
 
 
 def test_cached_lists_that_lead_outside(shm, scribe):
-    for i in range(64):
-        scribe[scribe.index(8 * i)] = (1 << 64) - 48
+    for at in words_of(INDEX["cache_off"]):
+        scribe[scribe.index(at)] = BEYOND
     assert outcome(shm.check_heap) == "HeapCorruption"
     assert outcome(lambda: len(shm.allocate(10))) == "10"
 
@@ -152,8 +175,8 @@ def test_a_ring_of_holes_that_never_comes_back():
         for block in blocks[::2]:
             shm.free(block)
         first = scribe[scribe.index(RING_OFF)]
-        second = scribe[first + HEAD]
-        scribe[second + HEAD] = second
+        second = scribe[BLOCK["next_off"].at(first)]
+        scribe[BLOCK["next_off"].at(second)] = second
         scribe[HOLE_BLOCKS] = 1 << 60
         assert outcome(lambda: len(shm.allocate(5000))) == "5000"
 
@@ -193,22 +216,15 @@ def test_channels_full_of_registrations(shm, scribe):
         with shmem.exclusive_lock(shm, timeout=5):
             return "locked"
 
-    for word in (GATE_READERS, GATE_READERS + 8, DRAIN):
+    for word in (GATE_READERS, GATE_WRITERS, DRAIN):
         scribe[word] = EVERY_BIT
         assert outcome(all_of_it) == "locked"
-
-
-def entry_of(scribe, pid):
-    """Where a process has its entry, and how it signs."""
-    index = next(i for i in range(256) if scribe[TABLE + 64 * i + 24] == pid)
-    entry = TABLE + 64 * index
-    return entry, scribe[entry] >> 32 << 32 | index + 1
 
 
 def test_a_gate_that_names_who_is_not_inside_keeps_to_the_timeout(shm, scribe, child):
     other = child("shm = shmem.SharedMemory(shared_name=args[0]); say('there'); input()", shm.name)
     assert other.hear() == "there"
-    _, scribe[GATE] = entry_of(scribe, other.process.pid)
+    scribe[GATE] = scribe.owner_word(scribe.entry_of(other.process.pid))
 
     def lock():
         with shmem.exclusive_lock(shm, timeout=0.2):
@@ -220,15 +236,15 @@ def test_a_gate_that_names_who_is_not_inside_keeps_to_the_timeout(shm, scribe, c
 
 
 def test_more_readers_than_threads_keep_to_the_timeout(shm, scribe):
-    entry, _ = entry_of(scribe, os.getpid())
-    scribe[entry] |= 1 << 31
+    readers = scribe.entry(scribe.entry_of(os.getpid()), "readers")
+    scribe[readers] |= 1 << 31
 
     def lock():
         with shmem.exclusive_lock(shm, timeout=0.2):
             return "locked"
 
     assert outcome(lock) == "LockTimeout"
-    scribe[entry] &= ~(1 << 31)
+    scribe[readers] &= ~(1 << 31)
 
 
 @pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look", "snapshot"])
@@ -243,7 +259,7 @@ def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe
         "look": lambda: shm.block(block.offset),
         "snapshot": lambda: shm.snapshot(tmp_path / "copy"),
     }[what]
-    _, scribe[HEAP_GATE] = entry_of(scribe, os.getpid())
+    scribe[HEAP_GATE] = scribe.owner_word(scribe.entry_of(os.getpid()))
 
     def interrupted():
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -257,7 +273,7 @@ def test_a_block_beside_a_hole_whose_end_was_overwritten_is_freed(shm, scribe):
     """The index is mended on the way; that is no reason to keep the block."""
     block, hole, behind = (shm.allocate(2000) for _ in range(3))
     shm.free(hole)
-    scribe[behind.offset - HEAD - 8] ^= 1
+    scribe[tag_of(behind) - BLOCK_REAR_BYTES] ^= 1
     shm.free(block)
     with pytest.raises(shmem.InvalidBlock):
         shm.block(block.offset)
@@ -266,26 +282,27 @@ def test_a_block_beside_a_hole_whose_end_was_overwritten_is_freed(shm, scribe):
 
 def test_cached_blocks_whose_list_was_cut_are_room_again(shm, scribe):
     blocks = [shm.allocate(1000) for _ in range(40)]
-    shm.allocate(MAX_SIZE - scribe[TOP] - 24)
+    shm.allocate(MAX_SIZE - scribe[TOP] - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES)
     for block in blocks:
         shm.free(block)
-    for i in range(64):
-        if scribe[scribe.index(8 * i)]:
-            scribe[scribe.index(8 * i)] = (1 << 64) - 48
+    for at in words_of(INDEX["cache_off"]):
+        if scribe[scribe.index(at)]:
+            scribe[scribe.index(at)] = BEYOND
     assert len(shm.allocate(20_000)) == 20_000
     shm.check_heap()
 
 
-@pytest.mark.parametrize("align", [16, 4096])
+@pytest.mark.parametrize("align", [BLOCK_ALIGN_BYTES, BLOCK_MAX_ALIGN_BYTES])
 def test_what_is_carved_while_the_index_is_made_anew_is_counted_once(align):
     """The list that the rest of the hole, or the gap before the block, is to go to leads outside."""
     with shmem.SharedMemory(max_size=MAX_SIZE) as shm:
         scribe = Scribe(shm.path)
         hole, _behind = shm.allocate(64_000), shm.allocate(2000)
         shm.free(hole)
-        heads = [at for at in range(scribe.index(0), scribe.index(0) + 16384, 8) if scribe[at] == hole.offset - HEAD]
-        assert len(heads) == 1
-        for at in range(heads[0] - 24 * 8, heads[0], 8):
-            scribe[at] = EVERY_BIT - 15
+        heads = list(words_of(INDEX["head_off"]))
+        (found,) = [i for i, at in enumerate(heads) if scribe[scribe.index(at)] == tag_of(hole)]
+        assert found > 24
+        for at in heads[found - 24 : found]:
+            scribe[scribe.index(at)] = BEYOND
         assert shm.allocate(20_000, align=align).offset < hole.offset + 64_000
         assert shm.check_heap().blocks == 2

@@ -3,13 +3,32 @@
 import threading
 
 import pytest
-from scribe import ABSENT_OWNER, EVERY_BIT, HEAD, USED, Scribe, outcome
+from scribe import ABSENT_OWNER, BLOCK, EVERY_BIT, ROOT_OFF, TOP, USED, Scribe, outcome
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_HEAD_BYTES,
+    LAYOUT,
+    MAX_DIMS,
+    SLACK_SHIFT,
+    TAG_SIZE_MASK,
+    TAG_TYPE_SHIFT,
+    TYPE_ARRAY,
+    TYPE_FIRST_USER,
+    TYPE_LAST_USER,
+    TYPE_MUTEX,
+    TYPE_NAME_ENTRY,
+    TYPE_NAME_TABLE,
+    TYPE_QUEUE,
+)
 
 pytestmark = pytest.mark.damages
 
 MAX_SIZE = 1 << 20
+WORD_BYTES, HALF = 8, (1 << 32) - 1
+ARRAY, QUEUE, ENTRY = LAYOUT["array_t"], LAYOUT["queue_t"], LAYOUT["name_entry_t"]
+SEMAPHORE, EVENT, MUTEX = LAYOUT["semaphore_t"], LAYOUT["event_t"], LAYOUT["mutex_t"]
 
 
 class Node(shmem.Struct):
@@ -44,10 +63,10 @@ def scribe(shm):
 
 def set_tag(scribe, offset, *, size=None, type_id=None):
     """Change the front tag of the block whose payload is at `offset`."""
-    tag = scribe[offset - HEAD]
-    size = tag & 0xFFFF_FFFF_FFF0 if size is None else size
-    type_id = tag >> 48 if type_id is None else type_id
-    scribe[offset - HEAD] = type_id << 48 | size | USED
+    tag = scribe[offset - BLOCK_HEAD_BYTES]
+    size = tag & TAG_SIZE_MASK if size is None else size
+    type_id = tag >> TAG_TYPE_SHIFT if type_id is None else type_id
+    scribe[offset - BLOCK_HEAD_BYTES] = type_id << TAG_TYPE_SHIFT | size | USED
 
 
 # -- objects
@@ -56,22 +75,22 @@ def set_tag(scribe, offset, *, size=None, type_id=None):
 @pytest.mark.parametrize("target", [(1 << 64) - 16, (1 << 64) - 32, 1 << 63, 16, 8, MAX_SIZE, MAX_SIZE - 16], ids=hex)
 def test_a_reference_that_leads_outside(shm, scribe, target):
     node = shm.new(Node)
-    scribe[node.offset + 8] = target
+    scribe[node.offset + Node.next.offset] = target
     assert outcome(lambda: node.next) == "InvalidBlock"
-    scribe[360] = target  # the root
+    scribe[ROOT_OFF] = target
     assert outcome(lambda: shm.root) == "InvalidBlock"
 
 
-@pytest.mark.parametrize("size", [0, 16, 1 << 40], ids=hex)
+@pytest.mark.parametrize("size", [0, BLOCK_ALIGN_BYTES, 1 << 40], ids=hex)
 def test_a_reference_to_a_block_of_impossible_size(shm, scribe, size):
     """Near the end, so that the object would reach beyond the section."""
     node, large = shm.new(Node), shm.new(Large)
-    scribe[node.offset + 8] = large.offset
+    scribe[node.offset + Node.next.offset] = large.offset
     assert node.next.last == 0  # the class is known from here on
-    type_id = scribe[large.offset - HEAD] >> 48
-    shm.allocate(MAX_SIZE - scribe[448] - 2000)
+    type_id = scribe[large.offset - BLOCK_HEAD_BYTES] >> TAG_TYPE_SHIFT
+    shm.allocate(MAX_SIZE - scribe[TOP] - 2000)
     small = shm.allocate(100)
-    scribe[node.offset + 8] = small.offset
+    scribe[node.offset + Node.next.offset] = small.offset
     set_tag(scribe, small.offset, size=size, type_id=type_id)
     assert outcome(lambda: node.next.last) == "InvalidBlock"
 
@@ -86,7 +105,7 @@ def test_an_object_whose_block_says_too_much(shm, scribe):
 
 def test_an_object_whose_block_has_more_slack_than_bytes(shm, scribe):
     node = shm.new(Node)
-    scribe[node.offset - 8] |= 0xFF << 56
+    scribe[BLOCK["serial"].at(node.offset - BLOCK_HEAD_BYTES)] |= 0xFF << SLACK_SHIFT
     assert outcome(lambda: memoryview(node)) == "HeapCorruption"
 
 
@@ -132,11 +151,11 @@ def test_a_type_name_that_is_no_text(shm, scribe):
     assert outcome(lambda: open_again(shm).key) == "0"
 
 
-@pytest.mark.parametrize("number", [0, 1, 15])
+@pytest.mark.parametrize("number", [0, 1, TYPE_FIRST_USER - 1])
 def test_a_number_that_no_type_has(shm, scribe, number):
     """Found by the fuzzer: a class was registered under the number that says "error" inside the library."""
     shm.new(Base)
-    scribe[scribe.bytes.find(f"{__name__}.Base".encode()) - 24] = number
+    scribe[ENTRY["value"].at(scribe.bytes.find(f"{__name__}.Base".encode()) - ENTRY.size)] = number
 
     def make():
         with shmem.SharedMemory(shared_name=shm.name) as again:
@@ -146,7 +165,7 @@ def test_a_number_that_no_type_has(shm, scribe, number):
     assert outcome(make) == "HeapCorruption"
 
 
-@pytest.mark.parametrize("type_id", [1, 2, 3, 6, 7, 16, 65535])
+@pytest.mark.parametrize("type_id", [TYPE_ARRAY, TYPE_NAME_TABLE, TYPE_NAME_ENTRY, TYPE_MUTEX, TYPE_QUEUE, TYPE_FIRST_USER, TYPE_LAST_USER])
 def test_a_block_under_another_type(shm, scribe, type_id):
     """The smallest there is: too small for an array, a mutex, a queue."""
     shm.root = shm.allocate(8)
@@ -162,16 +181,21 @@ def offset_of(array):
 
 
 @pytest.mark.parametrize(
-    ("at", "word"),
+    ("field", "value"),
     [
-        (32, 1 << 63), (32, 1 << 61), (32, 6), (40, 1 << 62), (40, 1 << 63), (40, EVERY_BIT), (40, 16),
-        (0, EVERY_BIT), (0, MAX_SIZE), (8, EVERY_BIT), (8, MAX_SIZE), (16, 0xFFFF << 32), (16, 0xFFFF << 48), (16, 65 << 32),
-        (24, 0xFFFFFFFF),
+        ("shape", 1 << 63), ("shape", 1 << 61), ("shape", 6),
+        ("strides", 1 << 62), ("strides", 1 << 63), ("strides", EVERY_BIT), ("strides", 16),
+        ("data_off", EVERY_BIT), ("data_off", MAX_SIZE), ("data_bytes", EVERY_BIT), ("data_bytes", MAX_SIZE),
+        ("n_dims", 0xFFFF), ("n_dims", MAX_DIMS + 1), ("n_dims", 0), ("dtype_bytes", 0xFFFF), ("dtype_bytes", 0), ("n_pin_words", HALF),
     ],
 )  # fmt: skip
-def test_a_header_of_an_array_that_leads_outside(shm, scribe, at, word):
+def test_a_header_of_an_array_that_leads_outside(shm, scribe, field, value):
     array = shm.zeros(5, "int64", name="array")
-    scribe[offset_of(array) + at] = word
+    head, behind = offset_of(array), offset_of(array) + ARRAY.size  # of an array of one dimension: its shape, then its stride
+    if field in ARRAY:
+        ARRAY[field].write(scribe.bytes, value, head)
+    else:
+        scribe[behind + (WORD_BYTES if field == "strides" else 0)] = value
 
     def look():
         found = shm["array"]
@@ -182,7 +206,7 @@ def test_a_header_of_an_array_that_leads_outside(shm, scribe, at, word):
 
 def test_a_header_of_an_array_that_is_open(shm, scribe):
     array = shm.zeros(5, "int64")
-    scribe[offset_of(array) + 16] |= 0xFFFF << 32
+    ARRAY["n_dims"].write(scribe.bytes, 0xFFFF, offset_of(array))
     assert outcome(lambda: shmem.handle(array)) == "HeapCorruption"
     assert outcome(array.sum) == "0"
 
@@ -196,38 +220,40 @@ def test_a_dtype_that_is_none(shm, scribe, text):
     queue = shm.queue(5, "int64", name="queue")
     at = scribe.bytes.find(b"'<i8'", offset_of(array))
     scribe.bytes[at : at + 5] = text.ljust(5)
-    scribe.bytes[queue.offset + 448 : queue.offset + 453] = text.ljust(5)
+    at = queue.offset + QUEUE.size
+    scribe.bytes[at : at + 5] = text.ljust(5)
     assert outcome(lambda: shm["array"]) == "HeapCorruption"
     assert outcome(lambda: shm["queue"]) == "HeapCorruption"
 
 
 @pytest.mark.parametrize(
-    ("at", "word"),
+    ("field", "value"),
     [
-        (0, 0), (0, EVERY_BIT), (8, EVERY_BIT), (16, 0), (16, EVERY_BIT), (24, 0), (24, 449), (24, EVERY_BIT), (32, 0), (32, 9),
-        (40, EVERY_BIT),
+        ("capacity", 0), ("capacity", EVERY_BIT), ("slot_bytes", EVERY_BIT), ("record_bytes", 0), ("record_bytes", EVERY_BIT),
+        ("data_off", 0), ("data_off", QUEUE.size + 1), ("data_off", EVERY_BIT), ("kind", 0), ("kind", 9), ("text_bytes", HALF),
     ],
 )  # fmt: skip
-def test_a_header_of_a_queue_that_leads_outside(shm, scribe, at, word):
+def test_a_header_of_a_queue_that_leads_outside(shm, scribe, field, value):
     queue = shm.queue(5, bytes, max_bytes=100, name="queue")
-    scribe[queue.offset + at] = word
+    QUEUE[field].write(scribe.bytes, value, queue.offset)
     assert outcome(lambda: shm["queue"]) == "HeapCorruption"
 
 
-@pytest.mark.parametrize("at", [128, 256])
-def test_a_queue_that_has_more_than_it_holds(shm, scribe, at):
+@pytest.mark.parametrize("field", ["tail", "head"])
+def test_a_queue_that_has_more_than_it_holds(shm, scribe, field):
     queue = shm.queue(5, bytes, max_bytes=100)
-    scribe[queue.offset + at] -= 7 if scribe[queue.offset + at] else -7
+    at = QUEUE[field].at(queue.offset)
+    scribe[at] -= 7 if scribe[at] else -7
     assert outcome(lambda: queue.put(b"", timeout=1)) in ("HeapCorruption", "None")  # by what it saw last there is room
     assert outcome(lambda: queue.get(timeout=1)) == "HeapCorruption"
     assert outcome(queue.qsize) == "HeapCorruption"
 
 
-@pytest.mark.parametrize("gate", [64, 192])
+@pytest.mark.parametrize("gate", ["producers_gate", "consumers_gate"])
 def test_a_queue_whose_gates_have_no_owner(shm, scribe, gate):
     queue = shm.queue(5, "int64")
     for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
-        scribe[queue.offset + gate] = owner
+        scribe[QUEUE[gate].at(queue.offset)] = owner
         assert outcome(lambda: (queue.put(1, timeout=5), queue.get(timeout=5))[1]) == "1"
 
 
@@ -237,8 +263,8 @@ def test_a_queue_whose_gates_have_no_owner(shm, scribe, gate):
 def test_a_mutex_without_an_owner(shm, scribe):
     mutex = shm.mutex()
     for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
-        scribe[mutex.offset] = owner
-        scribe[mutex.offset + 8] = EVERY_BIT
+        scribe[MUTEX["owner"].at(mutex.offset)] = owner
+        scribe[MUTEX["channel"].at(mutex.offset)] = EVERY_BIT
         assert outcome(lambda: mutex.acquire(timeout=5)) in ("True", "OwnerDiedWarning")
 
 
@@ -247,7 +273,7 @@ def test_mutexes_that_are_linked_in_a_circle(shm, scribe):
         first, second, third = shm.mutex(), shm.mutex(), shm.mutex()
         first.acquire()
         second.acquire()
-        scribe[first.offset + 24] = second.offset
+        scribe[MUTEX["next_held_off"].at(first.offset)] = second.offset
         third.acquire()
         first.release()
         third.release()
@@ -262,7 +288,7 @@ def test_a_depth_that_was_never_reached(shm, scribe, depth):
         mutex = shm.mutex()
         condition = threading.Condition(mutex)
         with condition:
-            scribe[mutex.offset + 32] = depth
+            MUTEX["depth"].write(scribe.bytes, depth, mutex.offset)
             return condition.wait(timeout=0.01)
 
     assert outcome(wait) == "False"
@@ -272,7 +298,7 @@ def test_a_depth_of_nothing_is_the_last_one(shm, scribe):
     def release():
         mutex = shm.mutex()
         mutex.acquire()
-        scribe[mutex.offset + 32] = 0
+        MUTEX["depth"].write(scribe.bytes, 0, mutex.offset)
         mutex.release()
         return mutex.locked()
 
@@ -281,8 +307,8 @@ def test_a_depth_of_nothing_is_the_last_one(shm, scribe):
 
 def test_a_semaphore_and_an_event_full_of_bits(shm, scribe):
     semaphore, event = shm.semaphore(0), shm.event()
-    for at in (semaphore.offset, semaphore.offset + 8, event.offset):
-        scribe[at] = EVERY_BIT
+    for block, structure in ((semaphore, SEMAPHORE), (event, EVENT)):
+        scribe.bytes[block.offset : block.offset + structure.size] = b"\xff" * structure.size
     assert outcome(lambda: semaphore.wait(timeout=1)) == "True"
     assert outcome(semaphore.signal) == "SemaphoreOverflow"
     assert outcome(lambda: event.wait(timeout=1)) == "True"

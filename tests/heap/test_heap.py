@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
+    BLOCK_HEAD_BYTES,
+    BLOCK_MAX_ALIGN_BYTES,
+    BLOCK_MIN_BYTES,
+    BLOCK_REAR_BYTES,
+    LAYOUT,
+    STATE_USED,
+)
 
+BLOCK = LAYOUT["block_t"]
 INDEXES = ["tlsf", "next_fit"]
 
 
@@ -34,20 +44,20 @@ def test_sizes(shm, size):
     assert bytes(shm.allocate(size)) == bytes(size)
 
 
-@pytest.mark.parametrize("align", [1, 2, 16, 32, 64, 128, 4096])
+@pytest.mark.parametrize("align", [1, 2, BLOCK_ALIGN_BYTES, 32, 64, 128, BLOCK_MAX_ALIGN_BYTES])
 def test_alignment(shm, align):
     blocks = [shm.allocate(size, align=align) for size in (1, 100, 1000, 17)]
     for block in blocks:
         assert block.offset % align == 0
         assert block.address % align == 0
-        assert block.offset % 16 == 0
+        assert block.offset % BLOCK_ALIGN_BYTES == 0
     shm.check_heap()
     for block in blocks[::2] + blocks[1::2]:
         shm.free(block)
     assert shm.check_heap().blocks == 0
 
 
-@pytest.mark.parametrize("align", [0, -16, 3, 48, 8192])
+@pytest.mark.parametrize("align", [0, -16, 3, 48, 2 * BLOCK_MAX_ALIGN_BYTES])
 def test_bad_alignment(shm, align):
     with pytest.raises(ValueError, match="power of two"):
         shm.allocate(10, align=align)
@@ -98,7 +108,7 @@ def test_blocks_of_the_library_are_not_the_users(shm):
     shm["a"] = [1.0, 2.0]
     shm["b"] = b"bytes"
     freed = 0
-    for offset in range(0, shm.stats().top, 16):
+    for offset in range(0, shm.stats().top, BLOCK_ALIGN_BYTES):
         try:
             shm.free(shm.block(offset).offset)
             freed += 1
@@ -124,7 +134,7 @@ def test_stale_and_foreign(shm):
         memoryview(block)
     with shmem.SharedMemory(max_size=1 << 20) as elsewhere, pytest.raises(shmem.InvalidBlock, match="is not in section"):
         elsewhere.free(other)
-    for offset in (0, 8, 17, other.offset + 16, other.offset - 16, 1 << 21, 1 << 22, 1 << 63, 1 << 70, -16):
+    for offset in (0, 8, 17, other.offset + BLOCK_ALIGN_BYTES, other.offset - BLOCK_HEAD_BYTES, 1 << 21, 1 << 22, 1 << 63, 1 << 70, -16):
         with pytest.raises(shmem.InvalidBlock):
             shm.free(offset)
         with pytest.raises(shmem.InvalidBlock):
@@ -150,29 +160,30 @@ def test_double_free_of_merged_and_last_blocks(shm):
 
 def test_inner_offset_that_looks_like_a_block(shm):
     block = shm.allocate(4096)
-    view = memoryview(block).cast("Q")
-    view[10] = 64 << 0 | 3  # a front tag: 64 bytes, used
-    view[11] = 1
-    view[17] = 64  # and a rear tag, but not sealed
+    view, at, size = memoryview(block), 5 * BLOCK_ALIGN_BYTES, 64
+    BLOCK["tag"].write(view, size | STATE_USED, at)
+    BLOCK["serial"].write(view, 1, at)
+    view[at + size - BLOCK_REAR_BYTES : at + size] = size.to_bytes(BLOCK_REAR_BYTES, "little")  # a rear tag, but not sealed
     with pytest.raises(shmem.InvalidBlock):
-        shm.free(block.offset + 96)
+        shm.free(block.offset + at + BLOCK_HEAD_BYTES)
     shm.free(block)
 
 
 @pytest.mark.damages
 def test_write_past_the_end_is_named(shm):
-    first, second = shm.allocate(24), shm.allocate(24)
-    assert second.offset == first.offset + 48
+    n_bytes = BLOCK_MIN_BYTES - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES
+    first, second = shm.allocate(n_bytes), shm.allocate(n_bytes)
+    assert second.offset == first.offset + BLOCK_MIN_BYTES
     raw = np.frombuffer(memoryview(first), "u1")
-    past = np.lib.stride_tricks.as_strided(raw, (32,), writeable=True)
-    saved = past[24:32].copy()
-    past[24:32] = 0x41
+    past = np.lib.stride_tricks.as_strided(raw, (n_bytes + BLOCK_REAR_BYTES,), writeable=True)[n_bytes:]
+    saved = past.copy()
+    past[:] = 0x41
     with pytest.raises(shmem.HeapCorruption, match="end of this block was overwritten") as caught:
         shm.check_heap()
-    assert caught.value.offset == first.offset - 16
+    assert caught.value.offset == first.offset - BLOCK_HEAD_BYTES
     with pytest.raises(shmem.HeapCorruption):
         shm.free(first)
-    past[24:32] = saved
+    past[:] = saved
     shm.check_heap()
     shm.free(first)
 

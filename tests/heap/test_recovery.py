@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import shmem
+from shmem._base.layout import BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, LAYOUT, OWNER_INDEX_MASK
 
+HEADER, BLOCK = LAYOUT["header_t"], LAYOUT["block_t"]
 # Every operation that changes the heap, in a loop, until it is killed.
 WORK = """
 import numpy as np, random, signal
@@ -100,7 +102,9 @@ def test_killed_holding_the_lock_and_allocating(shm, child):
 def blocks_of(shm):
     """Offsets of plain blocks, found by trying (the section is small)."""
     found = []
-    for offset in range(0xC010, shm.stats().top, 16):
+    with open(shm.path, "rb") as file:
+        start = HEADER["heap_start"].read_file(file.fileno())
+    for offset in range(start + BLOCK_HEAD_BYTES, shm.stats().top, BLOCK_ALIGN_BYTES):
         try:
             found.append(shm.block(offset).offset)
         except shmem.InvalidBlock:
@@ -143,11 +147,9 @@ def test_heap_gate_owner_killed(shm, child):
 
 
 def gate_is_taken(shm):
-    """Return whether the heap gate has an owner: the word at offset 704 of the section."""
+    """Return whether the heap gate has an owner."""
     with open(shm.path, "rb") as file:
-        file.seek(704)
-        word = int.from_bytes(file.read(8), "little")
-    return word & 0xFFFF != 0
+        return HEADER["heap_gate"].read_file(file.fileno()) & OWNER_INDEX_MASK != 0
 
 
 def test_unclean_file_is_recovered(section_file, child):
@@ -222,13 +224,11 @@ def test_damaged_chain_is_read_but_not_changed(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section["a"] = [1, 2, 3]
         first, second = section.allocate(100), section.allocate(5000)
-        offset = second.offset - 16
+        offset = second.offset - BLOCK_HEAD_BYTES
         del first, second
     with open(section_file, "r+b") as file:
-        file.seek(offset)
-        file.write(b"\xff" * 8)
-        file.seek(280)
-        file.write(b"\0\0\0\0")  # not closed cleanly
+        BLOCK["tag"].write_file(file.fileno(), (1 << 64) - 1, offset)
+        HEADER["clean"].write_file(file.fileno(), 0)
     with shmem.SharedMemory(section_file) as section:
         assert section["a"].tolist() == [1, 2, 3]
         for change in (lambda: section.allocate(10), lambda: section.free(section["a"]), lambda: section.__setitem__("b", [1])):

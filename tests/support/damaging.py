@@ -93,7 +93,8 @@ def place(image, blocks, rng):
         if kind < 2:
             return at + WORD_BYTES * rng.randrange(len(BLOCK))
         if kind < 5:
-            return at + BLOCK_HEAD_BYTES + WORD_BYTES * rng.randrange(min(max(size // WORD_BYTES - 3, 1), 64))
+            n_words = (size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES) // WORD_BYTES
+            return at + BLOCK_HEAD_BYTES + WORD_BYTES * rng.randrange(min(max(n_words, 1), 64))
         return at + size - BLOCK_REAR_BYTES
     if kind < 8:
         return FIELDS[rng.randrange(len(FIELDS))]
@@ -310,7 +311,7 @@ class Session:
 
     def blocks_by_offset(self):
         start = self.section._header_facts()["heap_start"]
-        for offset in [*range(start, start + 320 * self.n_times, BLOCK_ALIGN_BYTES), 0, 16, 8, self.section.max_size - 16]:
+        for offset in [*range(start, start + 320 * self.n_times, BLOCK_ALIGN_BYTES), 0, 16, 8, self.section.max_size - BLOCK_ALIGN_BYTES]:
             with contextlib.suppress(shmem.ShmemError):
                 look(self.section, self.section.block(offset + BLOCK_HEAD_BYTES))
 

@@ -1,17 +1,27 @@
 """`python -m shmem crashtest`: a short sweep of kills at every instruction finds no failure, and each broken operation is found."""
 
-import os
-import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from scribe import HEADER, HEAP_GATE, PARTICIPANT, Scribe
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    INTENT_MOVE,
+    LAYOUT,
+    OWNER_GENERATION_SHIFT,
+    STATE_HOLE,
+    STATE_PENDING,
+    TAG_STATE_MASK,
+    TAG_TYPE_SHIFT,
+)
 from shmem.testing.crash import ptrace
 
+INTENT = LAYOUT["intent_t"]
 WHY_NOT = ptrace.why_not()
 # each instrumented access takes several instructions, and its store to shadow memory is not a store to the section
 pytestmark = pytest.mark.no_sanitizer("a process is stepped instruction by instruction: several times as many, for minutes")
@@ -127,23 +137,19 @@ def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
     with shmem.SharedMemory(path, max_size=1 << 16, max_participants=3) as shm:
         shm.root, new = shm.allocate(200), shm.allocate(500)
         memoryview(new)[:4] = b"here"
-        old_tag, new_tag = shm.root.offset - 16, new.offset - 16
-        with open(path, "r+b") as file:
-
-            def word(offset, *values):
-                file.seek(offset)
-                file.write(struct.pack(f"<{len(values)}Q", *values))
-
-            def read(offset):
-                return struct.unpack("<Q", os.pread(file.fileno(), 8, offset))[0]
-
-            word(8192 + 64, 3, old_tag, read(old_tag) & ~15 | 1, new.offset, 0, 0, 0)  # intent 1: MOVE, decided by a HOLE tag
-            word(old_tag, read(old_tag) & ~15 | 1)
-            word(new_tag, read(new_tag) & ~15 | 2 | 1 << 48)  # PENDING, participant 1's
-            word(4096 + 64, 1 << 32, 1 | 1 << 32)  # participant 1: attached, one block pending
-            word(4096 + 128, 1 << 32, 1)
-            word(704, 1 << 32 | 3)  # the heap gate: participant 2's
-            word(832, 3)
+        old, moved = shm.root.offset - BLOCK_HEAD_BYTES, new.offset - BLOCK_HEAD_BYTES
+        scribe = Scribe(path)
+        hole_tag = scribe[old] & ~TAG_STATE_MASK | STATE_HOLE
+        intent = {"operation": INTENT_MOVE, "slot_off": old, "value": hole_tag, "make_off": (new.offset, 0)}
+        for name, value in intent.items():
+            INTENT[name].write(scribe.bytes, value, HEADER["intents_off"].read(scribe.bytes) + INTENT.size)  # participant 1's
+        scribe[old] = hole_tag  # decided
+        scribe[moved] = scribe[moved] & ~TAG_STATE_MASK | STATE_PENDING | 1 << TAG_TYPE_SHIFT  # participant 1's
+        for i, n_pending in ((1, 1), (2, 0)):
+            for name, value in {"readers": 1 << OWNER_GENERATION_SHIFT, "attached": 1, "pending": n_pending}.items():
+                PARTICIPANT[name].write(scribe.bytes, value, scribe.entry_start(i))
+        scribe[HEAP_GATE] = scribe.owner_word(2)
+        HEADER["participants_high"].write(scribe.bytes, 3)
         code = "shm = shmem.SharedMemory(args[0]); shm.check_heap(); say(bytes(shm.root)[:4] if shm.root is not None else None)"
         assert child(code, str(path)).hear() == str(b"here")
         assert shm.root.offset == new.offset
@@ -190,15 +196,16 @@ def _(shm):
 
 WRITES_PAST = """
 import ctypes
+from shmem._base.layout import BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES
 from shmem.testing.crash.operations import operation, row
 @operation("broken: a tag")
 def _(shm):
-    block, _ = row(shm, 100, 100)
-    address = block.address + 104   # of the next block's tag
-    tag = (ctypes.c_char * 8).from_address(address).raw
+    block, following = row(shm, 100, 100)
+    address = following.address - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES   # of the block's rear tag
+    tag = (ctypes.c_char * BLOCK_REAR_BYTES).from_address(address).raw
     yield
-    ctypes.memset(address, 255, 8)
-    ctypes.memmove(address, tag, 8)
+    ctypes.memset(address, 255, BLOCK_REAR_BYTES)
+    ctypes.memmove(address, tag, BLOCK_REAR_BYTES)
     shm.free(block)
 """
 
