@@ -286,7 +286,7 @@ COUNTERS = [("tail", 1 << 63), ("tail", 6), ("tail", 7), ("head", 7), ("head", 7
 @pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "not cached"])
 @pytest.mark.parametrize(("record", "items"), [("int64", [1, 2]), (bytes, [b"1", b"2"])], ids=["number", "bytes"])
 def test_queue_counters_that_no_queue_reaches(shm, scribe, field, value, is_cached, record, items):
-    """Each call reports the offset of the queue.  Only a put that finds room by the last head that a producer read does not read it again."""
+    """Each call reports the offset of the queue, except a put that needs no new look at the head: the last one that it read leaves room."""
     queue = shm.queue(4, record, max_bytes=None if record == "int64" else 100)
     queue.put(items[0])
     block = slice(queue.offset, queue.offset + shm.block(queue.offset).nbytes)
