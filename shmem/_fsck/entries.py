@@ -9,6 +9,7 @@ that was closed: the last participant had finished them all.
 from shmem._base.layout import (
     BLOCK_ALIGN_BYTES,
     BLOCK_MIN_BYTES,
+    INTENT_FIRST_TYPE_SHIFT,
     INTENT_MOVE,
     INTENT_NONE,
     INTENT_RESIZE,
@@ -16,6 +17,7 @@ from shmem._base.layout import (
     INTENT_SWAP_SLOT,
     LAYOUT,
     MAX_THREADS,
+    READERS_COUNT_MASK,
 )
 
 PARTICIPANT, INTENT = LAYOUT["participant_t"], LAYOUT["intent_t"]
@@ -32,7 +34,7 @@ RESIZES = INTENT_RESIZE, INTENT_SHRINK
 
 def operation_of(word):
     """Return the kind of an intent, from its `operation`."""
-    return word & 0xFFFF
+    return word & (1 << INTENT_FIRST_TYPE_SHIFT) - 1
 
 
 def _participant_problem(wreck, entry):
@@ -40,7 +42,7 @@ def _participant_problem(wreck, entry):
     if entry["attached"] > 2 or any(entry["spare"]) or entry["pid"] >= 1 << 32:
         return "it was overwritten"
     for count, most, what in (
-        (entry["readers"] & 0xFFFFFFFF, MAX_THREADS, "threads that hold the lock shared"),
+        (entry["readers"] & READERS_COUNT_MASK, MAX_THREADS, "threads that hold the lock shared"),
         (entry["waiting"], MAX_THREADS, "threads that wait for the lock"),
         (entry["pending"], MOST_PENDING, "pending blocks"),
         (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned arrays"),
@@ -57,8 +59,8 @@ def _examine_participant(wreck, i, at):
     if problem is not None:
         wreck.report(at, f"participant entry {i} is damaged: {problem}", "the entry is cleared")
         for offset in range(at, at + PARTICIPANT.size, WORD_BYTES):
-            wreck.put(offset, entry["readers"] >> 32 << 32 if offset == readers else 0)
-    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & 0xFFFFFFFF:
+            wreck.put(offset, entry["readers"] & ~READERS_COUNT_MASK if offset == readers else 0)
+    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & READERS_COUNT_MASK:
         pid = entry["pid"]
         wreck.notes.append(f"participant entry {i}: process {pid} was killed; the next opener clears the entry")
 

@@ -10,6 +10,7 @@ import pytest
 import shmem
 from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
+    BLOCK_REAR_BYTES,
     FINGERPRINT,
     GOLDEN,
     LAYOUT,
@@ -64,7 +65,7 @@ class Reader:
         while at < self.header["top"]:
             block = LAYOUT["block_t"].read(self.raw, at)
             size = block["tag"] & TAG_SIZE_MASK
-            rear = int.from_bytes(self.raw[at + size - 8 : at + size], "little")
+            rear = int.from_bytes(self.raw[at + size - BLOCK_REAR_BYTES : at + size], "little")
             assert rear == size ^ self.header["salt"] ^ (at + size) * GOLDEN & WORD
             if block["tag"] & TAG_STATE_MASK == STATE_USED:
                 yield at + BLOCK_HEAD_BYTES, block["tag"] >> TAG_TYPE_SHIFT, block["serial"] & SERIAL_MASK

@@ -16,8 +16,10 @@ import pytest
 import shmem
 from shmem.__main__ import main
 from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
     BLOCK_HEAD_BYTES,
     BLOCK_REAR_BYTES,
+    END_OF_ADDRESSES,
     INDEX_BYTES,
     INTENT_MOVE,
     INTENT_RESIZE,
@@ -25,6 +27,7 @@ from shmem._base.layout import (
     LAYOUT,
     MAX_PARTICIPANTS,
     MAX_THREADS,
+    OWNER_GENERATION_SHIFT,
     PAGE_BYTES,
     SLOT_REMOVED,
     TAG_SIZE_MASK,
@@ -38,7 +41,7 @@ START = heap_start(N_PARTICIPANTS)
 PARTICIPANTS = PAGE_BYTES  # their table
 INTENTS = PAGE_BYTES + (START - PAGE_BYTES - INDEX_BYTES) // 2
 DATA = bytes(range(1, 201))
-TOO_LARGE = (1 << 47).to_bytes(8, "little")  # for the address space of a process
+TOO_LARGE = END_OF_ADDRESSES.to_bytes(8, "little")
 
 
 class Node(shmem.Struct, type_name="check.Node"):
@@ -250,12 +253,12 @@ def test_a_tag_that_says_too_little(made, capsys, clean):
     size = end - at
     with open(path, "rb") as file:
         image = bytearray(file.read())
-    damaging.put(image, at, word(path, at) - 16)
-    damaging.seal(image, at, size - 16)
+    damaging.put(image, at, word(path, at) - BLOCK_ALIGN_BYTES)
+    damaging.seal(image, at, size - BLOCK_ALIGN_BYTES)
     poke(path, 0, image)
     set_field(path, "clean", clean)
     report = repaired(capsys, path)
-    assert [finding["offset"] for finding in report["findings"]] == [at + size - 16]
+    assert [finding["offset"] for finding in report["findings"]] == [at + size - BLOCK_ALIGN_BYTES]
     with shmem.SharedMemory(path) as section:
         section.check_heap()
         assert section["a"].tolist() == list(range(100))
@@ -488,14 +491,15 @@ def entry_of(i, name="readers"):
 @pytest.mark.parametrize(("offset", "content", "problem"), [
     (HEADER["participants_high"].offset, struct.pack("<I", N_PARTICIPANTS + 1), "participants_high is"),
     (entry_of(1), b"\xff" * PARTICIPANT.size, "participant entry 1 is damaged: it was overwritten"),
-    (entry_of(2), struct.pack("<Q", 5 << 32 | MAX_THREADS + 1), "participant entry 2 is damaged: it counts 4,097 threads"),
+    (entry_of(2), struct.pack("<Q", 5 << OWNER_GENERATION_SHIFT | MAX_THREADS + 1),
+     f"participant entry 2 is damaged: it counts {MAX_THREADS + 1:,} threads"),
     (entry_of(0, "pending"), struct.pack("<i", -1), "pending blocks"),
     (entry_of(0, "pins"), struct.pack("<i", -1), "pinned arrays"),
     (INTENTS, b"\xff" * INTENT.size, "participant 0 is invalid: its operation"),
     (INTENTS + INTENT.size, intent(9, START), "participant 1 is invalid: its operation"),
     (INTENTS, intent(INTENT_SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
-    (INTENTS, intent(INTENT_RESIZE, START + 16), "it resizes a block"),
-    (INTENTS, intent(INTENT_MOVE, START, drop=(START + 17, 0)), "it refers to a block"),
+    (INTENTS, intent(INTENT_RESIZE, START + BLOCK_ALIGN_BYTES), "it resizes a block"),
+    (INTENTS, intent(INTENT_MOVE, START, drop=(START + BLOCK_ALIGN_BYTES + 1, 0)), "it refers to a block"),
 ])  # fmt: skip
 @pytest.mark.parametrize("was_closed", [True, False])
 def test_what_no_process_writes(made, capsys, offset, content, problem, was_closed):
@@ -523,7 +527,14 @@ def test_intent_of_the_killed_is_no_damage(made, capsys):
     path, where = made
     poke(path, INTENTS + 3 * INTENT.size, intent(INTENT_SWAP_SLOT, HEADER["directory_off"].offset, 1, drop=(where["b"], 0)))
     with open(path, "r+b") as file:
-        for name, value in {"readers": 3 << 32 | 1, "attached": 1, "pending": 1, "pins": 2, "waiting": 0, "pid": 4321}.items():
+        for name, value in {
+            "readers": 3 << OWNER_GENERATION_SHIFT | 1,
+            "attached": 1,
+            "pending": 1,
+            "pins": 2,
+            "waiting": 0,
+            "pid": 4321,
+        }.items():
             PARTICIPANT[name].write_file(file.fileno(), value, entry_of(3))
     set_field(path, "clean", 0)
     status, report = check(capsys, path)

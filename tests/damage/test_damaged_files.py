@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shmem
-from shmem._base.layout import INTENT_SWAP_SLOT, LAYOUT, PAGE_BYTES
+from shmem._base.layout import END_OF_ADDRESSES, INTENT_SWAP_SLOT, LAYOUT, MAX_SECTION_BYTES, PAGE_BYTES
 
 pytestmark = pytest.mark.damages
 
@@ -135,7 +135,7 @@ def test_every_field_of_the_header(worker, images, name):
     rng = random.Random(1)
     for field in damaging.NUMBERS:
         image = bytearray(images[name])
-        for value in (0, 1, (1 << 64) - 1, 1 << 47, damaging.number(image, damaging.chain(image), field.offset, rng)):
+        for value in (0, 1, (1 << 64) - 1, END_OF_ADDRESSES, damaging.number(image, damaging.chain(image), field.offset, rng)):
             damaging.put(image, field.offset, value, field.size)
             worker.use(bytes(image), bytes([0, 1, 2, 3, 5, 11, 6, 15, 9]))
 
@@ -175,7 +175,7 @@ def test_a_name_of_no_bytes(section_file):
             section.check_heap()
 
 
-@pytest.mark.parametrize("address", [1, 4097, 1 << 47, (1 << 64) - 1])
+@pytest.mark.parametrize("address", [1, PAGE_BYTES + 1, END_OF_ADDRESSES, (1 << 64) - 1])
 def test_an_address_that_cannot_be(section_file, images, address):
     """The kernel says EPERM to some: that is no reason to try again for ever."""
     image = bytearray(images["nothing tlsf"])
@@ -188,9 +188,9 @@ def test_an_address_that_cannot_be(section_file, images, address):
 
 def test_an_intent_that_points_beyond_the_file(worker, images):
     """A section may be larger than its file: `check` reads the file alone, in a private copy that ends where the file does."""
-    slot_off = (1 << 46) - PAGE_BYTES
+    slot_off = MAX_SECTION_BYTES - PAGE_BYTES
     image = bytearray(damaged_images.with_intent(images["arrays tlsf killed"], operation=INTENT_SWAP_SLOT, slot_off=slot_off, value=0))
-    HEADER["max_size"].write(image, 1 << 46)
+    HEADER["max_size"].write(image, MAX_SECTION_BYTES)
     worker.use(bytes(image), bytes([damaging.CHECK]))
 
 

@@ -311,7 +311,7 @@ class Session:
 
     def blocks_by_offset(self):
         start = self.section._header_facts()["heap_start"]
-        for offset in [*range(start, start + 320 * self.n_times, BLOCK_ALIGN_BYTES), 0, 16, 8, self.section.max_size - 16]:
+        for offset in [*range(start, start + 320 * self.n_times, BLOCK_ALIGN_BYTES), 0, 16, 8, self.section.max_size - BLOCK_ALIGN_BYTES]:
             with contextlib.suppress(shmem.ShmemError):
                 look(self.section, self.section.block(offset + BLOCK_HEAD_BYTES))
 

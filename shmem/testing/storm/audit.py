@@ -6,7 +6,7 @@ import os
 import traceback
 
 import shmem
-from shmem._base.layout import LAYOUT
+from shmem._base.layout import LAYOUT, READERS_COUNT_MASK
 from shmem._cli import check
 from shmem._objects import finding
 from shmem.testing.storm import actor as acting
@@ -187,7 +187,7 @@ class Audit:
         for i in range(HEADER["max_participants"].read(content)):
             entry = PARTICIPANT.read(content, table + PARTICIPANT.size * i)
             left = {name: entry[name] for name in ("attached", "pending", "pins", "waiting")}
-            left["sharers"] = entry["readers"] & 0xFFFFFFFF
+            left["sharers"] = entry["readers"] & READERS_COUNT_MASK
             left["operation"] = INTENT["operation"].read(content, intents + INTENT.size * i)
             if any(left.values()):
                 self.problem(f"participant {i} of the closed file: {' '.join(f'{name}={value}' for name, value in left.items())}")
