@@ -47,7 +47,7 @@ cdef holder_t _holders[N_SLOTS]
 
 
 def set_level(level):
-    """Set the level as if `SHMEM_DEBUG` had this value at the import, for tests; open sections keep the level that they were opened with."""
+    """Set the level as if `SHMEM_DEBUG` had this value at the import, for tests; sections that are open keep their level."""
     global debug_level
     debug_level = 0 if level in ("", "0") else 2 if level == "2" else 1
 

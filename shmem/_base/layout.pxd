@@ -259,7 +259,7 @@ cdef extern from *:
         uint64_t owner;               /* generation << 32 | index + 1, or 0 */
         uint64_t channel;
         uint64_t thread;              /* from here on the owner's alone: thread pointer */
-        uint64_t next_held_off;       /* the mutex that this thread acquired before this one; 0: none */
+        uint64_t next_held_off;       /* next of the mutexes that this thread holds, latest first; 0: the end of the list */
         uint32_t depth;
         uint32_t died;                /* 1: the last owner died without releasing it, and the next owner has not been warned yet */
         uint64_t owner_deaths;
@@ -519,7 +519,7 @@ cdef extern from *:
 cdef enum:
     MAX_LABEL_BYTES = 200
     MAX_NAME_BYTES = 65535
-    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is no participant
+    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is not used
     MAX_DIMS = 64                  # numpy's limit
     SEMAPHORE_MAX = 0x7fffffff
     EVENT_SIGNALED = 1             # the lowest bit of an event's word

@@ -70,7 +70,7 @@ cdef extern from *:
 
 ctypedef struct section_t:
     char* base                    # whole file, read and write
-    char* read_only_base          # whole file, read only; NULL until it is asked for
+    char* read_only_base          # whole file, read only; NULL until it is mapped
     uint64_t size_bytes
     header_t* header
     participant_t* participants

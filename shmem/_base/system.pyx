@@ -173,7 +173,7 @@ cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
 cdef int _own_link_target(const char* path, char* target) noexcept nogil:
     """Read where a symbolic link of this user leads: ELOOP if it is another user's.
 
-    Owner and target are read through one descriptor, and so belong to the same link.  EAGAIN: the path is no link by now.
+    Owner and target are read through one descriptor, and so belong to the same link.  EAGAIN: the path is not a link by now.
     """
     cdef stat_t link
     cdef int64_t n = -1
