@@ -1,4 +1,4 @@
-"""`python -m shmem tstshmem`: the table, the proofs, and the cleanup after killed processes."""
+"""`python -m shmem tstshmem`: the table, its self-checks, and the cleanup after killed processes."""
 
 import contextlib
 import ctypes
@@ -44,13 +44,13 @@ class Program:
         try:
             out, err = self.process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGABRT)  # faulthandler prints where each thread of each process is
+            os.killpg(self.pid, signal.SIGABRT)  # faulthandler prints the stack of each thread of each process
             out, err = self.process.communicate()
             raise AssertionError(f"the program hangs:\n{err}") from None
         return self.process.returncode, out, err
 
     def kill(self):
-        """Kill the instance with SIGKILL; its members go on."""
+        """Kill the instance with SIGKILL; its members continue."""
         os.kill(self.pid, signal.SIGKILL)
         self.process.communicate(timeout=30)
 
@@ -74,7 +74,7 @@ def start():
 
 @pytest.fixture
 def memory(section_file):
-    """Yield a section in a file, which stays open while programs come and go."""
+    """Yield a section in a file, which stays open while programs start and end."""
     with shmem.SharedMemory(section_file, max_size=SIZE) as section:
         yield section
 
@@ -94,7 +94,7 @@ def working_members(memory):
     """Return the process ids of the newest instance's members, once there are nodes in the tree."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
-        with shmem.shared_lock(memory):  # otherwise the instance may be freed and its memory hold something else
+        with shmem.shared_lock(memory):  # otherwise the instance may be freed and its memory reused
             control = memory.root
             if control is None or control.first is None or memory.stats().blocks < 100:
                 return []
@@ -102,7 +102,7 @@ def working_members(memory):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_table(start, variant):
+def test_table_is_printed(start, variant):
     status, out, err = start("-p", 2, "-t", 4, "-n", 300, "--variant", variant, "--size", "32M").end()
     assert (status, err) == (0, "")
     header, alone, together, verdict = out.splitlines()
@@ -130,7 +130,7 @@ def test_json_of_both_variants(start):
     [["-p", "33"], ["-t", "33"], ["-p", "0"], ["-n", "0"], ["-n", "x"], ["--no-locking", "-t", "2"], ["--file", "x", "--name", "y"],
      ["--size", "1Q"], ["--variant", "perl"]],
 )  # fmt: skip
-def test_wrong_arguments(capsys, arguments):
+def test_wrong_arguments_are_reported(capsys, arguments):
     try:
         status = main(["tstshmem", *arguments])
     except SystemExit as exit:
@@ -139,7 +139,7 @@ def test_wrong_arguments(capsys, arguments):
     assert capsys.readouterr().err
 
 
-def test_help(capsys):
+def test_help_is_printed(capsys):
     says = {"--help": "fuzz", "tstshmem --help": "--no-locking", "fuzz --help": "--steps", "--version": shmem.__version__}
     for arguments, word in says.items():
         with pytest.raises(SystemExit) as caught:
@@ -160,7 +160,7 @@ def test_no_locking_on_a_file(start, section_file):
         assert section.check_heap().blocks == 0
 
 
-def test_file_is_kept_and_used_again(start, section_file):
+def test_file_is_kept_and_reused(start, section_file):
     for variant in ("python", "cython", "python"):
         status, out, err = start("-p", 1, "-n", 100, "--variant", variant, "--file", section_file, "--size", "32M").end()
         assert (status, err) == (0, "")
@@ -250,8 +250,8 @@ def tree_of_variant(shm, control, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", range(20))
-def test_half_made_removals(shm, variant, seed):
-    """Neither variant is troubled by the half-made removals that a kill leaves.  They are made in Python: nodes are alike in both."""
+def test_incomplete_removals_are_tolerated(shm, variant, seed):
+    """Both variants tolerate the incomplete removals that a kill leaves.  They are made in Python; both variants use the same nodes."""
     rng = random.Random(seed)
     control, tree = make_tree(shm, "python")
     dying = DyingTree(shm, control, True)
@@ -311,7 +311,7 @@ def test_full_section_is_left_empty(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stopped_work_leaves_nothing(variant):
-    """Stopped work removes its keys.  There are so many that the work is not done before the first check for a stop."""
+    """Stopped work removes its keys.  There are enough of them that the work is not completed before the first check for a stop."""
     with shmem.SharedMemory(max_size=1 << 28) as section:
         _, tree = make_tree(section, variant)
         keys = tstshmem_section.keys_of_thread(1, 0, 0, 1_000_000)
@@ -321,7 +321,7 @@ def test_stopped_work_leaves_nothing(variant):
         del tree, _
 
 
-# -- proofs can fail -----------------------------------------------------------------------------------------------
+# -- self-checks can fail -------------------------------------------------------------------------------------------
 
 
 def session_on(memory, **what):
@@ -342,7 +342,7 @@ def test_leftover_key_block_and_node_are_detected(memory, capsys):
     assert session.outcome.problems == ["1 of this instance's keys are still in the tree", "the tree is not empty"]
     assert session.outcome.status() == 1
     memory.root.tree = None
-    session = session_on(memory)  # now two blocks were there before
+    session = session_on(memory)  # this session starts with two existing blocks
     memory.allocate(10)
     session.leave()
     assert session.outcome.problems == ["blocks left in the heap: 1"]
@@ -361,7 +361,7 @@ def test_broken_heap_is_detected(memory, capsys):
     assert "overwritten" in capsys.readouterr().err
 
 
-def test_refused_sections(start, memory, section_file):
+def test_unsuitable_sections_are_rejected(start, memory, section_file):
     memory.root = memory.allocate(100)
     status, out, err = start("-n", 10, "--file", section_file).end()
     assert status == 1
@@ -397,11 +397,11 @@ def test_killed_member(start, memory, section_file, variant):
     assert out.splitlines()[-2].split()[-1] == "-"  # no time is shown for unfinished work
     assert "own keys removed; last to leave: tree empty, heap intact" in out
     assert memory.root is None
-    assert memory.check_heap().blocks <= 1  # a kill may lose one block
+    assert memory.check_heap().blocks <= 1  # a kill may leak one block
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_killed_instance_is_cleared_up_after(start, memory, section_file, variant):
+def test_killed_instance_is_cleaned_up(start, memory, section_file, variant):
     program = start("-p", 2, "-t", 2, "-n", 30_000, "--variant", variant, "--file", section_file)
     members = wait_for(lambda: working_members(memory))
     for pid in [program.pid, *members]:
@@ -416,10 +416,10 @@ def test_killed_instance_is_cleared_up_after(start, memory, section_file, varian
     assert memory.root is None
 
 
-def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
+def test_members_of_a_killed_instance_clean_up(start, memory, section_file):
     program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
     wait_for(lambda: working_members(memory))
-    session = session_on(memory)  # arrives before the kill and leaves after it
+    session = session_on(memory)  # starts before the kill and ends after it
     program.kill()
     session.leave()
     assert session.outcome.is_last
@@ -429,7 +429,7 @@ def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
     assert len(memory.stats().participants) == 1
 
 
-def test_interrupt(start, memory, section_file):
+def test_interrupt_ends_the_instance(start, memory, section_file):
     program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
     wait_for(lambda: working_members(memory))
     os.killpg(program.pid, signal.SIGINT)  # to members too, as a terminal sends it
@@ -441,8 +441,8 @@ def test_interrupt(start, memory, section_file):
     assert len(memory.stats().participants) == 1
 
 
-def test_what_was_there_before_does_not_count(start, memory, section_file):
-    """Blocks of another program do not count, nor those of an instance that was killed before it could register."""
+def test_existing_blocks_are_not_counted(start, memory, section_file):
+    """Blocks of other programs, and of an instance killed before it registered, do not count as leaks."""
     memory.allocate(100)
     memory.root = memory.new(tstshmem_section.Control)
     memory.new(tstshmem_section.Instance)

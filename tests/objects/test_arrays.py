@@ -9,8 +9,10 @@ import time
 
 import numpy as np
 import pytest
+from scribe import BLOCK, HEAD, PARTICIPANT, Scribe
 
 import shmem
+from shmem._base.layout import LINE_BYTES, MAX_DIMS, MAX_NAME_BYTES, SERIAL_MASK
 
 DTYPES = ["?", "i1", "<u2", ">i4", "f2", "f8", "c16", "S5", "U3", "M8[ns]", "m8[us]", "V7"]
 RECORD = np.dtype([("a", "<i4"), ("b", "<f8", (2, 3)), ("c", "S4")], align=True)
@@ -36,7 +38,7 @@ def test_roundtrip(shm, dtype, shape, order):
     assert isinstance(array, shmem.SharedArray)
     assert array.dtype == np.dtype(dtype)
     assert_same(array, expected)
-    assert array.ctypes.data % 64 == 0
+    assert array.ctypes.data % LINE_BYTES == 0
     found = shm["a"]
     assert found.dtype == array.dtype
     assert (found.shape, found.strides) == (array.shape, array.strides)
@@ -69,7 +71,12 @@ def test_unsupported_arrays_are_rejected(shm):
     ):
         with pytest.raises(TypeError, match="Python objects"):
             make()
-    for make in (lambda: shm.zeros(-1), lambda: shm.zeros((3, -2)), lambda: shm.zeros((1,) * 65), lambda: shm.zeros(3, order="K")):
+    for make in (
+        lambda: shm.zeros(-1),
+        lambda: shm.zeros((3, -2)),
+        lambda: shm.zeros((1,) * (MAX_DIMS + 1)),
+        lambda: shm.zeros(3, order="K"),
+    ):
         with pytest.raises(ValueError):
             make()
     for make in (lambda: shm.zeros(1 << 40), lambda: shm.zeros((1 << 62, 1 << 62)), lambda: shm.zeros(1 << 21)):
@@ -142,8 +149,8 @@ def test_directory_is_a_mapping(shm):
         del shm["x"]
     with pytest.raises(TypeError, match="string"):
         shm[5] = [1]
-    for bad in ("", "x" * 70_000):
-        with pytest.raises(ValueError, match="65535 bytes"):
+    for bad in ("", "x" * (MAX_NAME_BYTES + 1)):
+        with pytest.raises(ValueError, match=f"{MAX_NAME_BYTES} bytes"):
             shm[bad] = [1]
     del shm["b"], shm["a"], shm["c"], shm["ü"]
     assert list(shm) == []
@@ -261,17 +268,21 @@ def test_get_while_another_process_frees_the_block(shm, child, after, size):
     """A block reused during the lookup is not the one that the name referred to.  A new root may lie at the same offset."""
     code = f"""
     from shmem import _core
+    from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, TAG_TYPE_SHIFT, TYPE_FIRST_USER, TYPE_PLAIN
+    tag, unused = LAYOUT['block_t']['tag'], TYPE_FIRST_USER - 1
     def opener(mapping, offset, type_id, serial):            # for a type that does not exist
         del section['x']; section.free(offset); section.root = section.allocate({size})
         {after}
-    _core.register_opener(9, 9, opener)
+    _core.register_opener(unused, unused, opener)
     section = shmem.SharedMemory(shared_name=args[0])
     for look in (lambda: section.get('x'), lambda: section.root):
         section['x'] = b'x' * 300
         section.root = section['x']
         offset = section.root.offset
         with open(section.path, 'r+b') as file:
-            os.pwrite(file.fileno(), bytes([9]), offset - 10)
+            plain = tag.read_file(file.fileno(), offset - BLOCK_HEAD_BYTES)
+            assert plain >> TAG_TYPE_SHIFT == TYPE_PLAIN
+            tag.write_file(file.fileno(), plain | unused << TAG_TYPE_SHIFT, offset - BLOCK_HEAD_BYTES)
         found = look()
         say(found is None or found == section.root and found.nbytes == {size} and (found.offset == offset) == ({size} == 300))
     """
@@ -284,12 +295,12 @@ def test_get_while_another_process_frees_the_block(shm, child, after, size):
 def test_serial_zero_matches_no_pin(shm, child):
     """A serial of 0 is read where no block begins.  It must not pin an array, nor release the pin of another one."""
     shm.root = mine = shm.array([1, 2, 3])
-    with open(shm.path, "r+b") as file:
-        word = os.pread(file.fileno(), 8, mine.base.offset - 8)
-        os.pwrite(file.fileno(), bytes(7) + word[7:], mine.base.offset - 8)
-        with pytest.raises(shmem.InvalidBlock):
-            shm.root  # noqa: B018
-        os.pwrite(file.fileno(), word, mine.base.offset - 8)
+    scribe, serial_off = Scribe(shm.path), BLOCK["serial"].at(mine.base.offset - HEAD)
+    word = scribe[serial_off]
+    scribe[serial_off] = word & ~SERIAL_MASK
+    with pytest.raises(shmem.InvalidBlock):
+        shm.root  # noqa: B018
+    scribe[serial_off] = word
     code = "section = shmem.SharedMemory(shared_name=args[0]); section.root = None; section['y'] = [7, 7, 7]; say('done')"
     assert child(code, shm.name).hear() == "done"
     assert mine.tolist() == [1, 2, 3]
@@ -426,11 +437,10 @@ def test_stale_pins_of_a_reused_entry_are_ignored(shm, child):
     shm["a"] = array
     other = child(LOOK, shm.name, "a")
     other.hear()
-    with open(shm.path, "r+b") as file:
-        content = file.read(16384)
-        (entry,) = [at for at in range(4096, 16384, 64) if content[at + 24 : at + 32] == other.process.pid.to_bytes(8, "little")]
-        assert content[entry + 8 : entry + 12] == bytes([1, 0, 0, 0])
-        os.pwrite(file.fileno(), bytes([2]), entry + 8)
+    scribe, attached = Scribe(shm.path), PARTICIPANT["attached"]
+    entry = scribe.entry_start(scribe.entry_of(other.process.pid))
+    assert attached.read(scribe.bytes, entry) == 1
+    attached.write(scribe.bytes, 2, entry)
     shm.free(array)
     del shm["a"]
     assert shm.check_heap().blocks == 0

@@ -7,9 +7,8 @@ import pytest
 from scribe import HEAP_GATE, SECONDS, Scribe
 from workers import wait_for
 
+from shmem._base.layout import GATE_WAITERS
 from shmem._objects import finding, lock
-
-GATE_WAITERS = 0x8000_0000  # set in addition to the owner: another thread sleeps on the gate
 
 CHILD = """
 import gc, signal, struct

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import mmap
 import pickle
 from typing import Any
 
@@ -10,9 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scribe import HEAD, Scribe
 
 import shmem
 from shmem import Array, Bytes, InvalidBlock, ReadOnlyError, Ref, Struct, bool_, float32, float64, int8, int64, uint8
+from shmem._base.layout import STATE_CACHED, STATE_USED, TAG_STATE_MASK
 
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 
@@ -421,13 +422,13 @@ def test_access_after_free_raises(shm):
 
 def test_object_is_stale_after_the_first_store_of_free(shm):
     node = shm.new(Node, key=1)
-    with open(shm.path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
-        tag = memory[node.offset - 16]
-        assert tag & 15 == 3  # used
-        memory[node.offset - 16] = tag ^ 3 ^ 4  # cached: the state left by a process killed right after that store
-        with pytest.raises(InvalidBlock, match="was freed"):
-            node.key  # noqa: B018
-        memory[node.offset - 16] = tag
+    scribe, tag_off = Scribe(shm.path), node.offset - HEAD
+    tag = scribe[tag_off]
+    assert tag & TAG_STATE_MASK == STATE_USED
+    scribe[tag_off] = tag & ~TAG_STATE_MASK | STATE_CACHED  # the state left by a process killed right after that store
+    with pytest.raises(InvalidBlock, match="was freed"):
+        node.key  # noqa: B018
+    scribe[tag_off] = tag
     assert node.key == 1
 
 

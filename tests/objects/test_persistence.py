@@ -9,8 +9,10 @@ import threading
 
 import numpy as np
 import pytest
+from scribe import EVERY_BIT, HEAD, HEADER, Scribe
 
 import shmem
+from shmem._base.layout import MAGIC, PAGE_BYTES, STATE_PENDING, TAG_STATE_MASK
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -65,14 +67,6 @@ def test_flush_raises_disk_errors(child, tmp_path, call):
     assert calls[-1][0] == name
 
 
-def poke(section, offset, change):
-    """Change a word of the section directly; return its previous value."""
-    with open(section.path, "r+b") as file:
-        old = int.from_bytes(os.pread(file.fileno(), 8, offset), "little")
-        os.pwrite(file.fileno(), change(old).to_bytes(8, "little"), offset)
-    return old
-
-
 # -- snapshot ---------------------------------------------------------------------------------------------
 
 
@@ -92,8 +86,9 @@ def test_snapshot_is_complete_and_independent(place, tmp_path, index):
         before = content(section)
         assert section.snapshot(tmp_path / "copy") is None
         raw = (tmp_path / "copy").read_bytes()
-        assert (raw[:8], raw[280:288]) == (b"SHMEM1\x1a\n", b"\1\0\0\0\0\0\0\0")  # magic number; clean, not broken
-        assert len(raw) == -(-int.from_bytes(raw[448:456], "little") // 4096) * 4096
+        header = HEADER.read(raw)
+        assert (header["magic"], header["clean"], header["broken"]) == (MAGIC, 1, 0)
+        assert len(raw) == -(-header["top"] // PAGE_BYTES) * PAGE_BYTES
         section["a"][0] = 77
         with shmem.SharedMemory(tmp_path / "copy") as copy:  # together with the original, in one process
             assert content(copy) == before
@@ -142,12 +137,14 @@ def test_opening_a_snapshot_needs_no_recovery(section_file, tmp_path, child):
 
 
 def test_pending_block_is_free_in_the_snapshot(shm, tmp_path):
-    """A tag of state 2 (pending), written directly, names a live participant."""
+    """The tag, written directly, is pending and names a live participant."""
     shm["x"] = [1]
     block = shm.allocate(5000)
-    tag = poke(shm, block.offset - 16, lambda tag: tag & ~15 | 2)
+    scribe, tag_off = Scribe(shm.path), block.offset - HEAD
+    tag = scribe[tag_off]
+    scribe[tag_off] = tag & ~TAG_STATE_MASK | STATE_PENDING
     shm.snapshot(tmp_path / "copy")
-    poke(shm, block.offset - 16, lambda _: tag)
+    scribe[tag_off] = tag
     shm.free(block)
     with shmem.SharedMemory(tmp_path / "copy") as copy:
         report = copy.check_heap()
@@ -256,10 +253,11 @@ def test_snapshot_does_not_replace_other_files(section_file, tmp_path):
 @pytest.mark.damages
 def test_snapshot_of_a_damaged_heap_raises(shm, tmp_path):
     first, second = shm.allocate(100), shm.allocate(100)
-    tag = poke(shm, second.offset - 16, lambda _: (1 << 64) - 1)
+    scribe, tag_off = Scribe(shm.path), second.offset - HEAD
+    tag, scribe[tag_off] = scribe[tag_off], EVERY_BIT
     with pytest.raises(shmem.HeapCorruption, match="check_heap"):
         shm.snapshot(tmp_path / "copy")
-    poke(shm, second.offset - 16, lambda _: tag)
+    scribe[tag_off] = tag
     assert os.listdir(tmp_path) == []
     shm.free(first)
     assert shm.check_heap().blocks == 1

@@ -16,7 +16,8 @@ import workers
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from queues import CONSUMERS_GATE, DATA_OFF, HEAD, NOT_EMPTY, NOT_FULL, PATIENCE, PRODUCERS_GATE, TAIL, in_thread, wait_until, words_of
+from queues import PATIENCE, QUEUE, QueueWords, in_thread, wait_until
+from scribe import Scribe
 
 import shmem
 
@@ -428,9 +429,9 @@ def test_close_while_waiting_raises():
 def test_free_while_waiting_raises(shm):
     """The waiter must not change the memory, which has a new owner, even if its contents look like a waiter's registration."""
     queue = shm.queue(4, "int64")
-    block, words = shm.block(queue.offset), words_of(shm, queue)
+    block, words = shm.block(queue.offset), QueueWords(shm, queue)
     result = in_thread(queue.get)
-    assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32)
+    assert wait_until(lambda: words.n_waiters("not_empty"))
     saved = bytes(block)
     shm.free(queue)
     other = shm.allocate(len(saved))
@@ -478,17 +479,16 @@ def test_shutdown(shm, immediate):
 def test_damaged_counters(shm):
     queue = shm.queue(4, "int64")
     queue.put(1)
-    words = words_of(shm, queue)
-    saved = list(words)
-    for at, value in ((TAIL, 2**63), (HEAD, 77), (TAIL, 6), (HEAD, 2**64 - 30)):
-        words[at // 8] = value
-        words[PRODUCERS_GATE // 8 + 1] = words[CONSUMERS_GATE // 8 + 1] = 12345  # each side's last known position of the other
+    words, block = QueueWords(shm, queue), memoryview(shm.block(queue.offset))
+    saved = bytes(block)
+    for name, value in (("tail", 2**63), ("head", 77), ("tail", 6), ("head", 2**64 - 30)):
+        words[name] = value
+        words["head_seen"] = words["tail_seen"] = 12345  # each side's last known position of the other
         for call in (lambda: queue.put(2), queue.get, queue.qsize, lambda: queue.put_many(range(9)), lambda: queue.get_many(9)):
             with pytest.raises(shmem.HeapCorruption) as caught:
                 call()
             assert caught.value.offset == queue.offset
-        for i, word in enumerate(saved):
-            words[i] = word
+        block[:] = saved
     queue.put(3)
     assert queue.get_many(9).tolist() == [1, 3]
 
@@ -496,8 +496,7 @@ def test_damaged_counters(shm):
 def test_damaged_length(shm):
     queue = shm.queue(4, bytes, max_bytes=10)
     queue.put(b"x")
-    words = words_of(shm, queue)
-    words[words[DATA_OFF // 8] // 8] = 11
+    Scribe(shm.path)[queue.offset + QueueWords(shm, queue)["data_off"]] = queue.max_bytes + 1
     for call in (queue.get, lambda: queue.get_many(3)):
         with pytest.raises(shmem.HeapCorruption):
             call()
@@ -511,7 +510,7 @@ def test_damaged_header_is_rejected(shm, record):
     block = memoryview(shm.block(queue.offset)).cast("B")
     refused = 0
     saved = bytes(block)
-    for at in [*range(44), *range(448, 460)]:
+    for at in [*range(QUEUE["closed"].offset), *range(QUEUE.size, QUEUE.size + 12)]:  # the text of the dtype follows the head
         for value in (0, 1, 2, 3, 0x7F, 0x80, 0xFF):
             block[at] = value
             try:
@@ -654,7 +653,7 @@ def test_waiting_producer_is_woken(shm, child):
 
 def test_ctrl_c_interrupts_waiting(shm, child):
     queue = shm.queue(2, "int64", name="q")
-    words = words_of(shm, queue)
+    words = QueueWords(shm, queue)
     other = child(
         """
         queue = shmem.SharedMemory(shared_name=args[0])["q"]
@@ -669,7 +668,7 @@ def test_ctrl_c_interrupts_waiting(shm, child):
     )
     for _ in range(3):
         assert other.hear() == "waits"
-        assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32 or words[NOT_FULL // 8] >> 32)
+        assert wait_until(lambda: words.n_waiters("not_empty") or words.n_waiters("not_full"))
         other.process.send_signal(signal.SIGINT)
         assert other.hear() == "interrupted"
     other.end()

@@ -6,9 +6,11 @@ import signal
 import time
 
 import pytest
-from queues import CONSUMERS_GATE, NOT_EMPTY, PATIENCE, PRODUCERS_GATE, in_thread, wait_until, words_of
+from queues import ONE_WAITER, PATIENCE, QueueWords, in_thread, wait_until
 
 import shmem
+from shmem._base.layout import OWNER_INDEX_MASK
+from shmem._objects import lock
 
 # A member records in the section what it is about to do, and afterwards what it did.
 KILLED_PRODUCER = """
@@ -93,18 +95,18 @@ def stop_inside(member, words, gate):
         time.sleep(rng.random() * 0.003)  # so that it reaches another place
         os.kill(member.process.pid, signal.SIGSTOP)
         os.waitpid(member.process.pid, os.WUNTRACED)
-        if words[gate // 8] & 0xFFFF:
+        if words[gate] & OWNER_INDEX_MASK:
             return
         os.kill(member.process.pid, signal.SIGCONT)
     raise AssertionError("it was never inside")
 
 
-@pytest.mark.parametrize("gate", [PRODUCERS_GATE, CONSUMERS_GATE])
+@pytest.mark.parametrize("gate", ["producers_gate", "consumers_gate"])
 def test_stopped_and_killed_inside_a_gate(child, gate):
     """The other processes wait for a stopped one, which may continue; once it is dead they go on, and no operation is half done."""
     with shmem.SharedMemory(max_size=1 << 24) as shm:
         queue = shm.queue(1 << 18, "int64", name="q")
-        words = words_of(shm, queue)
+        words = QueueWords(shm, queue)
         member = child(
             """
             import numpy as np
@@ -120,16 +122,16 @@ def test_stopped_and_killed_inside_a_gate(child, gate):
         stop_inside(member, words, gate)
         call, empty_or_full = (
             (lambda: queue.put(7, timeout=0.2), shmem.QueueFull)
-            if gate == PRODUCERS_GATE
+            if gate == "producers_gate"
             else (lambda: queue.get(timeout=0.2), shmem.QueueEmpty)
         )
         with pytest.raises(empty_or_full, match="stands still"):
             call()
         n_there = queue.qsize()
         with pytest.raises(empty_or_full, match="stands still"):
-            queue.put_nowait(7) if gate == PRODUCERS_GATE else queue.get_nowait()
+            queue.put_nowait(7) if gate == "producers_gate" else queue.get_nowait()
         member.kill()
-        if gate == PRODUCERS_GATE:
+        if gate == "producers_gate":
             assert n_there == 0
             assert queue.put(7, timeout=PATIENCE) is None
             assert queue.get() == 7
@@ -142,22 +144,20 @@ def test_stopped_and_killed_inside_a_gate(child, gate):
 
 def test_woken_waiter_that_leaves_passes_the_wake_on(shm):
     """One of two sleeping waiters is woken, but blocked at the gate until it checks for signals.  Its wake-up goes to the other one."""
-    queue, mutex = shm.queue(4, "int64"), shm.mutex()
-    words = words_of(shm, queue)
-    with mutex:
-        me = words_of(shm, mutex)[0]  # the value that this process writes into a gate
+    queue = shm.queue(4, "int64")
+    words, me = QueueWords(shm, queue), lock.participant(shm)
     results = [in_thread(queue.get) for _ in range(2)]
     for _ in range(100):  # their slices may end at this very moment
-        assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32 == 2)
-        before = words[NOT_EMPTY // 8]
-        words[CONSUMERS_GATE // 8] = me
+        assert wait_until(lambda: words.n_waiters("not_empty") == 2)
+        before = words["not_empty"]
+        words["consumers_gate"] = me
         queue.put(1)
-        if words[NOT_EMPTY // 8] == before - (1 << 32) + 1:  # one is woken
+        if words["not_empty"] == before - ONE_WAITER + 1:  # one is woken
             break
-        words[CONSUMERS_GATE // 8] = 0
+        words["consumers_gate"] = 0
         results = [*results, in_thread(queue.get)]
-    assert wait_until(lambda: words[NOT_EMPTY // 8] == before - (2 << 32) + 2)
-    words[CONSUMERS_GATE // 8] = 0
+    assert wait_until(lambda: words["not_empty"] == before - 2 * ONE_WAITER + 2)
+    words["consumers_gate"] = 0
     queue.put(2)
     for result in results:
         result()

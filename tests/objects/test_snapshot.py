@@ -7,13 +7,13 @@ import warnings
 
 import numpy as np
 import pytest
-from queues import CONSUMERS_GATE, PRODUCERS_GATE, words_of
+from queues import QueueWords
+from scribe import Scribe
 
 import shmem
 from shmem.__main__ import main
 
 N_SNAPSHOTS = 15
-PARTICIPANTS_OFF = 328  # in the header
 
 
 @pytest.fixture
@@ -156,15 +156,6 @@ def test_semaphores_events_and_mutexes(shm, tmp_path, child, stop):
             assert copy["none"].wait(0)
 
 
-def signature(section, pid):
-    """Return the word that a participant writes into a gate."""
-    with open(section.path, "rb") as file:
-        words = np.frombuffer(file.read(1 << 16), "<u8")
-    start = int(words[PARTICIPANTS_OFF // 8]) // 8
-    (index,) = [i for i in range(8) if words[start + 8 * i + 3] == pid]
-    return int(words[start + 8 * index]) >> 32 << 32 | index + 1
-
-
 def test_gate_owner_is_stopped_or_dead(shm, tmp_path, child):
     """The gates are marked directly as held by a stopped process, which is then killed."""
     queue = shm.queue(4, "int64", name="queue")
@@ -172,23 +163,26 @@ def test_gate_owner_is_stopped_or_dead(shm, tmp_path, child):
     queue.put(1)
     other = child("section = shmem.SharedMemory(shared_name=args[0]); section.allocate(10); say('go'); sys.stdin.readline()", shm.name)
     other.hear()
-    words, gate = words_of(shm, queue), signature(shm, other.process.pid)
+    words, scribe = QueueWords(shm, queue), Scribe(shm.path)
+    gate = scribe.owner_word(scribe.entry_of(other.process.pid))
     os.kill(other.process.pid, signal.SIGSTOP)
-    for place in (PRODUCERS_GATE, CONSUMERS_GATE):
-        words[place // 8] = gate
+    for place in ("producers_gate", "consumers_gate"):
+        words[place] = gate
         with pytest.raises(shmem.LockTimeout, match="a process stands still"):
             shm.snapshot(tmp_path / "copy", timeout=0.3)
         shm.free(shm.allocate(100_000))  # other gates stay open
         assert shm["other"].get_nowait() == 2
         shm["other"].put_nowait(2)
-        words[place // 8] = 0
-    words[PRODUCERS_GATE // 8] = words[CONSUMERS_GATE // 8] = gate
+        words[place] = 0
+    words["producers_gate"] = words["consumers_gate"] = gate
     other.kill()
     shm.snapshot(tmp_path / "copy", timeout=20)
-    assert (words[PRODUCERS_GATE // 8], words[CONSUMERS_GATE // 8]) == (0, 0)
+    assert (words["producers_gate"], words["consumers_gate"]) == (0, 0)
     assert queue.get_nowait() == 1
     assert sorted(os.listdir(tmp_path)) == ["copy"]
     with shmem.SharedMemory(tmp_path / "copy") as copy:
         copied = copy["queue"]
-        assert list(words_of(copy, copied)[PRODUCERS_GATE // 8 :: 8][:6]) == [0, 1, 0, 0, 0, 0]  # gates and channels; one was put
+        words = QueueWords(copy, copied)
+        found = {name: words[name] for name in ("producers_gate", "consumers_gate", "not_empty", "not_full", "head", "tail")}
+        assert found == {**dict.fromkeys(found, 0), "tail": 1}  # gates and channels; one was put
         assert copied.get_nowait() == 1

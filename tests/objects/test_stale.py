@@ -4,14 +4,13 @@ import contextlib
 
 import numpy as np
 import pytest
-from scribe import HEAD, HOLE, USED, Scribe
+from scribe import HEAD, Scribe
 
 import shmem
 from shmem import Array, Bytes, Ref, Struct, int64
+from shmem._base.layout import STATE_CACHED, STATE_HOLE, STATE_USED, TAG_SIZE_MASK, TAG_STATE_MASK
 
 pytestmark = pytest.mark.damages
-CACHED = 4
-STATE_BITS, TYPE_BITS = 0xF, 0xFFFF << 48
 
 
 class Item(Struct):
@@ -27,8 +26,8 @@ def killed_while_freeing(shm, obj, state):
     """Put the block into the state left by a process killed between the stores of the tag and of the serial."""
     memory, tag_off = Scribe(shm.path), obj.offset - HEAD
     tag = memory[tag_off]
-    assert tag & STATE_BITS == USED
-    memory[tag_off] = tag & ~STATE_BITS & ~TYPE_BITS | state
+    assert tag & TAG_STATE_MASK == STATE_USED
+    memory[tag_off] = tag & TAG_SIZE_MASK | state
     try:
         yield
     finally:
@@ -41,7 +40,7 @@ def assert_all_raise(uses):
             pytest.fail(f"{name} returned {use()!r}")
 
 
-@pytest.fixture(params=[HOLE, CACHED], ids=["hole", "cached"])
+@pytest.fixture(params=[STATE_HOLE, STATE_CACHED], ids=["hole", "cached"])
 def freed(request, shm):
     return lambda obj: killed_while_freeing(shm, obj, request.param)
 

@@ -26,15 +26,17 @@ SECONDS = 20
 class Scribe:
     """All bytes of a section, without the checks and locks that guard them."""
 
+    WORD = struct.Struct("Q")  # native: a word is loaded or stored at once, for the processes that use it meanwhile
+
     def __init__(self, path):
         with open(path, "r+b") as file:
             self.bytes = mmap.mmap(file.fileno(), 0)
 
     def __getitem__(self, offset):
-        return struct.unpack_from("<Q", self.bytes, offset)[0]
+        return self.WORD.unpack_from(self.bytes, offset)[0]
 
     def __setitem__(self, offset, word):
-        struct.pack_into("<Q", self.bytes, offset, word)
+        self.WORD.pack_into(self.bytes, offset, word)
 
     def index(self, offset):
         """Return the offset of a word of the index of free blocks."""
@@ -42,7 +44,11 @@ class Scribe:
 
     def entry(self, i, name):
         """Return the offset of a field of an entry of the participants' table."""
-        return PARTICIPANT[name].at(HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i)
+        return PARTICIPANT[name].at(self.entry_start(i))
+
+    def entry_start(self, i):
+        """Return the offset of an entry of the participants' table."""
+        return HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i
 
     def entry_of(self, pid):
         """Return the index of the entry of a process."""

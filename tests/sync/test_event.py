@@ -12,6 +12,7 @@ import time
 import pytest
 
 import shmem
+from shmem._base.layout import CHANNEL_WAITERS_SHIFT
 
 FILE = "/dev/shm/shmem-event."
 
@@ -123,10 +124,10 @@ def until_registered(shm, event, n):
     """Wait until `n` threads are inside `wait`; the high half of the event's word counts them."""
     word = memoryview(shm.block(event.offset)).cast("Q")
     for _ in range(20_000):
-        if word[0] >> 32 >= n:
+        if word[0] >> CHANNEL_WAITERS_SHIFT >= n:
             return
         threading.Event().wait(0.001)
-    raise AssertionError(f"{word[0] >> 32} of {n} wait")
+    raise AssertionError(f"{word[0] >> CHANNEL_WAITERS_SHIFT} of {n} wait")
 
 
 @pytest.mark.parametrize("busy", [False, True])

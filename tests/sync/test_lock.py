@@ -10,13 +10,14 @@ import time
 import warnings
 
 import pytest
+from scribe import GATE_WRITERS, Scribe
 from workers import holds, wait_for, wait_for_waiter
 
 import shmem
 from shmem import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._base.layout import CHANNEL_WAITERS_SHIFT
 
 EXCLUSIVE, SHARED = LockMode.exclusive, LockMode.shared
-GATE_WRITERS = 544  # offset in the header
 HOLD = """
 section = shmem.SharedMemory(shared_name=args[0])
 with shmem.exclusive_lock(section) if args[1] == 'exclusive' else shmem.shared_lock(section):
@@ -595,9 +596,7 @@ def test_abandoned_registrations_are_removed(shm):
     for thread in threads:
         thread.join(20)
     assert len(got) == 1
-    with open(shm.path, "rb") as file:
-        file.seek(GATE_WRITERS)
-        assert int.from_bytes(file.read(8), "little") >> 32 == 0
+    assert Scribe(shm.path)[GATE_WRITERS] >> CHANNEL_WAITERS_SHIFT == 0
 
 
 def test_readers_and_writers_do_not_starve(shm, child):

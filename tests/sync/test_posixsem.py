@@ -12,6 +12,7 @@ from workers import wait_until_has_waiters
 
 import shmem
 from shmem import posixsem
+from shmem._base.layout import SEMAPHORE_MAX
 from shmem.posixsem import sem_destroy, sem_getvalue, sem_init, sem_post, sem_timedwait, sem_trywait, sem_wait
 
 
@@ -69,13 +70,13 @@ def test_destroy_frees_block_and_name(shm):
 
 
 def test_wrong_values_are_einval(where):
-    for value in (-1, 1 << 31, 1 << 70):
+    for value in (-1, SEMAPHORE_MAX + 1, 1 << 70):
         fails(errno.EINVAL, sem_init, where, value)
     with pytest.raises(TypeError):
         sem_init(3)
-    sem = sem_init(where, (1 << 31) - 1)
+    sem = sem_init(where, SEMAPHORE_MAX)
     fails(errno.EOVERFLOW, sem_post, sem)
-    assert sem_getvalue(sem) == (1 << 31) - 1
+    assert sem_getvalue(sem) == SEMAPHORE_MAX
     sem_destroy(sem)
 
 

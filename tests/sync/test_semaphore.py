@@ -16,9 +16,12 @@ import pytest
 from workers import outcome, pass_on, wait_until_has_waiters
 
 import shmem
+from shmem._base.layout import LAYOUT, NAMED_EVENT, NAMED_SEMAPHORE, NAMED_VERSION, PAGE_BYTES
+from shmem._base.layout import SEMAPHORE_MAX as MAX
 from shmem._objects import waitables
 
-MAX = 2**31 - 1
+NAMED = LAYOUT["named_t"]
+
 FILES = {"Semaphore": "/dev/shm/shmem-semaphore.", "Event": "/dev/shm/shmem-event."}
 
 
@@ -393,6 +396,13 @@ def test_umask_and_permissions(name):
     assert os.stat(FILES["Semaphore"] + name).st_mode & 0o777 == 0o640
 
 
+def changed(content, field, value):
+    """Return the content of a named semaphore's or event's file with another value in a field."""
+    content = bytearray(content)
+    NAMED[field].write(content, value)
+    return content
+
+
 def make_hostile(kind, path, own):
     """Create a file that is not a semaphore under the name."""
     if kind == "folder":
@@ -403,15 +413,17 @@ def make_hostile(kind, path, own):
         os.symlink(path + "-nowhere", path)
     else:
         good = Path(own).read_bytes()
+        assert len(good) == PAGE_BYTES
+        other = {NAMED_SEMAPHORE: NAMED_EVENT, NAMED_EVENT: NAMED_SEMAPHORE}[NAMED["kind"].read(good)]
         contents = {
             "empty": b"",
-            "short": good[:100],
-            "truncated": good[:128],
+            "short": good[: NAMED.size - 1],
+            "truncated": good[: NAMED.size],
             "long": good + good,
-            "foreign": os.urandom(4096),
-            "zeros": bytes(4096),
-            "another version": good[:8] + b"\x07" + good[9:],
-            "the other kind": good[:12] + bytes([3 - good[12]]) + good[13:],
+            "foreign": os.urandom(PAGE_BYTES),
+            "zeros": bytes(PAGE_BYTES),
+            "another version": changed(good, "version", NAMED_VERSION + 1),
+            "the other kind": changed(good, "kind", other),
         }
         Path(path).write_bytes(contents[kind])
 
@@ -625,7 +637,7 @@ def test_semaphore_outlives_the_handle():
 def test_semaphore_fields(shm, child):
     node = shm.new(Node, tag=1)
     shm["node"] = node
-    assert Node.dtype.fields["slots"][0].itemsize == 16
+    assert Node.dtype.fields["slots"][0].itemsize == LAYOUT["semaphore_t"].size
     assert [Node.dtype.fields[key][1] % 8 for key in ("guard", "ready", "slots")] == [0, 0, 0]
     other = child(
         """

@@ -1,10 +1,8 @@
 """Signals that come more often than sleep slices end, as from a profiler's timer: a waiter must still detect a dead owner."""
 
 import pytest
-from queues import PRODUCERS_GATE
+from queues import QUEUE
 from scribe import HEAP_GATE, UPGRADE, Scribe
-
-PARTICIPANTS = 4096
 
 WAITER = """
 import signal, warnings
@@ -22,12 +20,6 @@ say('got it')
 EXCLUSIVE = "with shmem.exclusive_lock(section): pass"
 SHARED = "with shmem.shared_lock(section): pass"
 LOCK = "section.lock(shmem.LockDescriptor(shmem.LockMode.{}))"
-
-
-def signature(scribe, pid):
-    """Return the word that a participant writes into a gate."""
-    index = next(i for i in range(256) if scribe[PARTICIPANTS + 64 * i + 24] == pid)
-    return scribe[PARTICIPANTS + 64 * index] >> 32 << 32 | index + 1
 
 
 @pytest.mark.parametrize(
@@ -53,9 +45,8 @@ def test_dead_owner_is_detected_despite_signals(shm, child, holds, place, waits)
     assert other.hear() == "here"
     if place is not None:
         scribe = Scribe(shm.path)
-        scribe[{"upgrade": UPGRADE, "heap gate": HEAP_GATE, "queue": queue.offset + PRODUCERS_GATE}[place]] = signature(
-            scribe, holder.process.pid
-        )
+        places = {"upgrade": UPGRADE, "heap gate": HEAP_GATE, "queue": QUEUE["producers_gate"].at(queue.offset)}
+        scribe[places[place]] = scribe.owner_word(scribe.entry_of(holder.process.pid))
     holder.kill()
     output, errors = other.process.communicate("\n", timeout=20)
     assert (output, errors) == ("got it\n", "")

@@ -490,8 +490,7 @@ def test_gil_is_not_awaited_inside_the_heap_gate(shm):
     """A thread that opens a block gets the heap gate while another thread keeps the GIL; it must leave the gate without the GIL."""
     libc = ctypes.PyDLL(None)  # keeps the GIL
     block, scribe = shm.allocate(10), Scribe(shm.path)
-    mine = next(i for i in range(256) if scribe[4096 + 64 * i + 24] == os.getpid())
-    taken = scribe[HEAP_GATE] = scribe[4096 + 64 * mine] >> 32 << 32 | mine + 1
+    taken = scribe[HEAP_GATE] = scribe.owner_word(scribe.entry_of(os.getpid()))
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=shm.block, args=(block.offset,))
     thread.start()

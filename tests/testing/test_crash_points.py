@@ -147,7 +147,7 @@ def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
         scribe[moved] = scribe[moved] & ~TAG_STATE_MASK | STATE_PENDING | 1 << TAG_TYPE_SHIFT  # participant 1's
         for i, n_pending in ((1, 1), (2, 0)):
             for name, value in {"readers": 1 << OWNER_GENERATION_SHIFT, "attached": 1, "pending": n_pending}.items():
-                PARTICIPANT[name].write(scribe.bytes, value, scribe.entry(i, "readers"))
+                PARTICIPANT[name].write(scribe.bytes, value, scribe.entry_start(i))
         scribe[HEAP_GATE] = scribe.owner_word(2)
         HEADER["participants_high"].write(scribe.bytes, 3)
         code = "shm = shmem.SharedMemory(args[0]); shm.check_heap(); say(bytes(shm.root)[:4] if shm.root is not None else None)"
