@@ -91,7 +91,7 @@ def try_lock(memory, bint exclusive, int64_t timeout_ns):
 
 
 def hand_over(memory, uint64_t semaphore_off, uint64_t event_off, uint64_t mutex_off):
-    """What a semaphore, an event and a mutex found by offset say, one after the other."""
+    """Return the states of a semaphore, an event and a mutex found by offset, in this order."""
     cdef shmem.section_t* section = shmem.section_of(memory)
     cdef shmem.semaphore_t* semaphore = <shmem.semaphore_t*>shmem.pointer(section, semaphore_off)
     cdef shmem.event_t* event = <shmem.event_t*>shmem.pointer(section, event_off)

@@ -97,11 +97,11 @@ BROKEN = {
         "Actor.use_temporary = lambda self: self.shm.allocate(77)",
         ["leak at", "77 bytes, bytes; no killed process was making such a block"],
     ),
-    "leak of a killed one, of another size": (
+    "leak of a killed process, of another size": (
         DIES + "Actor.about_to_make = lambda self, what, n=0: noted(self, what, n + 1)",
         ["leak at", "no killed process was making such a block"],
     ),
-    "no lock": (
+    "lock without effect": (
         "class Nothing(contextlib.nullcontext):\n    def __init__(self, *_, **__): super().__init__()\nshmem.exclusive_lock = Nothing\n"
         "for lock in ('lock', 'unlock'): setattr(shmem.SharedMemory, lock, lambda *_, **__: None)",
         ["actor "],
