@@ -1,15 +1,15 @@
 """The second program of the original library: producers and consumers on one first-in-first-out queue in a section.
 
-`fifo produce N` puts N messages and ends; `fifo consume` takes messages and ends after ten seconds without one.  Any number
-of both may run at the same time, and may be killed at any moment.  No message is lost or taken twice, except for the message
-that a consumer took just before it was killed.
+`fifo produce N` puts N messages and exits; `fifo consume` takes messages and exits after ten seconds without one.  Any number
+of both may run at the same time, and may be killed at any moment.  Each message is taken exactly once, except that a message is
+lost if its consumer is killed right after taking it.
 
 The queue is a linked list of objects under the section's lock.  A semaphore counts messages, and an event signals that none
 is left.  (Programs that need a queue use shmem.Queue.  This one demonstrates locks, semaphores, events and objects.)
 
-Every message holds its producer and a number.  Consumers verify that each producer's messages come in order, each once.
+Every message holds its producer and a number.  Consumers verify that each producer's messages arrive in order, each once.
 
-Exit status: 0 no error; 1 messages out of order, or another error; 2 wrong arguments; 130 interrupted.
+Exit status: 0 success; 1 messages out of order, or another error; 2 wrong arguments; 130 interrupted.
 """
 
 # Invariants, with the lock held and after `_repair`:
@@ -47,7 +47,7 @@ MIN_SIZE = 1 << 20
 
 
 class Violation(Exception):
-    """A message that came out of order, twice or not at all."""
+    """A message that arrived out of order, twice or not at all."""
 
 
 class Producer(shmem.Struct, type_name="shmem.fifo.Producer"):
@@ -220,7 +220,7 @@ class Queue:
             return producer.number, number
 
     def get(self, timeout):
-        """Wait for a message and take it; return None if none came in time."""
+        """Wait for a message and take it; return None after a timeout."""
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
@@ -234,7 +234,7 @@ class Queue:
                 return None
 
     def _signal_again(self):
-        """Signal as many tokens as there are messages, some of which lost theirs.  Surplus tokens do no harm."""
+        """Signal as many tokens as there are messages, some of which have lost theirs.  Surplus tokens are harmless."""
         with self.lock:
             self._repair()
             n_waiting = sum(1 for _ in chain(self.fifo.first.next))
@@ -291,7 +291,7 @@ def _produce(queue, options):
 
 
 def _consume(queue, options):
-    """Take messages until none has come for `--timeout` seconds."""
+    """Take messages until none has arrived for `--timeout` seconds."""
     latest, n_taken = {}, 0
     try:
         while (found := queue.get(options.timeout)) is not None:
@@ -326,7 +326,7 @@ def command_arguments(parser):
 
 
 def _wrong(options):
-    """Return what is wrong with the arguments, or None."""
+    """Return an error message about the arguments, or None."""
     if (options.what == "produce") != (options.count is not None):
         return "produce needs the number of messages; consume and check take none"
     if options.count is not None and options.count < 0:
@@ -349,7 +349,7 @@ def command(options):
     place = {"shared_name": options.name}
     if options.name is None:
         place = {"file_name": options.file or os.path.join(tempfile.gettempdir(), f"shmem-fifo-{os.getuid()}")}
-    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair finds out by itself
+    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair detects this by itself
     try:
         with contextlib.closing(shmem.SharedMemory(**place, max_size=options.size)) as shm:
             queue = Queue(shm)

@@ -1,15 +1,15 @@
-"""Every semaphore and event of the machine that you may see, with its value.
+"""List the semaphores and events of the machine that you may see, with their values.
 
-Shown are this library's named semaphores and events, POSIX named semaphores, and System V sets (of
-which `ipcs -s` shows no values).  What cannot be read is listed with the reason.  Files are read, not
-mapped, and nothing is opened for writing: looking changes nothing.  Values and waiters may be moments apart.
+These are the named semaphores and events of shmem, POSIX named semaphores, and System V sets (whose
+values `ipcs -s` does not show).  Those that cannot be read are listed with the reason.  Files are opened for reading only,
+and are not mapped, so that listing changes nothing.  Values and waiters may be from slightly different moments.
 
-How many wait is for this library's an upper bound: a process killed while waiting is counted until the next wake.
+The number of waiters of a shmem semaphore is an upper bound: a process killed while waiting is counted until the next wake.
 
-Semaphores, events and mutexes that lie in sections are not shown: to see them one has to attach to the
-section, which takes one of its places and, when no other process is attached, recovers its heap.
+Semaphores, events and mutexes in sections are not listed: reading them requires attaching to the
+section, which takes one of its participant entries and, if no other process is attached, recovers its heap.
 
-Exit status: 0, also when something could not be read; 2 wrong arguments.
+Exit status: 0, even if some could not be read; 2 wrong arguments.
 """
 
 import contextlib
@@ -42,17 +42,17 @@ WIDTH = 100
 
 
 class Unreadable(Exception):
-    """What lies there is not what its name says; the message is the reason."""
+    """A file is not the object that its name suggests; the message states the reason."""
 
 
-# -- this library's, as `named_t` in _base/layout.pxd has it ---------------------------------------------------------
+# -- named semaphores and events of shmem: `named_t` in _base/layout.pxd ---------------------------------------------------------
 
 NAMED, SEMAPHORE, EVENT = LAYOUT["named_t"], LAYOUT["semaphore_t"], LAYOUT["event_t"]
 NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
 
 
 def _named_state(content, size, kind):
-    """The offset of the state, when the file is what it should be."""
+    """Return the offset of the state in a valid file; raise Unreadable for any other."""
     if len(content) < NAMED["magic"].end or NAMED["magic"].read(content) != NAMED_MAGIC:
         raise Unreadable("not made by this library")
     if size != PAGE_BYTES:
@@ -72,13 +72,13 @@ def _checked_value(value):
 
 
 def read_semaphore(content, size):
-    """What a named semaphore's file says."""
+    """Return the state in a named semaphore's file."""
     found = SEMAPHORE.read(content, _named_state(content, size, NAMED_SEMAPHORE))
     return {"value": _checked_value(found["value"]), "waiters": found["channel"] >> CHANNEL_WAITERS_SHIFT}
 
 
 def read_event(content, size):
-    """What a named event's file says."""
+    """Return the state in a named event's file."""
     word = EVENT["word"].read(content, _named_state(content, size, NAMED_EVENT))
     return {"signaled": bool(word & EVENT_SIGNALED), "waiters": word >> CHANNEL_WAITERS_SHIFT}
 
@@ -91,7 +91,7 @@ POSIX_SHARED = 0x80  # the mark of a semaphore that several processes use
 
 
 def read_posix(content, size):
-    """What the file of a POSIX named semaphore says.  The layout is glibc's since 2.21; anything else is not guessed at."""
+    """Return the state in the file of a POSIX named semaphore.  Only the layout of glibc since 2.21 is read."""
     if size != POSIX_BYTES:
         raise Unreadable(f"a 64-bit glibc semaphore must have {POSIX_BYTES} bytes, got {size}")
     word, mark = POSIX.unpack_from(content)
@@ -105,7 +105,7 @@ def read_posix(content, size):
 
 @functools.cache
 def user_name(uid):
-    """Of a user; the number, as text, if it has none."""
+    """Return the name of a user, or the number as text if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
@@ -114,7 +114,7 @@ def user_name(uid):
 
 @functools.cache
 def group_name(gid):
-    """Of a group; the number, as text, if it has none."""
+    """Return the name of a group, or the number as text if there is none."""
     try:
         return grp.getgrgid(gid).gr_name
     except (KeyError, OverflowError):
@@ -130,7 +130,7 @@ UNKNOWN_OWNER = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 
 def _describe_file(path, name, what, values, read):
-    """An entry.  FileNotFoundError when the file is gone by now."""
+    """Return the entry for a file; raise FileNotFoundError if it has been removed."""
     facts = os.lstat(path)
     entry = {**what, "name": name, "path": path, **_ownership(facts.st_uid, facts.st_gid, facts.st_mode), **values, "error": None}
     try:
@@ -148,7 +148,7 @@ def _describe_file(path, name, what, values, read):
 
 
 def _list_files(prefix, what, values, read, name_prefix=""):
-    """Entries for the files whose names begin with `prefix`, by name."""
+    """Return entries for the files whose names begin with `prefix`, sorted by name."""
     try:
         found = sorted(name for name in os.listdir(FOLDER) if name.startswith(prefix) and name != prefix)
     except OSError as error:
@@ -162,7 +162,7 @@ def _list_files(prefix, what, values, read, name_prefix=""):
 
 
 def list_shmem():
-    """This library's named semaphores, then its named events."""
+    """Return entries for shmem's named semaphores, then its named events."""
     values = dict.fromkeys(("value", "signaled", "waiters"))
     return [
         *_list_files("shmem-semaphore.", {"kind": "shmem", "type": "semaphore"}, values, read_semaphore),
@@ -171,7 +171,7 @@ def list_shmem():
 
 
 def list_posix():
-    """POSIX named semaphores."""
+    """Return entries for POSIX named semaphores."""
     values = dict.fromkeys(("value", "waiters"))
     return _list_files("sem.", {"kind": "posix", "type": "semaphore"}, values, read_posix, name_prefix="/")
 
@@ -182,12 +182,12 @@ SEMAPHORE_KEYS = ("value", "waiting_for_increase", "waiting_for_zero", "last_pid
 
 
 def _iso_time(seconds):
-    """Local time with its offset; None for 0, which the kernel says for never."""
+    """Return local time with its offset; None for 0, which means never."""
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat() if seconds else None
 
 
 def _sysv_entry(row=None, error=None):
-    """A set as a row of the kernel's list shows it, without values."""
+    """Return the entry for a row of the kernel's list of sets, without values."""
     numbers = {} if row is None else {name: int(text, 8 if name == "perms" else 10) for name, text in row.items()}
     if row is None:
         owned = {**UNKNOWN_OWNER, "creator_uid": None, "creator_gid": None}
@@ -209,7 +209,7 @@ def _sysv_entry(row=None, error=None):
 
 
 def list_sysv():
-    """System V sets, by id."""
+    """Return entries for System V sets, sorted by id."""
     try:
         rows = list_sets(SYSV_LIST)
     except OSError as error:
@@ -232,12 +232,12 @@ def list_sysv():
 
 
 def _printable(name):
-    """A name of anyone's making, such that it cannot do anything to a terminal."""
+    """Return a name that any user may have chosen, without characters that control a terminal."""
     return name if name.isprintable() else ascii(name)
 
 
 def _aligned(rows, right):
-    """Lines of columns; those whose heading is in `right` end together."""
+    """Yield lines of aligned columns; those whose heading is in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_right = [heading in right for heading in rows[0]]
     for row in rows:
@@ -250,7 +250,7 @@ def _or_dash(value):
 
 
 def _table(headings, entries, cells, right):
-    """A heading, then for each entry its line, and what follows it."""
+    """Yield a heading, then for each entry its line and further lines about it."""
     header, *lines = _aligned([headings, *map(cells, entries)], right)
     yield header
     for entry, line in zip(entries, lines, strict=True):
@@ -280,9 +280,9 @@ LABELS = ("values", "wait for more", "wait for zero", "last process")
 
 
 def _semaphore_lines(semaphores):
-    """The values, at most 16 in a line, under each line what else is to be said of the same semaphores.
+    """Yield the values, at most 16 in a line, each line followed by the other facts about the same semaphores.
 
-    What is 0 for all of them is not said (but the values are); lines that only repeat those before are one "*".
+    Facts that are 0 for all of them are omitted (values are not); lines that repeat those before become one "*".
     """
     if not semaphores:
         return
@@ -320,7 +320,7 @@ KINDS = {
 
 
 def table_of(kinds):
-    """The text that is shown without `--json`."""
+    """Return the text that is printed without `--json`."""
     lines = []
     for kind in kinds:
         list_all, title, headings, cells, right = KINDS[kind]
@@ -330,9 +330,9 @@ def table_of(kinds):
 
 
 def json_of(kinds):
-    """A list of objects, each in a line of its own.
+    """Return a JSON list of objects, each on a line of its own.
 
-    All have `kind`, `type`, `owner`, `uid`, `group`, `gid`, `permissions` and `error`.  What could not be read is null.
+    All have `kind`, `type`, `owner`, `uid`, `group`, `gid`, `permissions` and `error`.  Values that could not be read are null.
     """
     objects = [json.dumps(entry) for kind in kinds for entry in KINDS[kind][0]()]
     return "[" + ",\n ".join(objects) + "]"
@@ -342,19 +342,19 @@ def json_of(kinds):
 
 
 def command_arguments(parser):
-    """Declare what `python -m shmem semstat` takes."""
+    """Declare the arguments of `python -m shmem semstat`."""
     parser.add_argument("--kind", choices=KINDS, action="append", help="list only this kind; may be repeated (default: all kinds)")
     parser.add_argument("--json", action="store_true", help="print a JSON list with one object for each entry instead of tables")
 
 
 def command(options):
-    """Run `python -m shmem semstat`; the exit status."""
+    """Run `python -m shmem semstat` and return the exit status."""
     kinds = [kind for kind in KINDS if options.kind is None or kind in options.kind]
     text = json_of(kinds) if options.json else table_of(kinds)
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # as by `| head`
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return 0

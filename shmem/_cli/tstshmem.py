@@ -2,8 +2,8 @@
 
 Each thread inserts its keys, searches for each ten times, and removes them: insert and remove hold
 the exclusive lock, search holds the shared lock.  One row of the table is a run of one thread
-without locks, in a section of its own.  Each instance proves that its own keys are gone.  The last
-instance to leave a section also proves that the tree is empty, the heap whole and no block left.
+without locks, in a section of its own.  Each instance verifies that its own keys are removed.  The last
+instance to leave a section also verifies that the tree is empty, the heap intact and no block left.
 
 Processes may be killed.  The keys of a killed member process are removed by its parent, and those of
 an instance that was killed as a whole by the next instance to arrive or leave.  A kill between
@@ -73,7 +73,7 @@ def _row(outcome):
 
 
 def _verdict(outcome):
-    """Return a line about what was proven on the section."""
+    """Return a line about the proofs on the section."""
     own = "own keys removed" if outcome.own_keys_left == 0 else "own keys NOT removed"
     if not outcome.is_last:
         return f"{own}; other instances are still running on {outcome.section}"

@@ -150,7 +150,7 @@ class Session:
         finally:
             try:
                 crew.stop(PATIENCE)
-            except KeyboardInterrupt:  # the second one
+            except KeyboardInterrupt:  # the second Ctrl-C
                 crew.stop(0)
             self._settle(crew)
 
@@ -209,7 +209,7 @@ class Session:
         return [one for one in self.control.instances() if not one.has_owner(self.memory)]
 
     def _prove_all_gone(self):
-        """Prove that tree and heap hold nothing more.  This is the last instance, and holds the lock."""
+        """Verify that tree and heap are empty.  This is the last instance, and holds the lock."""
         outcome, control = self.outcome, self.control
         outcome.is_last = True
         outcome.tree_empty = outcome.heap_intact = False

@@ -1,9 +1,9 @@
 """The participants' table and the intents in the bytes of a section: traces of killed processes, and damage.
 
-The entry of a killed process may hold anything that a live one's may: its place, shares of the lock, counts of pending blocks and of
-pins, an intent.  The next owner of the entry, or the next first opener, cleans that up: it is noted, and is not damage.  Damage is a
-value that no process writes.  Recovery would act on an intent, so an intent that is impossible is cleared, and so is any in a section
-that was closed: the last participant had finished them all.
+The entry of a killed process may hold whatever a live one's may: its registration, shares of the lock, counts of pending blocks and of
+pins, an intent.  The next owner of the entry, or the next first opener, cleans these up; they are noted, and are not damage.  Damage is a
+value that no process writes.  Recovery acts on intents, so an invalid intent is cleared, and so is any intent in a section
+that was closed, whose last participant had finished them all.
 """
 
 from shmem._base.layout import (
@@ -38,7 +38,7 @@ def operation_of(word):
 
 
 def _participant_problem(wreck, entry):
-    """Return what no process has written in an entry, or None."""
+    """Return a description of a value in an entry that no process writes, or None."""
     if entry["attached"] > 2 or any(entry["spare"]) or entry["pid"] >= 1 << 32:
         return "it was overwritten"
     for count, most, what in (
@@ -66,7 +66,7 @@ def _examine_participant(wreck, i, at):
 
 
 def _intent_problem(wreck, intent):
-    """Return why an intent is impossible, or None."""
+    """Return why an intent is invalid, or None."""
     operation, slot = intent["operation"], intent["slot_off"]
     kind = operation_of(operation)
     if kind not in OPERATIONS or operation >> 48:

@@ -1,16 +1,16 @@
 """The bytes of a section, read and repaired in a private copy: what `check` knows of a file.
 
-Everything works on a copy in memory that no other process sees, and on bytes alone: no value is used before it is checked.  Each fault is
-repaired in the copy at once, so each step finds the guarantees of the steps before it.  Every repaired word is recorded.  `check` discards
+All steps work on a private copy in memory, and only on its bytes: no value is used before it is checked.  Each fault is
+repaired in the copy at once, so each step can rely on the steps before it.  Every repaired word is recorded.  `check` discards
 the copy; `check --repair` writes the recorded words to the file.
 
 1. header   fields that follow from others; bounds; the salt, by a vote of the rear tags
 2. chain    front tags from the start on, rear tags from the end backwards.  Backwards only true blocks are found: the word before
-            a block's end is the seal that was written last, whatever older tags lie inside.  The bytes between the two walks
+            a block's end is the seal that was written last, even if the block contains older tags.  The bytes between the two walks
             are searched for blocks whose tags agree, the latest first; the rest becomes blocks that are marked lost
 3. blocks   arrays whose header does not fit become plain blocks
    then the participants' table and their intents, see `_fsck.entries`
-4. names    a table with a wrong slot is rebuilt, with the names that no slot showed; names of blocks that are gone are removed
+4. names    a table with a wrong slot is rebuilt, including names that no slot refers to; names of missing blocks are removed
 5. recovery and verification by the C core, as when a section is opened whose processes were all killed
 """
 
@@ -85,7 +85,7 @@ class Finding:
     problem: str
     remedy: str
     lost: str
-    """What a repair cannot restore; empty when nothing is lost."""
+    """What a repair cannot restore; empty if nothing is lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def round_up(value, to):
 
 
 def is_text(name):
-    """Whether these bytes can be a name."""
+    """Return whether these bytes can be a name."""
     try:
         return len(name.decode()) > 0 and len(name) <= MAX_NAME_BYTES
     except UnicodeDecodeError:
@@ -140,7 +140,7 @@ class Wreck:
             raise NotASection(f"not a section: {self.size:,} bytes are fewer than a section's header has")
         if os.fstat(fd).st_blocks * 512 >= self.size:
             self.raw = system_tools.map_privately(fd, self.size)
-        else:  # on tmpfs reading a hole allocates memory, and there may be none
+        else:  # on tmpfs reading a hole allocates memory, of which there may be none
             self.raw = system_tools.map_zeros(self.size)
             for start, end in system_tools.extents(fd, self.size):
                 while start < end:
@@ -148,7 +148,7 @@ class Wreck:
         self.was_clean = self.field("clean") == 1
 
     def examine(self):
-        """Find and repair every fault; afterwards the copy is what the first opener after a repair will see."""
+        """Find and repair every fault; afterwards the copy is what the first opener after a repair sees."""
         self.examine_heap()
         if not self.was_clean:
             self.notes.append("the section was not closed: the next opener recovers it, and so does --repair")
@@ -253,7 +253,7 @@ class Wreck:
             self.put_field(name, value)
 
     def _places(self):
-        """Check the offsets of the parts: they follow from the number of participants, and that nearly from them."""
+        """Check the offsets of the parts: they follow from the number of participants, which in turn nearly follows from them."""
         entry = LAYOUT["participant_t"].size
         control = heap_start(1) - 2 * PAGE_BYTES
         parts = [
@@ -351,7 +351,7 @@ class Wreck:
         self._bounds()
 
     def _front_tags_will_do(self):
-        """Whether the front tags lead to the end, as they do after any kill, and no rear tag of a closed section contradicts them."""
+        """Return whether the front tags lead to the end, as after any kill, and no rear tag of a closed section contradicts them."""
         offset = self.start
         while offset < self.top:
             size, state, _ = self.tag(offset)
@@ -361,7 +361,7 @@ class Wreck:
         return True
 
     def _may_be_believed(self, offset, size, behind):
-        """Whether a front tag can be used: its rear tag agrees, or no block found from behind contradicts it."""
+        """Return whether a front tag can be used: its rear tag agrees, or no block found by the backward walk contradicts it."""
         if self.sealed(offset + size) == size or not behind:
             return True
         if offset in behind:
@@ -384,13 +384,13 @@ class Wreck:
         return size
 
     def _renew(self, offset, size):
-        """Make a block whose front tag is lost a used one, unless a list of free blocks shows it later."""
+        """Make a block whose front tag is lost a used one, unless it is found in a list of free blocks later."""
         self.renewed[offset] = size
         self.put(offset, make_tag(size, STATE_USED))
         self.put(BLOCK["serial"].at(offset), 0)
 
     def _last_piece(self, offset, size, state):
-        """Keep, and fill up, a block of which only the first part is there: the file was cut, or the end of the heap is unknown."""
+        """Keep a block of which only the first part exists, and fill it up; the file was truncated, or the end of the heap is unknown."""
         in_file = self.size - offset
         if in_file < BLOCK_HEAD_BYTES + WORD_BYTES or not BLOCK_MIN_BYTES <= size <= self.field("max_size") - offset:
             return False
@@ -409,7 +409,7 @@ class Wreck:
         self.top = size
 
     def _gap(self, start, end):
-        """Fill the gap that neither walk explains: blocks whose tags agree, the latest first, and the rest marked lost."""
+        """Fill the gap between the two walks with blocks whose tags agree, the latest first, and mark the rest as lost."""
         taken = [(start, 0), (end, 0)]
         for offset, size in self._sound_blocks(start, end):
             i = bisect.bisect(taken, (offset, size))
@@ -421,7 +421,7 @@ class Wreck:
             if 0 < rest < BLOCK_MIN_BYTES and self.blocks:
                 self._absorb(next(reversed(self.blocks)), rest)
                 rest = 0
-            elif 0 < rest < BLOCK_MIN_BYTES:  # nothing lies before it: the block behind is lost with it
+            elif 0 < rest < BLOCK_MIN_BYTES:  # there is no block before it: the block after it is lost with it
                 rest, size = next_at - at, 0
             if rest:
                 self._lost_piece(at, rest)
@@ -489,7 +489,7 @@ class Wreck:
     # -- 3. blocks
 
     def array_fits(self, offset):
-        """Whether the header of an array at this block describes data that lie in the block."""
+        """Return whether the header of an array at this block describes data inside the block."""
         room, at = self.payload(offset), offset + BLOCK_HEAD_BYTES
         if room < ARRAY.size:
             return False
@@ -537,7 +537,7 @@ class Wreck:
     # -- 4. names
 
     def is_used(self, payload_off, *types):
-        """Whether a used block, of one of these types if any are given, has its payload there."""
+        """Return whether a used block, of one of these types if any are given, has its payload at this offset."""
         offset = payload_off - BLOCK_HEAD_BYTES
         return offset in self.blocks and self.tag(offset)[1] == STATE_USED and (not types or self.tag(offset)[2] in types)
 
@@ -553,7 +553,7 @@ class Wreck:
         return Entry(payload_off, self.raw[at : at + n_name], self.raw[at + n_name : at + n_name + n_data], value, serial)
 
     def capacity(self, payload_off):
-        """Return how many slots a table has; 0 when the number is impossible."""
+        """Return how many slots a table has; 0 if the number is invalid."""
         if not self.is_used(payload_off, TYPE_NAME_TABLE):
             return 0
         capacity = self.word(TABLE["capacity"].at(payload_off))
@@ -595,7 +595,7 @@ class Wreck:
             self.put_field("root_off", 0)
 
     def _recognise(self):
-        """Find out what the blocks without a front tag are: table, entry, named block, array, free block; else plain."""
+        """Identify the blocks without a front tag: table, entry, named block, array, free block; else plain."""
         renewed = self.renewed
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
@@ -650,14 +650,14 @@ class Wreck:
         self.put_field(TABLES[which], found)
 
     def _orphans(self):
-        """Return the entries that no table shows."""
+        """Return the entries to which no table refers."""
         shown = {entry.offset for which in TABLES for entry in self.entries(which)}
         payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
         found = (self.entry(payload) for payload in payloads if payload not in shown)
         return [entry for entry in found if entry is not None]
 
     def _mend_table(self, which, orphans):
-        """Rebuild a table if a slot shows no entry, or an entry lies where its name is not looked for, or no slot shows a name."""
+        """Rebuild a table if a slot refers to no entry, an entry is not where its name is looked up, or a name is in no slot."""
         table = self.table(which)
         if not self.capacity(table):
             for entry in orphans:
@@ -716,7 +716,7 @@ class Wreck:
         return found
 
     def _verify(self):
-        """Compare with the C core's verdict on the same bytes, and let it verify the repaired ones."""
+        """Compare with the result of the C core on the same bytes, and let it verify the repaired ones."""
         if self.was_clean and not self.findings:
             problem, facts = image.check(np.frombuffer(self.raw, dtype=np.uint8), self.fd, False)
             if problem is not None:

@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""Looking into a name table: a block of slots {hash, entry}, probed linearly; an entry is a block of its own.
+"""Lookup in a name table: a block of slots {hash, entry}, probed linearly; an entry is a block of its own.
 
-All calls are made under the heap gate.  Whatever is read is checked before it is followed: a damaged
-table is CORRUPTED, or shows nothing, and never leads outside the mapping.
+All calls are made under the heap gate.  Every offset is checked before it is followed.  A damaged
+table is reported as CORRUPTED or appears empty, and never leads outside the mapping.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -26,13 +26,13 @@ cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil:
 
 
 cdef uint64_t _used_room(section_t* section, uint64_t payload_off, uint64_t type_id) noexcept nogil:
-    """Payload bytes of a used block of this type, 0 when there is none at that offset."""
+    """Return the payload bytes of a used block of this type, 0 if there is none at that offset."""
     cdef uint64_t tag = used_tag(section, payload_off)
     return payload_bytes(tag_size(tag)) if tag != 0 and tag_type(tag) == type_id else 0
 
 
 cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil:
-    """How many slots; 0 when there is no table, or none that could be right."""
+    """Return the number of slots; 0 if there is no table, or its capacity is invalid."""
     cdef uint64_t room, capacity
     if table_off == 0:
         return 0
@@ -50,7 +50,7 @@ cdef uint64_t table_slot_off(uint64_t table_off, uint64_t i) noexcept nogil:
 
 
 cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil:
-    """The entry that a slot shows; NULL when it is empty, or shows none that could be right."""
+    """Return the entry that a slot refers to; NULL if the slot is empty, or the entry invalid."""
     cdef uint64_t entry_off = (<name_slot_t*>(section.base + slot_off)).entry_off, room
     cdef name_entry_t* entry
     if entry_off == SLOT_EMPTY or entry_off == SLOT_REMOVED:
@@ -65,7 +65,7 @@ cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept n
 
 
 cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off) noexcept nogil:
-    """The slot that shows the name: 0, NOT_FOUND (with the slot to use, or 0), or CORRUPTED."""
+    """Find the slot that refers to the name: 0, NOT_FOUND (with the slot to use, or 0), or CORRUPTED."""
     cdef uint64_t capacity = table_capacity(section, table_off), i, n_left, free_off = 0, at
     cdef name_slot_t* slot
     cdef name_entry_t* entry
@@ -96,7 +96,7 @@ cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, 
 
 
 cdef bint block_has_name(section_t* section, uint64_t payload_off, uint64_t but_slot_off) noexcept nogil:
-    """Whether a name of the directory, other than the one in `but_slot_off`, leads to this very block."""
+    """Return whether a name in the directory, other than the one in `but_slot_off`, refers to this very block."""
     cdef uint64_t i, at, table_off = section.header.directory_off
     cdef uint64_t serial = block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK
     cdef name_entry_t* entry

@@ -4,6 +4,7 @@ After an intended change, ``python tests/base/test_layout.py`` rewrites the gold
 """
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from shmem._base.layout import (
     rear_tag,
 )
 
+TESTS = Path(__file__).resolve().parents[1]
 GOLDEN_FILE = Path(__file__).with_name("golden_layout.json")
 HEADER, PARTICIPANT, INTENT = LAYOUT["header_t"], LAYOUT["participant_t"], LAYOUT["intent_t"]
 BLOCK, ARRAY = LAYOUT["block_t"], LAYOUT["array_t"]
@@ -103,6 +105,34 @@ def test_every_byte_of_a_struct_belongs_to_a_field(structure):
         assert field.offset == end, field
         end = field.end
     assert structure.size == end
+
+
+# -- the only copy ------------------------------------------------------------------------------------------------
+
+# a number added to an offset that is not a constant of the layout, or an offset that is a number
+LITERAL_OFFSET = re.compile(
+    r"""(?<![A-Z]\.)(?<!"\]\.)\b(?:\w+_at|(?:\w+_)?(?:offset|off|entry|payload|tag|size))\)? [-+] [1-9][0-9]*\b"""
+    r"""|\bseek\([1-9]|\bscribe\[[0-9]|\bwords\([0-9]"""
+)
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_no_literal_offset(path):
+    """Tests read the table, so that a change of the layout needs no change of them."""
+    lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    assert [f"{path.name}:{number}: {line.strip()}" for number, line in lines if LITERAL_OFFSET.search(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_literal"),
+    [
+        ("block.offset " + "- 16", True), ("blocks[0].offset " + "- 16", True), ("(path, name_at " + "- 4)", True),
+        ("file.seek(" + "704)", True), ("scribe" + "[360]", True), ("QUEUE.size + 1", False), ('QUEUE["closed"].offset + 1', False),
+        ("file.seek(0)", False), ("block.offset - BLOCK_HEAD_BYTES", False),
+    ],
+)  # fmt: skip
+def test_literal_offsets_are_found(line, is_literal):
+    assert (LITERAL_OFFSET.search(line) is not None) == is_literal
 
 
 # -- the bytes of a section ---------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Overwritten objects, arrays, queues and mutexes raise specific errors, and never cause a crash or an endless loop."""
 
+import queue as standard
 import threading
 
+import numpy as np
 import pytest
 from scribe import ABSENT_OWNER, BLOCK, EVERY_BIT, ROOT_OFF, TOP, USED, Scribe, outcome
 
@@ -110,9 +112,15 @@ def test_object_with_too_much_slack(shm, scribe):
 
 
 def open_again(shm):
-    """Return the root object from a new handle, which has not read the types yet."""
+    """Return the root object through another handle, which has not read any description of a type yet."""
     with shmem.SharedMemory(shared_name=shm.name) as other:
         return other.root
+
+
+def make_again(shm):
+    """Make an object through another handle, which has not read any description of a type yet."""
+    with shmem.SharedMemory(shared_name=shm.name) as other:
+        return other.new(Base)
 
 
 @pytest.mark.parametrize(
@@ -126,15 +134,18 @@ def open_again(shm):
         (b'["key","<i8"]', b'["key","O"]'),
         (b'["key","<i8"]', b'["key","!!!"]'),
         (b"fields", b"f\xff\x00lds"),
+        (b'"bases"', b'\xff\xfeases"'),
     ],
 )
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
-def test_malformed_type_description(shm, scribe, old, new, is_known):
+def test_damaged_type_description_is_another_layout(shm, scribe, old, new, is_known):
     shm.root = shm.new(Base)
     if not is_known:
         scribe.replace(f"{__name__}.Base".encode(), f"{__name__}.Bas_".encode())
     scribe.replace(old, new)
     assert outcome(lambda: open_again(shm)) == "LayoutMismatch"
+    if is_known:
+        assert outcome(lambda: make_again(shm)) == "LayoutMismatch"
 
 
 def test_base_classes_are_not_names(shm, scribe):
@@ -239,14 +250,78 @@ def test_queue_header_outside_the_block(shm, scribe, field, value):
     assert outcome(lambda: shm["queue"]) == "HeapCorruption"
 
 
-@pytest.mark.parametrize("field", ["tail", "head"])
-def test_queue_length_above_the_capacity(shm, scribe, field):
-    queue = shm.queue(5, bytes, max_bytes=100)
-    at = QUEUE[field].at(queue.offset)
-    scribe[at] -= 7 if scribe[at] else -7
-    assert outcome(lambda: queue.put(b"", timeout=1)) in ("HeapCorruption", "None")  # the producer's last known head leaves room
-    assert outcome(lambda: queue.get(timeout=1)) == "HeapCorruption"
-    assert outcome(queue.qsize) == "HeapCorruption"
+@pytest.mark.parametrize(("record", "max_bytes"), [("int64", None), (bytes, 8), (Node, None)], ids=["number", "bytes", "object"])
+def test_any_damage_to_a_queue_header(shm, scribe, record, max_bytes):
+    """Opening the queue raises an error, or returns a queue that stays within its block."""
+    queue = shm.queue(4, record, max_bytes=max_bytes, name="queue")
+    after = shm.array(np.arange(100))
+    block = slice(queue.offset, queue.offset + shm.block(queue.offset).nbytes)
+    saved = scribe.bytes[block]
+
+    def count_refusals():
+        n_refused = 0
+        for at in [*range(QUEUE["closed"].offset), *range(QUEUE.size, QUEUE.size + 12)]:  # the text of the dtype follows the head
+            for value in (0, 1, 2, 3, 0x7F, 0x80, 0xFF):
+                scribe.bytes[queue.offset + at] = value
+                try:
+                    found = shm["queue"]
+                    found.put_many([b""] * 9 if record is bytes else np.zeros(9, found.dtype), block=False)
+                    found.get_many(9, block=False)
+                except (shmem.ShmemError, standard.Empty):
+                    n_refused += 1
+                scribe.bytes[block] = saved
+        return n_refused
+
+    n_refused = outcome(count_refusals)
+    assert n_refused.isdigit(), n_refused
+    assert int(n_refused) > 100
+    assert after.tolist() == list(range(100))
+    shm.check_heap()
+
+
+COUNTERS = [("tail", 1 << 63), ("tail", 6), ("tail", 7), ("head", 7), ("head", 77), ("head", (1 << 64) - 30)]
+
+
+@pytest.mark.parametrize(("field", "value"), COUNTERS)
+@pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "not cached"])
+@pytest.mark.parametrize(("record", "items"), [("int64", [1, 2]), (bytes, [b"1", b"2"])], ids=["number", "bytes"])
+def test_impossible_queue_counters(shm, scribe, field, value, is_cached, record, items):
+    """Each call reports the offset of the queue, except a put that needs no new look at the head: the last one that it read leaves room."""
+    queue = shm.queue(4, record, max_bytes=None if record == "int64" else 100)
+    queue.put(items[0])
+    block = slice(queue.offset, queue.offset + shm.block(queue.offset).nbytes)
+    saved = scribe.bytes[block]
+    damage = {field: value} if is_cached else {field: value, "head_seen": 12345, "tail_seen": 12345}
+    calls = {
+        "put": lambda: queue.put(items[1], timeout=1),
+        "put_many": lambda: queue.put_many(items * 5, timeout=1),
+        "get": lambda: queue.get(timeout=1),
+        "get_many": lambda: queue.get_many(9, timeout=1),
+        "qsize": queue.qsize,
+    }
+    for name, call in calls.items():
+
+        def call_or_find_offset(call=call):
+            try:
+                return call()
+            except shmem.HeapCorruption as error:
+                return f"damaged at {error.offset}"
+
+        for damaged_field, word in damage.items():
+            scribe[QUEUE[damaged_field].at(queue.offset)] = word
+        needs_no_head = name == "put" and field == "head" and is_cached
+        assert outcome(call_or_find_offset) == ("None" if needs_no_head else f"damaged at {queue.offset}"), name
+        scribe.bytes[block] = saved
+    queue.put(items[1])
+    assert list(queue.get_many(9)) == items
+
+
+def test_byte_string_longer_than_the_queue_allows(shm, scribe):
+    queue = shm.queue(4, bytes, max_bytes=10)
+    queue.put(b"x")
+    scribe[queue.offset + QUEUE["data_off"].read(scribe.bytes, queue.offset)] = queue.max_bytes + 1
+    for call in (queue.get, lambda: queue.get_many(3)):
+        assert outcome(call) == "HeapCorruption"
 
 
 @pytest.mark.parametrize("gate", ["producers_gate", "consumers_gate"])

@@ -258,7 +258,7 @@ def test_malicious_type_is_not_executed(section_file, tmp_path, child, descripti
     raw = bytearray(content(section_file))
     at = raw.index(b'{"fields":[["first"')
     name_at = raw.index(b"who.Thing")
-    raw[name_at : name_at + 9] = b"os.system"
+    raw[name_at : name_at + len(b"os.system")] = b"os.system"
     entry = LAYOUT["name_entry_t"]
     assert len(description) <= entry["data_bytes"].read(raw, name_at - entry.size)
     entry["data_bytes"].write(raw, len(description), name_at - entry.size)
