@@ -1,8 +1,7 @@
 # cython: language_level=3
-"""A block's tags, for who is about to make a Python object of the block: checked, with the GIL, and without the heap gate.
+"""The tags of a block, checked before a Python object is made for it: with the GIL and without the heap gate.
 
-The offset leads into the heap: that was checked under the gate, or when the object at hand was made.  The tag may have been written
-over since.
+The offset was checked under the gate, or when the object was made, so it lies in the heap.  The tag may have been overwritten since.
 """
 
 import os

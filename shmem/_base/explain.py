@@ -80,7 +80,7 @@ def explain(status, what, facts):
         return _with_status(
             _errors.SectionFull(
                 f"cannot {what}: {facts['section']} has {facts['room']:,} of its {facts['max_size']:,} bytes free, "
-                "but not in one piece of that size; free something, or close it everywhere and open it with a larger max_size"
+                "but not in one piece of that size; free something, or have the first opener pass a larger max_size"
             ),
             status,
         )

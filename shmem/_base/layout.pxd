@@ -8,7 +8,7 @@ The section::
     page 0          header: identity, offsets of the parts, then the hot words, each on a cache line of its own
     pages           participants: one 64-byte entry each, then one 64-byte intent record each
     pages           free-block index: TLSF or next-fit, and the lists of cached blocks
-    pages           heap blocks, from `heap_start` to `top`; above `top` nothing has meaning
+    pages           heap blocks, from `heap_start` to `top`; what lies above `top` is meaningless
 
 A block::
 
@@ -24,7 +24,7 @@ A tag has one of two formats.  The size decides which, so two tags of one block 
     small    state 0..2   1     size 4..10   gated 11   serial 12..47       type 48..63     PENDING, USED of up to 2,032 bytes
 
 * `tag` is authoritative.  HOLE: type 0.  PENDING: the type field holds the index of the participant that is
-  making the block.  USED: the type field holds the type id.  CACHED: freed, kept whole in a list; type 0.
+  making the block.  USED: the type field holds the type id.  CACHED: freed, but kept whole in a list; type 0.
 * The serial in a small tag is the low 36 bits of the block's serial.  A compare-and-swap of such a tag therefore cannot hit another block
   that has the place by now.  One load shows state and serial.
 * `gated` is set, under the heap gate, before a name or the root leads to a small block, and before it is resized in place.  It is never
@@ -35,7 +35,7 @@ A tag has one of two formats.  The size decides which, so two tags of one block 
 * `names` is an index: how many names of the directory lead to the block, where 3 means three or more.  An array counts them exactly in
   its header, and leaves this field 0.
 * `rear` is derived from the tag: `size ^ salt ^ end * golden`.  It is meaningful in every state.
-* Nothing here is a pointer: `..._off` counts from the section's start.
+* Nothing here is a pointer: `..._off` is an offset from the start of the section.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -70,10 +70,10 @@ cdef extern from *:
         uint8_t uuid[16];
         char label[208];              /* NUL-terminated, at most 200 bytes */
         uint64_t max_size;
-        uint64_t desired_address;     /* 0: anywhere */
+        uint64_t desired_address;     /* 0: any address */
         uint32_t index_kind;
         uint32_t max_participants;
-        uint32_t clean;               /* 1: the last participant left the section whole */
+        uint32_t clean;               /* 1: the last participant left the section cleanly */
         uint32_t broken;              /* 1: the chain cannot be walked */
         char boot_id[40];
         uint64_t participants_off;
@@ -94,7 +94,7 @@ cdef extern from *:
 
         uint64_t lock_gate;           /* line of its own, with the notice of a dead holder */
         uint64_t owner_deaths;
-        uint32_t death_notice;        /* 1: a holder died, and the next holder does not know it yet */
+        uint32_t death_notice;        /* 1: a holder died, and the next holder has not been warned yet */
         uint32_t spare2;
         uint64_t lock_gate_readers;   /* channels, see _sync/channel.pxd: readers and the upgrader sleep here until the gate opens, */
         uint64_t lock_gate_writers;   /* writers here */
@@ -158,8 +158,8 @@ cdef extern from *:
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
         uint32_t attached;            /* 2: taken; 1: taken, and its former owner cleaned up after; 0: left in order */
-        uint32_t pending;             /* PENDING blocks, never less than there are */
-        uint32_t pins;                /* pinned arrays, never less than there are */
+        uint32_t pending;             /* upper bound for the number of its PENDING blocks */
+        uint32_t pins;                /* upper bound for the number of its pinned arrays */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
         uint64_t pid;                 /* for diagnostics only */
         uint64_t magazine_off;        /* from here on reserved: no version of the library uses it yet */
@@ -249,7 +249,7 @@ cdef extern from *:
     typedef struct { uint64_t hash; uint64_t entry_off; } name_slot_t;
     typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
         uint64_t value;               /* directory: payload offset; types: type id */
-        uint64_t serial;              /* directory: of the named block; another block may have its place by now */
+        uint64_t serial;              /* directory: serial of the named block; another block may have its place by now */
         uint64_t version;             /* reserved: 0 */
         uint64_t attributes_off;      /* reserved: 0 */
         uint32_t name_bytes;
@@ -288,7 +288,7 @@ cdef extern from *:
     _Static_assert(offsetof(array_t, n_pin_words) == 24, "layout");
     _Static_assert(sizeof(array_t) == 64, "layout");
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
-    #define ARRAY_UNNAMED 2u          /* its last name is gone: freed with its last pin */
+    #define ARRAY_UNNAMED 2u          /* its last name was deleted: freed with its last pin */
 
     /* Synchronisation primitives: the payload of a block, a field of an object, or the state in the file of a named one.
        All zero: a semaphore of value 0, an event that is not signaled, a mutex that is free. */
@@ -307,9 +307,9 @@ cdef extern from *:
         uint64_t owner;               /* generation << 32 | index + 1, or 0 */
         uint64_t channel;
         uint64_t thread;              /* from here on the owner's alone: thread pointer */
-        uint64_t next_held_off;       /* of the mutexes that this thread holds, latest first; 0: the last one */
+        uint64_t next_held_off;       /* next of the mutexes that this thread holds, latest first; 0: the end of the list */
         uint32_t depth;
-        uint32_t died;                /* 1: the last owner died without releasing it, and the next owner does not know it yet */
+        uint32_t died;                /* 1: the last owner died without releasing it, and the next owner has not been warned yet */
         uint64_t owner_deaths;
     } mutex_t;
     _Static_assert(offsetof(mutex_t, channel) == 8 && offsetof(mutex_t, thread) == 16, "layout");
@@ -362,7 +362,7 @@ cdef extern from *:
     } named_t;
     _Static_assert(offsetof(named_t, uuid) == 16 && offsetof(named_t, state) == 64 && sizeof(named_t) == 128, "layout");
 
-    /* FNV-1a over the facts that another build could disagree about */
+    /* FNV-1a over the facts in which another build could differ */
     static inline uint64_t layout_fingerprint(void) {
         const uint64_t facts[] = {
             LAYOUT_VERSION, sizeof(header_t), offsetof(header_t, max_size), offsetof(header_t, heap_start),
@@ -599,7 +599,7 @@ cdef extern from *:
 cdef enum:
     MAX_LABEL_BYTES = 200
     MAX_NAME_BYTES = 65535
-    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is no participant
+    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is not used
     MAX_DIMS = 64                  # numpy's limit
     SEMAPHORE_MAX = 0x7fffffff
     EVENT_SIGNALED = 1             # the lowest bit of an event's word
@@ -642,12 +642,12 @@ cdef enum QueueKind:
 
 
 cdef inline uint64_t participants_bytes(uint32_t max_participants) noexcept nogil:
-    """Size of the pages of the participants' entries, and of those of their intents."""
+    """Return the size of the pages of participant entries, which is also that of the pages of intents."""
     return round_up(<uint64_t>max_participants * sizeof(participant_t), PAGE_BYTES)
 
 
 cdef inline uint64_t control_bytes(uint32_t max_participants) noexcept nogil:
-    """Size of everything before the heap: `heap_start`."""
+    """Return the size of everything before the heap: `heap_start`."""
     return PAGE_BYTES + 2 * participants_bytes(max_participants) + INDEX_BYTES
 
 

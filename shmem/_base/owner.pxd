@@ -31,7 +31,7 @@ cdef inline bint word_has_owner(uint64_t word) noexcept nogil:
 
 
 cdef inline uint32_t owner_index(uint64_t word) noexcept nogil:
-    """Return the index of the owner's entry, unchecked; UINT32_MAX, which is no entry's index, for a word without an owner."""
+    """Return the index of the owner's entry, unchecked; UINT32_MAX, which is never an index, for a word without an owner."""
     return <uint32_t>(word & OWNER_INDEX_MASK) - 1
 
 

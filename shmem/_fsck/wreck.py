@@ -498,7 +498,9 @@ class Wreck:
     def _compare_serials(self, offset):
         """Restore the serial number of a small block from its tag, or the one in the tag, where the two differ."""
         tag, serial, next_serial = read_tag(self.word(offset)), self.serial(offset), self.field("next_serial")
-        if tag.serial is None or offset in self.renewed or tag.serial == serial & TAG_SERIAL_MASK:
+        if tag.serial is None or offset in self.renewed:
+            return
+        if tag.serial == serial & TAG_SERIAL_MASK and not tag.serial < next_serial <= serial:
             return
         others = self.word(BLOCK["serial"].at(offset)) & ~SERIAL_MASK
         if not 0 < serial < next_serial <= TAG_SERIAL_MASK and 0 < tag.serial < next_serial:

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The header of a section's file: filled for a new section, and checked before anything else in a file is believed.
+"""The header of a section's file: filled for a new section, and checked before anything else in the file is used.
 
 After `header_check` every offset and size of the header fits the file and the layout, so that the section can be mapped.
 """
@@ -33,7 +33,7 @@ cdef void header_fill(header_t* header, open_request_t* request) noexcept nogil:
 
 
 cdef int header_check(const header_t* header, uint64_t file_bytes, open_request_t* request) noexcept nogil:
-    """Check that the file is a section of this layout, whole enough to be mapped: 0 or the reason for refusing it."""
+    """Check that the file is a section of this layout that can be mapped: 0 or the reason for refusing it."""
     cdef uint64_t part
     if header.magic != MAGIC:
         return NOT_A_SECTION

@@ -1,4 +1,4 @@
-"""Every exception: its status, its text, and that it survives pickle."""
+"""Exceptions: status, text, and pickling."""
 
 import errno
 import pickle
@@ -31,7 +31,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("cls", EXCEPTIONS)
-def test_pickles_with_its_status(cls):
+def test_exceptions_pickle_with_their_status(cls):
     error = cls("what was asked: what was found")
     error.status = 77
     again = pickle.loads(pickle.dumps(error))
@@ -95,8 +95,8 @@ def test_sizes_and_names_that_are_refused():
         arguments.name(1, "name")
 
 
-def test_statuses_in_c_are_the_same():
-    """`_base/status.pxd` and `shmem.Status` name the same numbers."""
+def test_statuses_in_c_match():
+    """`_base/status.pxd` and `shmem.Status` define the same names and numbers."""
     import re
     from pathlib import Path
 

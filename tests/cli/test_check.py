@@ -345,7 +345,7 @@ def test_serial_number_overwritten_in_one_of_two_places(made, capsys, which):
     if which == "tag":
         poke(path, begin, (word(path, begin) ^ 1 << TAG_SERIAL_SHIFT).to_bytes(8, "little"))
     else:
-        poke(path, BLOCK["serial"].at(begin), (serial ^ 1 << 40).to_bytes(8, "little"))
+        poke(path, BLOCK["serial"].at(begin), (serial ^ 1 << 30).to_bytes(8, "little"))
     report = repaired(capsys, path)
     assert "serial" in report["findings"][0]["problem"]
     assert report["findings"][0]["lost"] == ""

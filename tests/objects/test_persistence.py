@@ -46,8 +46,8 @@ def traced(child, tmp_path, *options):
 
 @needs_strace
 def test_flush_syncs_file_and_directory(child, tmp_path):
-    address, end, said, calls = traced(child, tmp_path)
-    assert said == "flushed"
+    address, end, output, calls = traced(child, tmp_path)
+    assert output == "flushed"
     (sync, sync_arguments, _), *files = calls
     start, length, flag = sync_arguments.split(", ")
     assert (sync, int(start, 16), flag) == ("msync", address, "MS_SYNC")
@@ -62,8 +62,8 @@ def test_flush_raises_disk_errors(child, tmp_path, call):
     # the first opener has already synced the header once
     name, _, when = call.partition(":when=")
     when = int(when) + (name == "msync")
-    _, _, said, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
-    assert said.startswith("OperatingSystemError 5 cannot flush: Input/output error")
+    _, _, output, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
+    assert output.startswith("OperatingSystemError 5 cannot flush: Input/output error")
     assert calls[-1][0] == name
 
 

@@ -16,8 +16,7 @@ import workers
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from queues import PATIENCE, QUEUE, QueueWords, in_thread, wait_until
-from scribe import Scribe
+from queues import PATIENCE, QueueWords, in_thread, wait_until
 
 import shmem
 
@@ -474,55 +473,6 @@ def test_shutdown(shm, immediate):
     for call in (queue.get, queue.get_nowait, lambda: queue.get_many(5)):
         with pytest.raises(shmem.QueueShutDown):
             call()
-
-
-def test_damaged_counters(shm):
-    queue = shm.queue(4, "int64")
-    queue.put(1)
-    words, block = QueueWords(shm, queue), memoryview(shm.block(queue.offset))
-    saved = bytes(block)
-    for name, value in (("tail", 2**63), ("head", 77), ("tail", 6), ("head", 2**64 - 30)):
-        words[name] = value
-        words["head_seen"] = words["tail_seen"] = 12345  # each side's last known position of the other
-        for call in (lambda: queue.put(2), queue.get, queue.qsize, lambda: queue.put_many(range(9)), lambda: queue.get_many(9)):
-            with pytest.raises(shmem.HeapCorruption) as caught:
-                call()
-            assert caught.value.offset == queue.offset
-        block[:] = saved
-    queue.put(3)
-    assert queue.get_many(9).tolist() == [1, 3]
-
-
-def test_damaged_length(shm):
-    queue = shm.queue(4, bytes, max_bytes=10)
-    queue.put(b"x")
-    Scribe(shm.path)[queue.offset + QueueWords(shm, queue)["data_off"]] = queue.max_bytes + 1
-    for call in (queue.get, lambda: queue.get_many(3)):
-        with pytest.raises(shmem.HeapCorruption):
-            call()
-
-
-@pytest.mark.parametrize("record", ["int64", bytes, Reading])
-def test_damaged_header_is_rejected(shm, record):
-    """Whatever header is found, opening raises an error or returns a queue that stays within its block."""
-    queue = shm.queue(4, record, max_bytes=8 if record is bytes else None, name="q")
-    after = shm.array(np.arange(100))
-    block = memoryview(shm.block(queue.offset)).cast("B")
-    refused = 0
-    saved = bytes(block)
-    for at in [*range(QUEUE["closed"].offset), *range(QUEUE.size, QUEUE.size + 12)]:  # the text of the dtype follows the head
-        for value in (0, 1, 2, 3, 0x7F, 0x80, 0xFF):
-            block[at] = value
-            try:
-                found = shm["q"]
-                found.put_many([b""] * 9 if record is bytes else np.zeros(9, found.dtype), block=False)
-                found.get_many(9, block=False)
-            except (shmem.ShmemError, standard.Empty):
-                refused += 1
-            block[:] = saved
-    assert refused > 100
-    assert after.tolist() == list(range(100))
-    shm.check_heap()
 
 
 # -- threads and processes --------------------------------------------------------------------------------
