@@ -186,6 +186,7 @@ def test_consistent_under_writers(shm, tmp_path, child):
             for _ in range(50):
                 section["n"] = b"x" * 3000
                 del section["n"]
+            sys.stdin.readline()
         """,
         shm.name,
         tmp_path / "copy",
@@ -198,6 +199,7 @@ def test_consistent_under_writers(shm, tmp_path, child):
             assert (copy["a"] == i + 1).all()
             assert set(copy) <= {"a", "b", "n"}
             copy.check_heap()
+        other.tell()
     other.end()
 
 
