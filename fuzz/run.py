@@ -1,7 +1,7 @@
-"""Fuzz for some minutes: `python3 fuzz/run.py --minutes 60 [--jobs 2]`; `python3 fuzz/run.py FILE` does one finding again.
+"""Fuzz for some minutes: `python3 fuzz/run.py --minutes 60 [--jobs 2]`; `python3 fuzz/run.py FILE` repeats one finding.
 
-The corpus grows in `.fuzz/corpus` and is kept; what was found lies in `.fuzz/findings`, the file and what was said about it.
-Exit status: 0 nothing was found, 1 something was, 2 it did not run.
+The corpus in `.fuzz/corpus` grows and is kept.  `.fuzz/findings` has each finding: the input file, and the report about it.
+Exit status: 0 no findings, 1 findings, 2 fuzzing failed to run.
 """
 
 import argparse
@@ -26,7 +26,7 @@ OPTIONS = [*LIMITS, "-max_len=131088", "-len_control=0", "-report_slow_units=100
 
 
 class Job:
-    """One process that fuzzes, started again when it ends."""
+    """One fuzzing process, which is restarted when it ends."""
 
     def __init__(self, number, python, environment):
         self.number, self.python, self.environment = number, python, environment
@@ -34,7 +34,7 @@ class Job:
         self.log = LOGS / f"job-{number}.log"
 
     def start(self, seconds):
-        """Fuzz for so long; the corpus is read first."""
+        """Start the process, which reads the corpus and then fuzzes for the given time."""
         self.rounds += 1
         self.began = time.monotonic()
         self.prefix = WORK / f"job-{self.number}-"
@@ -45,7 +45,7 @@ class Job:
             )  # fmt: skip
 
     def end(self):
-        """What the process that has ended says: how often it executed, the last line of its statistics, whether it found something."""
+        """Count the executions of a process that has ended; return its output and its last line of statistics."""
         text = self.log.read_text(errors="replace")
         counts = re.findall(r"^#(\d+)\s", text, re.MULTILINE)
         self.executions += int(counts[-1]) if counts else 0
@@ -54,15 +54,15 @@ class Job:
 
 
 def key_of(text):
-    """What tells one finding from another: the kind of error, and the innermost place in this library."""
+    """Return what distinguishes findings: the kind of error, and the innermost place in this library."""
     kind = re.search(r"ERROR: \w+: [\w-]+|runtime error: .*|^[\w.]+(?:Error|Exception|Finding|Warning)\b", text, re.MULTILINE)
     frames = re.findall(r"^ +#\d+ \S+ in (\w+)[^\n]*shmem", text, re.MULTILINE)
     frames = frames or [f"{place}:{line}" for place, line in re.findall(r'File "(\S*shmem/\S+)", line (\d+)', text)[::-1]]
-    return kind.group() if kind else "it ended", " in ".join(frames[:3])
+    return kind.group() if kind else "process ended", " in ".join(frames[:3])
 
 
 def keep_findings(job, text):
-    """Move what libFuzzer wrote aside; the files."""
+    """Move the files that libFuzzer wrote to the findings; return the new files."""
     kept = []
     for path in sorted(WORK.glob(f"job-{job.number}-*")):
         kind, where = key_of(text)
@@ -80,7 +80,7 @@ def keep_findings(job, text):
 
 
 def fuzz(python, minutes, n_jobs, environment):
-    """Run the jobs until the time is over; how much was found."""
+    """Run the jobs until the time is over; return the number of findings."""
     for folder in (CORPUS, FINDINGS, LOGS):
         folder.mkdir(parents=True, exist_ok=True)
     for path in WORK.glob("job-*"):
@@ -108,7 +108,7 @@ def fuzz(python, minutes, n_jobs, environment):
                     if failed and not kept and "==" not in text:
                         print(text[-3000:], file=sys.stderr)
             if idle > 20:
-                setup_env.say("it ends at once, again and again: see .fuzz/logs")
+                setup_env.say("the fuzzing process fails repeatedly at its start; see .fuzz/logs")
                 break
             time.sleep(0.5)
     finally:
@@ -121,7 +121,7 @@ def fuzz(python, minutes, n_jobs, environment):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", nargs="?", help="a finding to be done again")
+    parser.add_argument("file", nargs="?", help="the finding to repeat")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()

@@ -65,7 +65,7 @@ def prepare():
 
 
 def target_environment():
-    """Return the variables of the process that fuzzes: the sanitizers' code, which atheris brings, is loaded before everything else."""
+    """Return the environment of the fuzzing process, which preloads the sanitizers' code that comes with atheris."""
     (library,) = HOME.glob("lib/python*/site-packages/asan_with_fuzzer.so")
     options = "detect_leaks=0:verify_asan_link_order=0:allocator_may_return_null=1:handle_abort=1:detect_stack_use_after_return=0"
     modules = f"{CHECKOUT / 'tests' / 'support'}:{ENVIRONMENT.source}"

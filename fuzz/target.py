@@ -1,7 +1,7 @@
-"""What libFuzzer calls: one input is a file's bytes and, as its last 12, a program of steps (see `tests/support/damaging.py`).
+"""The libFuzzer target: an input is a file's bytes followed by a program of steps in 12 bytes (see `tests/support/damaging.py`).
 
-Each execution has a file of its own in memory.  The section is mapped where nothing else is near, so that a look outside it
-ends the process; what is anything but a documented error does so too.  `target.py FILE` does one input again and shows what came of it.
+Each execution has a file of its own in memory.  The section is mapped far from other memory, so that an access outside of it
+ends the process, and so does any exception that is not documented.  `target.py FILE` repeats one input and prints the result.
 """
 
 import gc
@@ -21,12 +21,12 @@ folder = os.environ["SHMEM_FUZZ_FOLDER"]
 
 
 def split(data):
-    """The file's bytes and the program."""
+    """Split an input into the file's bytes and the program."""
     return (data[:-N], data[-N:]) if len(data) > N else (data, b"")
 
 
 def execute(data):
-    """One input."""
+    """Execute one input."""
     content, program = split(data)
     path = os.path.join(folder, f"section-{os.getpid()}")
     with open(path, "wb") as file:
@@ -39,7 +39,7 @@ def execute(data):
 
 
 def mutate(data, max_size, seed):
-    """Mostly damage that knows the layout; else libFuzzer's own, in some piece of the file; or another program."""
+    """Mutate an input: mostly by damage that knows the layout, else by libFuzzer's own in a piece of the file, or by another program."""
     rng = random.Random(seed)
     content, program = split(data)
     content, kind = bytearray(content), rng.randrange(10)
@@ -48,7 +48,8 @@ def mutate(data, max_size, seed):
     elif kind < 8:
         n = min(8 << rng.randrange(8), len(content))
         at = damaging.place(content, damaging.chain(content), rng) % (len(content) - n + 1)
-        content[at : at + n] = atheris.Mutate(bytes(content[at : at + n]), n).ljust(n, b"\0")  # what is behind it stays in its place
+        piece = atheris.Mutate(bytes(content[at : at + n]), n)
+        content[at : at + n] = piece.ljust(n, b"\0")  # so that the bytes after it stay in place
     if kind > 7 or len(program) < N:
         program = bytearray(program.ljust(N, b"\0"))
         for _ in range(rng.randrange(1, 5)):
@@ -59,7 +60,7 @@ def mutate(data, max_size, seed):
 
 
 def crossover(one, two, max_size, seed):
-    """Some blocks of one file in the other one, or its program."""
+    """Combine two inputs: put blocks of one file, or its program, into the other one."""
     rng = random.Random(seed)
     (content, program), (other, other_program) = split(one), split(two)
     content = bytearray(content)
@@ -71,7 +72,7 @@ def crossover(one, two, max_size, seed):
 
 
 def write_corpus(target):
-    """The images as they are, each with a program that does everything in pieces."""
+    """Write the first corpus: each undamaged image with programs that together perform every step."""
     with tempfile.TemporaryDirectory(dir=folder) as inside:
         for name, content in damaged_images.images(inside).items():
             for i in range(0, len(damaging.EVERYTHING), N // 2):

@@ -12,10 +12,10 @@ pointers::
             ...
             shmem.unlock_exclusive(section)
 
-A semaphore, an event or a mutex is located by its `offset`: ``<shmem.semaphore_t*>shmem.pointer(section, sem.offset)``.
-Zeroed memory is a valid one: a semaphore of value 0, an event that is not signaled, a mutex that is free.
+A semaphore, event or mutex is located by its `offset`: ``<shmem.semaphore_t*>shmem.pointer(section, sem.offset)``.
+Zeroed memory is valid: a semaphore of value 0, an event that is not signaled, an unlocked mutex.
 
-A timeout is in nanoseconds; `FOREVER` waits without end, 0 does not wait.  Waiting here does not check for Ctrl-C.
+A timeout is in nanoseconds; `FOREVER` waits forever, 0 does not wait.  Waiting here does not check for Ctrl-C.
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -60,9 +60,9 @@ cdef inline int free(section_t* section, uint64_t offset) noexcept nogil:
 
 
 cdef inline uint64_t block_bytes(section_t* section, uint64_t offset) noexcept nogil:
-    """Return the number of usable bytes from this offset on; 0 when no allocated block can begin there.
+    """Return the number of usable bytes from this offset on; 0 if no allocated block can begin there.
 
-    An offset found in a section may have been overwritten.  Check it with this before `pointer` makes an address of it.
+    An offset found in a section may have been overwritten.  Check it with this function before passing it to `pointer`.
     """
     cdef uint64_t tag = used_tag(section, offset)
     return payload_bytes(tag_size(tag)) if tag else 0
@@ -79,7 +79,7 @@ cdef inline uint64_t offset(section_t* section, const void* pointer) noexcept no
 
 
 cdef inline uint64_t root_offset(section_t* section) noexcept nogil:
-    """Return the root object's offset, 0 when unset."""
+    """Return the root object's offset, 0 if unset."""
     return load_acquire_u64(&section.header.root_off)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that the tests share: temporary sections, other processes, and the check that no test leaves anything behind."""
+"""Shared fixtures: temporary sections, other processes, and the check that tests leave nothing behind."""
 
 import contextlib
 import gc
@@ -20,7 +20,7 @@ from shmem._base import debug
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
 SECONDS = 20
-# A shell starts background processes with SIGINT ignored, and tests of Ctrl-C would inherit that.
+# A shell starts background processes with SIGINT ignored, which the tests of Ctrl-C would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("no times", deadline=None)
 hypothesis.settings.load_profile("no times")

@@ -1,8 +1,8 @@
 """Check that imports run downward only: ``python tests/layers.py [FOLDER]``, part of ``make lint``.
 
 `FLOORS` lists the rooms of the package from the lowest floor to the highest.  A module may import modules of its own room and of lower
-floors; rooms on one floor do not know each other.  ``import`` and ``cimport`` statements count wherever they stand, inside functions too.
-What must be called upward is registered by the upper module (`register_opener` in `shmem/_core.pyx`).
+floors, but not of other rooms on the same floor.  ``import`` and ``cimport`` statements count wherever they stand, inside functions too.
+What must be called upward is registered by the upper module (`register_opener` in `shmem/_bridge/blocks.pyx`).
 """
 
 import re
@@ -17,6 +17,7 @@ FLOORS = [
     {"_sync"},
     {"_heap"},
     {"_sections"},
+    {"_bridge"},
     {"_core"},
     {"_client"},
     {"_objects"},
@@ -35,7 +36,7 @@ COMMENT = re.compile(r"#[^\n]*")
 
 
 def room_of(path):
-    """The room that a file of the package belongs to; `path` is relative to the package's folder."""
+    """Return the room of a file of the package; `path` is relative to the package's folder."""
     first = path.parts[0].removesuffix(path.suffix)
     return FACE if first == "__init__" else first
 
@@ -66,7 +67,7 @@ def imported_modules(text):
 
 
 def room_of_module(module):
-    """The room of a dotted name; a public name (``shmem.Block``) belongs to the face."""
+    """Return the room of a dotted name; a public name (``shmem.Block``) belongs to the face."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in HEIGHT else FACE
 

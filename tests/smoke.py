@@ -1,6 +1,6 @@
-"""Try an installed `shmem` outside of pytest: ``python -P tests/smoke.py``.  It needs numpy alone.
+"""Try an installed `shmem` outside of pytest: ``python -P tests/smoke.py``.  It needs only numpy.
 
-A section in a file is created, used by two other processes, one of which is killed while it holds the lock, and opened again.
+It creates a section in a file and opens it again after two other processes used it, one of them killed while it held the lock.
 """
 
 import os

@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""What is read from a section is checked before it is used: the checks that several modules make.
+"""Checks of values that are read from a section, shared by several modules.
 
-A value is loaded once, the local copy checked, and the copy used: another process may write meanwhile.  `damaged` marks a check, so that
-its cost can be measured: built with ``-DSHMEM_CHECKS=0`` it is always False.  What is checked where stands in
-`docs/decisions/damage.md`.
+A value is loaded once, and the local copy is checked and used, because another process may write to the original meanwhile.
+`damaged` marks a check, so that its cost can be measured: in a build with ``-DSHMEM_CHECKS=0`` it is always False.
+`docs/decisions/damage.md` lists what is checked where.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -27,7 +27,7 @@ cdef extern from *:
 
 
 cdef inline uint64_t heap_top(section_t* section) noexcept nogil:
-    """`top` as a bound for offsets; where it cannot be right, `heap_start`, below which no block ends."""
+    """Return `top` as a bound for offsets; `heap_start`, below which no block ends, if `top` cannot be right."""
     cdef uint64_t top = load_relaxed_u64(&section.header.top)
     if damaged(top - section.heap_start > section.size_bytes - section.heap_start):
         return section.heap_start
@@ -35,30 +35,30 @@ cdef inline uint64_t heap_top(section_t* section) noexcept nogil:
 
 
 cdef inline bint size_fits(uint64_t block_off, uint64_t size_bytes, uint64_t top) noexcept nogil:
-    """Whether a block of that size may lie there."""
+    """Return whether a block of this size can lie at this offset."""
     return block_off < top and BLOCK_MIN_BYTES <= size_bytes and size_bytes <= top - block_off
 
 
 cdef inline bint is_sealed(section_t* section, uint64_t block_off, uint64_t size_bytes) noexcept nogil:
-    """Whether the rear tag says this size, which fits."""
+    """Return whether the rear tag confirms this size, for which `size_fits` holds."""
     return word_at(section, block_off + size_bytes - BLOCK_REAR_BYTES)[0] == seal(section.salt, size_bytes, block_off + size_bytes)
 
 
 cdef inline uint32_t participants_bound(section_t* section) noexcept nogil:
-    """How many entries a scan looks at."""
+    """Return the number of entries that a scan of the participant table visits."""
     cdef uint32_t high = load_seq_cst_u32(&section.header.participants_high)
     return section.max_participants if damaged(high > section.max_participants) else high
 
 
 cdef inline uint64_t block_room(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Payload bytes of the block whose payload begins here, an offset that was checked; 0 when its tag says what cannot be."""
+    """Return the payload bytes of the block whose payload begins at this checked offset; 0 if its tag holds an impossible size."""
     cdef uint64_t block_off = payload_to_block(payload_off)
     cdef uint64_t size_bytes = tag_size(load_acquire_u64(&block_at(section, block_off).tag))
     return 0 if damaged(not size_fits(block_off, size_bytes, section.size_bytes)) else payload_bytes(size_bytes)
 
 
 cdef inline uint64_t used_tag(section_t* section, uint64_t payload_off) noexcept nogil:
-    """The tag of the used block whose payload begins at this number, which was found in a section; 0 when none can begin there."""
+    """Return the tag of the used block whose payload begins at this unchecked offset; 0 if no used block can begin there."""
     cdef uint64_t block_off = payload_to_block(payload_off), top = heap_top(section), tag
     if damaged(payload_off & 15 or block_off < section.heap_start or block_off > top - BLOCK_MIN_BYTES):
         return 0
@@ -67,14 +67,14 @@ cdef inline uint64_t used_tag(section_t* section, uint64_t payload_off) noexcept
 
 
 cdef inline bint block_is_stale(const block_t* block, uint64_t serial) noexcept nogil:
-    """Whether this is no longer the used block with that serial: it was freed, and its place perhaps used again.
+    """Return whether this is no longer the used block with this serial: it was freed, and its place perhaps used again.
 
-    The store of the tag frees a block, a second store clears the serial, and a process may be killed between the two.  The serial alone
-    would therefore take a freed block for a used one.  Bits of `serial` above those of a serial are ignored.
+    A block is freed by the store of its tag.  A second store clears the serial, and a process may be killed between the two.  The serial
+    alone is therefore not enough to recognise a freed block.  Bits of `serial` above `SERIAL_MASK` are ignored.
     """
     return tag_state(load_acquire_u64(&block.tag)) != STATE_USED or ((load_relaxed_u64(&block.serial) ^ serial) & SERIAL_MASK) != 0
 
 
 cdef inline bint slack_fits(uint64_t serial_word, uint64_t room_bytes) noexcept nogil:
-    """Whether a block may have so many bytes that were not asked for."""
+    """Return whether the slack in a serial word is at most the payload of the block."""
     return serial_word >> SLACK_SHIFT <= room_bytes

@@ -1,8 +1,7 @@
 # cython: language_level=3
-"""A block's tags, for who is about to make a Python object of the block: checked, with the GIL, and without the heap gate.
+"""The tags of a block, checked before a Python object is made for it: with the GIL and without the heap gate.
 
-The offset leads into the heap: that was checked under the gate, or when the object at hand was made.  The tag may have been written
-over since.
+The offset was checked under the gate, or when the object was made, so it lies in the heap.  The tag may have been overwritten since.
 """
 
 import os
@@ -17,8 +16,8 @@ from shmem._base.section cimport block_at, section_t
 
 
 cdef int raise_damaged(section_t* section, uint64_t payload_off, str found) except -1:
-    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r}, offset {payload_off:#x}: {found}; this memory was overwritten, "
-                                  "and check_heap() reports what else is damaged")
+    error = errors.HeapCorruption(f"section {os.fsdecode(section.path)!r} is damaged at offset {payload_off:#x}: {found}; "
+                                  "this memory was overwritten, and check_heap() reports further damage")
     error.offset = payload_off
     raise error
 
@@ -26,7 +25,7 @@ cdef int raise_damaged(section_t* section, uint64_t payload_off, str found) exce
 cdef uint64_t room_at(section_t* section, uint64_t payload_off) except 0:
     cdef uint64_t room = block_room(section, payload_off)
     if room == 0:
-        raise_damaged(section, payload_off, "the block's front tag says a size that cannot be")
+        raise_damaged(section, payload_off, "the front tag of the block holds an impossible size")
     return room
 
 
@@ -34,5 +33,5 @@ cdef uint64_t asked_at(section_t* section, uint64_t payload_off) except? 0xfffff
     cdef uint64_t room = room_at(section, payload_off)
     cdef uint64_t serial_word = load_relaxed_u64(&block_at(section, payload_to_block(payload_off)).serial)
     if damaged(not slack_fits(serial_word, room)):
-        raise_damaged(section, payload_off, "the word of the block's serial number was overwritten")
+        raise_damaged(section, payload_off, "the serial word of the block holds an impossible slack")
     return room - (serial_word >> SLACK_SHIFT)

@@ -1,25 +1,25 @@
 # cython: language_level=3
-"""`SHMEM_DEBUG`: the library watches itself.
+"""`SHMEM_DEBUG`: the library checks itself.
 
-Read when `shmem` is imported: empty or 0 is off, 2 thorough, any other text on.  What is found wrong is said on standard error (what,
-which file, where), and the process aborts, as the C library does for its own heap: the stack is still there, a core file
-has it, `python -X faulthandler` prints it.  To the other processes it is a kill: they take over what it held, and go on.
+The variable is read when `shmem` is imported: empty or 0 is off, 2 is thorough, any other text is on.  A violation is reported on
+standard error with file and offset, and the process aborts, as the C library does for its own heap.  The stack is then still intact:
+a core file contains it, and `python -X faulthandler` prints it.  The other processes recover as after a kill.
 
-What is watched, and where the look is::
+The checks and their places::
 
-    lock order                 `_base.system` and `_heap.heap` report the process mutex and a heap gate, before waiting for it and when
-                               it is held; a waiter for an opening byte or the storage lock checks what its thread holds (order: head of
-                               `_core.pyx`)
+    lock order                 `_base.system` and `_heap.heap` report the process mutex and a heap gate before waiting for it and once
+                               it is held; before waiting for an opening byte or the storage lock, a thread checks what it holds (the
+                               order is at the head of `_core.pyx`)
     no sleep with the GIL      `futex_wait`
-    no sleep under a gate      `futex_wait`; a snapshot sleeps under the heap gate, for the gates of queues
+    no sleep under a gate      `futex_wait`; only a snapshot may sleep under the heap gate, for the gates of queues
     no Python under a gate     whenever Python code asks a handle for its section, and where an error is raised
-    the gate is its owner's    when it is given back: the heap gate, the storage lock's
-    the heap                   when its gate is given back: `heap_verify` (`_heap/verify.pyx`); the neighbours of a block that is freed
-    counts of participants     when a share of the lock is given back, when a PENDING block becomes another thing
-    use after free             the first bytes of what is freed are filled with 0xdd
+    owner of a gate            when the heap gate or the storage lock's gate is released
+    the heap                   when its gate is released: `heap_verify` (`_heap/verify.pyx`); the neighbours of a block that is freed
+    counts of participants     when a share of the lock is released, and when a PENDING block changes its state
+    use after free             the first bytes of a freed payload are filled with 0xdd
 
-What a thread holds stands in a table of the process, in a slot that has its thread pointer.  Only that thread writes it, and only while it
-holds something; at most one thread has the process mutex, one each section's gate: so few slots do.
+A table of the process records what each thread holds, in a slot with its thread pointer.  Only that thread writes the slot, and only while
+it holds something.  At most one thread holds the process mutex and one the gate of each section, so a few slots are enough.
 """
 
 import os
@@ -47,7 +47,7 @@ cdef holder_t _holders[N_SLOTS]
 
 
 def set_level(level):
-    """For tests: as if `SHMEM_DEBUG` had been this when `shmem` was imported; what is open already keeps what it has."""
+    """Set the level as if `SHMEM_DEBUG` had this value at the import, for tests; sections that are open keep their level."""
     global debug_level
     debug_level = 0 if level in ("", "0") else 2 if level == "2" else 1
 
@@ -83,10 +83,10 @@ cdef uint32_t _held() noexcept nogil:
 cdef void debug_may_take(uint32_t what) noexcept nogil:
     cdef uint32_t held = _held()
     if held & HEAP_GATE:
-        debug_fail(b"lock order: a heap gate is held, and the process mutex asked for" if what == PROCESS_MUTEX else
-                   b"lock order: a heap gate is held, and one asked for", NULL, 0, 0, 0)
+        debug_fail(b"lock order: the process mutex is requested under a heap gate" if what == PROCESS_MUTEX else
+                   b"lock order: a heap gate is requested under a heap gate", NULL, 0, 0, 0)
     if held & what:
-        debug_fail(b"lock order: the process mutex is held, and asked for again", NULL, 0, 0, 0)
+        debug_fail(b"lock order: the process mutex is requested by the thread that holds it", NULL, 0, 0, 0)
 
 
 cdef void debug_taken(uint32_t what) noexcept nogil:
@@ -101,8 +101,8 @@ cdef void debug_taken(uint32_t what) noexcept nogil:
 cdef void debug_dropped(uint32_t what) noexcept nogil:
     cdef holder_t* mine = _slot_of(thread_pointer())
     if mine == NULL or mine.holds & what == 0:
-        debug_fail(b"the process mutex is given back by a thread that has not got it" if what == PROCESS_MUTEX else
-                   b"a heap gate is given back by a thread that has not got it", NULL, 0, 0, 0)
+        debug_fail(b"the process mutex is released by a thread that does not hold it" if what == PROCESS_MUTEX else
+                   b"a heap gate is released by a thread that does not hold it", NULL, 0, 0, 0)
         return
     mine.holds &= ~what
     if mine.holds == 0:
@@ -110,7 +110,7 @@ cdef void debug_dropped(uint32_t what) noexcept nogil:
 
 
 cdef void debug_forked() noexcept nogil:
-    """No thread of the child holds what other threads of the parent held."""
+    """Clear the slots of the parent's other threads, which the child does not have."""
     cdef uint32_t i
     for i in range(N_SLOTS):
         if _holders[i].thread != thread_pointer():
@@ -118,28 +118,28 @@ cdef void debug_forked() noexcept nogil:
             _holders[i].holds = 0
 
 
-# -- what may not be done while holding it ------------------------------------------------------------------
+# -- what a thread must not do while it holds something ------------------------------------------------------------------
 
 cdef bint _has_gil() noexcept nogil:
-    """Whether this thread runs Python.  PyGILState_Check says yes to everybody once there was a second interpreter."""
+    """Return whether this thread holds the GIL.  PyGILState_Check always returns 1 once there was a second interpreter."""
     cdef PyThreadState* mine = PyGILState_GetThisThreadState()
     return mine != NULL and mine == _PyThreadState_UncheckedGet()
 
 
 cdef void debug_opening_byte() noexcept nogil:
     if _held() != PROCESS_MUTEX:
-        debug_fail(b"lock order: an opening byte is waited for without the process mutex, or under a heap gate", NULL, 0, 0, 0)
+        debug_fail(b"lock order: an opening byte is requested without the process mutex, or under a heap gate", NULL, 0, 0, 0)
 
 
 cdef void debug_storage_lock() noexcept nogil:
     if _held():
-        debug_fail(b"lock order: the storage lock is asked for under the process mutex or a heap gate", NULL, 0, 0, 0)
+        debug_fail(b"lock order: the storage lock is requested under the process mutex or a heap gate", NULL, 0, 0, 0)
 
 
 cdef void debug_sleep() noexcept nogil:
     if _held() & (HEAP_GATE | QUEUE_GATES) == HEAP_GATE:
         debug_fail(b"a thread is about to sleep under a heap gate", NULL, 0, 0, 0)
-    if _held() == 0 and _has_gil():      # opening, closing and a fork may hold it: the owner of the process mutex never needs it
+    if _held() == 0 and _has_gil():      # opening, closing and a fork may hold the GIL: the owner of the process mutex never needs it
         debug_fail(b"a thread is about to sleep with the GIL", NULL, 0, 0, 0)
 
 
@@ -148,15 +148,15 @@ cdef void debug_python() noexcept nogil:
         debug_fail(b"Python code runs under the process mutex or a heap gate", NULL, 0, 0, 0)
 
 
-# -- for tests: each check as the core calls it, with something held that is not ----------------------------
+# -- for tests: each check as the core calls it, with something that only seems held ----------------------------
 
 def pretend(what):
-    """Have this thread seem to hold it."""
+    """Record `what` as held by this thread."""
     debug_taken(PROCESS_MUTEX if what == "process mutex" else HEAP_GATE)
 
 
 def ask(what):
-    """What is asked before it is waited for, or given back."""
+    """Run the check that precedes waiting for `what`, or that accompanies releasing it."""
     if what == "opening byte":
         debug_opening_byte()
     elif what == "storage lock":

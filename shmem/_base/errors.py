@@ -1,7 +1,7 @@
-"""Status numbers, their texts, and the exceptions: what a user sees when something fails.
+"""Status numbers, their texts, and the exceptions.
 
-Every exception is picklable and carries ``.status``.  Own numbers are negative and fixed; a positive
-one is an errno.
+Every exception can be pickled and carries ``.status``.  The library's own numbers are negative and never change; a positive number is an
+errno.
 """
 
 import enum
@@ -37,7 +37,7 @@ __all__ = [
 
 
 class Status(enum.IntEnum):
-    """What a call ended in.  0 is success, own numbers are negative, a positive number is an errno."""
+    """The status of a call: 0 is success, a negative number is the library's own, a positive number is an errno."""
 
     ok = 0
     timeout_expired = -1
@@ -68,46 +68,46 @@ class Status(enum.IntEnum):
 
 _TEXTS = {
     Status.ok: "success",
-    Status.timeout_expired: "the lock was not obtained before the timeout expired",
-    Status.deadlock: "two holders of the shared lock want it exclusive: each waits for the other",
-    Status.owner_died: "a holder of the lock ended without releasing it",
-    Status.no_memory: "no room in the section",
+    Status.timeout_expired: "the lock was not acquired before the timeout expired",
+    Status.deadlock: "two holders of the shared lock tried to upgrade, and each would wait for the other",
+    Status.owner_died: "a holder of the lock died without releasing it",
+    Status.no_memory: "the section is full",
     Status.corrupted: "the heap is damaged",
     Status.not_a_section: "not a shmem section",
-    Status.layout_mismatch: "another version or layout",
-    Status.address_in_use: "the desired address is taken in this process",
-    Status.too_many_participants: "the table of participants is full",
+    Status.layout_mismatch: "the version or layout differs",
+    Status.address_in_use: "the desired address is in use in this process",
+    Status.too_many_participants: "the participant table is full",
     Status.invalid_block: "not an allocated block of this section",
     Status.already_freed: "the block was freed already",
-    Status.name_exists: "the name is taken",
+    Status.name_exists: "the name is already in use",
     Status.closed: "the handle is closed",
     Status.pinned: "another process holds a view of the block",
     Status.read_only: "the section was opened read-only",
-    Status.not_owner: "the lock is not held by this descriptor in this thread",
-    Status.label_mismatch: "the section carries another shared name",
+    Status.not_owner: "this thread does not hold the lock",
+    Status.label_mismatch: "the section has another shared name",
     Status.untrusted_owner: "the section belongs to another user",
     Status.unsupported_file_system: "mappings or locks of this file system are not coherent between processes",
     Status.too_many_threads: "too many threads of this process use the section",
-    Status.value_overflow: "the semaphore's value would pass its maximum",
+    Status.value_overflow: "the semaphore's value would exceed its maximum",
     Status.queue_full: "the queue is full",
     Status.queue_empty: "the queue is empty",
     Status.queue_closed: "the queue was shut down",
 }
 
 
-# exceptions of reading a text from a section whose memory was overwritten: to be caught and explained
+# what parsing a text from a section may raise if its memory was overwritten; callers catch it and raise HeapCorruption
 DAMAGED_TEXT = (
     ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError, Warning
 )  # fmt: skip
 
 
 def get_error_text(status):
-    """The text that goes with a status.
+    """Return the text of a status.
 
     Parameters
     ----------
     status : int or Status
-        A negative number of the library's own, 0, or an errno.
+        0, one of the library's own (negative) numbers, or an errno.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def get_error_text(status):
     --------
     >>> import shmem
     >>> shmem.get_error_text(shmem.Status.deadlock)
-    'two holders of the shared lock want it exclusive: each waits for the other'
+    'two holders of the shared lock tried to upgrade, and each would wait for the other'
     >>> shmem.get_error_text(28)
     'No space left on device'
     """
@@ -130,7 +130,7 @@ def get_error_text(status):
 
 
 class ShmemError(Exception):
-    """Base of every exception that the library raises of its own.
+    """Base class of the exceptions of this library.
 
     Attributes
     ----------
@@ -151,36 +151,36 @@ class ShmemError(Exception):
 
 
 class LockTimeout(ShmemError, TimeoutError):
-    """The lock was not obtained in time."""
+    """The lock was not acquired in time."""
 
     status = Status.timeout_expired
 
 
 class DeadlockError(ShmemError, RuntimeError):
-    """A second upgrader: both hold the lock shared and want it exclusive."""
+    """A second holder of the shared lock tried to upgrade to the exclusive lock."""
 
     status = Status.deadlock
 
 
 class LockError(ShmemError, RuntimeError):
-    """A lock descriptor was used twice, released by another thread, or never locked."""
+    """A lock descriptor was used twice, unlocked by another thread or never locked, or a `Mutex` was released by a non-owner."""
 
     status = Status.not_owner
 
 
 class SectionFull(ShmemError, MemoryError):
-    """No room: in the section, or on the file system behind it."""
+    """The section, or the file system that backs it, has no room."""
 
     status = Status.no_memory
 
 
 class HeapCorruption(ShmemError):
-    """The heap is damaged: at which offset, what was expected, what was found.
+    """The heap is damaged; the message states the offset, the expected value and the value found.
 
     Attributes
     ----------
     offset : int or None
-        Where, in bytes from the section's start.
+        The place of the damage, in bytes from the start of the section.
     """
 
     status = Status.corrupted
@@ -188,47 +188,47 @@ class HeapCorruption(ShmemError):
 
 
 class NotASection(ShmemError, OSError):
-    """The file is something else, or too damaged to be told for a section."""
+    """The file is not a section, semaphore or event, or is too damaged to be opened; it is not modified."""
 
     status = Status.not_a_section
 
 
 class SectionNotFound(ShmemError, FileNotFoundError):
-    """Nothing there to open, and no `max_size` to create it with."""
+    """The section does not exist, and `max_size` was not passed to create it."""
 
     status = 2
 
 
 class OperatingSystemError(ShmemError, OSError):
-    """The operating system refused something; `.status` and `.errno` are its number."""
+    """The operating system refused a request; `.status` and `.errno` are the error number."""
 
 
 class LayoutMismatch(ShmemError, TypeError):
-    """A section, or a type in it, of another version or layout."""
+    """A section, or a type in it, has another version or layout."""
 
     status = Status.layout_mismatch
 
 
 class AddressInUse(ShmemError, OSError):
-    """The desired address is taken in this process."""
+    """The desired address is in use in this process."""
 
     status = Status.address_in_use
 
 
 class TooManyParticipants(ShmemError, OSError):
-    """Every entry of the table of participants belongs to a live process."""
+    """Every entry in the participant table belongs to a live process."""
 
     status = Status.too_many_participants
 
 
 class UntrustedOwner(ShmemError, PermissionError):
-    """The section belongs to another user and `trust_owner` was not given."""
+    """The section belongs to another user, and `trust_owner=True` was not passed."""
 
     status = Status.untrusted_owner
 
 
 class ReadOnlyError(ShmemError, PermissionError):
-    """A change was asked of a section that was opened read-only."""
+    """The operation would change a section that was opened read-only."""
 
     status = Status.read_only
 
@@ -240,13 +240,13 @@ class InvalidBlock(ShmemError, ValueError):
 
 
 class NameExists(ShmemError, ValueError):
-    """The directory has that name already."""
+    """The name is already in use in the directory."""
 
     status = Status.name_exists
 
 
 class SemaphoreOverflow(ShmemError, OverflowError):
-    """A semaphore's value would pass 2**31 - 1; it is as it was."""
+    """A semaphore's value would exceed 2**31 - 1; it is unchanged."""
 
     status = Status.value_overflow
 
@@ -258,22 +258,22 @@ class ClosedError(ShmemError, ValueError):
 
 
 class QueueFull(ShmemError, queue.Full):
-    """The queue had no room: at once, or for as long as was waited."""
+    """The queue was full, and stayed full until the timeout."""
 
     status = Status.queue_full
 
 
 class QueueEmpty(ShmemError, queue.Empty):
-    """The queue held nothing: at once, or for as long as was waited."""
+    """The queue was empty, and stayed empty until the timeout."""
 
     status = Status.queue_empty
 
 
 class QueueShutDown(ShmemError, getattr(queue, "ShutDown", Exception)):
-    """The queue was shut down: nothing can be put any more, and nothing is left to be got."""
+    """The queue was shut down: no item can be put, or none is left to get."""
 
     status = Status.queue_closed
 
 
 class OwnerDiedWarning(UserWarning):
-    """A former holder of the lock, or owner of a `Mutex`, ended without releasing it: what it was changing may be half done."""
+    """A previous holder of the lock, or owner of a `Mutex`, died without releasing it; the data it protects may be inconsistent."""

@@ -8,7 +8,7 @@ The section::
     page 0          header: identity, offsets of the parts, then the hot words, each on a cache line of its own
     pages           participants: one 64-byte entry each, then one 64-byte intent record each
     pages           free-block index: TLSF or next-fit, and the lists of cached blocks
-    pages           heap blocks, from `heap_start` to `top`; above `top` nothing has meaning
+    pages           heap blocks, from `heap_start` to `top`; what lies above `top` is meaningless
 
 A block::
 
@@ -19,12 +19,12 @@ A block::
       type 48..63
 
 * `tag` is authoritative.  HOLE: type 0.  PENDING: the type field holds the index of the participant that is
-  making the block.  USED: the type field holds the type id.  CACHED: freed, kept whole in a list; type 0.
+  making the block.  USED: the type field holds the type id.  CACHED: freed, but kept whole in a list; type 0.
 * `serial` is meaningful in PENDING and USED.  A serial never repeats in the life of a section.
 * `slack` is the number of payload bytes at the end that were not requested: the whole payload minus `Block.nbytes`.
-  It shares the serial's word because the tag has no bit left.
+  It shares the word of the serial because the tag has no free bits.
 * `rear` is derived from the tag: `size ^ salt ^ end * golden`.  It is meaningful in every state.
-* Nothing here is a pointer: `..._off` counts from the section's start.
+* Nothing here is a pointer: `..._off` is an offset from the start of the section.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -43,6 +43,8 @@ cdef extern from *:
 
     #define PAGE_BYTES 4096u
     #define LINE_BYTES 64u
+    #define MAX_SECTION_BYTES ((uint64_t)1 << 46)   /* of max_size, when a section is made */
+    #define END_OF_ADDRESSES ((uint64_t)1 << 47)    /* of a process */
 
     #define MAGIC_BEING_MADE 0x57454e4d454d4853ull  /* "SHMEMNEW" */
     #define MAGIC            0x0a1a314d454d4853ull  /* "SHMEM1\\x1a\\n" */
@@ -57,7 +59,7 @@ cdef extern from *:
         uint8_t uuid[16];
         char label[208];              /* NUL-terminated, at most 200 bytes */
         uint64_t max_size;
-        uint64_t desired_address;     /* 0: anywhere */
+        uint64_t desired_address;     /* 0: any address */
         uint32_t index_kind;
         uint32_t max_participants;
         uint32_t clean;               /* 1: the last participant left the section whole */
@@ -81,7 +83,7 @@ cdef extern from *:
 
         uint64_t lock_gate;           /* line of its own, with the notice of a dead holder */
         uint64_t owner_deaths;
-        uint32_t death_notice;        /* 1: a holder died, and the next holder does not know it yet */
+        uint32_t death_notice;        /* 1: a holder died, and the next holder has not been warned yet */
         uint32_t spare2;
         uint64_t lock_gate_readers;   /* channels, see _sync/channel.pxd: readers and the upgrader sleep here until the gate opens, */
         uint64_t lock_gate_writers;   /* writers here */
@@ -130,8 +132,8 @@ cdef extern from *:
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
         uint32_t attached;            /* 2: taken; 1: taken, and its former owner cleaned up after; 0: left in order */
-        uint32_t pending;             /* PENDING blocks, never less than there are */
-        uint32_t pins;                /* pinned arrays, never less than there are */
+        uint32_t pending;             /* upper bound for the number of its PENDING blocks */
+        uint32_t pins;                /* upper bound for the number of its pinned arrays */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
         uint64_t pid;                 /* for diagnostics only */
         uint8_t spare[32];
@@ -206,13 +208,24 @@ cdef extern from *:
     typedef struct { uint64_t hash; uint64_t entry_off; } name_slot_t;
     typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
         uint64_t value;               /* directory: payload offset; types: type id */
-        uint64_t serial;              /* directory: of the named block; another block may have its place by now */
+        uint64_t serial;              /* directory: serial of the named block; another block may have its place by now */
         uint32_t name_bytes;
         uint32_t data_bytes;
     } name_entry_t;
     _Static_assert(sizeof(name_table_t) == 16 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 24, "layout");
     #define SLOT_EMPTY 0u
     #define SLOT_REMOVED 1u
+
+    #define FNV_BASIS 0xcbf29ce484222325ull
+    #define FNV_PRIME 0x100000001b3ull
+    #define NAME_HASH_FACTOR 0xff51afd7ed558ccdull
+    /* FNV-1a, then the first half of the finalizer of MurmurHash3 */
+    static inline uint64_t hash_name(const char *text, size_t n_bytes) {
+        uint64_t hash = FNV_BASIS;
+        for (size_t i = 0; i < n_bytes; i++) hash = (hash ^ (unsigned char)text[i]) * FNV_PRIME;
+        hash = (hash ^ hash >> 33) * NAME_HASH_FACTOR;
+        return hash ^ hash >> 33;
+    }
 
     typedef struct {                  /* payload of an array; then shape, strides, pins, dtype text; data last */
         uint64_t data_off;            /* from the payload's start, a multiple of 64 */
@@ -227,10 +240,11 @@ cdef extern from *:
     _Static_assert(offsetof(array_t, n_pin_words) == 24, "layout");
     _Static_assert(sizeof(array_t) == 32, "layout");
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
-    #define ARRAY_UNNAMED 2u          /* its last name is gone: freed with its last pin */
+    #define ARRAY_UNNAMED 2u          /* its last name was deleted: freed with its last pin */
 
     /* Synchronisation primitives: the payload of a block, a field of an object, or the state in the file of a named one.
        All zero: a semaphore of value 0, an event that is not signaled, a mutex that is free. */
+    #define CHANNEL_WAITERS_SHIFT 32  /* in a channel and in an event's word: registered waiters from this bit on */
     typedef struct {
         uint32_t value;
         uint32_t spare;
@@ -245,9 +259,9 @@ cdef extern from *:
         uint64_t owner;               /* generation << 32 | index + 1, or 0 */
         uint64_t channel;
         uint64_t thread;              /* from here on the owner's alone: thread pointer */
-        uint64_t next_held_off;       /* of the mutexes that this thread holds, latest first; 0: the last one */
+        uint64_t next_held_off;       /* next of the mutexes that this thread holds, latest first; 0: the end of the list */
         uint32_t depth;
-        uint32_t died;                /* 1: the last owner died without releasing it, and the next owner does not know it yet */
+        uint32_t died;                /* 1: the last owner died without releasing it, and the next owner has not been warned yet */
         uint64_t owner_deaths;
     } mutex_t;
     _Static_assert(offsetof(mutex_t, channel) == 8 && offsetof(mutex_t, thread) == 16, "layout");
@@ -300,7 +314,7 @@ cdef extern from *:
     } named_t;
     _Static_assert(offsetof(named_t, uuid) == 16 && offsetof(named_t, state) == 64 && sizeof(named_t) == 128, "layout");
 
-    /* FNV-1a over the facts that another build could disagree about */
+    /* FNV-1a over the facts in which another build could differ */
     static inline uint64_t layout_fingerprint(void) {
         const uint64_t facts[] = {
             LAYOUT_VERSION, sizeof(header_t), offsetof(header_t, max_size), offsetof(header_t, heap_start),
@@ -310,8 +324,8 @@ cdef extern from *:
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
-        uint64_t hash = 0xcbf29ce484222325ull;
-        for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * 0x100000001b3ull;
+        uint64_t hash = FNV_BASIS;
+        for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;
         return hash;
     }
     #endif
@@ -321,6 +335,8 @@ cdef extern from *:
     const uint32_t LAYOUT_VERSION
     const size_t PAGE_BYTES
     const size_t LINE_BYTES
+    const uint64_t MAX_SECTION_BYTES
+    const uint64_t END_OF_ADDRESSES
 
     ctypedef struct header_t:
         uint64_t magic
@@ -429,6 +445,11 @@ cdef extern from *:
 
     const uint64_t SLOT_EMPTY
     const uint64_t SLOT_REMOVED
+    const uint64_t FNV_BASIS
+    const uint64_t FNV_PRIME
+    const uint64_t NAME_HASH_FACTOR
+
+    uint64_t hash_name(const char* text, size_t n_bytes) noexcept nogil
 
     ctypedef struct array_t:
         uint64_t data_off
@@ -440,6 +461,8 @@ cdef extern from *:
 
     const uint32_t ARRAY_TEMPORARY
     const uint32_t ARRAY_UNNAMED
+
+    const int CHANNEL_WAITERS_SHIFT
 
     ctypedef struct semaphore_t:
         uint32_t value
@@ -496,7 +519,10 @@ cdef extern from *:
 cdef enum:
     MAX_LABEL_BYTES = 200
     MAX_NAME_BYTES = 65535
-    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is no participant
+    MAX_PARTICIPANTS = 65534       # index + 1 lies in the 16 bits of OWNER_INDEX_MASK; 0xffff is not used
+    MAX_DIMS = 64                  # numpy's limit
+    SEMAPHORE_MAX = 0x7fffffff
+    EVENT_SIGNALED = 1             # the lowest bit of an event's word
 
 cdef enum IndexKind:
     INDEX_TLSF = 1
@@ -536,12 +562,12 @@ cdef enum QueueKind:
 
 
 cdef inline uint64_t participants_bytes(uint32_t max_participants) noexcept nogil:
-    """Size of the pages of the participants' entries, and of those of their intents."""
+    """Return the size of the pages of participant entries, which is also that of the pages of intents."""
     return round_up(<uint64_t>max_participants * sizeof(participant_t), PAGE_BYTES)
 
 
 cdef inline uint64_t control_bytes(uint32_t max_participants) noexcept nogil:
-    """Size of everything before the heap: `heap_start`."""
+    """Return the size of everything before the heap: `heap_start`."""
     return PAGE_BYTES + 2 * participants_bytes(max_participants) + INDEX_BYTES
 
 

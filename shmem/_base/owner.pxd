@@ -18,6 +18,7 @@ cdef enum:
     OWNER_INDEX_MASK = 0xffff
     OWNER_GENERATION_SHIFT = 32
     GATE_WAITERS = 0x80000000
+    READERS_COUNT_MASK = 0xffffffff          # in `readers`
 
 
 cdef inline uint64_t owner_word(uint32_t index, uint32_t generation) noexcept nogil:
@@ -30,7 +31,7 @@ cdef inline bint word_has_owner(uint64_t word) noexcept nogil:
 
 
 cdef inline uint32_t owner_index(uint64_t word) noexcept nogil:
-    """Return the index of the owner's entry, unchecked; UINT32_MAX, which is no entry's index, for a word without an owner."""
+    """Return the index of the owner's entry, unchecked; UINT32_MAX, which is never an index, for a word without an owner."""
     return <uint32_t>(word & OWNER_INDEX_MASK) - 1
 
 
@@ -41,7 +42,7 @@ cdef inline uint32_t owner_generation(uint64_t word) noexcept nogil:
 
 cdef inline uint32_t readers_count(uint64_t readers) noexcept nogil:
     """Return the number of threads that a word `readers` counts."""
-    return <uint32_t>readers
+    return <uint32_t>(readers & <uint64_t>READERS_COUNT_MASK)
 
 
 cdef inline uint64_t readers_none(uint64_t readers) noexcept nogil:

@@ -5,7 +5,7 @@ from shmem._base.owner cimport owner_generation
 from shmem._base.section cimport section_t
 
 cdef enum:
-    OPENING_BYTE = 0x2000000000000000        # far past any end; held while opening or closing
+    OPENING_BYTE = 0x2000000000000000        # far past the end of any file; held while opening or closing
     LIVENESS_BYTE = 0x2000000000000001       # plus the index: held while the participant lives
 
 cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil
@@ -17,7 +17,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
 
 
 cdef inline participant_t* my_entry(section_t* section) noexcept nogil:
-    """Return the entry of this process, which is attached."""
+    """Return the entry of this process, which must be attached."""
     return &section.participants[section.private.index_plus_1 - 1]
 
 

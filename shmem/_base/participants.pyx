@@ -2,17 +2,17 @@
 """Participants: which are attached to a section, and which have died.
 
 An entry of the table belongs to the process that holds the kernel's lock on byte `LIVENESS_BYTE + index` of the
-section's file.  The kernel is asked; nothing is guessed from process ids.
+section's file.  Liveness is asked of the kernel, never guessed from process ids.
 
 * A word that names an owner carries index and generation (`_base/owner.pxd`).  The owner is alive if the entry has that
-  generation and its byte is locked.  Load the word, ask, then compare-and-swap that very word: an entry given
-  out again has another generation, so the answer cannot be about the wrong owner.
+  generation and its byte is locked.  Load the word, ask, then compare-and-swap that same word: an entry that was
+  taken again has another generation, so the answer cannot be about the wrong owner.
 * `readers` holds the generation in its high half and changes owner in one store, which also
   zeroes the count of the dead owner.
-* `attached` shows whose the pins are: while it is 2 the entry has a new owner, which is alive, and the leavings of its former one.  It is
-  stored before the generation that shows every process that the former owner is dead.
+* `attached` shows to which owner the pins belong: while it is 2 the entry has a new owner, which is alive, and still the pins, blocks and
+  intent of its former one.  It is stored before the generation that shows every process that the former owner is dead.
 * "Dead" is believed only from a descriptor that still leads to the section's file and reports this participant's byte
-  as locked: a descriptor that user code closed, and that is some other file by now, would report every participant dead.
+  as locked.  A descriptor that user code closed, and that leads to another file by now, would report every participant dead.
 """
 
 from libc.errno cimport EAGAIN
@@ -32,7 +32,7 @@ cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
 
 
 cdef int section_descriptor(section_t* section) noexcept nogil:
-    """Return a descriptor of the section's file, opened again by its path when user code closed the old one; -1 when that is gone.
+    """Return a descriptor of the section's file, opened again by its path if user code closed the old one; -1 if the path is gone.
 
     Every function that changes the file calls this first: the old number may lead to another file by now.
     """
@@ -54,7 +54,7 @@ cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
     cdef bint is_locked = False
     cdef uint64_t my_byte = LIVENESS_BYTE + section.private.index_plus_1 - 1
     if not _descriptor_is_the_section(section, fd):
-        section_descriptor(section)          # the next question goes through a new descriptor
+        section_descriptor(section)          # the next query goes through a new descriptor
         return False
     return section.private.index_plus_1 == 0 or (byte_range_is_locked(fd, my_byte, 1, &is_locked) == 0 and is_locked)
 
@@ -66,7 +66,7 @@ cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcep
         return True
     if byte_range_is_locked(section.fd, LIVENESS_BYTE + index, 1, &is_locked) != 0:
         section_descriptor(section)
-        return True                          # without an answer, alive
+        return True                          # unknown counts as alive
     return is_locked or not _descriptor_can_be_believed(section)
 
 
@@ -81,7 +81,7 @@ cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
 
 
 cdef bint participants_any_alive(section_t* section) noexcept nogil:
-    """Return whether any process is attached, this one included.  In doubt: yes."""
+    """Return whether any process is attached, this one included; True if that is unknown."""
     cdef bint is_locked = True
     cdef int fd = section_descriptor(section)
     return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
@@ -99,8 +99,8 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                           void** page, int* kept_fd) noexcept nogil:
     """Take an entry for this process, or with `inherit` for a child about to be forked.
 
-    Entries whose owner left in order are taken first, those of dead owners second.  The caller then cleans up after a dead
-    owner (`lock_forget`, `heap_recover`), and then stores 1 in `attached`; `former_readers` is that owner's word.
+    Entries whose owner left in order are taken first, entries of dead owners second.  The caller then cleans up after a dead
+    owner (`lock_forget`, `heap_recover`) and stores 1 in `attached`.  `former_readers` is that owner's word.
     """
     cdef uint32_t i, round_, generation
     cdef int status

@@ -1,18 +1,18 @@
 # cython: language_level=3
-"""The module that public classes and functions report: the one that users import them from."""
+"""The `__module__` of public classes and functions: the module that users import them from."""
 
 from cpython.object cimport PyTypeObject, Py_TPFLAGS_HEAPTYPE
 
 cdef extern from "Python.h":
     void PyType_Modified(type cls)
 
-cdef list _type_names = []           # a C type keeps a pointer to its name: it is never freed
+cdef list _type_names = []           # keeps each name alive, because a C type keeps a pointer to it
 
 
 def set_module(str module, dict namespace, names):
     """Set ``__module__`` of the classes and functions with these names in a module's namespace.
 
-    A class of the C level has no such attribute: Python derives it from the name in the type itself, up to the last dot.
+    An extension type does not store the attribute: Python derives it from the name in the type, up to the last dot.
     """
     cdef bytes type_name
     for name in names:

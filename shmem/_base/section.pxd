@@ -1,16 +1,15 @@
 # cython: language_level=3
-"""What one process knows of one section: `section_t`, made by `_base.system`, used by everything above it.
+"""What one process knows of one section: `section_t`, created by `_sections.opening`, used by all layers.
 
 There is one `section_t` per section and process, however many handles are open; `n_holds` counts them.
 It is plain memory: heap, locks and participants work on it without the GIL.
 
-`private_t` lies in pages that a fork wipes (`MADV_WIPEONFORK`).  A child, even one whose birth no
-handler saw, therefore finds `index_plus_1 == 0` and no thread holding anything: it is not attached,
-and the first thing it does with the section attaches it.
+`private_t` lies in pages that a fork wipes (`MADV_WIPEONFORK`).  A child, even one whose fork no handler saw, therefore finds
+`index_plus_1 == 0` and no thread holding anything.  It is not attached; its first operation on the section attaches it.
 
-A thread finds its `thread_t` by its thread pointer (`thread_pointer` in `_atomics.pxd`): unique among the threads
-that live, and read in one instruction where that is known to work.  A slot whose thread has
-ended holds `THREAD_ENDED`, never 0 again, so that a search may stop at the first 0.
+A thread finds its `thread_t` by its thread pointer (`thread_pointer` in `_atomics.pxd`), which is unique among live threads
+and read in one instruction where that is known to work.  The slot of a thread that ended holds `THREAD_ENDED`, never 0 again,
+so that a search can stop at the first 0.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -26,20 +25,20 @@ cdef extern from *:
     #define MAX_THREADS 4096u
     #define THREAD_ENDED 1u
     #define MAX_ABANDONED 6u            /* as many as fill the line */
-    typedef struct {                    /* one line per thread; only that thread writes it */
+    typedef struct {                    /* one cache line per thread; only that thread writes it */
         uint64_t thread;                /* thread pointer, THREAD_ENDED or 0 */
         uint32_t exclusive;             /* depth */
         uint32_t shared;                /* depth */
-        uint32_t counted;               /* 1: one of my participant's `readers` is mine */
-        uint32_t upgrading;             /* 1: `upgrade` names my participant because of me */
-        uint64_t held_mutex_off;        /* the mutex taken last, of those that this thread holds; see _sync/primitives.pyx */
+        uint32_t counted;               /* 1: this thread is counted in its participant's `readers` */
+        uint32_t upgrading;             /* 1: `upgrade` names the participant because of this thread */
+        uint64_t held_mutex_off;        /* the mutex acquired last of those that this thread holds; see _sync/primitives.pyx */
         uint8_t spare[32];
     } thread_t;
     typedef struct {
-        uint64_t owner_word;             /* generation << 32 | index + 1: how I sign */
+        uint64_t owner_word;             /* generation << 32 | index + 1: the signature of this process */
         uint32_t index_plus_1;          /* 0: not attached */
         uint32_t generation;
-        uint64_t abandoned_off[MAX_ABANDONED];      /* my PENDING blocks that are to be freed, see heap_abandon; 0: no block */
+        uint64_t abandoned_off[MAX_ABANDONED];      /* PENDING blocks of this process to be freed, see heap_abandon; 0: none */
         thread_t threads[MAX_THREADS];
     } private_t;
     _Static_assert(sizeof(thread_t) == 64 && sizeof(private_t) % 64 == 0, "private pages");
@@ -71,7 +70,7 @@ cdef extern from *:
 
 ctypedef struct section_t:
     char* base                    # whole file, read and write
-    char* read_only_base          # whole file, read only; NULL until it is asked for
+    char* read_only_base          # whole file, read only; NULL until it is mapped
     uint64_t size_bytes
     header_t* header
     participant_t* participants
@@ -85,31 +84,31 @@ ctypedef struct section_t:
     uint64_t device
     uint64_t inode
     char* path
-    bint anonymous                # the last one out removes it
+    bint anonymous                # the last participant removes the file
     bint keeps_fd                 # this file system drops a lock with its descriptor
-    bint departed                 # left at exit while views live on
-    uint32_t leaves               # it is to be left: a waiter for the lock returns after its slice of sleep
-    uint64_t id                   # of this section_t among all that this process ever made
+    bint departed                 # this process left the section at exit, while views still exist
+    uint32_t leaves               # the process is about to leave: a waiter for the lock returns after its slice
+    uint64_t id                   # unique among all section_t that this process has made
     uint64_t n_holds              # Mapping objects, under the process mutex
-    uint32_t n_busy               # threads inside the library without the GIL: none may be while the process departs
-    uint64_t n_open               # of them, handles not closed yet, under the GIL
+    uint32_t n_busy               # threads inside the library without the GIL; must be 0 while the process departs
+    uint64_t n_open               # handles that are not closed; under the GIL
     uint64_t n_forks              # between the opener and this process
     section_t* next               # list of this process's sections, under the process mutex
     int (*attach)(section_t*) noexcept nogil     # makes an unattached process a participant
-    void* liveness_page           # keeps the kernel's lock on my byte; not mapped in a child
-    int liveness_fd               # keeps it where a mapping does not; -1
-    uint32_t child_index_plus_1   # the entry taken for a child about to be born, and what keeps it
+    void* liveness_page           # keeps the kernel's lock on the liveness byte; not mapped in a child
+    int liveness_fd               # keeps that lock where a mapping does not, else -1
+    uint32_t child_index_plus_1   # the entry taken for a child about to be forked, and what keeps it
     uint32_t child_generation
     void* child_page
     int child_fd
-    # SHMEM_DEBUG, else NULL: look at everything before the heap gate is given back; and how many blocks it may look at
+    # SHMEM_DEBUG, else NULL: check everything before the heap gate is released; and how many blocks may be checked
     void (*verify)(section_t*) noexcept nogil
     uint64_t n_to_verify
-    bint was_recovered                   # this process came first, and the file had not been closed
+    bint was_recovered                   # this process was the first opener, and the file had not been closed
 
 
 cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
-    """This thread's slot, or NULL when it has none yet.  Only this thread ever writes its pointer there."""
+    """Return this thread's slot, or NULL if it has none yet.  Only this thread ever writes its pointer there."""
     cdef uint64_t me = thread_pointer(), thread
     cdef uint32_t i = thread_hash(me), probes_left = MAX_THREADS
     while probes_left:
@@ -124,7 +123,10 @@ cdef inline thread_t* thread_find(section_t* section) noexcept nogil:
 
 
 cdef inline void busy_begin(section_t* section) noexcept nogil:
-    """Before the GIL is given up; `busy_end` before it is asked for again.  A thread that holds the GIL and finds 0 is alone."""
+    """Count this thread as busy.  Call it before releasing the GIL, and `busy_end` before acquiring it again.
+
+    A thread that holds the GIL and reads 0 is the only one in the library.
+    """
     fetch_add_seq_cst_u32(&section.n_busy, 1)
 
 
@@ -142,8 +144,11 @@ cdef enum:
 
 
 cdef inline uint64_t block_step(section_t* section, uint64_t block_off, uint64_t size_bytes) noexcept nogil:
-    """The offset of the next block of a walk along the chain.  Each tag tells where the next one is, so the walk
-    would wait for memory at each; what lies a little ahead is fetched meanwhile."""
+    """Return the offset of the next block in a walk along the chain.
+
+    Each tag holds the distance to the next one, so that the walk would wait for memory at each; the lines a little ahead are
+    prefetched meanwhile.
+    """
     cdef uint64_t off = block_off + AHEAD_BYTES
     cdef uint64_t end_off = off + (size_bytes if size_bytes < MOST_AHEAD_BYTES else MOST_AHEAD_BYTES)
     while off < end_off:

@@ -1,7 +1,7 @@
 # cython: language_level=3
-"""Status numbers: 0 is success, negative ones are the library's own and fixed, positive ones an errno.
+"""Status numbers: 0 is success, a negative number is the library's own and never changes, a positive number is an errno.
 
-`shmem.Status` is the public face of the same numbers; a test holds the two together.
+`shmem.Status` has the same numbers for users; a test verifies that the two agree.
 """
 
 cdef enum Status:

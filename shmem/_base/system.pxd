@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The door to the operating system: what `_base/system.pyx` offers.  Statuses are 0 or an errno."""
+"""The interface to the operating system, implemented in `_base/system.pyx`.  Statuses are 0 or an errno."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

@@ -1,17 +1,17 @@
 # cython: language_level=3
-"""The only place that calls the operating system.  This is the page for Linux.
+"""The system calls of the library, which are made nowhere else.  This is the page for Linux.
 
-What Linux is asked for, and what it promises:
+What the library requires, and what Linux guarantees:
 
 * *Open-file-description locks* (``F_OFD_SETLK``) belong to the description, not to the process: two
   descriptions in one process exclude each other, and a description that a mapping keeps alive
   keeps its locks after its descriptor is closed.  The kernel drops them when the last descriptor and the
-  last mapping are gone, hence when the process is, whatever killed it.
+  last mapping are gone, and so when the process has died for whatever reason.
 * ``FUTEX_WAIT`` compares and sleeps in one step; never PRIVATE, since the word lies in a shared page.
-* ``fallocate`` gives backing without touching what is there.  glibc's ``posix_fallocate`` would write
-  where the file system cannot, over stores of other processes: hence the system call, and zeros
-  written only beyond what is reserved.
-* ``MADV_WIPEONFORK`` shows a child zeros; ``MADV_DONTFORK`` shows it nothing.
+* ``fallocate`` provides backing without changing existing content.  Where the file system does not support it, glibc's
+  ``posix_fallocate`` would write, over stores of other processes.  The system call is therefore made directly, and
+  zeros are written only beyond what is reserved.
+* Pages with ``MADV_WIPEONFORK`` are zeroed in a child; pages with ``MADV_DONTFORK`` are not mapped in it.
 """
 
 from libc.errno cimport EACCES, EAGAIN, EEXIST, EFBIG, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, errno
@@ -152,7 +152,7 @@ cdef void pause_ns(int64_t duration_ns) noexcept nogil:
 
 
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil:
-    """Sleep while `word` holds `expected`: 0 when woken or changed, ETIMEDOUT, or EINTR after a signal."""
+    """Sleep while `word` holds `expected`.  Return 0 when woken or if it changed, ETIMEDOUT, or EINTR after a signal."""
     cdef timespec timeout
     if debug_level:
         debug_sleep()
@@ -164,14 +164,17 @@ cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexc
 
 
 cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
-    """Wake so many of those who sleep: how many did."""
+    """Wake up to `n_threads` sleepers; return how many were woken."""
     return <int>syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
 
 
 # -- files --------------------------------------------------------------------------------------------
 
 cdef int _own_link_target(const char* path, char* target) noexcept nogil:
-    """Where a symbolic link of this user's leads: ELOOP when it is another user's.  Owner and target are of one and the same link."""
+    """Read where a symbolic link of this user leads: ELOOP if it is another user's.
+
+    Owner and target are read through one descriptor, and so belong to the same link.  EAGAIN: the path is not a link by now.
+    """
     cdef stat_t link
     cdef int64_t n = -1
     cdef size_t n_folder = 0
@@ -182,7 +185,7 @@ cdef int _own_link_target(const char* path, char* target) noexcept nogil:
     if fstat(fd, &link) != 0 or (S_ISLNK(link.st_mode) and link.st_uid != geteuid()):
         status = ELOOP
     elif not S_ISLNK(link.st_mode):
-        status = EAGAIN                  # something else by now
+        status = EAGAIN                  # not a link by now
     else:
         n = readlinkat(fd, b"", target, PATH_BYTES)
         if n < 0 or n >= PATH_BYTES:
@@ -201,10 +204,10 @@ cdef int _own_link_target(const char* path, char* target) noexcept nogil:
 
 
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil:
-    """Open for reading and writing.  A symbolic link is followed only if it belongs to this user, and so for one that it leads to.
+    """Open for reading and writing.  A symbolic link, and each one that it leads to, is followed only if it belongs to this user.
 
-    In a folder that everybody may write to the system may refuse to open another user's file with O_CREAT: without it, the caller
-    can say whose it is.
+    In a folder that every user may write to, the system may refuse to open another user's file with O_CREAT.  It is then opened without
+    that flag, so that the caller can report the owner.
     """
     cdef char places[2][PATH_BYTES]
     cdef const char* place = path
@@ -229,19 +232,19 @@ cdef int file_open(const char* path, bint create, int permissions, int* fd) noex
 
 
 cdef int file_create(const char* path, int permissions, int* fd) noexcept nogil:
-    """Make a new file, open for reading and writing: EEXIST when the name is taken, also by a symbolic link."""
+    """Create a file and open it for reading and writing: EEXIST if the name is in use, even by a symbolic link."""
     fd[0] = open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, permissions)
     return 0 if fd[0] >= 0 else errno
 
 
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil:
-    """A new file of that file system that has no name: it goes with its descriptor, or is given one."""
+    """Create a file without a name on the file system of `folder`.  It is removed with its descriptor, unless it is given a name."""
     fd[0] = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions)
     return 0 if fd[0] >= 0 else errno
 
 
 cdef int file_give_name(int fd, const char* path) noexcept nogil:
-    """Name a file that has no name: EEXIST when the name is taken; ENOSYS where the kernel needs /proc, and there is none."""
+    """Give a name to a file without one: EEXIST if the name is in use; ENOSYS if the kernel needs /proc and it is not mounted."""
     cdef char found[40]
     snprintf(found, sizeof(found), b"/proc/self/fd/%d", fd)
     if linkat(AT_FDCWD, found, AT_FDCWD, path, AT_SYMLINK_FOLLOW) == 0:
@@ -254,7 +257,10 @@ cdef int file_give_name(int fd, const char* path) noexcept nogil:
 
 
 cdef int file_reopen(int fd, const char* path, int* new_fd) noexcept nogil:
-    """A description of its own of the same file.  Where there is no /proc, by the path it had: ENOSYS when that is another one's by now."""
+    """Open a new description of the same file.
+
+    Without /proc it is opened by its path: ENOSYS if the path leads to another file by now, or to none.
+    """
     cdef char link[40]
     cdef file_facts_t old, new
     cdef int status
@@ -319,8 +325,11 @@ cdef int file_read(int fd, void* buffer, size_t size_bytes, uint64_t off, size_t
 
 
 cdef bint _is_past_limit(uint64_t end_off) noexcept nogil:
-    """Whether this process may not write so far into a file.  The kernel refuses it too, but with a SIGXFSZ, which kills a process
-    that does not ignore it.  Python ignores it, and programs may have restored the default."""
+    """Return whether a limit of this process forbids writing up to `end_off`.
+
+    The kernel would refuse it too, but with a SIGXFSZ, which kills a process that does not ignore it.  Python ignores it, but a program
+    may have restored the default.
+    """
     cdef rlimit limit
     return getrlimit(RLIMIT_FSIZE, &limit) == 0 and limit.rlim_cur != RLIM_INFINITY and end_off > limit.rlim_cur
 
@@ -355,8 +364,10 @@ cdef int file_set_size(int fd, uint64_t size_bytes) noexcept nogil:
 
 
 cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t reserved_off) noexcept nogil:
-    """Backing for [start, end).  Where the file system cannot allocate, zeros are written, but only from
-    `reserved_off` on: below it other processes may be storing."""
+    """Provide backing for [start, end).
+
+    Where the file system cannot allocate, zeros are written, but only from `reserved_off` on, because other processes may store below it.
+    """
     cdef char zeros[ZEROS_BYTES]
     cdef uint64_t off
     cdef size_t n
@@ -400,9 +411,9 @@ cdef int file_sync(int fd) noexcept nogil:
 
 
 cdef int folder_sync(const char* folder) noexcept nogil:
-    """Have the names in a folder on disk: a file's own sync need not reach the name that it is found by.
+    """Write the names in a folder to disk, since the sync of a file need not include its name.
 
-    A folder that may not be read, or whose file system has no such call, is left to the kernel.
+    A folder that this process must not read, or whose file system does not support the call, is left to the kernel.
     """
     cdef int status = 0, fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
     if fd < 0:
@@ -422,7 +433,7 @@ cdef uint64_t file_system_kind(int fd) noexcept nogil:
 
 
 cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil:
-    """Whether mappings and locks agree between all processes that can open the file (statfs(2) has the numbers)."""
+    """Return whether mappings and locks are coherent between all processes that can open the file (statfs(2) lists the numbers)."""
     return not (kind == 0x6969             # NFS
                 or kind == 0x0bd00bd0      # Lustre
                 or kind == 0x01021997      # 9p
@@ -445,7 +456,7 @@ cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_b
 
 
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
-    """Lock one byte through this description: EAGAIN when another holds it and `wait` is false; EINTR."""
+    """Lock one byte through this description: EAGAIN if another one holds it and `wait` is false, EINTR after a signal."""
     cdef flock request
     if wait:
         if debug_level:
@@ -460,7 +471,7 @@ cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
 cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil:
     """Wait for one byte and lock it through this description: EINTR after a signal.
 
-    This is for tools, which hold the opening byte of a section that they do not map; `byte_lock` asserts the lock order.  A description
+    Tools call this to hold the opening byte of a section that they do not map; `byte_lock` also checks the lock order.  A description
     that locks the byte shared may be open for reading only.
     """
     cdef flock request
@@ -469,7 +480,7 @@ cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil:
 
 
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil:
-    """Whether any other description holds a lock in the range.  A description never sees its own."""
+    """Find out whether any other description holds a lock in the range.  A description never sees its own locks."""
     cdef flock request
     _describe_range(&request, F_WRLCK, off, n_bytes)
     if fcntl(fd, F_OFD_GETLK, &request) != 0:
@@ -479,11 +490,11 @@ cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_l
 
 
 cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
-    """Lock a byte for as long as this address space lives: EAGAIN when another process has it.
+    """Lock a byte for as long as this address space exists: EAGAIN if another process holds it.
 
-    The lock is taken through a new description, one page is mapped through it and the descriptor closed.
-    On a file system that drops the lock with the descriptor (overlayfs maps the file beneath) the
-    descriptor is kept instead, and `keeps_fd` remembers that.  With `inherit` a child born next has it too.
+    The lock is taken through a new description; one page is mapped through it, and the descriptor is closed.
+    On a file system that drops the lock with the descriptor (overlayfs maps the file beneath), the descriptor is kept instead,
+    and `keeps_fd` records that.  With `inherit`, a child that is forked next keeps the lock too.
     """
     cdef int own_fd = -1, status
     cdef bint is_locked = False
@@ -534,7 +545,7 @@ cdef void liveness_do_not_inherit(void* page) noexcept nogil:
 # -- memory -------------------------------------------------------------------------------------------
 
 cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address, char** base) noexcept nogil:
-    """Map the file from its start.  `address` 0: anywhere; else there or EEXIST."""
+    """Map the file from its start: at any address if `address` is 0, otherwise at `address`, or EEXIST."""
     cdef int flags = MAP_SHARED
     cdef void* mapped
     if address:
@@ -542,7 +553,7 @@ cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address
     mapped = mmap(<void*>address, size_bytes, PROT_READ | PROT_WRITE if writable else PROT_READ, flags, fd, 0)
     if mapped == MAP_FAILED:
         return errno
-    if address and <uint64_t>mapped != address:      # a kernel older than the flag takes it for a hint
+    if address and <uint64_t>mapped != address:      # a kernel older than the flag treats the address as a hint
         munmap(mapped, size_bytes)
         return EEXIST
     base[0] = <char*>mapped
@@ -559,7 +570,7 @@ cdef int memory_sync(void* base, uint64_t size_bytes) noexcept nogil:
 
 
 cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil:
-    """Zeroed private pages that a child finds zeroed again; NULL when there is no memory."""
+    """Return zeroed private pages, which a fork zeroes in the child; NULL if there is no memory."""
     cdef void* mapped = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if mapped == MAP_FAILED:
         return NULL
@@ -576,7 +587,7 @@ cdef uint64_t process_id() noexcept nogil:
 
 
 cdef uint32_t processor_count() noexcept nogil:
-    """How many processors this process may run on; 2 if the system does not say."""
+    """Return the number of processors that this process may run on; 2 if it is unknown."""
     cdef cpu_set_t processors
     return <uint32_t>CPU_COUNT(&processors) if sched_getaffinity(0, sizeof(processors), &processors) == 0 else 2
 
@@ -598,7 +609,7 @@ cdef int random_bytes(void* buffer, size_t size_bytes) noexcept nogil:
 
 
 cdef int boot_id(char* text, size_t size_bytes) noexcept nogil:
-    """The kernel's name for this boot, NUL-terminated without the newline; for people, and empty where there is no /proc."""
+    """Read the kernel's name for this boot, NUL-terminated and without newline; empty if /proc is not mounted.  For diagnostics only."""
     cdef size_t got = 0
     cdef int fd = open(b"/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC)
     memset(text, 0, size_bytes)
@@ -618,7 +629,7 @@ pthread_mutex_init(&_process_mutex, NULL)
 
 
 cdef void process_mutex_lock() noexcept nogil:
-    """The mutex around opening, closing and the list of sections.  Its owner never needs the GIL."""
+    """Lock the mutex that guards opening, closing and the list of sections.  Its owner never needs the GIL."""
     if debug_level:
         debug_may_take(PROCESS_MUTEX)
     pthread_mutex_lock(&_process_mutex)
@@ -637,7 +648,7 @@ cdef int at_fork(fork_handler_t before, fork_handler_t in_parent, fork_handler_t
 
 
 cdef int at_thread_end(thread_end_t handler) noexcept nogil:
-    """Have `handler` called in every watched thread as it ends.  Once per process."""
+    """Register `handler`, which every watched thread calls as it ends.  Called once per process."""
     return pthread_key_create(&_thread_key, handler)
 
 

@@ -1,13 +1,13 @@
 # cython: language_level=3
 """The page of `_base.system` for System V semaphores, which only `python -m shmem semstat` needs.
 
-Nothing here changes a set.  What Linux promises:
+Nothing here changes a set.  What Linux guarantees:
 
-* `GETALL` shows all values of a set at one moment.  Waiters and last process are asked for one semaphore
-  at a time, so they may be moments younger than the values.
-* A set keeps its size.  An id is used again only after tens of thousands of others, but it may be, for a
-  larger set: so there is always room for the largest set that the system allows.
-* Permission to read the set is needed for all of it.  A set that is gone is EINVAL or EIDRM.
+* `GETALL` returns all values of a set at one moment.  Waiters and last process are read for one semaphore at a time,
+  so they may be slightly newer than the values.
+* A set keeps its size.  An id is used again only after tens of thousands of others, but possibly for a larger set.
+  The buffers therefore always have room for the largest set that the system allows.
+* Every call needs permission to read the set.  For a set that was removed it fails with EINVAL or EIDRM.
 """
 
 from libc.errno cimport ENOMEM, errno
@@ -26,7 +26,7 @@ cdef extern from "<sys/sem.h>" nogil:
     int IPC_STAT, IPC_INFO, GETALL, GETNCNT, GETZCNT, GETPID
     int semctl(int set_id, int number, int command, ...)
 
-cdef union semctl_argument_t:        # which the caller is to define, says semctl(2)
+cdef union semctl_argument_t:        # semctl(2) requires the caller to define it
     int value
     semid_ds* facts
     uint16_t* values
@@ -39,7 +39,7 @@ ctypedef struct waiting_t:
 
 
 cdef int _set_size(int set_id, size_t* n_semaphores, size_t* most) noexcept nogil:
-    """How many semaphores the set has, and how many any set can have."""
+    """Find the number of semaphores in the set, and the largest number that any set can have."""
     cdef semid_ds facts
     cdef seminfo limits
     cdef semctl_argument_t argument
@@ -85,23 +85,23 @@ def list_sets(path=SYSV_LIST):
 
 
 def semaphores_of_set(int set_id):
-    """What is in a System V set of semaphores.
+    """Return the contents of a System V set of semaphores.
 
     Parameters
     ----------
     set_id : int
-        Its id, not its key.
+        The id of the set, not its key.
 
     Returns
     -------
     list of tuple
-        For each semaphore: value, how many wait for it to increase, how many wait for zero, and the
-        process that was the last to operate on it (0: none, or one that cannot be named here).
+        For each semaphore: its value, the number of waiters for an increase, the number of waiters for zero, and the
+        id of the last process that operated on it (0: none, or one outside this PID namespace).
 
     Raises
     ------
     OSError
-        EACCES (a PermissionError): no permission to read it.  EINVAL, EIDRM: there is no such set (any more).
+        EACCES (a PermissionError): this process must not read the set.  EINVAL, EIDRM: the set does not exist, or was removed.
     """
     cdef size_t n_semaphores = 0, most = 0
     cdef uint16_t* values = NULL

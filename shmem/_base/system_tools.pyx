@@ -1,11 +1,11 @@
 # cython: language_level=3
 """The page of `_base.system` that Python code calls: files, private memory, limits and processes.
 
-What Linux promises besides what `_base.system` lists:
+What Linux guarantees, in addition to the list in `_base.system`:
 
-* ``O_TMPFILE`` makes a file without a name, which a kill takes away.  Not every file system has it.
+* ``O_TMPFILE`` makes a file without a name, which disappears if the process is killed.  Not every file system supports it.
 * ``SEEK_DATA`` and ``SEEK_HOLE`` show which parts of a file are holes.  A file system without holes reports one extent.
-* ``PR_SET_PDEATHSIG`` sends a signal to a child when the thread that made it ends, whatever ended it.
+* ``PR_SET_PDEATHSIG`` sends a signal to a child when the thread that created it ends for whatever reason.
 """
 
 import errno
@@ -57,20 +57,20 @@ def open_file(path, writable=False, follow=True):
     writable : bool
         Open it for reading and writing.
     follow : bool
-        Follow a symbolic link; else it is an OSError.
+        Follow a symbolic link; otherwise a link raises OSError.
     """
     return os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def open_log(path):
-    """Return a descriptor that appends to a file, which is made if need be."""
+    """Return a descriptor that appends to a file, which is created if it does not exist."""
     return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
 
 
 def read_start(path, n_bytes):
     """Return the first bytes of a regular file, padded with zeros, and the file's size; None for any other kind of file.
 
-    Nothing else is opened, because opening may block or have effects.
+    Other kinds of files are not opened, because that may block or have side effects.
     """
     if not stat.S_ISREG(os.lstat(path).st_mode):
         return None
@@ -82,7 +82,7 @@ def read_start(path, n_bytes):
 
 
 def create_file(path, int permissions):
-    """Return a descriptor of a new file, open for reading and writing; FileExistsError if the name is taken."""
+    """Return a descriptor of a new file, open for reading and writing; FileExistsError if the name is in use."""
     cdef bytes encoded = os.fsencode(path)
     cdef int fd = -1
     _check(file_create(encoded, permissions, &fd), path)
@@ -109,7 +109,7 @@ def sync_file(int fd):
 
 
 def sync_folder_of(path):
-    """Write the name of a file to disk, that is, the folder in which it stands."""
+    """Write the name of a file to disk, that is, the folder that contains it."""
     cdef bytes folder = os.fsencode(os.path.dirname(os.path.abspath(path)))
     cdef const char* folder_name = folder
     cdef int status
@@ -142,7 +142,8 @@ cdef str _hidden_path(str target):
 def create_beside(str target, permissions):
     """Return a descriptor of an empty file on the file system of `target`, and its path: None if the file has no name yet.
 
-    It has no name where the file system supports that, and then a kill leaves nothing.  Else it has a hidden one beside `target`.
+    The file has no name where the file system supports that, so that a kill leaves nothing behind; otherwise it has a hidden name
+    beside `target`.
     """
     cdef bytes folder = os.fsencode(os.path.dirname(target))
     cdef int fd = -1
@@ -227,25 +228,25 @@ def free_bytes_at(path):
 
 # -- memory -------------------------------------------------------------------------------------------------
 
-_MAP_NORESERVE = 0x4000                      # Python has it from 3.13
+_MAP_NORESERVE = 0x4000                      # mmap.MAP_NORESERVE from Python 3.13 on
 
 
 def map_privately(fd, n_bytes):
-    """Return a private writable map of a file's first bytes: what is written to it is not written to the file."""
+    """Return a private writable map of a file's first bytes: writes to it do not reach the file."""
     import mmap
 
     return mmap.mmap(fd, n_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def map_zeros(n_bytes):
-    """Return private zeroed memory that takes up room only where it is written."""
+    """Return private zeroed memory that consumes memory only where it is written."""
     import mmap
 
     return mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
 
 
 def map_shared_zeros(n_bytes):
-    """Return zeroed memory that this process and the children that it forks share."""
+    """Return zeroed memory that this process shares with the children that it forks."""
     import mmap
 
     return mmap.mmap(-1, n_bytes)
@@ -259,7 +260,7 @@ def map_shared(fd):
 
 
 def has_address_space(n_bytes):
-    """Return whether a process can map so much; True, too, where only a limit of this process (RLIMIT_AS) forbids it."""
+    """Return whether a process can map `n_bytes`; also True if only a limit of this process (RLIMIT_AS) forbids it."""
     import mmap
     import resource
 
@@ -273,12 +274,12 @@ def has_address_space(n_bytes):
 # -- processes ----------------------------------------------------------------------------------------------
 
 def die_with_parent():
-    """Have the kernel kill this process when the thread that made it ends."""
+    """Have the kernel kill this process when the thread that created it ends."""
     kill_with_parent()
 
 
 def describe_process(pid):
-    """Return a line for each thread of a process: where in the kernel it waits."""
+    """Return a line for each thread of a process that shows where in the kernel it waits."""
     lines = []
     try:
         for task in sorted(os.listdir(f"/proc/{pid}/task"), key=int):

@@ -1,18 +1,18 @@
-"""Report what is wrong with a section's file, where, and what would be lost; repair it; find unreachable blocks.
+"""Report the damage in a section's file, its offsets, and what would be lost; repair it; find unreachable blocks.
 
-Without --repair nothing is opened for writing, and files that cannot be opened as a section any more are read too: cut off, or with
-damaged header, tags or names.  Processes that want to open it wait meanwhile.  A section that processes are attached to is
-checked by attaching to it, as they do.
+Without --repair the file is opened for reading only.  The check also reads files that can no longer be opened as a section: truncated
+ones, and those with damaged header, tags or names.  Processes that open the section wait meanwhile.  If processes are attached to
+the section, the check attaches to it as they do.
 
---repair copies the file aside first, as FILE.before-repair-N, then mends it, and says what it did and what is lost.  What is
-a block no more becomes a plain block, and is not allocated again until a process frees it.
+--repair first copies the file to FILE.before-repair-N, then repairs it, and reports each repair and each loss.  Memory that cannot be
+identified becomes a plain block, and is not allocated again until a process frees it.
 
---leaks follows references from the root object and the names.  An object's references are known by its type.  What plain blocks, arrays and
-queues hold is known to their users alone: blocks that a word of them may refer to are marked "perhaps", and do not count.  In a
-section that is in use, what only the variables of a process lead to is listed too.
+--leaks follows references from the root object and the names.  The references of an object are known from its type.  The contents of plain
+blocks, arrays and queues are known only to the application: blocks to which a word in them may refer are marked "perhaps", and do not
+count.  In a section that is in use, blocks to which only variables of a process refer are listed too.
 
-Exit status, as fsck's: 0 whole.  Else the sum of: 1 it was damaged, and is repaired; 4 damaged, or leaks were found, and left so;
-8 it was not checked, or --repair refused: no section, it cannot be read, processes are attached.  2: wrong arguments.
+Exit status, as that of fsck: 0 intact.  Otherwise the sum of: 1 damaged, and repaired; 4 damage or leaks remain;
+8 not checked, or the repair was refused, because FILE is not a section or not readable, or processes are attached.  2: wrong arguments.
 """
 
 import contextlib
@@ -44,19 +44,20 @@ from shmem._sections import image
 HEADER = LAYOUT["header_t"]
 COPY_BYTES = 1 << 16
 REPAIRED, LEFT, NOT_DONE = 1, 4, 8  # exit status; the bits mean the same in fsck's
+IN_USE = "cannot repair: processes are attached; repair when they have left"
 
 
 class Refused(Exception):
-    """It was not done; the message says why."""
+    """The check or repair was refused; the message states the reason."""
 
 
 @dataclasses.dataclass
 class Report:
-    """What is said at the end."""
+    """The result of a check or repair."""
 
     file: str
-    state: str = "whole"
-    """whole, damaged, repaired, not a section, unreadable, refused"""
+    state: str = "intact"
+    """intact, damaged, repaired, not a section, unreadable, refused"""
     in_use: bool = False
     findings: list = dataclasses.field(default_factory=list)
     notes: list = dataclasses.field(default_factory=list)
@@ -68,7 +69,7 @@ class Report:
     @property
     def status(self):
         """The exit status."""
-        status = {"whole": 0, "repaired": REPAIRED, "damaged": LEFT}.get(self.state, NOT_DONE)
+        status = {"intact": 0, "repaired": REPAIRED, "damaged": LEFT}.get(self.state, NOT_DONE)
         return status | LEFT if any(leak.perhaps is None for leak in self.leaks or ()) else status
 
 
@@ -77,11 +78,11 @@ class Report:
 
 @contextlib.contextmanager
 def opened(path, writable):
-    """A descriptor of the file; no process opens or closes the section meanwhile."""
+    """Yield a descriptor of the file; no process opens or closes the section meanwhile."""
     fd = open_file(path, writable)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotASection("it is no regular file")
+            raise NotASection("not a regular file")
         with contextlib.suppress(OSError):
             image.hold_opening(fd, not writable)
         yield fd
@@ -90,12 +91,12 @@ def opened(path, writable):
 
 
 def copy_aside(fd, path):
-    """Copy the file as it is, holes as holes, and have it on disk; the copy's path.
+    """Copy the file unchanged, holes as holes, sync the copy, and return its path.
 
     Raises
     ------
     OSError
-        No room; then there is no copy.
+        There was no room, and no copy is left.
     """
     n = 1
     while True:
@@ -111,7 +112,7 @@ def copy_aside(fd, path):
         for start, end in extents(fd, size):
             for at in range(start, end, COPY_BYTES):
                 content = os.pread(fd, min(COPY_BYTES, end - at), at)
-                if content.strip(b"\0"):  # what was reserved and never written reads as zeros
+                if content.strip(b"\0"):  # reserved bytes that were never written read as zeros
                     write_all(to, content, at)
         sync_file(to)
     except BaseException:
@@ -123,11 +124,11 @@ def copy_aside(fd, path):
     return aside
 
 
-# -- checking and mending -------------------------------------------------------------------------------------
+# -- checking and repairing -------------------------------------------------------------------------------------
 
 
 def check_in_use(path, report, with_leaks):
-    """Attach, and ask `check_heap`; leaks are looked for in a snapshot."""
+    """Attach and call `check_heap`; search for leaks in a snapshot."""
     report.in_use = True
     shared_name = shared_name_of(path)
     place = {"file_name": path} if shared_name is None else {"shared_name": shared_name}
@@ -138,22 +139,24 @@ def check_in_use(path, report, with_leaks):
             found = section.check_heap()
         except shmem.HeapCorruption as error:
             report.state = "damaged"
-            report.findings.append({"offset": error.offset, "problem": str(error), "remedy": "when all have left: --repair", "lost": ""})
+            report.findings.append(
+                {"offset": error.offset, "problem": str(error), "remedy": "run --repair when no process is attached", "lost": ""}
+            )
             return
         report.blocks, report.used_bytes = found.blocks, found.used_bytes
         if with_leaks:
-            report.notes.append("what only a variable of a process leads to is listed as a leak too")
+            report.notes.append("a block that only a process's variable refers to is listed as a leak too")
             with tempfile.TemporaryFile(prefix="shmem-check-") as file:
                 status = persistence.write_copy(section, file.fileno())
                 if status != 0:
-                    raise Refused(f"no copy could be made to look for leaks in: {shmem.get_error_text(status)}")
+                    raise Refused(f"cannot look for leaks: copying the section failed: {shmem.get_error_text(status)}")
                 wreck = Wreck(file.fileno())
                 wreck.examine()
                 report.leaks = Reach(wreck).leaks()
 
 
 def check_file(fd, report, with_leaks):
-    """Read the file; the `Wreck`."""
+    """Read the file and return its `Wreck`."""
     wreck = Wreck(fd)
     wreck.examine()
     report.findings += [dataclasses.asdict(finding) for finding in wreck.findings]
@@ -168,7 +171,7 @@ def check_file(fd, report, with_leaks):
 
 
 def mend(fd, heap_only):
-    """Write what `Wreck` would change, and mark the file as not closed, so that the next opener recovers it."""
+    """Write the words that `Wreck` repaired, and mark the section as not closed, so that the next opener recovers it."""
     wreck = Wreck(fd)
     if heap_only:
         wreck.examine_heap()
@@ -183,16 +186,16 @@ def mend(fd, heap_only):
 
 
 def repair(path, report):
-    """Copy aside, mend, open and close."""
+    """Copy the file aside, repair it, open and close the section."""
     with opened(path, True) as fd:
         if image.is_in_use(fd):
-            raise Refused("processes are attached: nothing was repaired")
+            raise Refused(IN_USE)
         report.copy = copy_aside(fd, path)
         was_clean = Wreck(fd).was_clean
     for heap_only in (False,) if was_clean else (True, False):
         with opened(path, True) as fd:
             if image.is_in_use(fd):
-                raise Refused(f"a process attached meanwhile: repair again when it has left; as it was: {report.copy}")
+                raise Refused(f"cannot repair: a process has attached; repair again when it has left (original: {report.copy})")
             mend(fd, heap_only)
         with shmem.SharedMemory(path, trust_owner=True) as section:
             if not heap_only:
@@ -201,7 +204,7 @@ def repair(path, report):
 
 
 def examine(path, with_repair, with_leaks):
-    """The `Report` on a file."""
+    """Return the `Report` on a file."""
     path = os.path.abspath(path)
     report = Report(path)
     try:
@@ -212,7 +215,7 @@ def examine(path, with_repair, with_leaks):
         if in_use:
             check_in_use(path, report, with_leaks)
         if with_repair and in_use:
-            raise Refused("processes are attached: nothing was repaired")
+            raise Refused(IN_USE)
         if with_repair and report.findings:
             repair(path, report)
     except NotASection as error:
@@ -231,7 +234,7 @@ def examine(path, with_repair, with_leaks):
 
 
 def print_report(report, file):
-    """The report for people."""
+    """Print the report as text."""
     sizes = "" if report.blocks is None else f", {report.blocks} blocks, {report.used_bytes:,} bytes in use"
     print(f"{report.file}: {report.state}{sizes}", file=file)
     for note in report.notes:
@@ -242,32 +245,32 @@ def print_report(report, file):
         if finding["lost"]:
             print(f"  {'':12}  lost: {finding['lost']}", file=file)
     if report.copy:
-        print(f"  as it was: {report.copy}", file=file)
+        print(f"  original: {report.copy}", file=file)
     if report.leaks is not None:
         print_leaks(report.leaks, file)
 
 
 def print_leaks(leaks, file):
-    """The leaks as a table."""
+    """Print the leaks as a table."""
     certain = [leak for leak in leaks if leak.perhaps is None]
-    print(f"  leaks: {len(certain)} blocks, {sum(leak.n_bytes for leak in certain):,} bytes that nothing leads to", file=file)
+    print(f"  leaks: {len(certain)} blocks, {sum(leak.n_bytes for leak in certain):,} bytes that are unreachable", file=file)
     if len(certain) < len(leaks):
-        print(f"  and {len(leaks) - len(certain)} that a word in a plain block, an array or a queue may lead to", file=file)
+        print(f"  and {len(leaks) - len(certain)} that a word in a plain block, an array or a queue may refer to", file=file)
     for leak in leaks:
         perhaps = f"  perhaps reached from {leak.perhaps:#x}" if leak.perhaps is not None else ""
         print(f"  {leak.offset:>#12x}  {leak.n_bytes:>14,}  {leak.type}{perhaps}", file=file)
 
 
 def command_arguments(parser):
-    """What the command takes."""
-    parser.add_argument("file", metavar="FILE", help=f"the section's file; of an anonymous section {section_path('NAME')}")
-    parser.add_argument("--repair", action="store_true", help="copy the file aside, then mend it")
-    parser.add_argument("--leaks", action="store_true", help="list the blocks that are unreachable")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    """Declare the arguments of `python -m shmem check`."""
+    parser.add_argument("file", metavar="FILE", help=f"the section's file, which for an anonymous section is {section_path('NAME')}")
+    parser.add_argument("--repair", action="store_true", help="copy the file aside, then repair it")
+    parser.add_argument("--leaks", action="store_true", help="list unreachable blocks")
+    parser.add_argument("--json", action="store_true", help="print the report as a JSON object")
 
 
 def command(options):
-    """Check; the exit status."""
+    """Run `python -m shmem check` and return the exit status."""
     report = examine(options.file, options.repair, options.leaks)
     if options.json:
         print(json.dumps(dataclasses.asdict(report), indent=1))

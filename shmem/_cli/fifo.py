@@ -1,15 +1,15 @@
 """The second program of the original library: producers and consumers on one first-in-first-out queue in a section.
 
-`fifo produce N` puts N messages and ends; `fifo consume` takes messages and ends after ten seconds without one.  Any number
-of both may run at the same time, and may be killed at any moment.  No message is lost or taken twice, except for the message
-that a consumer took just before it was killed.
+`fifo produce N` puts N messages and exits; `fifo consume` takes messages and exits after ten seconds without one.  Any number
+of both may run at the same time, and may be killed at any moment.  Each message is taken exactly once, except that a message is
+lost if its consumer is killed right after taking it.
 
 The queue is a linked list of objects under the section's lock.  A semaphore counts messages, and an event signals that none
 is left.  (Programs that need a queue use shmem.Queue.  This one demonstrates locks, semaphores, events and objects.)
 
-Every message holds its producer and a number.  Consumers verify that each producer's messages come in order, each once.
+Every message holds its producer and a number.  Consumers verify that each producer's messages arrive in order, each once.
 
-Exit status: 0 no error; 1 messages out of order, or another error; 2 wrong arguments; 130 interrupted.
+Exit status: 0 success; 1 messages out of order, or another error; 2 wrong arguments; 130 interrupted.
 """
 
 # Invariants, with the lock held and after `_repair`:
@@ -47,7 +47,7 @@ MIN_SIZE = 1 << 20
 
 
 class Violation(Exception):
-    """A message that came out of order, twice or not at all."""
+    """A message that arrived out of order, twice or not at all."""
 
 
 class Producer(shmem.Struct, type_name="shmem.fifo.Producer"):
@@ -209,7 +209,7 @@ class Queue:
                 return None
             producer, number = message.producer, message.number
             if number != producer.taken:
-                raise Violation(f"producer {producer.number}: message {number} came instead of {producer.taken}")
+                raise Violation(f"producer {producer.number}: expected message {producer.taken}, got message {number}")
             fifo.removing = old
             producer.taken = number + 1
             fifo.first = message  # from here on the message is taken
@@ -220,7 +220,7 @@ class Queue:
             return producer.number, number
 
     def get(self, timeout):
-        """Wait for a message and take it; return None if none came in time."""
+        """Wait for a message and take it; return None after a timeout."""
         deadline = time.monotonic() + timeout
         while True:
             left = max(0.0, deadline - time.monotonic())
@@ -234,7 +234,7 @@ class Queue:
                 return None
 
     def _signal_again(self):
-        """Signal as many tokens as there are messages, some of which lost theirs.  Surplus tokens do no harm."""
+        """Signal as many tokens as there are messages, some of which have lost theirs.  Surplus tokens are harmless."""
         with self.lock:
             self._repair()
             n_waiting = sum(1 for _ in chain(self.fifo.first.next))
@@ -257,13 +257,13 @@ class Queue:
             for message in chain(self.fifo.first.next):
                 which = message.producer.number
                 if message.number != expected[which]:
-                    raise Violation(f"producer {which}: message {message.number} is waiting in place of {expected[which]}")
+                    raise Violation(f"producer {which}: expected waiting message {expected[which]}, found message {message.number}")
                 expected[which] += 1
                 n_waiting += 1
             for producer in chain(self.fifo.producers):
                 if expected[producer.number] != producer.put:
                     known = expected[producer.number]
-                    raise Violation(f"producer {producer.number}: {producer.put} messages were put, but {known} are accounted for")
+                    raise Violation(f"producer {producer.number}: put {producer.put} messages, of which {known} are accounted for")
                 n_blocks += 1
             n_blocks += 2 + n_waiting + sum(1 for _ in chain(self.fifo.spare))  # 2: the queue and the message that `first` leads to
             return n_waiting, self.shm.check_heap().blocks - n_blocks
@@ -291,13 +291,13 @@ def _produce(queue, options):
 
 
 def _consume(queue, options):
-    """Take messages until none has come for `--timeout` seconds."""
+    """Take messages until none has arrived for `--timeout` seconds."""
     latest, n_taken = {}, 0
     try:
         while (found := queue.get(options.timeout)) is not None:
             producer, number = found
             if number <= latest.get(producer, -1):
-                raise Violation(f"producer {producer}: message {number} came after {latest[producer]}")
+                raise Violation(f"producer {producer}: got message {number} after message {latest[producer]}")
             latest[producer] = number
             n_taken += 1
             if options.verbose:
@@ -308,35 +308,35 @@ def _consume(queue, options):
 
 def _check(queue, options):
     n_waiting, n_lost = queue.check()
-    print(f"check: {n_waiting:,} messages waiting, in order; heap whole; {n_lost} blocks lost with killed processes", flush=True)
+    print(f"check: {n_waiting:,} messages waiting, in order; heap intact; {n_lost} blocks lost with killed processes", flush=True)
 
 
 def command_arguments(parser):
     """Declare the arguments of `python -m shmem fifo`."""
     parser.add_argument("what", choices=("produce", "consume", "check"), help="put messages, take messages, or only verify the queue")
     parser.add_argument("count", nargs="?", type=int, help="for produce: the number of messages")
-    parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the folder for temporary files)")
-    parser.add_argument("--name", help="use the anonymous section of this name instead of a file; it goes with its last process")
+    parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the temporary folder)")
+    parser.add_argument("--name", help="use the anonymous section of this name instead of a file; the last process removes it")
     parser.add_argument("--size", type=int, default=1 << 28, help="maximum size of the section in bytes (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=10,
-                        help="end after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--wait", action="store_true", help="for produce: end only when all messages were taken")
-    parser.add_argument("--check", action="store_true", help="verify queue and heap at the end")
+                        help="stop after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--wait", action="store_true", help="for produce: wait until all messages are taken")
+    parser.add_argument("--check", action="store_true", help="verify the queue and the heap at the end")
     parser.add_argument("--verbose", action="store_true", help="for consume: print the producer and number of each message")
 
 
 def _wrong(options):
-    """Return what is wrong with the arguments, or None."""
+    """Return an error message about the arguments, or None."""
     if (options.what == "produce") != (options.count is not None):
         return "produce needs the number of messages; consume and check take none"
     if options.count is not None and options.count < 0:
-        return f"the number of messages must not be negative, got {options.count}"
+        return f"the number of messages must be non-negative, got {options.count}"
     if not 0 <= options.timeout < float("inf"):
-        return f"--timeout must be a finite number of seconds and not negative, got {options.timeout}"
+        return f"--timeout must be a finite, non-negative number of seconds, got {options.timeout}"
     if options.size < MIN_SIZE:
         return f"--size must be at least {MIN_SIZE:,} bytes, got {options.size:,}"
     if options.file and options.name:
-        return "--file and --name exclude each other"
+        return "--file and --name are mutually exclusive"
     return None
 
 
@@ -349,7 +349,7 @@ def command(options):
     place = {"shared_name": options.name}
     if options.name is None:
         place = {"file_name": options.file or os.path.join(tempfile.gettempdir(), f"shmem-fifo-{os.getuid()}")}
-    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair finds out by itself
+    warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair detects this by itself
     try:
         with contextlib.closing(shmem.SharedMemory(**place, max_size=options.size)) as shm:
             queue = Queue(shm)

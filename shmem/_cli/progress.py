@@ -1,10 +1,10 @@
-"""How far a long command is: a bar by rich where that is installed, else a plain one."""
+"""The progress bar of long commands: by rich if that is installed, else a plain one."""
 
 import sys
 
 
 class _PlainBar:
-    """How far it is, on one line of a terminal, or a line per operation in a file."""
+    """Progress on one line of a terminal, or a line per operation in a file."""
 
     def __init__(self, total):
         self._total, self._done = total, 0
@@ -24,7 +24,7 @@ class _PlainBar:
 
 
 class _RichBar:
-    """The same, by rich."""
+    """Progress drawn by rich."""
 
     def __init__(self, total):
         import rich.console
@@ -51,7 +51,7 @@ class _RichBar:
 
 
 def make_bar(total):
-    """A bar with `tell(text)`, `advance()` and `stop()`; `total` advances fill it."""
+    """Return a bar with `tell(text)`, `advance()` and `stop()`; `total` advances fill it."""
     try:
         return _RichBar(total)
     except ImportError:

@@ -1,15 +1,15 @@
-"""Every semaphore and event of the machine that you may see, with its value.
+"""List the semaphores and events of the machine that you may see, with their values.
 
-Shown are this library's named semaphores and events, POSIX named semaphores, and System V sets (of
-which `ipcs -s` shows no values).  What cannot be read is listed with the reason.  Files are read, not
-mapped, and nothing is opened for writing: looking changes nothing.  Values and waiters may be moments apart.
+These are the named semaphores and events of shmem, POSIX named semaphores, and System V sets (whose
+values `ipcs -s` does not show).  Those that cannot be read are listed with the reason.  Files are opened for reading only,
+and are not mapped, so that listing changes nothing.  Values and waiters may be from slightly different moments.
 
-How many wait is for this library's an upper bound: a process killed while waiting is counted until the next wake.
+The number of waiters of a shmem semaphore is an upper bound: a process killed while waiting is counted until the next wake.
 
-Semaphores, events and mutexes that lie in sections are not shown: to see them one has to attach to the
-section, which takes one of its places and, when no other process is attached, recovers its heap.
+Semaphores, events and mutexes in sections are not listed: reading them requires attaching to the
+section, which takes one of its participant entries and, if no other process is attached, recovers its heap.
 
-Exit status: 0, also when something could not be read; 2 wrong arguments.
+Exit status: 0, even if some could not be read; 2 wrong arguments.
 """
 
 import contextlib
@@ -24,59 +24,63 @@ import struct
 import sys
 
 from shmem._base import system_tools
+from shmem._base.layout import (
+    CHANNEL_WAITERS_SHIFT,
+    EVENT_SIGNALED,
+    LAYOUT,
+    NAMED_EVENT,
+    NAMED_MAGIC,
+    NAMED_SEMAPHORE,
+    NAMED_VERSION,
+    PAGE_BYTES,
+    SEMAPHORE_MAX,
+)
 from shmem._base.system_sysv import SYSV_LIST, list_sets, semaphores_of_set
 
 FOLDER = system_tools.MEMORY_FOLDER
-VALUE_MAX = 0x7FFFFFFF
 WIDTH = 100
 
 
 class Unreadable(Exception):
-    """What lies there is not what its name says; the message is the reason."""
+    """A file is not the object that its name suggests; the message states the reason."""
 
 
-# -- this library's, as `named_t` in _base/layout.pxd has it ---------------------------------------------------------
+# -- named semaphores and events of shmem: `named_t` in _base/layout.pxd ---------------------------------------------------------
 
-NAMED = struct.Struct("<8sII48x")  # magic, version, kind, uuid and spare
-NAMED_FILE_BYTES = 4096
-NAMED_MAGIC = b"SHMEMS\x1a\0"
-NAMED_VERSION = 1
-NAMED_SEMAPHORE, NAMED_EVENT = 1, 2
+NAMED, SEMAPHORE, EVENT = LAYOUT["named_t"], LAYOUT["semaphore_t"], LAYOUT["event_t"]
 NAMED_KINDS = {NAMED_SEMAPHORE: "a semaphore", NAMED_EVENT: "an event"}
-SEMAPHORE = struct.Struct("<I4xQ")  # value, channel
-EVENT = struct.Struct("<Q")
 
 
 def _named_state(content, size, kind):
-    """The bytes of the state, when the file is what it should be."""
-    if not content.startswith(NAMED_MAGIC):
-        raise Unreadable("it was not made by this library")
-    if size != NAMED_FILE_BYTES:
-        raise Unreadable(f"it is damaged: {size} bytes instead of {NAMED_FILE_BYTES}")
-    _, version, found = NAMED.unpack_from(content)
+    """Return the offset of the state in a valid file; raise Unreadable for any other."""
+    if len(content) < NAMED["magic"].end or NAMED["magic"].read(content) != NAMED_MAGIC:
+        raise Unreadable("not made by this library")
+    if size != PAGE_BYTES:
+        raise Unreadable(f"damaged: must have {PAGE_BYTES} bytes, got {size}")
+    version, found = NAMED["version"].read(content), NAMED["kind"].read(content)
     if version != NAMED_VERSION:
-        raise Unreadable(f"it has layout version {version}; this is version {NAMED_VERSION}")
+        raise Unreadable(f"layout version must be {NAMED_VERSION}, got {version}")
     if found != kind:
-        raise Unreadable(f"it is {NAMED_KINDS.get(found, f'of the unknown kind {found}')}, not {NAMED_KINDS[kind]}")
-    return content[NAMED.size :]
+        raise Unreadable(f"must be {NAMED_KINDS[kind]}, got {NAMED_KINDS.get(found, f'the unknown kind {found}')}")
+    return NAMED["state"].offset
 
 
 def _checked_value(value):
-    if value > VALUE_MAX:
-        raise Unreadable(f"it is damaged: no semaphore has the value {value}")
+    if value > SEMAPHORE_MAX:
+        raise Unreadable(f"damaged: invalid semaphore value {value}")
     return value
 
 
 def read_semaphore(content, size):
-    """What a named semaphore's file says."""
-    value, channel = SEMAPHORE.unpack_from(_named_state(content, size, NAMED_SEMAPHORE))
-    return {"value": _checked_value(value), "waiters": channel >> 32}
+    """Return the state in a named semaphore's file."""
+    found = SEMAPHORE.read(content, _named_state(content, size, NAMED_SEMAPHORE))
+    return {"value": _checked_value(found["value"]), "waiters": found["channel"] >> CHANNEL_WAITERS_SHIFT}
 
 
 def read_event(content, size):
-    """What a named event's file says."""
-    (word,) = EVENT.unpack_from(_named_state(content, size, NAMED_EVENT))
-    return {"signaled": bool(word & 1), "waiters": word >> 32}
+    """Return the state in a named event's file."""
+    word = EVENT["word"].read(content, _named_state(content, size, NAMED_EVENT))
+    return {"signaled": bool(word & EVENT_SIGNALED), "waiters": word >> CHANNEL_WAITERS_SHIFT}
 
 
 # -- POSIX named semaphores, as glibc has them on 64 bits -------------------------------------------------------
@@ -87,12 +91,12 @@ POSIX_SHARED = 0x80  # the mark of a semaphore that several processes use
 
 
 def read_posix(content, size):
-    """What the file of a POSIX named semaphore says.  The layout is glibc's since 2.21; anything else is not guessed at."""
+    """Return the state in the file of a POSIX named semaphore.  Only the layout of glibc since 2.21 is read."""
     if size != POSIX_BYTES:
-        raise Unreadable(f"it has {size} bytes, and a semaphore of glibc's on 64 bits {POSIX_BYTES}")
+        raise Unreadable(f"a 64-bit glibc semaphore must have {POSIX_BYTES} bytes, got {size}")
     word, mark = POSIX.unpack_from(content)
     if mark != POSIX_SHARED:
-        raise Unreadable("its layout is not that of glibc on 64 bits")
+        raise Unreadable("not the layout of a 64-bit glibc semaphore")
     return {"value": _checked_value(word & 0xFFFFFFFF), "waiters": word >> 32}
 
 
@@ -101,7 +105,7 @@ def read_posix(content, size):
 
 @functools.cache
 def user_name(uid):
-    """Of a user; the number, as text, if it has none."""
+    """Return the name of a user, or the number as text if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
@@ -110,7 +114,7 @@ def user_name(uid):
 
 @functools.cache
 def group_name(gid):
-    """Of a group; the number, as text, if it has none."""
+    """Return the name of a group, or the number as text if there is none."""
     try:
         return grp.getgrgid(gid).gr_name
     except (KeyError, OverflowError):
@@ -121,18 +125,18 @@ def _ownership(uid, gid, mode):
     return {"owner": user_name(uid), "uid": uid, "group": group_name(gid), "gid": gid, "permissions": f"{mode & 0o7777:04o}"}
 
 
-READ_BYTES = 128
+READ_BYTES = NAMED.size  # a POSIX semaphore is smaller
 UNKNOWN_OWNER = dict.fromkeys(("owner", "uid", "group", "gid", "permissions"))
 
 
 def _describe_file(path, name, what, values, read):
-    """An entry.  FileNotFoundError when the file is gone by now."""
+    """Return the entry for a file; raise FileNotFoundError if it has been removed."""
     facts = os.lstat(path)
     entry = {**what, "name": name, "path": path, **_ownership(facts.st_uid, facts.st_gid, facts.st_mode), **values, "error": None}
     try:
         found = system_tools.read_start(path, READ_BYTES)
         if found is None:
-            raise Unreadable("it is no regular file")
+            raise Unreadable("not a regular file")
         entry.update(read(*found))
     except FileNotFoundError:
         raise
@@ -144,7 +148,7 @@ def _describe_file(path, name, what, values, read):
 
 
 def _list_files(prefix, what, values, read, name_prefix=""):
-    """Entries for the files whose names begin with `prefix`, by name."""
+    """Return entries for the files whose names begin with `prefix`, sorted by name."""
     try:
         found = sorted(name for name in os.listdir(FOLDER) if name.startswith(prefix) and name != prefix)
     except OSError as error:
@@ -158,7 +162,7 @@ def _list_files(prefix, what, values, read, name_prefix=""):
 
 
 def list_shmem():
-    """This library's named semaphores, then its named events."""
+    """Return entries for shmem's named semaphores, then its named events."""
     values = dict.fromkeys(("value", "signaled", "waiters"))
     return [
         *_list_files("shmem-semaphore.", {"kind": "shmem", "type": "semaphore"}, values, read_semaphore),
@@ -167,7 +171,7 @@ def list_shmem():
 
 
 def list_posix():
-    """POSIX named semaphores."""
+    """Return entries for POSIX named semaphores."""
     values = dict.fromkeys(("value", "waiters"))
     return _list_files("sem.", {"kind": "posix", "type": "semaphore"}, values, read_posix, name_prefix="/")
 
@@ -178,12 +182,12 @@ SEMAPHORE_KEYS = ("value", "waiting_for_increase", "waiting_for_zero", "last_pid
 
 
 def _iso_time(seconds):
-    """Local time with its offset; None for 0, which the kernel says for never."""
+    """Return local time with its offset; None for 0, which means never."""
     return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat() if seconds else None
 
 
 def _sysv_entry(row=None, error=None):
-    """A set as a row of the kernel's list shows it, without values."""
+    """Return the entry for a row of the kernel's list of sets, without values."""
     numbers = {} if row is None else {name: int(text, 8 if name == "perms" else 10) for name, text in row.items()}
     if row is None:
         owned = {**UNKNOWN_OWNER, "creator_uid": None, "creator_gid": None}
@@ -205,7 +209,7 @@ def _sysv_entry(row=None, error=None):
 
 
 def list_sysv():
-    """System V sets, by id."""
+    """Return entries for System V sets, sorted by id."""
     try:
         rows = list_sets(SYSV_LIST)
     except OSError as error:
@@ -228,12 +232,12 @@ def list_sysv():
 
 
 def _printable(name):
-    """A name of anyone's making, such that it cannot do anything to a terminal."""
+    """Return a name that any user may have chosen, without characters that control a terminal."""
     return name if name.isprintable() else ascii(name)
 
 
 def _aligned(rows, right):
-    """Lines of columns; those whose heading is in `right` end together."""
+    """Yield lines of aligned columns; those whose heading is in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_right = [heading in right for heading in rows[0]]
     for row in rows:
@@ -246,7 +250,7 @@ def _or_dash(value):
 
 
 def _table(headings, entries, cells, right):
-    """A heading, then for each entry its line, and what follows it."""
+    """Yield a heading, then for each entry its line and further lines about it."""
     header, *lines = _aligned([headings, *map(cells, entries)], right)
     yield header
     for entry, line in zip(entries, lines, strict=True):
@@ -276,9 +280,9 @@ LABELS = ("values", "wait for more", "wait for zero", "last process")
 
 
 def _semaphore_lines(semaphores):
-    """The values, at most 16 in a line, under each line what else is to be said of the same semaphores.
+    """Yield the values, at most 16 in a line, each line followed by the other facts about the same semaphores.
 
-    What is 0 for all of them is not said (but the values are); lines that only repeat those before are one "*".
+    Facts that are 0 for all of them are omitted (values are not); lines that repeat those before become one "*".
     """
     if not semaphores:
         return
@@ -309,14 +313,14 @@ def _section(title, lines):
 FILE_HEADINGS = ["state", "waiters", "owner", "group", "mode", "name"]
 SYSV_HEADINGS = ["key", "id", "owner", "group", "mode", "size", "last operation", "changed"]
 KINDS = {
-    "shmem": (list_shmem, "Semaphores and events of this library", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
+    "shmem": (list_shmem, "Semaphores and events of shmem", ["type", *FILE_HEADINGS], _file_cells, ("state", "waiters")),
     "posix": (list_posix, "POSIX named semaphores", ["value", *FILE_HEADINGS[1:]], _file_cells, ("value", "waiters")),
-    "sysv": (list_sysv, "System V sets of semaphores", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
+    "sysv": (list_sysv, "System V semaphore sets", SYSV_HEADINGS, _sysv_cells, ("id", "size")),
 }
 
 
 def table_of(kinds):
-    """The text that is shown without `--json`."""
+    """Return the text that is printed without `--json`."""
     lines = []
     for kind in kinds:
         list_all, title, headings, cells, right = KINDS[kind]
@@ -326,9 +330,9 @@ def table_of(kinds):
 
 
 def json_of(kinds):
-    """A list of objects, each in a line of its own.
+    """Return a JSON list of objects, each on a line of its own.
 
-    All have `kind`, `type`, `owner`, `uid`, `group`, `gid`, `permissions` and `error`.  What could not be read is null.
+    All have `kind`, `type`, `owner`, `uid`, `group`, `gid`, `permissions` and `error`.  Values that could not be read are null.
     """
     objects = [json.dumps(entry) for kind in kinds for entry in KINDS[kind][0]()]
     return "[" + ",\n ".join(objects) + "]"
@@ -338,19 +342,19 @@ def json_of(kinds):
 
 
 def command_arguments(parser):
-    """Declare what `python -m shmem semstat` takes."""
-    parser.add_argument("--kind", choices=KINDS, action="append", help="only these; may be repeated (default: all)")
-    parser.add_argument("--json", action="store_true", help="print a JSON list, an object for each, instead of tables")
+    """Declare the arguments of `python -m shmem semstat`."""
+    parser.add_argument("--kind", choices=KINDS, action="append", help="list only this kind; may be repeated (default: all kinds)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list with one object for each entry instead of tables")
 
 
 def command(options):
-    """Run `python -m shmem semstat`; the exit status."""
+    """Run `python -m shmem semstat` and return the exit status."""
     kinds = [kind for kind in KINDS if options.kind is None or kind in options.kind]
     text = json_of(kinds) if options.json else table_of(kinds)
     encoding = sys.stdout.encoding or "utf-8"
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # as by `| head`
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return 0

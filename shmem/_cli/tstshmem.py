@@ -2,8 +2,8 @@
 
 Each thread inserts its keys, searches for each ten times, and removes them: insert and remove hold
 the exclusive lock, search holds the shared lock.  One row of the table is a run of one thread
-without locks, in a section of its own.  Each instance proves that its own keys are gone.  The last
-instance to leave a section also proves that the tree is empty, the heap whole and no block left.
+without locks, in a section of its own.  Each instance verifies that its own keys are removed.  The last
+instance to leave a section also verifies that the tree is empty, the heap intact and no block left.
 
 Processes may be killed.  The keys of a killed member process are removed by its parent, and those of
 an instance that was killed as a whole by the next instance to arrive or leave.  A kill between
@@ -35,7 +35,7 @@ def _number(most):
             raise argparse.ArgumentTypeError(f"must be between 1 and {most:,}, got {number:,}")
         return number
 
-    parse.__name__ = "whole number"
+    parse.__name__ = "integer"
     return parse
 
 
@@ -54,11 +54,11 @@ def command_arguments(parser):
     parser.add_argument("-n", "--keys", type=_number((1 << 32) - 1), default=10_000, metavar="N", help="keys per thread (default: 10,000)")
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--file", metavar="PATH", help="use the section in this file, which is created if missing and kept")
-    place.add_argument("--name", help="use the anonymous section of this name, which several instances can share; the last one removes it")
+    place.add_argument("--name", help="use the anonymous section of this name, which instances can share; the last one removes it")
     parser.add_argument("--size", type=_size, metavar="BYTES", help="maximum size of a new section, such as 2G (default: large enough)")
     parser.add_argument("--variant", choices=(*VARIANTS, "both"), default="cython",
                         help="typed objects in Python, or C without the GIL (default: cython)")  # fmt: skip
-    parser.add_argument("--no-locking", action="store_true", help="run only the row without locks: one process, one thread")
+    parser.add_argument("--no-locking", action="store_true", help="run only without locks: one process, one thread")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
 
 
@@ -73,13 +73,13 @@ def _row(outcome):
 
 
 def _verdict(outcome):
-    """Return a line about what was proven on the section."""
-    own = "own keys gone" if outcome.own_keys_left == 0 else "own keys NOT gone"
+    """Return a line about the proofs on the section."""
+    own = "own keys removed" if outcome.own_keys_left == 0 else "own keys NOT removed"
     if not outcome.is_last:
         return f"{own}; other instances are still running on {outcome.section}"
     tree = "tree empty" if outcome.tree_empty else "tree NOT empty"
-    heap = "heap whole" if outcome.heap_whole else "heap NOT whole"
-    blocks = {0: "no block left", None: "blocks not counted"}.get(outcome.blocks_left, f"{outcome.blocks_left} BLOCKS LEFT")
+    heap = "heap intact" if outcome.heap_intact else "heap NOT intact"
+    blocks = {0: "no blocks left", None: "blocks not counted"}.get(outcome.blocks_left, f"{outcome.blocks_left} BLOCKS LEFT")
     return f"{own}; last to leave: {tree}, {heap}, {blocks}"
 
 

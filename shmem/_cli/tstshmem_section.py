@@ -141,7 +141,7 @@ class PythonTree:
         with self.exclusive:
             before, link, node = self._find(key)
             if node is not None:
-                raise RuntimeError("a key that was not inserted is in the tree already")
+                raise RuntimeError("a key that was not inserted is already in the tree")
             setattr(before, link, self.memory.new(Node, key=key))
 
     def search(self, key):
@@ -186,11 +186,11 @@ class PythonTree:
                     if stop[0]:
                         break
                     if not self.search(key):
-                        raise RuntimeError("a key that was inserted is not in the tree")
+                        raise RuntimeError("an inserted key is not in the tree")
         finally:
             n_removed = sum(self.remove(key) for key in keys[:n_inserted])
         if n_removed != n_inserted:
-            raise RuntimeError("a key that was inserted is not in the tree")
+            raise RuntimeError("an inserted key is not in the tree")
 
     def remove_keys(self, keys):
         """Remove the keys that the tree has; return how many there were."""

@@ -30,7 +30,7 @@ class Outcome:
     own_keys_left: int | None = None
     is_last: bool = False
     tree_empty: bool | None = None
-    heap_whole: bool | None = None
+    heap_intact: bool | None = None
     blocks_left: int | None = None
     killed: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -85,7 +85,7 @@ class Session:
             control = self.memory.new(Control)
             self.memory.root = control
         if not isinstance(control, Control):
-            raise Refused(f"{self.memory.name} has the root object of another program: {control!r}; use a section of its own")
+            raise Refused(f"cannot use {self.memory.name}: its root object belongs to another program: {control!r}; choose another section")
         return control
 
     def _join(self):
@@ -93,9 +93,9 @@ class Session:
         if control.first is None:
             self._begin()
         elif VARIANTS[control.variant] != outcome.variant:
-            raise Refused(f"an instance of the {VARIANTS[control.variant]} variant is running on {self.memory.name}")
+            raise Refused(f"cannot join {self.memory.name}: an instance of the {VARIANTS[control.variant]} variant is running there")
         elif not (control.locking and outcome.locking):
-            raise Refused(f"another instance is running on {self.memory.name}, which must be the only one without locks")
+            raise Refused(f"cannot run without locks on {self.memory.name}: another instance is running there")
         self.tree = tree_of(self.memory, control, outcome.locking)
         control.n_started += 1
         self.instance = self.memory.new(
@@ -108,7 +108,7 @@ class Session:
         control = self.control
         n_nodes = tree_of(self.memory, control).count_nodes()
         if n_nodes:
-            raise Refused(f"the tree of {self.memory.name} has {n_nodes} nodes that belong to no instance")
+            raise Refused(f"cannot use {self.memory.name}: its tree has {n_nodes} nodes that do not belong to any instance")
         control.variant = VARIANTS.index(self.outcome.variant)
         control.locking = self.outcome.locking
         control.blocks_before = self.memory.check_heap().blocks - 1
@@ -150,7 +150,7 @@ class Session:
         finally:
             try:
                 crew.stop(PATIENCE)
-            except KeyboardInterrupt:  # the second one
+            except KeyboardInterrupt:  # the second Ctrl-C
                 crew.stop(0)
             self._settle(crew)
 
@@ -198,7 +198,7 @@ class Session:
                     if self.control.first is None:
                         self._prove_all_gone()
                     for one in orphans:
-                        self.problem(f"instance {one.number} (process {one.pid}) was killed, but its members still run: nothing is proven")
+                        self.problem(f"instance {one.number} (process {one.pid}) was killed, but its members still run")
                     return
             self._bury(dead)
             if not dead:
@@ -209,14 +209,14 @@ class Session:
         return [one for one in self.control.instances() if not one.has_owner(self.memory)]
 
     def _prove_all_gone(self):
-        """Prove that tree and heap hold nothing more.  This is the last instance, and holds the lock."""
+        """Verify that tree and heap are empty.  This is the last instance, and holds the lock."""
         outcome, control = self.outcome, self.control
         outcome.is_last = True
-        outcome.tree_empty = outcome.heap_whole = False
+        outcome.tree_empty = outcome.heap_intact = False
         try:
             outcome.tree_empty = self.tree.count_nodes() == 0
             report = self.memory.check_heap()
-            outcome.heap_whole = True
+            outcome.heap_intact = True
         except (shmem.ShmemError, RuntimeError) as error:
             self.problem(str(error))
             return
@@ -229,7 +229,7 @@ class Session:
             self.problem(f"blocks left in the heap: {outcome.blocks_left}")
         elif outcome.blocks_left:
             outcome.killed = max(outcome.killed, outcome.blocks_left)
-            say(f"blocks lost by processes that were killed while holding the lock: {outcome.blocks_left} ({may_be_lost} processes)")
+            say(f"blocks lost by processes killed while holding the lock: {outcome.blocks_left} ({may_be_lost} processes)")
         self.memory.free(control)  # which unsets the root object
 
 

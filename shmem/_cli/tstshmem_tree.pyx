@@ -186,9 +186,9 @@ cdef int _check(int status) except -1:
     if status == 0:
         return 0
     if status == KEY_MISSING:
-        raise RuntimeError("a key that was inserted is not in the tree")
+        raise RuntimeError("an inserted key is not in the tree")
     if status == KEY_TWICE:
-        raise RuntimeError("a key that was not inserted is in the tree already")
+        raise RuntimeError("a key that was not inserted is already in the tree")
     error = ShmemError(get_error_text(status))
     error.status = status
     raise error

@@ -1,14 +1,15 @@
 """The participants' table and the intents in the bytes of a section: traces of killed processes, and damage.
 
-The entry of a killed process may hold anything that a live one's may: its place, shares of the lock, counts of pending blocks and of
-pins, an intent.  The next owner of the entry, or the next first opener, cleans that up: it is noted, and is not damage.  Damage is a
-value that no process writes.  Recovery would act on an intent, so an intent that is impossible is cleared, and so is any in a section
-that was closed: the last participant had finished them all.
+The entry of a killed process may hold whatever a live one's may: its registration, shares of the lock, counts of pending blocks and of
+pins, an intent.  The next owner of the entry, or the next first opener, cleans these up; they are noted, and are not damage.  Damage is a
+value that no process writes.  Recovery acts on intents, so an invalid intent is cleared, and so is any intent in a section
+that was closed, whose last participant had finished them all.
 """
 
 from shmem._base.layout import (
     BLOCK_ALIGN_BYTES,
     BLOCK_MIN_BYTES,
+    INTENT_FIRST_TYPE_SHIFT,
     INTENT_MOVE,
     INTENT_NONE,
     INTENT_RESIZE,
@@ -16,33 +17,34 @@ from shmem._base.layout import (
     INTENT_SWAP_SLOT,
     LAYOUT,
     MAX_THREADS,
+    READERS_COUNT_MASK,
 )
 
 PARTICIPANT, INTENT = LAYOUT["participant_t"], LAYOUT["intent_t"]
 WORD_BYTES = 8
 MOST_PENDING = 16 * MAX_THREADS
 OPERATIONS = {
-    INTENT_SWAP_SLOT: "naming, moving or removing something",
+    INTENT_SWAP_SLOT: "naming, moving or removing a block",
     INTENT_RESIZE: "resizing a block",
     INTENT_MOVE: "moving a block",
-    INTENT_SHRINK: "making a block smaller",
+    INTENT_SHRINK: "shrinking a block",
 }
 RESIZES = INTENT_RESIZE, INTENT_SHRINK
 
 
 def operation_of(word):
     """Return the kind of an intent, from its `operation`."""
-    return word & 0xFFFF
+    return word & (1 << INTENT_FIRST_TYPE_SHIFT) - 1
 
 
 def _participant_problem(wreck, entry):
-    """Return what no process has written in an entry, or None."""
+    """Return a description of a value in an entry that no process writes, or None."""
     if entry["attached"] > 2 or any(entry["spare"]) or entry["pid"] >= 1 << 32:
         return "it was overwritten"
     for count, most, what in (
-        (entry["readers"] & 0xFFFFFFFF, MAX_THREADS, "threads that hold the lock shared"),
+        (entry["readers"] & READERS_COUNT_MASK, MAX_THREADS, "threads that hold the lock shared"),
         (entry["waiting"], MAX_THREADS, "threads that wait for the lock"),
-        (entry["pending"], MOST_PENDING, "blocks that it is making"),
+        (entry["pending"], MOST_PENDING, "pending blocks"),
         (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned arrays"),
     ):
         if count > most:
@@ -55,16 +57,16 @@ def _examine_participant(wreck, i, at):
     readers = PARTICIPANT["readers"].at(at)
     problem = _participant_problem(wreck, entry)
     if problem is not None:
-        wreck.report(at, f"entry {i} of the participants: {problem}", "the entry becomes free")
+        wreck.report(at, f"participant entry {i} is damaged: {problem}", "the entry is cleared")
         for offset in range(at, at + PARTICIPANT.size, WORD_BYTES):
-            wreck.put(offset, entry["readers"] >> 32 << 32 if offset == readers else 0)
-    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & 0xFFFFFFFF:
+            wreck.put(offset, entry["readers"] & ~READERS_COUNT_MASK if offset == readers else 0)
+    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & READERS_COUNT_MASK:
         pid = entry["pid"]
-        wreck.notes.append(f"entry {i} of the participants: process {pid} was killed; its traces are removed when the section is used")
+        wreck.notes.append(f"participant entry {i}: process {pid} was killed; the next opener clears the entry")
 
 
 def _intent_problem(wreck, intent):
-    """Return why an intent is impossible, or None."""
+    """Return why an intent is invalid, or None."""
     operation, slot = intent["operation"], intent["slot_off"]
     kind = operation_of(operation)
     if kind not in OPERATIONS or operation >> 48:
@@ -85,9 +87,9 @@ def _examine_intent(wreck, i, at):
         return
     problem = _intent_problem(wreck, intent)
     if problem is None and wreck.was_clean:
-        problem = "there is one, in a section that was closed"
+        problem = "a cleanly closed section has no intents"
     if problem is not None:
-        wreck.report(at, f"the intent of participant {i} is impossible: {problem}", "it is cleared, and not carried out")
+        wreck.report(at, f"the intent of participant {i} is invalid: {problem}", "the intent is cleared and not carried out")
         wreck.put(INTENT["operation"].at(at), INTENT_NONE)
         return
     what = OPERATIONS[operation_of(intent["operation"])]
@@ -98,7 +100,8 @@ def examine(wreck):
     """Examine both tables, and repair them in the copy, before anything is recovered."""
     n, high = wreck.field("max_participants"), wreck.field("participants_high")
     if high > n:
-        wreck.report_field("participants_high", f"the table of participants has {n} entries, {high:,} of them were in use", "set to all")
+        problem = f"participants_high is {high:,}, but the table of participants has {n} entries"
+        wreck.report_field("participants_high", problem, f"set to {n}")
         wreck.put_field("participants_high", n)
     for i in range(n):
         _examine_participant(wreck, i, wreck.field("participants_off") + PARTICIPANT.size * i)

@@ -1,7 +1,7 @@
-"""Unreachable blocks: those that no typed reference leads to, from the root and the directory on.
+"""Unreachable blocks: those to which no chain of typed references leads from the root and the directory.
 
 The references of an object are known, because the section has the description of its type.  The contents of a plain block, an array or
-a queue are known to its users alone: every word in them that is the offset of a block counts as a possible reference.
+a queue are known only to the application: every word in them that is the offset of a block counts as a possible reference.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ def references_of(description):
     Raises
     ------
     DAMAGED_TEXT
-        One of these, when the description is damaged, or written by a later version.
+        The description is damaged, or was written by a later version.
     """
     found, end = [], 0
     for _, code, *rest in json.loads(description)["fields"]:

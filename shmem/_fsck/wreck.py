@@ -1,16 +1,16 @@
 """The bytes of a section, read and repaired in a private copy: what `check` knows of a file.
 
-Everything works on a copy in memory that no other process sees, and on bytes alone: no value is used before it is checked.  Each fault is
-repaired in the copy at once, so each step finds the guarantees of the steps before it.  Every repaired word is recorded.  `check` discards
+All steps work on a private copy in memory, and only on its bytes: no value is used before it is checked.  Each fault is
+repaired in the copy at once, so each step can rely on the steps before it.  Every repaired word is recorded.  `check` discards
 the copy; `check --repair` writes the recorded words to the file.
 
 1. header   fields that follow from others; bounds; the salt, by a vote of the rear tags
 2. chain    front tags from the start on, rear tags from the end backwards.  Backwards only true blocks are found: the word before
-            a block's end is the seal that was written last, whatever older tags lie inside.  The bytes between the two walks
+            a block's end is the seal that was written last, even if the block contains older tags.  The bytes between the two walks
             are searched for blocks whose tags agree, the latest first; the rest becomes blocks that are marked lost
 3. blocks   arrays whose header does not fit become plain blocks
    then the participants' table and their intents, see `_fsck.entries`
-4. names    a table with a wrong slot is rebuilt, with the names that no slot showed; names of blocks that are gone are removed
+4. names    a table with a wrong slot is rebuilt, including names that no slot refers to; names of missing blocks are removed
 5. recovery and verification by the C core, as when a section is opened whose processes were all killed
 """
 
@@ -28,6 +28,7 @@ from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
     BLOCK_MIN_BYTES,
     BLOCK_REAR_BYTES,
+    END_OF_ADDRESSES,
     FINGERPRINT,
     GOLDEN,
     INDEX_NEXT_FIT,
@@ -37,6 +38,7 @@ from shmem._base.layout import (
     LINE_BYTES,
     MAGIC,
     MAGIC_BEING_MADE,
+    MAX_DIMS,
     MAX_LABEL_BYTES,
     MAX_NAME_BYTES,
     MAX_PARTICIPANTS,
@@ -57,6 +59,7 @@ from shmem._base.layout import (
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
     heap_start,
+    name_hash,
     rear_tag,
 )
 from shmem._fsck import entries as _entries
@@ -67,8 +70,6 @@ HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT
 TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
 TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
-MAX_ADDRESS = 1 << 47
-MAX_DIMS = 64
 STEP = 1 << 26
 
 
@@ -84,7 +85,7 @@ class Finding:
     problem: str
     remedy: str
     lost: str
-    """What a repair cannot restore; empty when nothing is lost."""
+    """What a repair cannot restore; empty if nothing is lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,17 +104,8 @@ def round_up(value, to):
     return -(-value // to) * to
 
 
-def name_hash(name):
-    """Return the hash by which a name is found in a table, as `name_make` computes it: FNV-1a, then the finalizer of MurmurHash3."""
-    value = 0xCBF29CE484222325
-    for byte in name:
-        value = (value ^ byte) * 0x100000001B3 & WORD_MASK
-    value = (value ^ value >> 33) * 0xFF51AFD7ED558CCD & WORD_MASK
-    return value ^ value >> 33
-
-
 def is_text(name):
-    """Whether these bytes can be a name."""
+    """Return whether these bytes can be a name."""
     try:
         return len(name.decode()) > 0 and len(name) <= MAX_NAME_BYTES
     except UnicodeDecodeError:
@@ -145,10 +137,10 @@ class Wreck:
         self.renewed, self.nameless = {}, set()  # blocks that got a new front tag, a new serial number
         self.file_bytes = self.size = os.fstat(fd).st_size
         if self.size < PAGE_BYTES:
-            raise NotASection(f"it has {self.size:,} bytes, less than the header of a section")
+            raise NotASection(f"not a section: {self.size:,} bytes are fewer than a section's header has")
         if os.fstat(fd).st_blocks * 512 >= self.size:
             self.raw = system_tools.map_privately(fd, self.size)
-        else:  # on tmpfs reading a hole allocates memory, and there may be none
+        else:  # on tmpfs reading a hole allocates memory, of which there may be none
             self.raw = system_tools.map_zeros(self.size)
             for start, end in system_tools.extents(fd, self.size):
                 while start < end:
@@ -156,10 +148,10 @@ class Wreck:
         self.was_clean = self.field("clean") == 1
 
     def examine(self):
-        """Find and repair every fault; afterwards the copy is what the first opener after a repair will see."""
+        """Find and repair every fault; afterwards the copy is what the first opener after a repair sees."""
         self.examine_heap()
         if not self.was_clean:
-            self.notes.append("it was not closed: the next process that opens it recovers it, as repair does")
+            self.notes.append("the section was not closed: the next opener recovers it, and so does --repair")
             self._recover()  # changes that were decided when a process was killed are carried out before names are examined
         self._names()
         self._verify()
@@ -227,10 +219,10 @@ class Wreck:
     def _header(self):
         magic = self.field("magic")
         if magic == MAGIC_BEING_MADE:
-            raise NotASection("its creation was never finished: the next opener creates it again")
+            raise NotASection("not a section: its creation was interrupted; the next opener creates it again")
         if self.field("fingerprint") != FINGERPRINT:
-            cause = "it is a section of another version of this library, or its" if magic == MAGIC else "it is another kind of file, or its"
-            raise NotASection(f"{cause} header is damaged")
+            kind = "a section of another version of this library" if magic == MAGIC else "not a section"
+            raise NotASection(f"{kind}, or the header is damaged")
         self._expect("magic", MAGIC)
         self._expect("version", LAYOUT_VERSION)
         self._expect("header_bytes", HEADER.size)
@@ -242,26 +234,26 @@ class Wreck:
                 self.report_field(name, f"{name} is {self.field(name)}", f"set to {valid[0]}: the index of free blocks is rebuilt")
                 self.put_field(name, valid[0])
         if self.field("broken"):
-            self.report_field("broken", "marked as damaged by a process that found it so", "the mark is removed")
+            self.report_field("broken", "a process that found damage has marked the section as damaged", "the mark is removed")
             self.put_field("broken", 0)
         label = self.field("label")
         if b"\0" not in label[: MAX_LABEL_BYTES + 1] or not label.partition(b"\0")[0].isascii():
-            self.report_field("label", "the shared name is not a text", "it is cleared", "the shared name")
+            self.report_field("label", "the shared name is not text", "cleared", "the shared name")
             for offset in range(HEADER["label"].offset, HEADER["label"].end, WORD_BYTES):
                 self.put(offset, 0)
         address = self.field("desired_address")
-        if address % PAGE_BYTES or address >= MAX_ADDRESS:
-            self.report_field("desired_address", f"the desired address is {address:#x}", "it is cleared", "the desired address")
+        if address % PAGE_BYTES or address >= END_OF_ADDRESSES:
+            self.report_field("desired_address", f"the desired address is {address:#x}", "cleared", "the desired address")
             self.put_field("desired_address", 0)
 
     def _expect(self, name, value):
         found = self.field(name)
         if found != value:
-            self.report_field(name, f"{name} is {found:#x}, not {value:#x}", "it is written again")
+            self.report_field(name, f"{name} must be {value:#x}, got {found:#x}", f"set to {value:#x}")
             self.put_field(name, value)
 
     def _places(self):
-        """Check the offsets of the parts: they follow from the number of participants, and that nearly from them."""
+        """Check the offsets of the parts: they follow from the number of participants, which in turn nearly follows from them."""
         entry = LAYOUT["participant_t"].size
         control = heap_start(1) - 2 * PAGE_BYTES
         parts = [
@@ -272,7 +264,7 @@ class Wreck:
         ]
         ((part, votes),) = collections.Counter(parts).most_common(1)
         if votes < 2 or part < PAGE_BYTES or part % PAGE_BYTES or part > round_up(MAX_PARTICIPANTS * entry, PAGE_BYTES):
-            raise NotASection("its header does not contain the offsets of its parts")
+            raise NotASection("not a section: the header does not contain the offsets of the tables")
         if parts[0] != part or self.field("max_participants") > MAX_PARTICIPANTS:
             self._expect("max_participants", min(part // entry, MAX_PARTICIPANTS))
         self._expect("participants_off", PAGE_BYTES)
@@ -281,13 +273,13 @@ class Wreck:
         self._expect("heap_start", control + 2 * part)
         self.start = self.field("heap_start")
         if self.size < self.start:
-            raise NotASection(f"it is cut off at {self.size:,} bytes, before the first block: nothing is left")
+            raise NotASection(f"the file is cut off at {self.size:,} bytes, before the first block; nothing is left to repair")
 
     def _sizes(self):
         largest = self.field("max_size")
-        if largest % PAGE_BYTES or not self.start <= largest <= MAX_ADDRESS or not system_tools.has_address_space(largest):
+        if largest % PAGE_BYTES or not self.start <= largest <= END_OF_ADDRESSES or not system_tools.has_address_space(largest):
             nearest, least = largest // PAGE_BYTES * PAGE_BYTES, max(round_up(self.size, PAGE_BYTES), self.start + PAGE_BYTES)
-            found = nearest if least <= nearest <= MAX_ADDRESS and system_tools.has_address_space(nearest) else least
+            found = nearest if least <= nearest <= END_OF_ADDRESSES and system_tools.has_address_space(nearest) else least
             self.report_field("max_size", f"max_size is {largest:#x}", f"set to {found:,}; open it with a larger one", "the old max_size")
             self.put_field("max_size", found)
         self.top = self.field("top")
@@ -297,7 +289,7 @@ class Wreck:
             self.top = self.size // BLOCK_ALIGN_BYTES * BLOCK_ALIGN_BYTES
         elif self.top > self.size:
             self.report(self.size, f"the file is cut off: {self.top:,} bytes were in use, it has {self.size:,}",
-                        "the heap ends with the last block that is left", "every block beyond")  # fmt: skip
+                        "the heap ends with the last block that is left", "every block after it")  # fmt: skip
             self.top_is_known = False
             self.top = self.size // BLOCK_ALIGN_BYTES * BLOCK_ALIGN_BYTES
         self._vote_on_salt()
@@ -359,7 +351,7 @@ class Wreck:
         self._bounds()
 
     def _front_tags_will_do(self):
-        """Whether the front tags lead to the end, as they do after any kill, and no rear tag of a closed section contradicts them."""
+        """Return whether the front tags lead to the end, as after any kill, and no rear tag of a closed section contradicts them."""
         offset = self.start
         while offset < self.top:
             size, state, _ = self.tag(offset)
@@ -369,7 +361,7 @@ class Wreck:
         return True
 
     def _may_be_believed(self, offset, size, behind):
-        """Whether a front tag can be used: its rear tag agrees, or no block found from behind contradicts it."""
+        """Return whether a front tag can be used: its rear tag agrees, or no block found by the backward walk contradicts it."""
         if self.sealed(offset + size) == size or not behind:
             return True
         if offset in behind:
@@ -379,32 +371,32 @@ class Wreck:
 
     def _bad_rear(self, offset):
         if not self.was_clean:
-            self.notes.append(f"{offset:#x}: the rear tag does not match the block's size, as after a kill in the middle of a change")
+            self.notes.append(f"{offset:#x}: the rear tag does not match the block's size, as after a kill during a change")
         else:
-            self.report(offset, "the end of this block was overwritten", "it is sealed again; data written past its end remain")
+            self.report(offset, "the end of this block was overwritten", "the rear tag is rewritten; data written past the end remain")
 
     def _new_front(self, offset, size):
         self.blocks[offset] = size
         n_bytes = size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES
-        self.report(offset, "the front tag was overwritten; the rear tag has the size of the block", "it gets a new front tag; see below",
-                    f"{n_bytes:,} bytes: type and serial number, the first bytes may be overwritten too")  # fmt: skip
+        self.report(offset, "the front tag was overwritten; the rear tag has the block's size", "the front tag is rewritten; see the note",
+                    f"{n_bytes:,} bytes: type and serial number; the first bytes may be overwritten too")  # fmt: skip
         self._renew(offset, size)
         return size
 
     def _renew(self, offset, size):
-        """Make a block whose front tag is lost a used one, unless a list of free blocks shows it later."""
+        """Make a block whose front tag is lost a used one, unless it is found in a list of free blocks later."""
         self.renewed[offset] = size
         self.put(offset, make_tag(size, STATE_USED))
         self.put(BLOCK["serial"].at(offset), 0)
 
     def _last_piece(self, offset, size, state):
-        """Keep, and fill up, a block of which only the first part is there: the file was cut, or the end of the heap is unknown."""
+        """Keep a block of which only the first part exists, and fill it up; the file was truncated, or the end of the heap is unknown."""
         in_file = self.size - offset
         if in_file < BLOCK_HEAD_BYTES + WORD_BYTES or not BLOCK_MIN_BYTES <= size <= self.field("max_size") - offset:
             return False
         if not (0 < self.serial(offset) < self.field("next_serial")) or state != STATE_USED:
             return False
-        self.report(offset, "this block is cut off", "it is kept, with zeros for the missing part",
+        self.report(offset, "this block is cut off", "the block is kept; the missing part reads as zeros",
                     f"the last {size - in_file:,} of {size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES:,} bytes")  # fmt: skip
         self._extend(offset + size)
         self.blocks[offset] = size
@@ -417,7 +409,7 @@ class Wreck:
         self.top = size
 
     def _gap(self, start, end):
-        """Fill the gap that neither walk explains: blocks whose tags agree, the latest first, and the rest marked lost."""
+        """Fill the gap between the two walks with blocks whose tags agree, the latest first, and mark the rest as lost."""
         taken = [(start, 0), (end, 0)]
         for offset, size in self._sound_blocks(start, end):
             i = bisect.bisect(taken, (offset, size))
@@ -429,7 +421,7 @@ class Wreck:
             if 0 < rest < BLOCK_MIN_BYTES and self.blocks:
                 self._absorb(next(reversed(self.blocks)), rest)
                 rest = 0
-            elif 0 < rest < BLOCK_MIN_BYTES:  # nothing lies before it: the block behind is lost with it
+            elif 0 < rest < BLOCK_MIN_BYTES:  # there is no block before it: the block after it is lost with it
                 rest, size = next_at - at, 0
             if rest:
                 self._lost_piece(at, rest)
@@ -449,8 +441,8 @@ class Wreck:
 
     def _lost_piece(self, offset, size):
         self.report(offset, f"{size:,} bytes without a tag, up to {offset + size:#x}",
-                    f"now one plain block: free({offset + BLOCK_HEAD_BYTES:#x}) frees it",
-                    f"which blocks lay in these {size:,} bytes")  # fmt: skip
+                    f"they become one plain block, which free({offset + BLOCK_HEAD_BYTES:#x}) frees",
+                    f"which blocks were in these {size:,} bytes")  # fmt: skip
         self.blocks[offset] = size
         self._renew(offset, size)
 
@@ -481,23 +473,23 @@ class Wreck:
         for name in ("high_water", "reserved"):
             value = self.field(name)
             if value < self.top or value > round_up(max(self.field("max_size"), self.size), PAGE_BYTES):
-                self.report_field(name, f"{name} is {value:#x}", "it is set to the end of the heap")
+                self.report_field(name, f"{name} is {value:#x}", "set to the end of the heap")
                 self.put_field(name, round_up(self.top, PAGE_BYTES))
         next_serial = self.field("next_serial")
         serials = {offset: self.serial(offset) for offset in self.blocks if self.tag(offset)[1] in (STATE_PENDING, STATE_USED)}
         above = [offset for offset, serial in serials.items() if serial > next_serial - self.was_clean]
         if len(above) > max(1, len(serials) // 2) or next_serial > SERIAL_MASK:
-            self.report_field("next_serial", f"next_serial is {next_serial:#x}", "it is raised above every serial number in use")
+            self.report_field("next_serial", f"next_serial is {next_serial:#x}", "raised above every serial number in use")
             self.put_field("next_serial", max(serials.values(), default=0) + 1)
         else:
             for offset in above:
-                self.report(offset, "the block's serial number was overwritten", "it gets a new one")
+                self.report(offset, "the block's serial number was overwritten", "the block gets a new one")
                 self.nameless.add(offset)
 
     # -- 3. blocks
 
     def array_fits(self, offset):
-        """Whether the header of an array at this block describes data that lie in the block."""
+        """Return whether the header of an array at this block describes data inside the block."""
         room, at = self.payload(offset), offset + BLOCK_HEAD_BYTES
         if room < ARRAY.size:
             return False
@@ -531,10 +523,12 @@ class Wreck:
             if state != STATE_USED:
                 continue
             if type_id == TYPE_ARRAY and not self.array_fits(offset):
-                self.report(offset, "an array's header does not fit its block", "it becomes a plain block", "shape and dtype of the array")
+                self.report(
+                    offset, "an array's header does not fit its block", "the array becomes a plain block", "shape and dtype of the array"
+                )
                 self.put(offset, make_tag(size, STATE_USED))
             if type_id == TYPE_NAME_ENTRY and self.entry(offset + BLOCK_HEAD_BYTES) is None:
-                self.report(offset, "a name is not a text, or does not fit its block", "it becomes a plain block", "a name")
+                self.report(offset, "a name is not text, or does not fit its block", "now a plain block", "a name")
                 self.put(offset, make_tag(size, STATE_USED))
             if self.slack(offset) > size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES:
                 self.report(offset, "the block's slack is larger than its payload", "set to 0", "how many bytes were requested")
@@ -543,7 +537,7 @@ class Wreck:
     # -- 4. names
 
     def is_used(self, payload_off, *types):
-        """Whether a used block, of one of these types if any are given, has its payload there."""
+        """Return whether a used block, of one of these types if any are given, has its payload at this offset."""
         offset = payload_off - BLOCK_HEAD_BYTES
         return offset in self.blocks and self.tag(offset)[1] == STATE_USED and (not types or self.tag(offset)[2] in types)
 
@@ -559,7 +553,7 @@ class Wreck:
         return Entry(payload_off, self.raw[at : at + n_name], self.raw[at + n_name : at + n_name + n_data], value, serial)
 
     def capacity(self, payload_off):
-        """Return how many slots a table has; 0 when the number is impossible."""
+        """Return how many slots a table has; 0 if the number is invalid."""
         if not self.is_used(payload_off, TYPE_NAME_TABLE):
             return 0
         capacity = self.word(TABLE["capacity"].at(payload_off))
@@ -596,12 +590,12 @@ class Wreck:
                 self._remove(entry)
         root = self.field("root_off")
         if root and not self.is_used(root):
-            self.report_field("root_off", f"the root object, at {root:#x}, is not a block", "the section has no root object then",
+            self.report_field("root_off", f"the root object, at {root:#x}, is not a block", "the root object is unset",
                               "which block was the root")  # fmt: skip
             self.put_field("root_off", 0)
 
     def _recognise(self):
-        """Find out what the blocks without a front tag are: table, entry, named block, array, free block; else plain."""
+        """Identify the blocks without a front tag: table, entry, named block, array, free block; else plain."""
         renewed = self.renewed
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
@@ -624,8 +618,8 @@ class Wreck:
                 kind = TYPE_ARRAY
                 self.put(offset, make_tag(size, STATE_USED, TYPE_ARRAY))
             self.nameless.add(offset)
-            kinds = {TYPE_PLAIN: "kept as a plain block", TYPE_ARRAY: "it is an array", TYPE_NAME_TABLE: "it is a table of names",
-                     TYPE_NAME_ENTRY: "it is a name"}  # fmt: skip
+            kinds = {TYPE_PLAIN: "kept as a plain block", TYPE_ARRAY: "kept as an array", TYPE_NAME_TABLE: "kept as a table of names",
+                     TYPE_NAME_ENTRY: "kept as a name"}  # fmt: skip
             name = f", named {named[payload].name.decode('utf-8', 'replace')!r}" if payload in named else ""
             self.notes.append(f"{offset:#x}: {kinds[kind]}{name}")
         for offset in self.nameless:
@@ -650,25 +644,25 @@ class Wreck:
         payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
         tables = [payload for payload in payloads if payload != other and self.capacity(payload)]
         found = tables[0] if len(tables) == 1 else 0
-        remedy = f"the only table there is, at {found:#x}, is taken" if found else "the section has none then"
-        lost = "" if found else "all names" if which == "directory" else "the names of the types of objects, and their fields"
+        remedy = f"set to the only table there is, at {found:#x}" if found else "the section has no such table afterwards"
+        lost = "" if found else "all names" if which == "directory" else "the names and fields of the object types"
         self.report_field(TABLES[which], f"the table of {which} is not at the offset in the header", remedy, lost)
         self.put_field(TABLES[which], found)
 
     def _orphans(self):
-        """Return the entries that no table shows."""
+        """Return the entries to which no table refers."""
         shown = {entry.offset for which in TABLES for entry in self.entries(which)}
         payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
         found = (self.entry(payload) for payload in payloads if payload not in shown)
         return [entry for entry in found if entry is not None]
 
     def _mend_table(self, which, orphans):
-        """Rebuild a table if a slot shows no entry, or an entry lies where its name is not looked for, or no slot shows a name."""
+        """Rebuild a table if a slot refers to no entry, an entry is not where its name is looked up, or a name is in no slot."""
         table = self.table(which)
         if not self.capacity(table):
             for entry in orphans:
                 at = entry.offset - BLOCK_HEAD_BYTES
-                self.notes.append(f"{at:#x}: a name without a table, {entry.name.decode('utf-8', 'replace')!r}")
+                self.notes.append(f"{at:#x}: the name {entry.name.decode('utf-8', 'replace')!r} is in no table")
             return
         slots, entries = self.slots(table), {}
         bad = [at for at, _, entry in slots if entry > SLOT_REMOVED and self.entry(entry) is None]
@@ -682,8 +676,8 @@ class Wreck:
             return
         n_gone = max(0, len(bad) - len(orphans))
         names = ", ".join(repr(entry.name.decode("utf-8", "replace")) for entry in orphans)
-        self.report(bad[0] if bad else lost[0] if lost else table, f"the table of {which} does not show its entries correctly",
-                    "it is rebuilt" + (f"; found again: {names}" if orphans else ""), f"{n_gone} names" if n_gone else "")  # fmt: skip
+        self.report(bad[0] if bad else lost[0] if lost else table, f"the table of {which} does not match its entries",
+                    "rebuilt" + (f"; recovered names: {names}" if orphans else ""), f"{n_gone} names" if n_gone else "")  # fmt: skip
         self._fill(table, list(entries.values()))
 
     def _fill(self, table, entries):
@@ -722,11 +716,11 @@ class Wreck:
         return found
 
     def _verify(self):
-        """Compare with the C core's verdict on the same bytes, and let it verify the repaired ones."""
+        """Compare with the result of the C core on the same bytes, and let it verify the repaired ones."""
         if self.was_clean and not self.findings:
             problem, facts = image.check(np.frombuffer(self.raw, dtype=np.uint8), self.fd, False)
             if problem is not None:
-                self.report(facts["bad_off"], f"{problem}: lists or counters do not agree with the blocks", "they are rebuilt")
+                self.report(facts["bad_off"], f"{problem}: lists or counters do not match the blocks", "lists and counters are rebuilt")
         problem, facts = self._recover()
         if problem is not None:
-            self.report(facts["bad_off"], f"{problem} remains after recovery", "none", "this file cannot be repaired")
+            self.report(facts["bad_off"], f"{problem} remains after recovery", "none: the file cannot be repaired", "unknown")

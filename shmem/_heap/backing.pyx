@@ -2,8 +2,8 @@
 """Backing: the part of a section's file for which the file system has reserved space.
 
 A section's file is sparse.  Space is reserved before anything is written to it, so that a full file system raises SectionFull; a store to
-a hole of the file would be a SIGBUS instead.  What holds under the heap gate: top <= reserved <= size, there is backing below `reserved`,
-and nothing was ever written above `high_water`, where the section is zero.
+a hole of the file would raise SIGBUS instead.  Invariants under the heap gate: top <= reserved <= size, there is backing below
+`reserved`, and nothing was ever written above `high_water`, where the section is zero.
 """
 
 from libc.errno cimport EBADF
@@ -17,12 +17,12 @@ from shmem._base.status cimport OK
 from shmem._base.system cimport file_give_back, file_reserve
 
 cdef enum:
-    MIN_STEP_BYTES = 1 << 20             # space is reserved in steps: an eighth of what there is, within these bounds
+    MIN_STEP_BYTES = 1 << 20             # space is reserved in steps of an eighth of the present backing, within these bounds
     MAX_STEP_BYTES = 64 << 20
 
 
 cdef int backing_reserve(section_t* section, uint64_t end_off) noexcept nogil:
-    """Reserve space up to `end_off`, or a step further where there is room for it: 0 or an errno."""
+    """Reserve space up to `end_off`, or a step further if the file system has room: 0 or an errno."""
     cdef uint64_t reserved = backing_end(section), step = reserved >> 3, wish
     cdef int status, fd = section_descriptor(section)
     if fd < 0:
@@ -46,13 +46,13 @@ cdef int backing_reserve(section_t* section, uint64_t end_off) noexcept nogil:
 
 
 cdef int backing_give_back(section_t* section, int fd) noexcept nogil:
-    """Give the space of all whole pages above `top` back to the file system: 0 or an errno."""
+    """Return the space of all complete pages above `top` to the file system: 0 or an errno."""
     cdef header_t* header = section.header
     cdef uint64_t keep_off = round_up(header.top, PAGE_BYTES)
     cdef int status
     if keep_off >= header.reserved:
         return OK
-    store_release_u64(&header.reserved, keep_off)        # first: a `reserved` that is too low does no harm
+    store_release_u64(&header.reserved, keep_off)        # first: a `reserved` that is too low is harmless
     status = file_give_back(fd, keep_off, section.size_bytes)
     if status == OK and header.high_water > keep_off:
         store_release_u64(&header.high_water, keep_off)

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """The words around a block: writing its tags and serial word, finding the holes beside it, and counting it.
 
-Nothing here commits.  `block_write_rear` and `block_write_hole` prepare what a later store of a front tag, or of `top`, makes visible.
-What is read (a neighbour's tag, a rear tag) is checked against the heap's bounds before it is used.  All calls are made under the gate.
+No function here commits.  `block_write_rear` and `block_write_hole` prepare what a later store of a front tag, or of `top`, makes visible.
+Values that are read (a neighbour's tag, a rear tag) are checked against the heap's bounds before use.  All calls are made under the gate.
 """
 
 from libc.stdint cimport uint64_t
@@ -36,12 +36,12 @@ cdef inline uint64_t hole_before(section_t* section, uint64_t off) noexcept nogi
         return 0
     size_bytes = seal(section.salt, word_at(section, off - BLOCK_REAR_BYTES)[0], off)
     if size_bytes < BLOCK_MIN_BYTES or size_bytes > off - section.heap_start or size_bytes & 15:
-        return 0                         # a write past the end of the block before: check_heap reports it
+        return 0                         # a write past the end of the preceding block: check_heap reports it
     return off - size_bytes if block_at(section, off - size_bytes).tag == tag_make(size_bytes, STATE_HOLE, 0) else 0
 
 
 cdef inline int hole_behind(section_t* section, uint64_t end_off, uint64_t* hole_bytes) noexcept nogil:
-    """Find the size of the hole that begins where a block ends, 0 when there is none: OK or CORRUPTED."""
+    """Find the size of the hole that begins where a block ends, 0 if there is none: OK or CORRUPTED."""
     cdef uint64_t top = heap_top(section), tag
     hole_bytes[0] = 0
     if end_off >= top:
@@ -56,6 +56,6 @@ cdef inline int hole_behind(section_t* section, uint64_t end_off, uint64_t* hole
 
 
 cdef inline void count_used(section_t* section, int n, uint64_t size_bytes) noexcept nogil:
-    """Count one more block in use, or with -1 one less."""
+    """Count one more block in use, or with -1 one block fewer."""
     section.header.used_blocks += n
     section.header.used_bytes += n * size_bytes

@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""Cached blocks: freed blocks that are kept whole, in a singly linked list for each size, and allocated again first.
+"""Cached blocks: freed blocks that are kept unmerged, in a singly linked list for each size, and are allocated again first.
 
 There is a list for each block size up to 1,056 bytes; it holds at most `CACHE_LIMIT` blocks.  `cache_take` checks the head of a list before
-it follows it; a list whose head is damaged is dropped, and its blocks are found again when recovery rebuilds the index.
+it follows it.  A list whose head is damaged is dropped, and its blocks are found again when recovery rebuilds the index.
 All calls are made under the heap gate.
 """
 
@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef inline uint32_t cache_bin(uint64_t size_bytes) noexcept nogil:
-    """Return which list is for blocks of this size; `CACHE_BINS` or more: none is."""
+    """Return the number of the list for blocks of this size; `CACHE_BINS` or more means none."""
     return <uint32_t>(size_bytes >> 4) - 3
 
 
@@ -42,7 +42,7 @@ cdef inline bint cache_put(section_t* section, uint64_t off, uint64_t size_bytes
 
 
 cdef inline uint64_t cache_take(section_t* section, uint64_t size_bytes) noexcept nogil:
-    """Take a cached block of exactly this size out of its list; return its offset, or 0 when there is none."""
+    """Take a cached block of exactly this size out of its list; return its offset, or 0 if there is none."""
     cdef uint32_t i = cache_bin(size_bytes)
     cdef uint64_t off
     if i >= CACHE_BINS:
@@ -52,7 +52,7 @@ cdef inline uint64_t cache_take(section_t* section, uint64_t size_bytes) noexcep
         return 0
     if damaged(off < section.heap_start or off > heap_top(section) - size_bytes or off & 15
                or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
-        section.index.cache_off[i] = 0   # a damaged list: its blocks are recovered when all lists are to be emptied
+        section.index.cache_off[i] = 0   # a damaged list: its blocks are recovered when all lists are emptied
         section.index.cache_count[i] = 0
         return 0
     section.index.cache_off[i] = block_at(section, off).next_off

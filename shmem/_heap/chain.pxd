@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The chain of front tags, walked from `heap_start` to `top` without trusting it.
 
-Callers hold the heap gate, or have the section to themselves.
+Callers own the heap gate, or have exclusive use of the section.
 """
 
 from libc.stdint cimport uint64_t
@@ -11,14 +11,14 @@ from shmem._base.section cimport section_t
 
 
 cdef inline bint tag_is_plausible(uint64_t block_off, uint64_t tag, uint64_t top) noexcept nogil:
-    """Whether a front tag has a known state, and a size that fits below `top`."""
+    """Return whether a front tag has a known state, and a size that fits below `top`."""
     return STATE_HOLE <= tag_state(tag) and tag_state(tag) <= STATE_CACHED and size_fits(block_off, tag_size(tag), top)
 
 
 cdef enum:
-    FAULT_TOP = 1                # no block begins there
+    FAULT_TOP = 1                # not an offset of a block
 
-# The offset of the first front tag that is not plausible; 0 when the chain is whole, FAULT_TOP when `top` itself cannot be right.
+# Return the offset of the first front tag that is not plausible; 0 if the chain is intact, FAULT_TOP if `top` itself is invalid.
 cdef uint64_t chain_first_fault(section_t* section) noexcept nogil
-# Whether a block begins at this offset, found by walking the chain: for error messages.
+# Return whether a block begins at this offset, by walking the chain; for error messages.
 cdef bint chain_has_block(section_t* section, uint64_t block_off) noexcept nogil

@@ -1,16 +1,16 @@
 # cython: language_level=3
 """The free index: finds a hole by size.  Two indexes, behind one interface: insert, remove, find.
 
-Both link the holes through their payloads (`next_off`, `previous_off`).  They hold nothing that the chain of front tags does not say, so
+Both link the holes through their payloads (`next_off`, `previous_off`).  They contain only what follows from the chain of front tags, so
 recovery rebuilds them.  All calls are made under the heap gate.
 
 * *TLSF* (Masmano, Ripoll, Crespo and Real, 2004): lists by size class, where each power of two is split into 32 classes.  Two bitmaps find
   the first list that is not empty, in constant time.
-* *Next fit*, the index of the original SHMEM: a circular list of all holes with a roving pointer, from which the search for a hole that
-  fits begins.
+* *Next fit*, the index of the original SHMEM: a circular list of all holes with a roving pointer, at which the search for a fitting hole
+  begins.
 
 Every link is checked to lead into the heap before it is followed.  A damaged index is therefore reported as CORRUPTED, which makes the heap
-rebuild it, and never causes a store outside the mapping.
+rebuild it.  It never causes a store outside the mapping.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -40,7 +40,7 @@ cdef inline bint hole_is_plausible(section_t* section, uint64_t hole_off) noexce
 
 
 cdef inline uint64_t gap_before(uint64_t start_off, uint64_t align_bytes) noexcept nogil:
-    """Return how far behind `start_off` a block must begin for its payload to be aligned: 0, or enough for a hole."""
+    """Return the distance from `start_off` at which a block must begin for its payload to be aligned: 0, or room for a hole."""
     cdef uint64_t payload_off = round_up(block_to_payload(start_off), align_bytes)
     cdef uint64_t gap = payload_off - block_to_payload(start_off)
     while gap != 0 and gap < BLOCK_MIN_BYTES:
@@ -133,7 +133,7 @@ cdef inline int tlsf_scan(section_t* section, uint64_t hole_off, int n_tries, ui
 
 
 cdef inline int tlsf_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
-    """Find a hole that holds the block: one of its own size class if one of the first fits, else the first of a larger class."""
+    """Find a hole for the block: one of its own size class if one of the first fits, else the first of a larger class."""
     cdef uint32_t first = 0, second = 0, bits
     cdef uint64_t first_bits, bound_bytes = size_bytes
     cdef free_index_t* index = section.index
@@ -202,13 +202,13 @@ cdef inline int next_fit_remove(section_t* section, uint64_t hole_off) noexcept 
 
 
 cdef inline int next_fit_find(section_t* section, uint64_t size_bytes, uint64_t align_bytes, uint64_t* found_off) noexcept nogil:
-    """Find the first hole, from the roving pointer on, that holds the block, and move the pointer there."""
+    """Find the first hole from the roving pointer on that fits the block, and move the pointer there."""
     cdef uint64_t hole_off = section.index.rover_off
     cdef uint64_t steps_left = section.header.hole_blocks + 1, most = (heap_top(section) - section.heap_start) // BLOCK_MIN_BYTES
     if hole_off == 0:
         return NOT_FOUND
     if damaged(steps_left > most):
-        return CORRUPTED                 # more holes than fit
+        return CORRUPTED                 # more holes than the heap can have
     while steps_left:
         if damaged(not hole_is_plausible(section, hole_off)):
             return CORRUPTED

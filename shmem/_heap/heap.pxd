@@ -6,13 +6,13 @@ cdef enum:
     HEAP_ZERO = 1            # clear the payload
     HEAP_NOWAIT = 2          # return WOULD_BLOCK instead of waiting for the gate or growing the file
     HEAP_PENDING = 4         # leave the block PENDING: the caller fills it, then calls heap_commit
-    HEAP_STOP = 8            # return INTERRUPTED, with nothing done, after each slice of waiting for the gate, to look for signals
+    HEAP_STOP = 8            # return INTERRUPTED, with nothing done, after each slice of waiting for the gate; the caller checks signals
 
 # How long to wait for the gate.
 cdef enum heap_wait_t:
-    DO_NOT_WAIT = 0          # return WOULD_BLOCK when the gate is taken
+    DO_NOT_WAIT = 0          # return WOULD_BLOCK if the gate is taken
     WAIT_FOREVER = 1
-    WAIT_A_SLICE = 2         # return INTERRUPTED, with nothing done, after a slice of sleep or a signal: the caller looks for signals
+    WAIT_A_SLICE = 2         # return INTERRUPTED, with nothing done, after a slice of sleep or a signal: the caller checks for signals
 
 cdef int heap_enter(section_t* section, heap_wait_t wait) noexcept nogil
 cdef int heap_enter_to_change(section_t* section, heap_wait_t wait) noexcept nogil
@@ -26,11 +26,11 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
 cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil
 cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil
 
-# for callers that hold the heap gate
+# for callers that own the heap gate
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil
 cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil
-# whether the last block ends at `top`: asked before what is above it is written, cut off or given back to the file system
+# whether the last block ends at `top`: checked before the memory above it is written, truncated or returned to the file system
 cdef bint heap_top_is_right(section_t* section) noexcept nogil

@@ -1,9 +1,9 @@
 # cython: language_level=3
 """The heap: a boundary-tag allocator that several processes share, any of which may be killed at any instruction.
 
-The commit rule.  The chain of front tags from `heap_start` to `top` is the truth.  Rear tags, free index, cached lists and counters are
-indexes, which recovery rebuilds from the chain.  Every change of the chain is one 8-byte release store, and everything that the store
-makes visible was written before it.
+The commit rule.  The chain of front tags from `heap_start` to `top` is authoritative.  Rear tags, free index, cached lists and counters
+are indexes, which recovery rebuilds from the chain.  Every change of the chain is one 8-byte release store, and everything that the store
+makes visible is written before it.
 
 Invariants while the heap gate is free (in brackets the `Problem` that `check_heap` reports):
 
@@ -16,8 +16,8 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
 
 The heap gate is a gate of `_sync/gate.pxd`.  A participant that takes it over from a dead owner recovers the heap before anything else.
-Under the gate no Python code runs, and no other lock is waited for, except by a snapshot, which takes the gates of the queues.
-Before the gate come the process mutex and an opening byte (see the lock order in `_core.pyx`).
+The owner of the gate does not run Python code and does not wait for another lock; only a snapshot takes the gates of the queues under it.
+The process mutex and an opening byte are taken before the gate (see the lock order in `_core.pyx`).
 
 States of a block, and the one store by which it leaves each::
 
@@ -28,15 +28,15 @@ States of a block, and the one store by which it leaves each::
     CACHED   _reuse_cached: its tag, PENDING or USED; heap_flush_cache: HOLE                         under the gate
 
 A small block is cleared under the gate, inside the hole, and becomes USED at once.  A large one is PENDING while it is cleared or filled
-outside the gate.  Its maker's count of pending blocks, raised before and lowered after, shows whether a dead participant left one.
-A maker that is interrupted while it waits for the gate notes the block in its private page and frees it later (`heap_abandon`).  The
-count stays raised until then, so a maker that is killed or leaves meanwhile leaves a PENDING block that recovery frees.
+outside the gate.  Its maker's count of pending blocks, incremented before and decremented after, shows whether a dead participant left
+one.  A maker that is interrupted while it waits for the gate notes the block in its private page and frees it later (`heap_abandon`).  The
+block stays counted until then, so a maker that is killed or leaves meanwhile leaves a PENDING block that recovery frees.
 
-Cached blocks (`cached_blocks.pxd`) are allocated again before any hole.  Their lists are emptied before a section is called full, by
+Cached blocks (`cached_blocks.pxd`) are allocated again before any hole.  Their lists are emptied before an allocation fails, by
 `trim`, and by the last process that leaves.
 
-Around this file: `block_tags.pxd` writes tags, `free_index.pxd` finds holes, `backing.pyx` reserves space in the file, `reallocate.pyx`
-resizes and moves blocks, `recovery.pyx` repairs what a killed process left, `verify.pyx` checks the invariants.
+Related files: `block_tags.pxd` writes tags, `free_index.pxd` finds holes, `backing.pyx` reserves space in the file, `reallocate.pyx`
+resizes and moves blocks, `recovery.pyx` repairs the heap after a kill, `verify.pyx` checks the invariants.
 """
 
 from libc.errno cimport EBADF
@@ -95,7 +95,7 @@ cdef int _heap_enter_slowly(section_t* section, heap_wait_t wait) noexcept nogil
         if status == OK:
             return OK
         if status == OWNER_DIED:
-            # the dead owner's change may be half made.  If the heap cannot be recovered, `broken` records it for every participant
+            # the dead owner's change may be incomplete.  If the heap cannot be recovered, `broken` records it for every participant
             heap_recover(section, <int64_t>owner_index(state.word))
             return OK
         if wait == WAIT_A_SLICE and status != WOULD_BLOCK:
@@ -103,7 +103,7 @@ cdef int _heap_enter_slowly(section_t* section, heap_wait_t wait) noexcept nogil
 
 
 cdef int heap_enter(section_t* section, heap_wait_t wait) noexcept nogil:
-    """Take the heap gate: OK, WOULD_BLOCK, INTERRUPTED, or why this process cannot be attached."""
+    """Take the heap gate: OK, WOULD_BLOCK, INTERRUPTED, or the status of attaching this process."""
     cdef int status = OK
     if section.verify != NULL:
         debug_may_take(HEAP_GATE)
@@ -148,7 +148,7 @@ cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes
         size_bytes += next_bytes
         block_write_rear(section, off, size_bytes)
     store_release_u64(&block_at(section, off).tag, tag_make(size_bytes, STATE_HOLE, 0))        # commit: freed, merged behind
-    block_at(section, off).serial = 0                # a handle that is used afterwards is found to be stale
+    block_at(section, off).serial = 0                # from here on handles to the block are detected as stale
     previous_off = hole_before(section, off)
     if previous_off != 0 and status == OK:
         status = index_remove(section, previous_off, off - previous_off)
@@ -165,7 +165,7 @@ cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes
 
 
 cdef int heap_flush_cache(section_t* section) noexcept nogil:
-    """Turn all cached blocks into holes, under the gate; by recovery if a list, or what is beside a block, is damaged."""
+    """Turn all cached blocks into holes, under the gate; by recovery if a list or the neighbour of a block is damaged."""
     cdef uint32_t i
     cdef uint64_t off, size_bytes
     cdef int status = OK
@@ -181,7 +181,7 @@ cdef int heap_flush_cache(section_t* section) noexcept nogil:
 # -- from a hole to a block -----------------------------------------------------------------------------
 
 cdef inline void _write_inner(section_t* section, uint64_t off, uint64_t size_bytes, request_t* request) noexcept nogil:
-    """Write all of a block except its tag, while no other process can see it."""
+    """Write all of a block except its tag, while it is not visible to other processes."""
     cdef uint64_t payload_off = block_to_payload(off), rear_off = off + size_bytes - BLOCK_REAR_BYTES
     if request.dirty_end_off > rear_off:
         request.dirty_end_off = rear_off
@@ -208,7 +208,7 @@ cdef int _reuse_cached(section_t* section, uint64_t off, request_t* request) noe
 
 
 cdef int hole_split(section_t* section, uint64_t hole_off, request_t* request, uint64_t* block_off) noexcept nogil:
-    """Carve the block out of a hole; what remains in front of it (for alignment) and behind it stays a hole."""
+    """Carve the block out of a hole; the remainders before it (for alignment) and after it stay holes."""
     cdef uint64_t hole_bytes = tag_size(load_relaxed_u64(&block_at(section, hole_off).tag))
     cdef uint64_t gap = gap_before(hole_off, request.align_bytes)
     cdef uint64_t size_bytes = request.size_bytes, rest = hole_bytes - gap - size_bytes, off = hole_off + gap
@@ -240,7 +240,7 @@ cdef int hole_split(section_t* section, uint64_t hole_off, request_t* request, u
 
 
 cdef bint heap_top_is_right(section_t* section) noexcept nogil:
-    """Whether the last block ends at `top`: by its rear tag or, if that was overwritten, by a walk along the chain."""
+    """Return whether the last block ends at `top`: by its rear tag or, if that was overwritten, by a walk along the chain."""
     cdef uint64_t top = load_relaxed_u64(&section.header.top), size_bytes
     if heap_top(section) != top or top & 15:
         return False
@@ -298,7 +298,7 @@ cdef int _place(section_t* section, request_t* request, uint64_t* block_off) noe
 
 
 cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
-    """Place the block; before giving up, rebuild a damaged index, empty the cached lists, and recover what the dead left."""
+    """Place the block; before giving up, rebuild a damaged index, empty the cached lists, and recover what dead participants left."""
     cdef int status = _place(section, request, block_off)
     if status == CORRUPTED:
         if heap_recover(section, NO_PARTICIPANT) == OK:
@@ -325,14 +325,14 @@ cdef inline uint32_t* _my_pending(section_t* section) noexcept nogil:
 
 
 cdef inline void _pending_over(section_t* section) noexcept nogil:
-    """Count one PENDING block of this participant less."""
+    """Decrement the count of PENDING blocks of this participant."""
     if fetch_sub_seq_cst_u32(_my_pending(section), 1) == 0 and section.verify != NULL:
-        debug_fail(b"a block was PENDING that its maker had not counted", section.path,
+        debug_fail(b"a PENDING block is missing from its maker's count", section.path,
                    <char*>_my_pending(section) - section.base, 1, 0)
 
 
 cdef bint _put_aside(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Note, without the gate, that a PENDING block of this participant is to be freed; False when there is no place left to note it."""
+    """Note, without the gate, that a PENDING block of this participant must be freed; return False if the note has no room."""
     cdef uint32_t i
     for i in range(MAX_ABANDONED):
         if compare_exchange_acquire_u64(&section.private.abandoned_off[i], 0, payload_off):
@@ -341,7 +341,7 @@ cdef bint _put_aside(section_t* section, uint64_t payload_off) noexcept nogil:
 
 
 cdef bint _free_abandoned(section_t* section) noexcept nogil:
-    """Free the blocks that were put aside; return whether there was one.  The caller holds the gate."""
+    """Free the blocks that were put aside; return whether there was one.  The caller owns the gate."""
     cdef uint32_t i
     cdef uint64_t payload_off
     cdef bint found = False
@@ -406,7 +406,7 @@ cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a PENDING block of this participant.
 
-    An interrupted operation comes here too, so this waits for the gate no longer than a slice, then puts the block aside.
+    An interrupted operation calls this too, so it waits for the gate for at most a slice, then puts the block aside.
     Such a block stays PENDING, and counted, until this process makes another PENDING block, needs the room, trims, or leaves.
     So does a block of a heap that is known to be damaged.
     """
@@ -427,7 +427,7 @@ cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
 # -- free -----------------------------------------------------------------------------------------------
 
 cdef int _why_not_sealed(section_t* section, uint64_t off) noexcept nogil:
-    """Tell a block whose end was overwritten (CORRUPTED) from an offset at which no block begins (INVALID_BLOCK)."""
+    """Distinguish a block whose end was overwritten (CORRUPTED) from an offset at which no block begins (INVALID_BLOCK)."""
     return CORRUPTED if chain_has_block(section, off) else INVALID_BLOCK
 
 
@@ -458,7 +458,7 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
 
 
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
-    """Check the same, and refuse the blocks that hold names and types, which are not the user's: INVALID_BLOCK."""
+    """Check the same, and return INVALID_BLOCK for blocks that hold names and types, which are internal."""
     cdef int status = heap_check_block(section, payload_off, serial)
     cdef uint64_t type_id
     if status == OK:
@@ -473,22 +473,22 @@ cdef void _debug_neighbours(section_t* section, uint64_t off, uint64_t size_byte
     cdef uint64_t before = seal(section.salt, word_at(section, off - BLOCK_REAR_BYTES)[0], off), tag
     if off > section.heap_start and (before < BLOCK_MIN_BYTES or before > off - section.heap_start or before & 15
                                      or tag_size(block_at(section, off - before).tag) != before):
-        debug_fail(b"the end of the block before one that is freed was overwritten", section.path, off - BLOCK_REAR_BYTES, 0, before)
+        debug_fail(b"the end of the block before the freed block was overwritten", section.path, off - BLOCK_REAR_BYTES, 0, before)
     if off + size_bytes < section.header.top:
         tag = block_at(section, off + size_bytes).tag
         if (tag_size(tag) < BLOCK_MIN_BYTES or tag_size(tag) > section.header.top - off - size_bytes
                 or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_CACHED):
-            debug_fail(b"the tag behind a block that is freed was overwritten", section.path, off + size_bytes, 0, tag)
+            debug_fail(b"the tag after the freed block was overwritten", section.path, off + size_bytes, 0, tag)
 
 
 cdef void _debug_fill(section_t* section, uint64_t payload_off, uint64_t block_bytes) noexcept nogil:
-    """SHMEM_DEBUG: fill freed payload, so that a read after the free is conspicuous.  The links of free blocks stay."""
+    """SHMEM_DEBUG: fill freed payload, so that a read after the free is noticed.  The links of free blocks stay."""
     cdef uint64_t n_bytes = payload_bytes(block_bytes) - 2 * sizeof(uint64_t)
     memset(section.base + payload_off + 2 * sizeof(uint64_t), FREED, n_bytes if n_bytes < FREED_BYTES else FREED_BYTES)
 
 
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Free, under the gate, a block that was checked."""
+    """Free, under the gate, a checked block."""
     cdef uint64_t off = payload_to_block(payload_off), tag = block_at(section, off).tag, size_bytes = tag_size(tag)
     cdef int status = OK
     if section.verify != NULL:
@@ -537,7 +537,7 @@ cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial
 
 
 cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil:
-    """Give the backing above `top` back to the file system.  The file keeps its length, so views stay valid."""
+    """Return the backing above `top` to the file system.  The file keeps its length, so views stay valid."""
     cdef int status, fd = section_descriptor(section)
     if fd < 0:
         return EBADF
@@ -547,7 +547,7 @@ cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil:
     _free_abandoned(section)
     status = heap_flush_cache(section)
     if status == OK and damaged(not heap_top_is_right(section)):
-        status = CORRUPTED               # what is above `top` may be in use
+        status = CORRUPTED               # blocks above `top` may be in use
     if status == OK:
         status = backing_give_back(section, fd)
     heap_leave(section)

@@ -1,18 +1,18 @@
 # cython: language_level=3
-"""Intents: what must change two places says first what it is about to do.
+"""Intents: an operation that changes two places first records the change that it is about to make.
 
-A participant's record is written under the heap gate, `operation` last, and cleared last.  If its owner dies in
-between, the process that recovers the heap finishes the change or leaves it undone; each step can be repeated.
+A participant writes its record under the heap gate, `operation` last, and clears `operation` at the end.  If it dies in
+between, the process that recovers the heap finishes the change or undoes it; each step can be repeated.
 
-SWAP_SLOT   the one store that decides is `*slot = value`, some 8-byte word of the section.  If it was
-            made: the PENDING blocks `make_off` become USED with the types in `operation`, the USED blocks
-            `drop_off` become holes.  If not: nothing happened, and blocks that are PENDING become holes.
-MOVE        the same for a block that moves: `slot` is the old one's tag.  A root that was the old block becomes the new one.
-RESIZE      the store that decides is the block's tag in `slot`.  If it was made, the word beside it becomes
-            `make_off[0]`, else `drop_off[0]`: serial and slack, new and old.  If it was made, what lies from `drop_off[1]` up to
-            `make_off[1]` is cleared.
-SHRINK      the same, but: if it was not made, the two words at the cut, new rear tag and front tag of the remainder, were
-            payload still, and become `drop_off[1]` and `make_off[1]`.
+SWAP_SLOT   the deciding store is `*slot = value`, to an 8-byte word of the section.  If it was made, the PENDING blocks `make_off`
+            become USED with the types in `operation`, and the USED blocks `drop_off` become holes.  If not, nothing has changed,
+            and the PENDING blocks become holes.
+MOVE        the same for a block that moves: `slot` is the old block's tag.  If the old block was the root, the new block becomes the root.
+RESIZE      the deciding store is that of the block's tag in `slot`.  If it was made, the word next to the tag, with serial and slack,
+            becomes `make_off[0]`, else `drop_off[0]`.  If it was made, the bytes from `drop_off[1]` up to
+            `make_off[1]` are cleared.
+SHRINK      as RESIZE, except that if the store was not made, the two words at the cut are still payload: they are restored to
+            `drop_off[1]` and `make_off[1]`.  (They were overwritten by the new rear tag and the front tag of the remainder.)
 """
 
 from libc.stdint cimport uint64_t

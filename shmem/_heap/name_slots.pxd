@@ -10,7 +10,7 @@ ctypedef struct name_t:
 
 cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil
 
-# The gate is mine:
+# The caller owns the gate.
 cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off) noexcept nogil
 cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil
 cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil

@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""Looking into a name table: a block of slots {hash, entry}, probed linearly; an entry is a block of its own.
+"""Lookup in a name table: a block of slots {hash, entry}, probed linearly; an entry is a block of its own.
 
-All calls are made under the heap gate.  Whatever is read is checked before it is followed: a damaged
-table is CORRUPTED, or shows nothing, and never leads outside the mapping.
+All calls are made under the heap gate.  Every offset is checked before it is followed.  A damaged
+table is reported as CORRUPTED or appears empty, and never leads outside the mapping.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -10,34 +10,29 @@ from libc.string cimport memcmp
 
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport (
-    SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, name_entry_t, name_slot_t, name_table_t,
+    SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, hash_name, name_entry_t, name_slot_t, name_table_t,
     payload_bytes, payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 
 
 cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil:
-    """A name and its hash: FNV-1a, then the finalizer of MurmurHash3."""
+    """Return a name and its hash."""
     cdef name_t name
-    cdef uint64_t hash_ = <uint64_t>0xcbf29ce484222325U
-    cdef uint32_t i
-    for i in range(n_bytes):
-        hash_ = (hash_ ^ <unsigned char>text[i]) * <uint64_t>0x100000001b3U
-    hash_ = (hash_ ^ hash_ >> 33) * <uint64_t>0xff51afd7ed558ccdU
     name.text = text
     name.n_bytes = n_bytes
-    name.hash = hash_ ^ hash_ >> 33
+    name.hash = hash_name(text, n_bytes)
     return name
 
 
 cdef uint64_t _used_room(section_t* section, uint64_t payload_off, uint64_t type_id) noexcept nogil:
-    """Payload bytes of a used block of this type, 0 when there is none at that offset."""
+    """Return the payload bytes of a used block of this type, 0 if there is none at that offset."""
     cdef uint64_t tag = used_tag(section, payload_off)
     return payload_bytes(tag_size(tag)) if tag != 0 and tag_type(tag) == type_id else 0
 
 
 cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil:
-    """How many slots; 0 when there is no table, or none that could be right."""
+    """Return the number of slots; 0 if there is no table, or its capacity is invalid."""
     cdef uint64_t room, capacity
     if table_off == 0:
         return 0
@@ -55,7 +50,7 @@ cdef uint64_t table_slot_off(uint64_t table_off, uint64_t i) noexcept nogil:
 
 
 cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil:
-    """The entry that a slot shows; NULL when it is empty, or shows none that could be right."""
+    """Return the entry that a slot refers to; NULL if the slot is empty, or the entry invalid."""
     cdef uint64_t entry_off = (<name_slot_t*>(section.base + slot_off)).entry_off, room
     cdef name_entry_t* entry
     if entry_off == SLOT_EMPTY or entry_off == SLOT_REMOVED:
@@ -70,7 +65,7 @@ cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept n
 
 
 cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off) noexcept nogil:
-    """The slot that shows the name: 0, NOT_FOUND (with the slot to use, or 0), or CORRUPTED."""
+    """Find the slot that refers to the name: 0, NOT_FOUND (with the slot to use, or 0), or CORRUPTED."""
     cdef uint64_t capacity = table_capacity(section, table_off), i, n_left, free_off = 0, at
     cdef name_slot_t* slot
     cdef name_entry_t* entry
@@ -101,7 +96,7 @@ cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, 
 
 
 cdef bint block_has_name(section_t* section, uint64_t payload_off, uint64_t but_slot_off) noexcept nogil:
-    """Whether a name of the directory, other than the one in `but_slot_off`, leads to this very block."""
+    """Return whether a name in the directory, other than the one in `but_slot_off`, refers to this very block."""
     cdef uint64_t i, at, table_off = section.header.directory_off
     cdef uint64_t serial = block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK
     cdef name_entry_t* entry

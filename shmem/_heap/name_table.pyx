@@ -1,18 +1,18 @@
 # cython: language_level=3
 """Name tables: from a name to a number, in the section, safe against a kill at any instruction.
 
-How a table lies in memory, and how it is searched: `_heap.name_slots`.  The section has two: the directory (value:
-payload offset of what has the name, and its serial) and the registry of types (value: type id; the entry's
+`_heap.name_slots` describes the layout of a table and how it is searched.  The section has two tables: the directory (the value is the
+payload offset of the named block, with its serial) and the registry of types (the value is a type id; the entry's
 data is the type's description).  Each is found through its anchor, a word of the header.
 
-Everything happens under the heap gate; what is read is copied out, since no Python code may run under it.  A
-slot shows an entry by one store, under an intent:
+All work is done under the heap gate.  Results are copied out, since Python code must not run under it.  One store into a slot decides
+each change, under an intent:
 
-* insert: the entry, PENDING, becomes USED with the store; so does a value that was made for this name.
-* remove: the store hides the entry; it and, if nothing else leads to it, the value are freed.
-* grow: a new table, PENDING, is filled; the store into the table's anchor in the header swaps it for the old.
+* insert: with the store the PENDING entry becomes USED, and so does a value that was made for this name.
+* remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.
+* grow: a new PENDING table is filled; the store into the table's anchor in the header replaces the old table.
 
-`filled` is an index: recovery counts again.  Names are at most 64 KiB; equal hashes are told apart by the bytes.
+`filled` is an index, which recovery counts again.  Names have at most 64 KiB.  Names with equal hashes are compared by their bytes.
 """
 
 from libc.errno cimport ENOMEM
@@ -42,7 +42,7 @@ cdef enum:
 
 cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial,
                        heap_wait_t wait) noexcept nogil:
-    """The value of a name: 0, NOT_FOUND, CORRUPTED."""
+    """Find the value of a name: 0, NOT_FOUND, CORRUPTED."""
     cdef uint64_t slot_off = 0
     cdef name_entry_t* entry
     cdef int status = heap_enter(section, wait)
@@ -58,7 +58,7 @@ cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name,
 
 
 cdef void _copy_entry(section_t* section, name_entry_t* entry, const name_entry_t* head, char* target) noexcept nogil:
-    """`head` is what the entry said when its length was looked at."""
+    """Copy an entry; `head` holds its fields as they were when its length was computed."""
     cdef copied_t* copied = <copied_t*>target
     copied.order = block_at(section, payload_to_block(<char*>entry - section.base)).serial & SERIAL_MASK
     copied.value = head.value
@@ -73,7 +73,7 @@ cdef inline uint64_t _copied_bytes(const name_entry_t* entry) noexcept nogil:
 
 
 cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_t* n_bytes, heap_wait_t wait) noexcept nogil:
-    """All entries, one `copied_t` after the other, in memory that the caller frees."""
+    """Copy all entries, one `copied_t` after the other, to memory that the caller frees."""
     cdef uint64_t i, off = 0
     cdef name_entry_t* entry
     cdef name_entry_t head
@@ -95,7 +95,7 @@ cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_
         if entry == NULL:
             continue
         head = entry[0]
-        if _copied_bytes(&head) > n_bytes[0] - off:      # a process wrote without permission: the content is not what was counted
+        if _copied_bytes(&head) > n_bytes[0] - off:      # another process overwrote the entry after it was counted
             break
         _copy_entry(section, entry, &head, copied[0] + off)
         off += _copied_bytes(&head)
@@ -118,7 +118,7 @@ cdef uint64_t _count_live(section_t* section, uint64_t table_off) noexcept nogil
 
 
 cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table) noexcept nogil:
-    """Fill a new table, which no other process sees yet, with the entries of an old one."""
+    """Fill a new table, which is not visible to other processes yet, with the entries of an old one."""
     cdef name_slot_t* slots = table_slots(table)
     cdef name_slot_t* slot
     cdef uint64_t i, j
@@ -134,7 +134,7 @@ cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table
 
 
 cdef int _swap_table(section_t* section, uint64_t* anchor, uint64_t new_off) noexcept nogil:
-    """The anchor leads to the new table by one store; the old one is freed.  The gate is mine."""
+    """Set the anchor to the new table by one store and free the old table.  The caller owns the gate."""
     cdef uint64_t old_off = anchor[0]
     cdef int status = OK
     _copy_slots(section, old_off, <name_table_t*>(section.base + new_off))
@@ -167,7 +167,7 @@ cdef int _grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept 
     if status != OK:
         heap_abandon(section, new_off)
         return status
-    if _count_live(section, anchor[0]) * 4 > capacity * 3:       # others were faster: try again
+    if _count_live(section, anchor[0]) * 4 > capacity * 3:       # other processes were faster: try again
         heap_leave(section)
         heap_abandon(section, new_off)
         return OK
@@ -183,7 +183,7 @@ cdef bint _must_grow(section_t* section, uint64_t table_off) noexcept nogil:
 
 cdef int _show_entry(section_t* section, uint64_t slot_off, const name_t* name, uint64_t entry_off, uint64_t pending_off,
                      uint32_t pending_type) noexcept nogil:
-    """The one store that makes a name, and with it a pending value, exist.  The gate is mine."""
+    """Make the one store that creates a name, and with it a pending value.  The caller owns the gate."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
     cdef bint was_empty = slot.entry_off == SLOT_EMPTY
     slot.hash = name.hash
@@ -199,7 +199,7 @@ cdef int _show_entry(section_t* section, uint64_t slot_off, const name_t* name, 
 
 
 cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogil:
-    """One more than the largest value; the first user type in an empty table."""
+    """Return one more than the largest value, or the first user type for an empty table."""
     cdef uint64_t i, last = TYPE_FIRST_USER - 1
     cdef name_entry_t* entry
     for i in range(table_capacity(section, table_off)):
@@ -211,7 +211,7 @@ cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogi
 
 cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t entry_off,
                       uint64_t serial, uint64_t pending_off, uint32_t pending_type, heap_wait_t wait) noexcept nogil:
-    """One attempt under the gate: NOT_FOUND when the table must grow first."""
+    """Make one attempt under the gate: NOT_FOUND if the table must grow first."""
     cdef uint64_t slot_off = 0
     cdef bint is_linked
     cdef int status = heap_enter_to_change(section, wait)
@@ -239,10 +239,11 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
                       uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type,
                       heap_wait_t wait) noexcept nogil:
-    """Give a name to a value: 0, NAME_EXISTS, NO_MEMORY, ...
+    """Insert a name with a value: 0, NAME_EXISTS, NO_MEMORY, ...
 
-    The value is a block with this serial: my PENDING one, `pending_off`, which becomes USED with the same store (on error it
-    stays PENDING), or a used one, which is checked.  Value 0 stands for the next number.  What INTERRUPTED may leave is a larger table.
+    The value is a block with this serial.  It is either the caller's PENDING block `pending_off`, which becomes USED with the same
+    store (on error it stays PENDING), or a used block, which is checked.  Value 0 stands for the next number.  INTERRUPTED may leave
+    a larger table, but no other change.
     """
     cdef uint64_t entry_off = 0
     cdef name_entry_t* entry
@@ -256,7 +257,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     entry.name_bytes = name.n_bytes
     entry.data_bytes = data_bytes
     memcpy(entry_name(entry), name.text, name.n_bytes)
-    if data_bytes:                       # else it may be NULL, which memcpy may not be given even for no bytes
+    if data_bytes:                       # with no bytes it may be NULL, which memcpy does not allow
         memcpy(entry_data(entry), data, data_bytes)
     while True:
         status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type, wait)
@@ -271,7 +272,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
 
 
 cdef int _hide_entry(section_t* section, uint64_t slot_off) noexcept nogil:
-    """The one store that removes a name; then its entry and, if nothing else leads there, its value go."""
+    """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
     cdef name_entry_t* entry = table_entry(section, slot_off)
     cdef uint64_t entry_off = slot.entry_off, drop_off = 0

@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""Pins: which participants have views of an array.
+"""Pins: a bit for each participant that has views of an array.
 
-An array has one pin bit for each possible participant, behind its shape and strides.  A pinned array is not freed by other participants;
-a temporary array, or one whose last name was removed, is freed with its last pin.  A bit is set and cleared under the heap gate, by the
-participant that it stands for.  The bits of dead participants do not count, and recovery clears them.
+An array has one pin bit for each possible participant, after its shape and strides.  A pinned array is not freed by other participants.
+A temporary array, or one whose last name was removed, is freed with its last pin.  A bit is set and cleared under the heap gate by its
+participant.  The bits of dead participants do not count, and recovery clears them.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -20,7 +20,7 @@ cdef extern from * nogil:
 
 
 cdef uint64_t* array_checked_pins(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Return the pin bits of an array; NULL when its header places them outside of its block."""
+    """Return the pin bits of an array; NULL if its header places them outside of its block."""
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t pins_off = sizeof(array_t) + 16 * <uint64_t>array.n_dims
     if damaged(array.n_pin_words != pin_words(section)
@@ -30,9 +30,10 @@ cdef uint64_t* array_checked_pins(section_t* section, uint64_t payload_off) noex
 
 
 cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
-    """Whether a participant pins the array; with `by_others` this process's own pin does not count, with `ask` only pins of the living do.
+    """Return whether a participant pins the array.
 
-    Pins in an entry that has just been taken (`attached` is 2) are those of its former owner, which is dead.
+    With `by_others` this process's own pin does not count; with `ask` only pins of live participants do.
+    The pins in an entry that was just taken (`attached` is 2) are those of its former owner, which is dead.
     """
     cdef uint64_t* pins = array_checked_pins(section, payload_off)
     cdef uint64_t bits
@@ -52,9 +53,9 @@ cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
 
 
 cdef bint array_is_unreachable(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Whether an array without pins is to be freed: its flags say so, and neither a name nor the root leads to it.
+    """Return whether an array without pins must be freed: its flags require it, and neither a name nor the root leads to it.
 
-    The flags are an index of the names: a process may have died after it named an array again and before it cleared them.
+    The flags are only an index of the names: a process may have died after it named an array again and before it cleared them.
     """
     cdef array_t* array = <array_t*>(section.base + payload_off)
     if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0 or section.header.root_off == payload_off:

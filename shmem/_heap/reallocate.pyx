@@ -1,12 +1,12 @@
 # cython: language_level=3
 """Reallocation: a block is resized in place, or moved to a new block.
 
-In place, under the gate: the block grows into the hole behind it, or its end becomes a hole.  The store that decides is the block's tag.
-The word with slack and serial, and the clearing of new bytes, follow under an intent (RESIZE, SHRINK), so that recovery finishes or undoes
-them.  The last block may grow into a hole that is first made above `top`.
+In place, under the gate: the block grows into the hole after it, or its end becomes a hole.  The deciding store is that of the block's
+tag.  The word with slack and serial, and the clearing of new bytes, follow under an intent (RESIZE, SHRINK), so that recovery finishes or
+undoes them.  For the last block, a hole is first made above `top`, into which it grows.
 
-Moved: a PENDING block is allocated and filled without the gate.  Under the gate one store then turns the old block into a hole, and with it
-the new one becomes USED (intent MOVE).  If the old block was the root, the new one becomes the root.
+Moved: a PENDING block is allocated and filled without the gate.  Under the gate one store then turns the old block into a hole, with which
+the new block becomes USED (intent MOVE).  If the old block was the root, the new one becomes the root.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -32,7 +32,7 @@ from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
 
 cdef void _begin_resize(section_t* section, uint64_t off, uint64_t new_tag, uint64_t new_serial, uint64_t request_bytes,
                         bint zero) noexcept nogil:
-    """Record what is to be cleared once the tag is written, or, for a block that shrinks, the two payload words to restore if it is not."""
+    """Record the bytes to clear after the tag is written or, for a block that shrinks, the two payload words to restore if it is not."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = tag_size(new_tag)
     cdef uint64_t old_request = payload_bytes(old_bytes) - (block.serial >> SLACK_SHIFT), clear_off = 0, clear_end_off = 0
@@ -47,9 +47,9 @@ cdef void _begin_resize(section_t* section, uint64_t off, uint64_t new_tag, uint
 
 
 cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_bytes, bint zero) noexcept nogil:
-    """Grow into the hole behind, or shrink, under the gate: NOT_FOUND when the block must move.
+    """Grow into the hole after the block, or shrink it, under the gate: NOT_FOUND if the block must move.
 
-    The block's tag is the store that decides; the word with slack and serial, and the clearing, follow under an intent.
+    The deciding store is that of the block's tag; the word with slack and serial, and the clearing, follow under an intent.
     """
     cdef block_t* block = block_at(section, off)
     cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = block_bytes_for(request_bytes), room = old_bytes
@@ -87,7 +87,7 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
 
 
 cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_bytes) noexcept nogil:
-    """If the block is the last one, make a hole behind it that it can grow into.  The caller holds the gate."""
+    """If the block is the last one, make a hole after it into which it can grow.  The caller owns the gate."""
     cdef header_t* header = section.header
     cdef uint64_t old_bytes = tag_size(block_at(section, off).tag), more, new_top
     cdef int status = OK
@@ -102,7 +102,7 @@ cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_b
     if new_top > backing_end(section):
         status = backing_reserve(section, new_top)
         if status != OK:
-            return OK                    # moving may still find room
+            return OK                    # a move may still find room
     if new_top > header.high_water:
         store_release_u64(&header.high_water, new_top)
     block_write_hole(section, header.top, more)
@@ -112,7 +112,7 @@ cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_b
 
 cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off,
                       heap_wait_t wait) noexcept nogil:
-    """Swap the old block for the new one; the store that decides turns the old one into a hole."""
+    """Replace the old block by the new one; the deciding store turns the old one into a hole."""
     cdef block_t* old = block_at(section, payload_to_block(payload_off))
     cdef uint64_t type_id, size_bytes, hole_tag
     cdef int status = heap_enter_to_change(section, wait)
@@ -139,7 +139,7 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
 
 cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, bint zero,
                           heap_wait_t wait, uint64_t* old_request) noexcept nogil:
-    """Resize in place if possible, which takes the gate: NOT_FOUND when the block must move."""
+    """Resize in place if possible, which takes the gate: NOT_FOUND if the block must move."""
     cdef uint64_t off = payload_to_block(payload_off)
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
@@ -165,8 +165,8 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
                          uint64_t* new_payload_off) noexcept nogil:
     """Change the size of a plain block, in place if there is room: 0 or an error of `heap_check_block` or `heap_allocate`.
 
-    On error the block is as it was.  A block that moves needs the gate three times.  With HEAP_STOP the attempt may end at each of
-    them with INTERRUPTED, and the copy is abandoned.
+    On error the block is unchanged.  Moving a block takes the gate three times.  With HEAP_STOP each of them may return
+    INTERRUPTED, and the copy is abandoned.
     """
     cdef heap_wait_t wait = WAIT_A_SLICE if flags & HEAP_STOP else WAIT_FOREVER
     cdef uint64_t old_request = 0, kept_bytes

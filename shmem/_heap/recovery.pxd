@@ -7,11 +7,11 @@ cdef enum:
     NO_PARTICIPANT = -1
     ALL_PARTICIPANTS = -2
 
-# Make the heap whole again; the caller holds the heap gate.  `former` says which participants are dead beside those whose liveness byte is
-# free: an entry index, for the former owner of an entry that has a new owner now; NO_PARTICIPANT; or ALL_PARTICIPANTS, when no participant
-# lives but the caller, which has allocated nothing yet, or has nothing left.  Return 0, or CORRUPTED with `broken` set.
+# Repair the heap; the caller owns the heap gate.  `former` names the dead participants other than those whose liveness byte is free.
+# It is an entry index, for the former owner of an entry that has a new owner; NO_PARTICIPANT; or ALL_PARTICIPANTS, if the caller is the
+# only live participant and has no blocks of its own (it has not allocated yet, or has finished).  Return 0, or CORRUPTED with `broken` set.
 cdef int heap_recover(section_t* section, int64_t former) noexcept nogil
-# Finish an in-place resize, or undo its preparations if the deciding store was not made.
+# Finish an in-place resize, or undo its preparation if the deciding store was not made.
 cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil
-# Whether a dead participant left something in the heap.
+# Return whether a dead participant left pending blocks, pins or an intent in the heap.
 cdef bint dead_left_something(section_t* section) noexcept nogil

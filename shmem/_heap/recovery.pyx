@@ -1,26 +1,26 @@
 # cython: language_level=3
-"""Recovery: what a killed process left in the heap is finished or undone, and every index is rebuilt from the chain of front tags.
+"""Recovery: changes of killed processes are finished or undone, and every index is rebuilt from the chain of front tags.
 
 Recovery runs under the heap gate, when
 
 * a participant takes the gate over from a dead owner,
 * a participant takes over the entry of a dead one that left something in the heap,
 * an index is found damaged,
-* a section is about to be called full, or is checked, and a dead participant left something,
+* an allocation is about to fail, or the section is checked, and a dead participant left something,
 * the first opener finds a section that was not closed, or the last participant leaves one in which something was left,
-* an image is made whole (`_sections/image.pyx`).
+* an image is repaired (`_sections/image.pyx`).
 
-It obeys the commit rule of `_heap/heap.pyx`: each change of the chain is one store, made after everything that the store makes visible.
-So it may be killed at any instruction and run again.
+It obeys the commit rule of `_heap/heap.pyx`: each change of the chain is one store, and everything that it makes visible is written
+before it.  So recovery may be killed at any instruction and run again.
 
-1. Walk the chain.  If it cannot be walked, set `broken`: reading goes on, and each change raises HeapCorruption.
-2. Finish or undo the intents of the dead.
-3. Walk again.  PENDING blocks of the dead, and CACHED ones, become holes.  Pins of the dead are dropped, and arrays that no name or pin
-   leads to any more are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
+1. Walk the chain.  If it cannot be walked, set `broken`: the section can still be read, and each change raises HeapCorruption.
+2. Finish or undo the intents of dead participants.
+3. Walk again.  PENDING blocks of dead participants, and CACHED ones, become holes.  Pins of dead participants are dropped, and arrays
+   without a name or pin are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
 4. A hole at the end lowers `top`.
-5. The counts of the dead (pending blocks, pins) become zero, and a root that is not a used block is unset.
+5. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
-A participant that was found dead stays dead meanwhile: the new owner of its entry recovers first, under the same gate.
+A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -55,7 +55,7 @@ cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
 
 
 cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
-    """Mark the entries whose owner is dead, or that have none, once, so that heap and pins are judged alike."""
+    """Mark the entries whose owner is dead, or that have none, once, so that heap and pins are treated alike."""
     cdef uint32_t i, high = participants_bound(section)
     cdef bint is_alive
     memset(dead, 0xff, sizeof(dead_t))
@@ -66,7 +66,7 @@ cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept 
 
 
 cdef bint dead_left_something(section_t* section) noexcept nogil:
-    """Whether a dead participant left something in the heap."""
+    """Return whether a dead participant left something in the heap."""
     cdef uint32_t i
     for i in range(participants_bound(section)):
         if participant_left_something(section, i) and not participant_entry_is_alive(section, i):
@@ -77,7 +77,7 @@ cdef bint dead_left_something(section_t* section) noexcept nogil:
 # -- intents --------------------------------------------------------------------------------------------
 
 cdef block_t* _intent_block(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Return the block that an intent names; NULL when it names none, or no plausible one."""
+    """Return the block that an intent names; NULL if it does not name a plausible block."""
     cdef uint64_t off = payload_to_block(payload_off), top = heap_top(section)
     if payload_off & 15 or off < section.heap_start or off > top - BLOCK_MIN_BYTES:
         return NULL
@@ -96,7 +96,7 @@ cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t partici
 
 
 cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Free a block; an array that a living participant pins is left to its last pin."""
+    """Free a block; an array that a live participant pins is freed with its last pin."""
     cdef block_t* block = _intent_block(section, payload_off)
     if block == NULL or tag_state(block.tag) != STATE_USED:
         return
@@ -107,7 +107,7 @@ cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
 
 
 cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
-    """Do what follows the store that resizes a block in place; if that store was not made, undo its preparations."""
+    """Do what follows the store that resizes a block in place; if that store was not made, undo its preparation."""
     cdef uint64_t off = intent.slot_off, size_bytes, cut_off
     cdef block_t* block = _intent_block(section, block_to_payload(off))
     if block == NULL or tag_state(block.tag) != STATE_USED:
@@ -151,7 +151,7 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
 # -- the sweep --------------------------------------------------------------------------------------------
 
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
-    """Clear the pins of the dead; return True when the array has no pin and no name left."""
+    """Clear the pins of dead participants; return True if the array has neither a pin nor a name left."""
     cdef uint64_t* pins = array_checked_pins(section, payload_off)
     cdef uint64_t left = 0
     cdef uint32_t i
@@ -166,7 +166,7 @@ cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t
 
 
 cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room) noexcept nogil:
-    """Count the slots of a name table that are not empty: `filled` is an index too."""
+    """Count the slots of a name table that are not empty: `filled` is an index and is rebuilt."""
     cdef name_table_t* table = <name_table_t*>(section.base + payload_off)
     cdef uint64_t i, filled = 0, capacity = load_relaxed_u64(&table.capacity)
     if room < sizeof(name_table_t) or capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
@@ -178,7 +178,7 @@ cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room
 
 
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
-    """Turn a block that recovery frees into a hole, by one store; return True for every hole."""
+    """Turn a block that recovery frees into a hole by one store; return True for every hole."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t state = tag_state(tag)
     if state == STATE_HOLE:
@@ -193,7 +193,7 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
 
 
 cdef void _keep_block(section_t* section, uint64_t off, uint64_t tag, uint64_t* last_serial) noexcept nogil:
-    """Count and seal a block that stays."""
+    """Count a block that stays, and write its rear tag."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes
     word_at(section, end_off - 8)[0] = seal(section.salt, size_bytes, end_off)
@@ -259,8 +259,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
     _find_dead(section, former, &dead)
     for i in range(section.max_participants):
         # An intent exists only under the gate, which this thread holds.  Any intent in another entry is therefore a dead participant's,
-        # even if the entry has a new owner.  So is the one in this process's own entry, unless (NO_PARTICIPANT) it is the caller's, which
-        # finishes it itself
+        # even if the entry has a new owner.  The same holds for the one in this process's own entry, unless it is the caller's
+        # (NO_PARTICIPANT), which finishes it itself
         if former != NO_PARTICIPANT or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
     status = _sweep(section, &dead)

@@ -10,15 +10,15 @@ cdef extern from *:
     #define SHMEM_PROBLEMS
     /* The one list of problems: name, and text for the error message. */
     #define PROBLEMS(X) \
-        X(FINE, "the heap is whole") \
-        X(BAD_TOP, "the end of the heap lies outside the section") \
-        X(BAD_TAG, "there is no block where one must begin: its front tag was overwritten, probably from the block before it") \
+        X(FINE, "the heap is intact") \
+        X(BAD_TOP, "the end of the heap is outside the section") \
+        X(BAD_TAG, "the front tag of a block was overwritten, probably by a write past the end of the block before it") \
         X(BAD_REAR, "the end of this block was overwritten: its rear tag does not match the size of the block") \
         X(HOLES_TOUCH, "two free blocks are adjacent") \
-        X(HOLE_AT_TOP, "a free block lies at the end of the heap") \
-        X(BAD_INDEX, "the index of free blocks does not agree with the blocks") \
-        X(BAD_CACHE, "the lists of cached blocks do not agree with the blocks") \
-        X(BAD_COUNT, "the counters do not agree with the blocks") \
+        X(HOLE_AT_TOP, "a free block is at the end of the heap") \
+        X(BAD_INDEX, "the index of free blocks does not match the blocks") \
+        X(BAD_CACHE, "the lists of cached blocks do not match the blocks") \
+        X(BAD_COUNT, "the counters do not match the blocks") \
         X(BAD_SERIAL, "the block's serial number was overwritten") \
         X(BAD_BOUNDS, "top, high_water and reserved are out of order") \
         X(BAD_NAME, "a name does not lead to an entry") \
@@ -55,16 +55,16 @@ ctypedef struct heap_facts_t:
     uint64_t largest_hole
     uint64_t n_cached
     uint64_t cached_bytes
-    uint64_t n_internal          # used by the library: tables, entries of names and types
+    uint64_t n_internal          # used by the library: name tables and their entries
     uint64_t bad_off
     uint64_t expected
     uint64_t found
 
-# Clear up after the dead, then verify every invariant that `_heap/heap.pyx` states; takes the heap gate, INTERRUPTED after each slice.
+# Clean up after dead participants, then verify every invariant of `_heap/heap.pyx`; takes the heap gate, INTERRUPTED after each slice.
 cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) noexcept nogil
-# The same for who has the gate, or a section for itself: what is there, nothing is cleared up.
+# The same without cleaning up, for a caller that owns the gate or has exclusive use of the section.
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil
-# SHMEM_DEBUG: the heap gate, which is mine, is about to be given back.  Aborts if something does not hold that must hold then.
+# SHMEM_DEBUG: called before the caller releases the heap gate.  Abort if an invariant does not hold.
 cdef void heap_verify(section_t* section) noexcept nogil
-# Count without verifying more than is needed to walk; takes the heap gate, INTERRUPTED after each slice.
+# Count, verifying only what the walk needs; takes the heap gate, INTERRUPTED after each slice.
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil

@@ -1,8 +1,8 @@
 # cython: language_level=3
-"""`check_heap`: walk everything, believe nothing.
+"""`check_heap`: verify every structure of the heap without trusting any of them.
 
-What dead participants left is cleared up first, as the next allocation in need would.  Then the chain is
-walked block by block, and the free index and the cached lists are asked for what that walk counted.
+First it cleans up after dead participants, as an allocation does before it fails.  Then it walks the chain block by block,
+and compares the free index and the cached lists with the counts of that walk.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -66,7 +66,7 @@ cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts)
 
 
 cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint after_hole, heap_facts_t* facts) noexcept nogil:
-    """One block: its rear, its serial, and whether it and the one before are both holes."""
+    """Check one block: its rear tag, its serial, and whether it and the block before are both holes."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes, rear
     if tag_state(tag) == STATE_HOLE and after_hole:
@@ -89,7 +89,7 @@ cdef Problem _check_chain(section_t* section, heap_facts_t* facts) noexcept nogi
     cdef Problem problem
     while off < top:
         tag = load_relaxed_u64(&block_at(section, off).tag)
-        if not tag_is_plausible(off, tag, top):              # it was a moment ago
+        if not tag_is_plausible(off, tag, top):              # it was plausible a moment ago
             return _say(facts, BAD_TAG, off, 0, tag)
         _count(facts, tag)
         problem = _check_block(section, off, tag, after_hole, facts)
@@ -120,7 +120,7 @@ cdef Problem _check_counts(section_t* section, heap_facts_t* facts) noexcept nog
 
 
 cdef Problem _check_tlsf(section_t* section, heap_facts_t* facts) noexcept nogil:
-    """Each list holds holes of its class, linked both ways; together as many as the chain has."""
+    """Check that each list has holes of its class, linked both ways, and that there are as many in all lists as in the chain."""
     cdef uint32_t first, second, first_found = 0, second_found = 0
     cdef uint64_t off, before, n_seen = 0
     for first in range(TLSF_FIRST_LEVELS):
@@ -232,19 +232,19 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
 
 
 cdef void heap_verify(section_t* section) noexcept nogil:
-    """The gate's owner, the sums, and the whole heap: at each call with SHMEM_DEBUG=2, else so often that it makes 32 blocks a call."""
+    """Check the gate's owner, the sums, and the heap: at each call with SHMEM_DEBUG=2, else so rarely that it averages 32 blocks a call."""
     cdef header_t* header = section.header
     cdef uint64_t word = load_relaxed_u64(&header.heap_gate), n_blocks = header.used_blocks + header.hole_blocks + header.cached_blocks
     cdef heap_facts_t facts
     cdef Problem problem
     if word & ~<uint64_t>GATE_WAITERS != section.private.owner_word:
-        debug_fail(b"the heap gate is given back, and is not ours", section.path, <char*>&header.heap_gate - section.base,
+        debug_fail(b"the heap gate is released by a process that does not own it", section.path, <char*>&header.heap_gate - section.base,
                    section.private.owner_word, word)
     debug_dropped(HEAP_GATE)
     if header.broken:
         return
     if header.used_bytes + header.hole_bytes + header.cached_bytes != header.top - section.heap_start:
-        debug_fail(b"BAD_COUNT: used, free and cached bytes are not all there are", section.path, <char*>&header.used_bytes - section.base,
+        debug_fail(b"BAD_COUNT: used, free and cached bytes do not add up", section.path, <char*>&header.used_bytes - section.base,
                    header.top - section.heap_start, header.used_bytes + header.hole_bytes + header.cached_bytes)
     section.n_to_verify += VERIFY_BLOCKS
     if section.n_to_verify < n_blocks and debug_level < 2:

@@ -1,9 +1,9 @@
-"""Reading the annotations of a class body: at once where possible, later where a name is not defined yet.
+"""Reading the annotations of a class body: at once if possible, later if a name is not defined yet.
 
-An annotation may be an object, a string, or, under ``from __future__ import annotations``, always a string.
+An annotation is an object or a string; under ``from __future__ import annotations`` it is always a string.
 Strings are evaluated with the names that the class body saw, as far as these still exist: the class
-itself, local variables of the function around it (at class creation only), Struct classes defined beside it,
-module globals, builtins.  What stands between the brackets of ``Ref[...]`` is never evaluated with the
+itself, local variables of the enclosing function (at class creation only), Struct classes defined beside it,
+module globals, builtins.  The expression between the brackets of ``Ref[...]`` is not evaluated with the
 rest: it becomes a string, since it may name a class that is defined later.
 """
 
@@ -17,7 +17,7 @@ _CLASS_VAR = re.compile(r"\s*(\w+\s*\.\s*)?ClassVar\b")
 
 
 class Scope:
-    """The names that the annotations of one class may use: the innermost mapping that `eval` asks.
+    """The names that the annotations of one class may use: the innermost mapping that `eval` looks in.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Scope:
             self.locals = frame.f_locals if frame.f_locals is not frame.f_globals else {}
 
     def forget_locals(self):
-        """Forget the variables of the function around the class, which an annotation must not keep alive."""
+        """Forget the variables of the enclosing function, which an annotation must not keep alive."""
         self.locals = {}
 
     def __getitem__(self, name):
@@ -57,7 +57,7 @@ class Scope:
         raise KeyError(name)
 
     def run(self, tree):
-        """The value of an expression; NameError when it uses a name that is not defined yet."""
+        """Return the value of an expression; raise NameError if it uses a name that is not defined yet."""
         code = compile(ast.fix_missing_locations(ast.Expression(tree)), f"<annotation in {self.cls.__qualname__}>", "eval")
         return eval(code, self.globals, self)
 
@@ -94,9 +94,9 @@ def evaluate(annotation, scope, ref):
     Raises
     ------
     NameError, AttributeError
-        It uses a name that is not defined, perhaps not yet.
+        The annotation uses a name that is not defined, perhaps not yet.
     TypeError
-        It is not a valid expression.
+        The annotation is not a valid expression.
     """
     while isinstance(annotation, str):
         try:
@@ -108,19 +108,19 @@ def evaluate(annotation, scope, ref):
 
 
 def is_class_variable(annotation):
-    """Whether this annotation declares no field: ClassVar, evaluated or not."""
+    """Return whether this annotation is a ClassVar, evaluated or not, and so does not declare a field."""
     if isinstance(annotation, str):
         return _CLASS_VAR.match(annotation) is not None
     return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
 
 
 def own_annotations(cls):
-    """The annotations of the class's own body, name -> object or string."""
+    """Return the annotations of the class's own body: name -> object or string."""
     if sys.version_info < (3, 14):
         return inspect.get_annotations(cls)
     import annotationlib
 
     try:
         return annotationlib.get_annotations(cls)
-    except NameError:  # uses a class that is defined later: read it as text, evaluate it then
+    except NameError:  # it uses a class that is defined later: read it as text and evaluate it then
         return annotationlib.get_annotations(cls, format=annotationlib.Format.STRING)

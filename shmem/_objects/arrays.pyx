@@ -4,15 +4,15 @@
 An array's block begins with `array_t`, then shape, strides, one pin bit per participant and the text of its dtype
 (as in the .npy format; nothing is unpickled).  The data follow on a 64-byte boundary.
 
-Pins.  Every `SharedArray` made from a block, and every view of it, refers to an `ArrayHold`.  The holds of a block in this process are
-counted here, and the pin bit of this process is set while there is one.  The bit is set and cleared under the heap gate.
-`participant.pins` is raised before the first bit is set, so that recovery knows which participants left pins.
+Every `SharedArray` made from a block, and every view of it, refers to an `ArrayHold`.  This module counts the holds of each block in
+this process, and the process's pin bit of a block is set while it has one.  The bit is set and cleared under the heap gate.
+`participant.pins` is incremented before the first bit is set, so that recovery knows which participants left pins.
 
-A hold is counted by offset and serial.  The serial is read without the gate, and is 0 where no block begins at that moment.
-No block has the serial 0, and it pins nothing.
+Holds are counted by offset and serial.  The serial is read without the gate, and is 0 if no block begins at the offset at that moment.
+No block has serial 0, so it does not pin anything.
 
-The block of a temporary array, or of one whose name was deleted, is freed by the participant that clears the last bit.  A forked
-child has holds without pins, which end without any effect.
+The block of a temporary array, or of one whose name was deleted, is freed by the participant that clears the last bit.  The holds in a
+forked child have no pins, and dropping them has no effect.
 """
 
 import ast
@@ -27,7 +27,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem import _core
+from shmem._bridge.blocks import register_opener, travel
 from shmem._base import errors
 from shmem._objects import finding
 
@@ -35,18 +35,20 @@ from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._base.bounds cimport damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, TYPE_ARRAY, array_dtype, array_header_bytes, array_pins,
-    array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, TYPE_ARRAY, array_dtype, array_header_bytes,
+    array_pins, array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
-from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale, run_step, run_steps
+from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
+from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable
 from shmem._objects.directory cimport give_up_pending, insert_name
 
 cdef enum:
-    MAX_DIMS = 64
     MAX_DTYPE_BYTES = 60000
 
 cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
@@ -70,7 +72,7 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
     cdef uint32_t me
     cdef uint64_t* pins
     cdef int status
-    if serial == 0:              # read where no block began; it would match any block, and two keys would share one bit
+    if serial == 0:              # read where no block began: it would match any block, and two keys would share one bit
         return INVALID_BLOCK
     status = heap_enter(section, wait)
     if status != OK:
@@ -102,7 +104,7 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_
     if status != OK:
         return status
     me = section.private.index_plus_1 - 1
-    # an array that is not there was freed on purpose, despite the view
+    # if the array is missing, it was freed explicitly despite the view
     if heap_check_block(section, payload_off, serial) == OK:
         pins = array_checked_pins(section, payload_off)
     if pins != NULL:
@@ -141,10 +143,10 @@ cdef int _pin_now(section_t* section, uint64_t payload_off, uint64_t serial) exc
 
 
 cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) noexcept:
-    """Clear this participant's pin bit, waiting for the gate as long as it takes.
+    """Clear this participant's pin bit, waiting for the gate as long as necessary.
 
-    The last view ends in a destructor, which cannot raise: the exception of a signal handler would be printed and dropped, and the
-    bit would stay set.  So no signal handler runs here.  A Ctrl-C that arrives meanwhile stays pending and is raised after the destructor.
+    The last view is dropped in a destructor, which cannot raise: an exception from a signal handler would be printed and dropped, and
+    the bit would stay set.  So signal handlers do not run here.  A Ctrl-C that arrives meanwhile is raised after the destructor.
     """
     cdef pin_call_t call
     if section.departed:
@@ -181,9 +183,9 @@ cdef class ArrayHold(Placed):
         return 0
 
     cdef int pin(self) except -1:
-        """Pin the block unless another hold does, then count this one.
+        """Pin the block unless another hold has pinned it, then count this hold.
 
-        In this order: a signal handler may run while the pin waits, open the same array, or raise.  Pinning twice does no harm.
+        The order matters: while the pin waits, a signal handler may open the same array, or raise.  Pinning twice is harmless.
         """
         cdef section_t* section = self.mapping.section
         cdef uint64_t payload_off = self.payload_off()
@@ -246,14 +248,14 @@ def _text_to_dtype(text):
 class SharedArray(np.ndarray):
     """A numpy array whose memory is in a section.
 
-    It is a `numpy.ndarray` in every respect.  Views of it keep the section mapped, and keep other processes from freeing the
+    It behaves as a `numpy.ndarray`.  Its views keep the section mapped, and prevent other processes from freeing the
     array.  Results of arithmetic are plain arrays.  `multiprocessing` sends it as a handle; `pickle`, `numpy.save` and
     `joblib.dump` store its data.
     """
 
     @property
     def section(self):
-        """The `SharedMemory` that contains it, or None: a copy is in no section."""
+        """The `SharedMemory` that contains the array; None for a copy outside of any section."""
         return finding.find_storage(self)
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
@@ -264,7 +266,7 @@ class SharedArray(np.ndarray):
         return array.view(np.ndarray)
 
     def __reduce_ex__(self, protocol):
-        sent = _core.travel(self)
+        sent = travel(self)
         if sent is not None:
             return sent
         return self.view(np.ndarray).__reduce_ex__(protocol)
@@ -282,7 +284,7 @@ def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
     try:
         return _text_to_dtype(text)
     except errors.DAMAGED_TEXT as error:
-        raise_damaged(mapping.section, payload_off, f"its dtype is {text!r:.100}: {error}")
+        raise_damaged(mapping.section, payload_off, f"the array's dtype is {text!r:.100}: {error}")
 
 
 ctypedef struct facts_t:              # a copy of an array's header, checked to fit its block
@@ -311,7 +313,7 @@ cdef int _read_header(Mapping mapping, uint64_t payload_off, facts_t* facts) exc
 
 
 cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogil:
-    """Return whether the elements are exactly the array's data.  numpy checks much the same, but its products may wrap around."""
+    """Return whether the elements cover exactly the array's data.  numpy checks nearly the same, but its products may overflow."""
     cdef uint64_t data_bytes = facts.head.data_bytes, n_bytes = item_bytes, end = item_bytes, n, step
     cdef uint32_t i
     for i in range(facts.head.n_dims):
@@ -326,17 +328,17 @@ cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogi
         end += (n - 1) * step
         n_bytes *= n
         if end > data_bytes:
-            return False                 # now, before sums wrap around
+            return False                 # now, before sums overflow
     return n_bytes == data_bytes
 
 
 cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
-    """Return the array in a block, every number of its header checked."""
+    """Return the array in a block, after checking every number of its header."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
     cdef facts_t facts
     place(hold, mapping, payload_off)
-    hold.serial = serial                 # of the block that was meant, not of the one there now: no other is pinned
-    hold.pin()                           # from here on the block stays
+    hold.serial = serial                 # of the requested block, not of the one there now: a successor must not be pinned
+    hold.pin()                           # from here on the block cannot be freed
     _read_header(mapping, payload_off, &facts)
     hold.start = hold.data + facts.head.data_off
     hold.n_bytes = facts.head.data_bytes
@@ -355,7 +357,7 @@ def _open(Mapping mapping, uint64_t payload_off, type_id, uint64_t serial):
     return _open_array(mapping, payload_off, serial)
 
 
-_core.register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)
+register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)
 
 
 # -- making arrays ----------------------------------------------------------------------------------------
@@ -395,7 +397,7 @@ cdef void _write_header(array_t* array, uint64_t data_off, uint64_t n_bytes, siz
 
 
 cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n_bytes, bint zero, uint32_t flags):
-    """Return a hold of a new PENDING array, pinned, with all of its header written but shape and strides."""
+    """Return a hold of a new PENDING array, pinned, whose header is complete except for shape and strides."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
     cdef section_t* section = mapping.section
     cdef bytes text = _dtype_to_text(dtype)
@@ -416,7 +418,7 @@ cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n
 
 
 cdef int _give_up(ArrayHold hold) except -1:
-    """Free a PENDING array that could not be completed, and its pin."""
+    """Free a PENDING array that could not be completed, and release its pin."""
     cdef section_t* section = hold.mapping.section
     with _counts_lock:
         _counts.pop(hold.key, None)
@@ -435,13 +437,13 @@ cdef int _write_dims(array_t* head, tuple shape, tuple strides) except -1:
 
 
 def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fill=None):
-    """Make an array: allocate it, let `fill(array)` write it while it is still PENDING, then publish it, with or without a name."""
+    """Make an array: allocate it, let `fill(array)` write it while it is PENDING, then publish it, with or without a name."""
     cdef Mapping mapping = memory.writable_mapping("allocate an array")
     cdef ArrayHold hold
     if order not in ("C", "F"):
         raise ValueError(f"order must be 'C' or 'F', got {order!r}")
     if name is not None and temporary:
-        raise ValueError("name and temporary exclude each other: a temporary array is freed with its last view, a named one stays")
+        raise ValueError("name and temporary are mutually exclusive: a temporary array is freed with its last view, a named one stays")
     dtype = np.dtype(dtype)
     dims = _shape_argument(shape)
     if dtype.subdtype is not None:
@@ -464,7 +466,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
 
 
 def is_whole(array):
-    """Return whether `array` is its block's whole array, not a view of a part or with another shape."""
+    """Return whether `array` is the complete array of its block, not a view of a part or with another shape."""
     cdef Placed placed = placed_behind(array)
     cdef facts_t facts
     if not isinstance(placed, ArrayHold) or not isinstance(array, np.ndarray) or placed_is_stale(placed):

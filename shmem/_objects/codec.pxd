@@ -1,11 +1,11 @@
 # cython: language_level=3
 """Conversion of values between Python and memory: the one codec of fields and queues.
 
-A value that a place cannot hold as it is raises: an integer outside the range, a float where an integer must be, text that is too long.
-Rounding to the nearest float is no loss; becoming infinite is.
+A value that cannot be stored without loss raises: an integer out of range, a float for an integer, text that is too long.
+Rounding to the nearest float is not a loss; a finite number that becomes infinite is.
 
-`load_number` and `store_number` convert the numbers that have a `Kind` of their own.  They are inline, and `store_number` raises without
-text: the caller composes it with `misfit`.  `Codec` converts values of any dtype, and whole arrays.
+`load_number` and `store_number` convert the numbers that have a `Kind`.  They are inline, and `store_number` raises without a
+message: the caller composes it with `misfit`.  `Codec` converts values of any dtype, and arrays.
 """
 
 from cpython.complex cimport Py_complex, PyComplex_FromDoubles
@@ -39,11 +39,11 @@ cdef class Codec:
     cdef readonly size_t n_bytes
     cdef Kind kind                    # NOT_A_NUMBER unless load_number and store_number convert it
 
-    # Write one value, or raise Misfit.  After that the memory may be half written, so it must be the caller's own.  Bytes between fields
-    # are left as they are.
+    # Write one value, or raise Misfit.  A Misfit may leave the memory partly written, so it must be private to the caller.  Bytes between
+    # fields are not written.
     cdef int store(self, char* at, object value) except -1
 
-    # The same values as an array of this dtype; raise Misfit if `store` would refuse one of them.
+    # Return the same values as an array of this dtype, or raise Misfit if `store` would refuse one of them.
     cdef object convert(self, object source)
 
 
@@ -52,7 +52,7 @@ cdef Kind kind_of(object dtype) except *
 cdef int store_bytes(char* at, size_t n_bytes, object value) except -1
 cdef memoryview plain_buffer(object value)
 
-# The Misfit for a number that store_number refused with `error`.
+# Return the Misfit for a number that store_number refused with `error`.
 cdef object misfit(object dtype, object value, object error)
 
 # The slow halves of store_number: values that are not an int, or not a float.
@@ -65,7 +65,7 @@ cdef int raise_unknown_kind(Kind kind) except -1
 cdef extern from *:
     """
     #include <stdint.h>
-    /* numbers at any address: a field of a record need not be aligned */
+    /* numbers at any address: fields of a record may be unaligned */
     typedef int16_t i2_at __attribute__((aligned(1), may_alias));
     typedef int32_t i4_at __attribute__((aligned(1), may_alias));
     typedef int64_t i8_at __attribute__((aligned(1), may_alias));
@@ -96,7 +96,7 @@ ctypedef fused integer:
 
 
 cdef inline int store_integer(char* at, integer number, object value) except -1:
-    """Store a value as the type of `number`, whose value does not matter; a field of a record may lie at any address."""
+    """Store a value as the type of `number`, whose own value is ignored; a field of a record may be at any address."""
     number = value if PyLong_Check(value) else as_integer(value)
     memcpy(at, &number, sizeof(integer))
     return 0
@@ -155,7 +155,7 @@ cdef inline object load_number(Kind kind, const char* at):
 
 
 cdef inline int store_number(Kind kind, char* at, object value) except -1:
-    """Write a number of that kind, or leave the memory as it is: OverflowError if it does not fit, TypeError if it is not such a number."""
+    """Write a number of that kind.  OverflowError if it does not fit, TypeError if it is of another kind; then memory is unchanged."""
     cdef Py_complex number
     cdef float pair[2]
     if kind == INT64:

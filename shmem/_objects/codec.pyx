@@ -1,9 +1,9 @@
 # cython: language_level=3
 """Conversion of values between Python and memory: scalars, byte strings, text, dates, sub-arrays, records, and arrays of all of these.
 
-One value is stored by `Codec.store`, an array of another dtype is converted by `Codec.convert` with numpy's loops.  Both accept the same
-values: `convert` is what `store` would do element by element.  A refused value raises `Misfit`, which the caller turns into
-TypeError, OverflowError or ValueError with the name of the place.
+`Codec.store` stores one value; `Codec.convert` converts an array of another dtype with numpy's loops.  Both accept the same
+values: `convert` gives the result of `store` for each element.  A refused value raises `Misfit`, which the caller turns into
+TypeError, OverflowError or ValueError with the name of the field or item.
 """
 
 import collections.abc
@@ -47,9 +47,9 @@ class Misfit(Exception):
     error : type
         The exception class to raise instead: TypeError, OverflowError or ValueError.
     path : str
-        Where in the value it was found, as ``['name'][3]``.
+        The refused part of the value, as ``['name'][3]``.
     text : str
-        What the value must be and what it is.
+        The requirement and the value found.
     """
 
     def __init__(self, error, text):
@@ -63,15 +63,15 @@ class Misfit(Exception):
         self.path = f"[{part!r}]{self.path}"
 
     def named(self, place):
-        """The exception to raise, with the name of the place that refused the value."""
+        """Return the exception to raise, with the name of the field or item that refused the value."""
         return self.error(f"{place}{self.path} {self.text}")
 
 
 cdef str shown(object value):
-    """A value for a message: short, whatever its `repr` does."""
+    """Return a short text of a value for a message, even if its `repr` raises."""
     try:
         text = repr(value)
-    except Exception:                    # an int of more than 4300 digits, for one
+    except Exception:                    # for example an int of more than 4300 digits
         text = f"<{type(value).__name__}>"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
@@ -89,7 +89,7 @@ cdef object misfit(object dtype, object value, object error):
 
 
 cdef int raise_unknown_kind(Kind kind) except -1:
-    raise SystemError(f"a number of the unknown kind {<int>kind} can be neither read nor written: the codec lacks it")
+    raise SystemError(f"cannot convert a number of the unknown kind {<int>kind}: the codec does not implement it")
 
 
 # -- numbers ----------------------------------------------------------------------------------------------
@@ -99,20 +99,20 @@ cdef Kind kind_of(object dtype) except *:
 
 
 cdef object bare(object value):
-    """The value itself where an array of no dimensions holds it."""
+    """Return the value itself if an array of no dimensions holds it."""
     return value[()] if isinstance(value, ndarray) and value.ndim == 0 else value
 
 
 cdef object as_integer(object value):
     if isinstance(value, ndarray):
         value = bare(value)
-    if type(value) is numpy_bool:        # an integer wherever Python's bool is one, though without `__index__`
+    if type(value) is numpy_bool:        # accepted as an integer like Python's bool, although it has no `__index__`
         return 1 if value else 0
     return PyNumber_Index(value)
 
 
 cdef object as_number(object value, str kinds):
-    """The value if numpy's scalar types and arrays allow it: they have `__float__` where they hold no such number, or lose a part."""
+    """Return the value; raise TypeError for numpy scalars and arrays whose `__float__` would not convert a number, or would lose a part."""
     value = bare(value)
     if isinstance(value, ndarray) or (isinstance(value, np.generic) and value.dtype.kind not in kinds):
         raise TypeError
@@ -131,7 +131,7 @@ cdef double as_double(object value) except? -1:
 
 
 cdef object complex_object(object value):
-    """A number as a Python complex."""
+    """Return a number as a Python complex."""
     value = as_number(value, "biufc")
     number = PyComplex_FromCComplex(PyComplex_AsCComplex(value))
     for part in ("real", "imag"):
@@ -145,13 +145,13 @@ cdef Py_complex as_complex(object value) except *:
 
 
 cdef object first_where(object bad, object source):
-    """(index, element) of the first refused element."""
+    """Return (index, element) of the first refused element."""
     cdef Py_ssize_t at = bad.reshape(-1).argmax()
     return np.unravel_index(at, source.shape), source.reshape(-1)[at]
 
 
 cdef int refuse_where(object bad, object source, object dtype) except -1:
-    """Raise the Misfit for the first of the elements that do not fit; return if there is none."""
+    """Raise the Misfit for the first element that does not fit, if there is one."""
     if bad.any():
         index, value = first_where(bad, source)
         raise located(misfit(dtype, value, OverflowError()), index)
@@ -166,12 +166,12 @@ cdef object located(object error, object index):
 
 @np.errstate(over="ignore", under="ignore", invalid="ignore")
 def quiet_cast(source, dtype):
-    """Cast without numpy's warnings: `narrowed` looks at the result itself."""
+    """Cast without numpy's warnings: `narrowed` checks the result itself."""
     return source.astype(dtype)
 
 
 cdef object narrowed(object source, object dtype, object target):
-    """An array of floats or complex numbers with fewer bits; one that became infinite is refused, as not fitting into `target`."""
+    """Return an array of floats or complex numbers with fewer bits; raise Misfit for `target` if a finite number becomes infinite."""
     found = quiet_cast(source, dtype)
     bad = np.isinf(found.real) & ~np.isinf(source.real)
     if dtype.kind == "c":
@@ -181,7 +181,7 @@ cdef object narrowed(object source, object dtype, object target):
 
 
 cdef object convert_numbers(object source, object dtype):
-    """An array of numbers as another native dtype of numbers."""
+    """Return an array of numbers as another native dtype of numbers."""
     cdef str kinds = {"b": "biu", "i": "biu", "u": "biu", "f": "biuf", "c": "biufc"}[dtype.kind]
     if source.dtype.kind not in kinds:
         if source.size == 0:
@@ -195,7 +195,7 @@ cdef object convert_numbers(object source, object dtype):
                 refuse_where(bad, source, dtype)
         return source.astype(dtype)
     if source.dtype.kind in "biu" or source.dtype.itemsize > (8 if source.dtype.kind == "f" else 16):
-        if dtype.itemsize <= (8 if dtype.kind == "f" else 16):       # through a double, as one by one: the same rounding
+        if dtype.itemsize <= (8 if dtype.kind == "f" else 16):       # through a double, for the same rounding as `store`
             source = narrowed(source, np.dtype(complex if source.dtype.kind == "c" else float), dtype)
     return narrowed(source, dtype, dtype)
 
@@ -211,7 +211,7 @@ cdef class Codec:
         raise NotImplementedError
 
     cdef object convert(self, object source):
-        """Element by element, unless a subclass knows better."""
+        """Convert element by element, unless a subclass overrides it."""
         cdef bytearray room = bytearray(source.size * self.n_bytes)
         cdef Py_ssize_t i
         for i, value in enumerate(source.flat):
@@ -237,10 +237,10 @@ cdef class NumberCodec(Codec):
 
 
 cdef object as_long_double(object number):
-    """An int as a longdouble, which holds integers that no double does."""
+    """Return an int as a longdouble, which holds integers that a double cannot."""
     try:
         found = np.longdouble(number)
-    except ValueError:                   # numpy converts it by way of its digits, of which Python refuses more than 4300
+    except ValueError:                   # numpy converts through decimal digits, of which Python refuses more than 4300
         raise OverflowError from None
     if np.isinf(found):
         raise OverflowError
@@ -248,7 +248,7 @@ cdef object as_long_double(object number):
 
 
 cdef class FloatCodec(Codec):
-    """Numbers that numpy alone knows: float16, longdouble, clongdouble."""
+    """Numbers that only numpy has: float16, longdouble, clongdouble."""
 
     cdef int store(self, char* at, object value) except -1:
         kind = self.dtype.kind
@@ -289,7 +289,7 @@ cdef class SwappedCodec(Codec):
 # -- byte strings and text --------------------------------------------------------------------------------
 
 cdef memoryview plain_buffer(object value):
-    """The buffer of a value.  A buffer of Python objects, which would be their addresses, is refused."""
+    """Return the buffer of a value; refuse one of Python objects, whose bytes are addresses."""
     cdef memoryview found
     try:
         found = memoryview(value)
@@ -305,7 +305,7 @@ cdef object too_long(size_t n_most, object n_found, str unit):
 
 
 cdef int store_bytes(char* at, size_t n_bytes, object value) except -1:
-    """Write a byte string, filled up with NUL bytes, or raise Misfit and leave the memory as it is."""
+    """Write a byte string padded with NUL bytes, or raise Misfit and leave the memory unchanged."""
     cdef bytes text
     cdef size_t count
     value = bare(value)
@@ -317,14 +317,14 @@ cdef int store_bytes(char* at, size_t n_bytes, object value) except -1:
     if count > n_bytes:
         raise too_long(n_bytes, count, "bytes")
     if count and PyBytes_AS_STRING(text)[count - 1] == 0:
-        raise Misfit(ValueError, f"must not end in a NUL byte, for it is filled with these, got {shown(text)}; for raw bytes use uint8")
+        raise Misfit(ValueError, f"must not end with a NUL byte, which is the padding, got {shown(text)}; for raw bytes use uint8")
     memcpy(at, PyBytes_AS_STRING(text), count)
     memset(at + count, 0, n_bytes - count)
     return 0
 
 
 cdef class TextCodec(Codec):
-    """Byte strings and text of fixed size, filled up with NULs: S and U."""
+    """Byte strings and text of fixed size, padded with NULs: S and U."""
 
     cdef int store(self, char* at, object value) except -1:
         cdef size_t n_most = self.n_bytes // 4
@@ -337,7 +337,7 @@ cdef class TextCodec(Codec):
         if len(value) > n_most:
             raise too_long(n_most, len(value), "characters")
         if value.endswith("\0"):
-            raise Misfit(ValueError, f"must not end in a NUL character, for it is filled with these, got {shown(value)}")
+            raise Misfit(ValueError, f"must not end with a NUL character, which is the padding, got {shown(value)}")
         store_array(at, np.array(value, self.dtype))
         return 0
 
@@ -354,7 +354,7 @@ cdef class TextCodec(Codec):
 
 
 cdef class VoidCodec(Codec):
-    """Raw bytes without fields; shorter ones are filled up with NUL bytes."""
+    """Raw bytes without fields; shorter ones are padded with NUL bytes."""
 
     cdef int store(self, char* at, object value) except -1:
         value = bare(value)
@@ -379,7 +379,7 @@ cdef class TimeCodec(Codec):
             if isinstance(value, np.generic) and value.dtype.kind not in f"{self.dtype.kind}iuSU":
                 raise TypeError
             if isinstance(value, int) or (isinstance(value, np.integer) and value.dtype.kind in "iu"):
-                found = np.array(int(value), np.int64).view(self.dtype)         # OverflowError is numpy's
+                found = np.array(int(value), np.int64).view(self.dtype)         # numpy raises the OverflowError
             elif value is None or (isinstance(value, (str, bytes)) and value.lower() in ("nat", "", b"nat", b"")):
                 found = np.array("NaT", self.dtype)         # newer numpy does not convert a NaT without a unit
             else:
@@ -394,13 +394,13 @@ cdef class TimeCodec(Codec):
         return 0
 
     cdef object parse(self, object value):
-        """Return a 0-d array of what numpy reads from a value; newer numpy warns of a text without a unit."""
+        """Return a value as numpy reads it, as a 0-d array; newer numpy warns of text without a unit."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return np.asarray((np.datetime64 if self.dtype.kind == "M" else np.timedelta64)(value))
 
     cdef object convert_times(self, object source):
-        """Times in another unit; those that would be rounded or wrap round are refused."""
+        """Return times in another unit; refuse those that would be rounded or overflow."""
         if np.datetime_data(source.dtype)[0] == "generic":
             return source.astype(self.dtype)
         try:
@@ -410,7 +410,7 @@ cdef class TimeCodec(Codec):
         bad = (found.astype(source.dtype) != source) & ~(np.isnat(source) & np.isnat(found))
         if bad.any():
             index, value = first_where(bad, source)
-            raise located(Misfit(ValueError, f"must be {self.dtype}, got {value!r}, which that unit does not hold"), index)
+            raise located(Misfit(ValueError, f"must be {self.dtype}, got {value!r}, which that unit cannot represent"), index)
         return found
 
     cdef object convert(self, object source):
@@ -446,7 +446,7 @@ cdef class ArrayCodec(Codec):
         return 0
 
     cdef bint is_sequence(self, object value) except -1:
-        """Whether a value stands for several elements.  To records a tuple is one."""
+        """Return whether a value stands for several elements.  For records a tuple is one element."""
         if isinstance(value, list):
             return True
         if isinstance(value, tuple):
@@ -454,7 +454,7 @@ cdef class ArrayCodec(Codec):
         return isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview, np.generic))
 
     cdef bint is_buffer(self, object value) except -1:
-        """Whether a value holds an array of elements, not one of them."""
+        """Return whether a value is an array of elements, not one element."""
         if isinstance(value, (bytearray, memoryview)):
             return self.element.dtype.kind not in "SV"
         return hasattr(value, "__array__") and not isinstance(value, (np.generic, ndarray))
@@ -558,7 +558,7 @@ cdef class RecordCodec(Codec):
 
 @functools.lru_cache(maxsize=256)
 def make_codec(dtype):
-    """The codec for a dtype that holds no Python objects."""
+    """Return the codec for a dtype without Python objects."""
     cdef Codec codec
     if dtype.subdtype is not None:
         codec = ArrayCodec.__new__(ArrayCodec)

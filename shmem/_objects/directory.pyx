@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Names in a section: the directory (names of arrays, objects, blocks) and the registry of types.
 
-`_heap.name_table` works under the heap gate, where no Python code may run.  It copies its results, and this module makes Python objects of
-them.
+`_heap.name_table` works under the heap gate, where Python code must not run.  It copies its results, and this module turns them into
+Python objects.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -15,8 +15,10 @@ from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
-from shmem._core cimport (
-    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, offset_in, placed_behind, placed_is_stale, run_step, run_steps, wrap)
+from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_is_stale, wrap
+from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport copied_t, table_copy, table_insert, table_look_up, table_remove
@@ -70,7 +72,7 @@ cdef name_call_t _call_for(uint64_t* anchor, bytes name):
 
 
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, name, data) of all entries of a table, in the order in which they were made."""
+    """Return (value, name, data) of all entries of a table in the order of their creation."""
     cdef name_call_t call
     cdef uint64_t off = 0
     cdef copied_t* entry
@@ -79,7 +81,7 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
     memset(&call, 0, sizeof(call))
     call.anchor = anchor
     try:
-        check(run_steps(mapping.section, _copy_step, &call), mapping, "look at the names")
+        check(run_steps(mapping.section, _copy_step, &call), mapping, "list the names")
         while off < call.n_bytes:
             entry = <copied_t*>(call.copied + off)
             text = call.copied + off + sizeof(copied_t)
@@ -99,27 +101,28 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
     cdef uint64_t type_id
     cdef int status
     if len(name) > MAX_NAME_BYTES:
-        raise ValueError(f"the name of a type must have at most {MAX_NAME_BYTES} bytes, got {len(name)}")
+        raise ValueError(f"a type name must have at most {MAX_NAME_BYTES} bytes, got {len(name)}")
     status = run_steps(section, _look_up_step, &call)
     if status == NOT_FOUND and not mapping.writable:
-        raise errors.ReadOnlyError(f"type {name.decode()} is not registered in this section, which was opened read-only")
+        raise errors.ReadOnlyError(f"cannot register type {name.decode()}: the section was opened read-only")
     if status == NOT_FOUND:
         call.data, call.data_bytes = description, <uint32_t>len(description)
         call.value = call.serial = 0
         status = run_steps(section, _insert_step, &call)
-        if status == OK or status == NAME_EXISTS:             # the latter: another process was faster
+        if status == OK or status == NAME_EXISTS:             # NAME_EXISTS: another process was faster
             status = run_steps(section, _look_up_step, &call)
     check(status, mapping, f"register type {name.decode()}")
     type_id = call.value
     if type_id < TYPE_FIRST_USER:
-        raise_damaged(section, section.header.types_off, f"the type {name.decode()} has the impossible number {type_id} there")
+        raise_damaged(section, section.header.types_off, f"the type {name.decode()} has the invalid type id {type_id}")
     if type_id > TYPE_LAST_USER:
-        raise errors.SectionFull(f"a section holds at most {TYPE_LAST_USER - TYPE_FIRST_USER + 1} types")
+        n_most = TYPE_LAST_USER - TYPE_FIRST_USER + 1
+        raise errors.SectionFull(f"cannot register type {name.decode()}: a section holds at most {n_most} types")
     known = type_by_id(mapping, <uint32_t>type_id)
     if known is None or known[1] != description:
         there = "no fields" if known is None else known[1].decode("utf-8", "backslashreplace")
         raise errors.LayoutMismatch(
-            f"type {name.decode()} has different fields in this section: found {there}, expected {description.decode()}; "
+            f"cannot use type {name.decode()}: its fields differ in this section: found {there}, expected {description.decode()}; "
             "use another type_name for the new class")
     return <uint32_t>type_id
 
@@ -143,7 +146,7 @@ cdef bytes _name_bytes(object name):
 
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
-    """Find the offset and serial of the block with a name; return False when there is none."""
+    """Find the offset and serial of the block with a name; return False if there is none."""
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, name)
     cdef int status = run_steps(mapping.section, _look_up_step, &call)
     if status == NOT_FOUND:
@@ -162,12 +165,13 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
     status = run_steps(mapping.section, _insert_step, &call)
     if status == NAME_EXISTS:
-        raise errors.NameExists(f"the name {name!r} is taken; update in place with shm[{name!r}][...] = value, or delete it first")
-    return check(status, mapping, f"name {name!r}")
+        raise errors.NameExists(f"cannot assign the name {name!r}: it is taken; update in place with shm[{name!r}][...] = value, "
+                                "or delete it first")
+    return check(status, mapping, f"assign the name {name!r}")
 
 
 def get(Memory memory, name):
-    """Return the object with a name, None when there is none."""
+    """Return the object with a name, None if there is none."""
     cdef Mapping mapping = memory.opened()
     cdef bytes encoded = _name_bytes(name)
     cdef uint64_t payload_off = 0, serial = 0, found_off = 0, found_serial = 0
@@ -179,7 +183,7 @@ def get(Memory memory, name):
         except errors.InvalidBlock as error:
             failure = error
         if _find(mapping, encoded, &found_off, &found_serial) and found_serial == serial:
-            raise errors.InvalidBlock(f"the object named {name!r} was freed; del shm[{name!r}] removes the name") from failure
+            raise errors.InvalidBlock(f"cannot get {name!r}: the object was freed; del shm[{name!r}] removes the name") from failure
     return None
 
 
@@ -192,14 +196,14 @@ def contains(Memory memory, name):
 
 def link(Memory memory, name, obj):
     """Name an object of this section."""
-    cdef Mapping mapping = memory.writable_mapping(f"name {name!r}")
+    cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef uint64_t payload_off = offset_in(mapping, obj)
     insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0)
 
 
 def put_bytes(Memory memory, name, const unsigned char[::1] source):
     """Name a new block with a copy of these bytes; block and name are published together."""
-    cdef Mapping mapping = memory.writable_mapping(f"name {name!r}")
+    cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef section_t* section = mapping.section
     cdef size_t n_bytes = source.shape[0]
     cdef uint64_t payload_off = allocate_pending(mapping, n_bytes, 16, False)
@@ -228,7 +232,7 @@ def refuse_freed(name, obj):
     """Raise InvalidBlock if `obj`, or the object it is a view of, is in a block that was freed."""
     cdef Placed placed = placed_behind(obj)
     if placed is not None and not placed.serial & PART_OF_BLOCK and placed_is_stale(placed):
-        raise errors.InvalidBlock(f"cannot name {name!r}: the block of this {type(obj).__name__} was freed")
+        raise errors.InvalidBlock(f"cannot assign the name {name!r}: the block of this {type(obj).__name__} was freed")
 
 
 def lies_in(Memory memory, obj):
@@ -239,7 +243,7 @@ def lies_in(Memory memory, obj):
 
 
 def is_named(Memory memory, name, obj):
-    """Return whether `name` already leads to this very object."""
+    """Return whether `name` already names this very object."""
     cdef Mapping mapping = memory.opened()
     cdef uint64_t payload_off = 0, serial = 0
     placed = placed_behind(obj)
@@ -248,17 +252,17 @@ def is_named(Memory memory, name, obj):
 
 
 def remove(Memory memory, name):
-    """Remove a name; raise KeyError when there is none."""
-    cdef Mapping mapping = memory.writable_mapping(f"delete {name!r}")
+    """Remove a name; raise KeyError if there is none."""
+    cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
     cdef bytes encoded = _name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status = run_steps(mapping.section, _remove_step, &call)
     if status == NOT_FOUND:
         raise KeyError(name)
-    check(status, mapping, f"delete {name!r}")
+    check(status, mapping, f"delete the name {name!r}")
 
 
 def keys(Memory memory):
-    """Return all names, in the order in which they were given."""
+    """Return all names in the order of their creation."""
     cdef Mapping mapping = memory.opened()
     return [name.decode("utf-8", "replace") for _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]

@@ -3,17 +3,17 @@
 
 Invariants:
 
-* A descriptor touches memory only after three checks: the object is of a class that has the field, its block is the one that it was made
-  for (`placed_is_stale`: state and serial), and, before a write, the mapping is writable.  A stale object can therefore only raise
+* A descriptor accesses memory only after three checks: the object is of a class that has the field, its block is the one that it was made
+  for (`placed_is_stale`: state and serial), and, before a write, the mapping is writable.  Access through a stale object therefore raises
   `InvalidBlock`.
-* A reference is the payload offset of a block, 0 for None.  It is followed only after a check of bounds and tag; the class comes from the
-  tag, never from the field.  A reference does not keep its block from being freed.  If the place is used again for another object of a
-  fitting type, the reference leads to that object: unlink a block before you free it.
-* The classes that a reference accepts are compared by type name, not by class object.  A class that was defined again, and one that this
-  process does not know, are identified by their names.
+* A reference is the payload offset of a block, 0 for None.  It is followed only after a check of bounds and tag.  The class comes from the
+  tag, never from the field.  A reference does not prevent its block from being freed.  If the memory is reused for another object of a
+  fitting type, the reference leads to that object; clear references to a block before you free it.
+* The classes that a reference accepts are compared by type name, not by class object.  A class that was redefined, and one that this
+  process does not have, are identified by their names.
 * A number is read and written by one plain load or store of its own size (a complex number by two).  A reference is read by an acquire
-  load and written by a release store: a reader of the reference sees all that was written before it.  Any other order is up to the locks
-  that the user takes.
+  load and written by a release store, so a reader of the reference sees everything that was written before it.  Any other ordering needs
+  a lock of the user's.
 """
 
 import math
@@ -33,21 +33,22 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
-from shmem._core cimport PART_OF_BLOCK, Mapping, Placed, offset_in, placed_is_stale, wrap
+from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, offset_in, placed_is_stale, wrap
+from shmem._bridge.mapping cimport Mapping
 from shmem._objects.codec cimport Codec, Kind, codec_of, kind_of, load_number, misfit, store_bytes, store_number
 
 cdef object ndarray = np.ndarray
 cdef uint64_t generation = 1          # of class definitions in this process; a TypeCache with a lower one is out of date
 
-MAX_FIELD_BYTES = (1 << 31) - 1       # of a field, and of an object: numpy's dtypes go no further
-ANY = "*"                             # the target name that every block has
+MAX_FIELD_BYTES = (1 << 31) - 1       # of a field, and of an object: the limit of numpy's dtypes
+ANY = "*"                             # the target name that matches every block
 
 
 # --- field types
 
 cdef class FieldType:
     def __init__(self, *args, **kwargs):
-        raise TypeError("field types are made by subscription, as in Array[float64, 3]")
+        raise TypeError("a field type cannot be constructed directly; write a subscript, as in Array[float64, 3]")
 
     cdef Field make_field(self):
         raise NotImplementedError
@@ -60,8 +61,7 @@ cdef class FieldType:
 cdef class Scalar(FieldType):
     """A number of fixed size: `shmem.int64`, `shmem.float32`, `shmem.bool_` and the like.
 
-    As the annotation of a field it gives an attribute that is read as a Python number.  Where numpy wants
-    a dtype it can be given as one.
+    A field with this annotation is read as a Python number.  It can also be passed wherever numpy expects a dtype.
 
     Examples
     --------
@@ -116,9 +116,9 @@ PYTHON_TYPES = {bool: bool_, int: int64, float: float64, complex: complex128}
 
 @cython.final
 cdef class Bytes(FieldType):
-    """Up to `N` bytes: ``Bytes[16]``.
+    """A byte string of at most `N` bytes: ``Bytes[16]``.
 
-    The rest is filled with NUL bytes, which reading strips; a value that ends in one is
+    It is padded with NUL bytes, which reading strips.  A value that ends with a NUL byte is
     therefore refused.  For raw bytes use ``Array[uint8, N]``.
 
     Examples
@@ -152,9 +152,9 @@ cdef class Bytes(FieldType):
 cdef class Array(FieldType):
     """An array of fixed shape inside an object: ``Array[float64, 3]``, ``Array[float64, 2, 3]``, ``Array[float64, (2, 3)]``.
 
-    Reading the field gives a numpy array that lies in the section and keeps it mapped, not writeable where
-    the section was opened read-only.  Assigning writes in place.  A value is broadcast as in numpy; elements that do not fit are refused,
-    as by a field of the element's type, and then nothing is written.
+    Reading the field returns a numpy array whose memory is in the section, and which keeps it mapped.  The array is not writeable
+    if the section was opened read-only.  Assigning writes in place.  The value is broadcast as in numpy.  If an element does not fit,
+    assigning raises, as for a field of the element's type, and nothing is written.
     ``Array[float64, Literal[3]]`` means the same and satisfies type checkers.
 
     Examples
@@ -203,11 +203,10 @@ cdef class Array(FieldType):
 cdef class Ref(FieldType):
     """A reference to another block of the same section, or None: ``Ref["Node"]``, ``Ref[Node]``, ``Ref[Any]``.
 
-    The target is a Struct class, by itself or by its name, which is looked up late so that a class may refer
-    to itself (also as ``Ref[Self]``) and to classes defined after it; `Block`; `numpy.ndarray`; or `Any`.  What is
-    assigned must lie in the same section and be of the target class or one that inherits from it.  Reading gives an
-    object of the class that the block was made as.  A reference does not keep its block from being freed: following
-    one to a freed block raises `InvalidBlock`.
+    The target is a Struct class or its name, `Block`, `numpy.ndarray`, or `Any`.  Names are looked up late, so that a class may refer
+    to itself (also as ``Ref[Self]``) and to classes defined after it.  An assigned object must be in the same section, and of the
+    target class or a class that inherits from it.  Reading returns an object of the class with which the block was made.  A reference
+    does not prevent its block from being freed; reading a reference to a freed block raises `InvalidBlock`.
 
     Examples
     --------
@@ -253,17 +252,17 @@ cdef class Ref(FieldType):
 
 
 def ref_to_type_name(str name):
-    """A Ref to the type of that name in the section."""
+    """Return a Ref to the type of that name in the section."""
     cdef Ref ref = Ref[name]
     ref.type_name = name
     return ref
 
 
-KINDS = {"ref": ref_to_type_name}     # makes a field type from a description that is not a dtype; modules above add theirs
+KINDS = {"ref": ref_to_type_name}     # make a field type from a description that is not a dtype; upper modules add theirs
 
 
 def public_name(cls):
-    """The name of a class in a section: its module, without private modules of this package, and its qualified name."""
+    """Return the name of a class in a section: its module, without private modules of this package, and its qualified name."""
     layout = getattr(cls, "_shmem_layout_", None)
     if layout is not None:
         return layout.type_name
@@ -277,7 +276,7 @@ def target_name(target):
     Raises
     ------
     TypeError
-        `target` is not a type of objects in a section.
+        `target` is not a type that objects in a section can have.
     """
     if typing.get_origin(target) in (typing.Union, types.UnionType):
         others = [option for option in typing.get_args(target) if option is not type(None)]
@@ -292,7 +291,7 @@ def target_name(target):
 # --- from annotation to field type
 
 cdef object dimension(object count):
-    """A positive int, also as Literal[count]."""
+    """Return a length, a positive int, which may be given as Literal[count]."""
     if typing.get_origin(count) is typing.Literal and len(typing.get_args(count)) == 1:
         count = typing.get_args(count)[0]
     if isinstance(count, bool) or not hasattr(count, "__index__"):
@@ -304,7 +303,7 @@ cdef object dimension(object count):
 
 
 cdef object element_dtype(object element):
-    """The dtype of an array's elements."""
+    """Return the dtype of an array's elements."""
     if isinstance(element, str):
         raise TypeError(f"the element type of an Array must be shmem.float64 or the like, or a numpy dtype, got the string {element!r}")
     if isinstance(element, (Ref, Array)):
@@ -328,11 +327,11 @@ def as_field_type(annotation):
     Raises
     ------
     TypeError
-        It does not describe a field.
+        The annotation does not describe a field.
     """
     if isinstance(annotation, FieldType):
         return annotation
-    declared = getattr(annotation, "__shmem_field__", None)     # how other modules add a kind
+    declared = getattr(annotation, "__shmem_field__", None)     # by this other modules add a kind
     if isinstance(declared, FieldType):
         return declared
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -367,7 +366,7 @@ def as_field_type(annotation):
 
 
 def field_type_from_description(code, *rest):
-    """The field type that `describe` described."""
+    """Return the field type that `describe` described."""
     if code in KINDS:
         return KINDS[code](*rest)
     dtype = np.dtype(code)
@@ -377,12 +376,11 @@ def field_type_from_description(code, *rest):
 # --- descriptors
 
 cdef int raise_stale(Placed placed) except -1:
-    raise InvalidBlock(f"the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x} was freed; "
-                       "this object refers to the block that was there before")
+    raise InvalidBlock(f"cannot use the {type(placed).__name__} at offset {placed.data - placed.mapping.base:#x}: its block was freed")
 
 
 cdef int raise_stranger(Field field, object instance) except -1:
-    raise TypeError(f"{field.where()} is a field of {field.owner.__name__} objects; found a {type(instance).__name__}")
+    raise TypeError(f"{field.where()} is a field of {field.owner.__name__} objects, got a {type(instance).__name__}")
 
 
 cdef class Field:
@@ -396,11 +394,11 @@ cdef class Field:
     offset : int
         Bytes from the object's start.
     origin : type
-        The class that declared it.
+        The class that declared the field.
     """
 
     def __init__(self, *args, **kwargs):
-        raise TypeError("fields are made by annotations in the body of a Struct class")
+        raise TypeError("a field cannot be constructed directly; annotate the body of a Struct class")
 
     @property
     def __objclass__(self):
@@ -436,7 +434,7 @@ cdef class Field:
         self.assign(<Placed>instance, value)
 
     def __delete__(self, instance):
-        raise AttributeError(f"the field {self.where()} cannot be deleted")
+        raise AttributeError(f"cannot delete {self.where()}: fields cannot be deleted")
 
 
 def make_field(FieldType type_, str name, owner, size_t offset, origin=None):
@@ -484,17 +482,17 @@ cdef class BytesField(Field):
 @cython.final
 cdef class ArrayField(Field):
     cdef object load(self, Placed placed, char* at):
-        """An array over the field's bytes, which keeps the object, and thereby the mapping."""
+        """Return an array over the field's bytes; it keeps the object alive, and thereby the mapping."""
         cdef Array type_ = <Array>self.type
         return ndarray(type_.shape, type_.element, placed, self.offset)
 
     cdef int store(self, object holder, char* at, object value) except -1:
-        """Write the whole array, or nothing."""
+        """Write the whole array, or nothing if an element does not fit."""
         cdef Codec codec = (<Array>self.type).codec
         cdef char* room
         try:
             if isinstance(value, ndarray):
-                codec.store(at, value)                  # converted before anything is written
+                codec.store(at, value)                  # converts before anything is written
                 return 0
             room = <char*>PyMem_Calloc(1, codec.n_bytes)
             if room == NULL:
@@ -512,7 +510,7 @@ cdef class ArrayField(Field):
 @cython.final
 cdef class RefField(Field):
     cdef readonly str target_name       # None until resolved
-    cdef object accepted                # the class that was found fitting last
+    cdef object accepted                # the class of the last accepted value
 
     cdef object load(self, Placed placed, char* at):
         cdef uint64_t payload_off = atomic.load_acquire_u64(<uint64_t*>at)
@@ -524,13 +522,13 @@ cdef class RefField(Field):
         cdef uint64_t payload_off = 0
         if value is not None:
             if not isinstance(holder, Placed):
-                raise TypeError(f"the only default a reference can have is None; found {value!r} for {self.where()}")
+                raise TypeError(f"the default of the reference {self.where()} must be None, got {value!r}")
             payload_off = self.offset_of(holder, value)
         atomic.store_release_u64(<uint64_t*>at, payload_off)
         return 0
 
     cdef uint64_t offset_of(self, Placed holder, object value) except 0:
-        """The payload offset of `value`, once it is known to fit."""
+        """Return the payload offset of `value` after checking that it fits."""
         cdef Placed placed
         if type(value) is not self.accepted:
             self.accept(value)
@@ -542,16 +540,16 @@ cdef class RefField(Field):
         if placed_is_stale(placed):
             raise_stale(placed)
         if placed.mapping.section is not holder.mapping.section:
-            raise InvalidBlock(f"{self.where()} can only refer to objects in the same section; this {type(value).__name__} "
-                               "lies in another")
+            raise InvalidBlock(f"cannot set {self.where()}: this {type(value).__name__} is not in the same section, "
+                               "and a reference cannot leave its section")
         return <uint64_t>(placed.data - placed.mapping.base)
 
     cdef uint64_t offset_of_array(self, Mapping mapping, object value) except 0:
-        """The payload offset of an array that is a block of its own: the reference leads to the whole array, and to no more."""
+        """Return the payload offset of an array that is a block of its own; a reference leads to a whole array, never to a view."""
         cdef uint64_t payload_off = offset_in(mapping, value)
         if not is_whole(value):
-            raise InvalidBlock(f"{self.where()} can only refer to a whole array; this {value.dtype} array of shape {value.shape} is a view "
-                               "of a larger one")
+            raise InvalidBlock(f"cannot set {self.where()}: this {value.dtype} array of shape {value.shape} is a view of a larger one; "
+                               "refer to the whole array")
         return payload_off
 
     cdef int accept(self, object value) except -1:
@@ -559,13 +557,13 @@ cdef class RefField(Field):
         layout = getattr(found, "_shmem_layout_", None)
         names = layout.type_names if layout is not None else [public_name(cls) for cls in found.__mro__]
         if not isinstance(value, (Placed, np.ndarray)) or (self.target_name != ANY and self.target_name not in names):
-            raise TypeError(f"{self.where()} is {self.type!r} or None; found {found.__name__} {value!r}")
+            raise TypeError(f"{self.where()} must be {self.type!r} or None, got {found.__name__} {value!r}")
         self.accepted = found
         return 0
 
 
 def resolve_ref(RefField field, target):
-    """Set the target of a reference that was given as a string: the object that the string named."""
+    """Set the target of a reference that was given as a string to the object that the string names."""
     cdef Ref ref = Ref[target]
     field.type = ref
     field.target_name = ref.type_name
@@ -574,7 +572,7 @@ def resolve_ref(RefField field, target):
 # --- which class a block's object gets
 
 cdef TypeCache cache_of(Mapping mapping):
-    """Return the mapping's cache; a new one if a class was defined since."""
+    """Return the mapping's cache, or a new one if a class was defined since."""
     cdef TypeCache cache = mapping.type_cache
     if cache is None or cache.generation != generation:
         cache = TypeCache.__new__(TypeCache)
@@ -591,18 +589,18 @@ cdef void forget_types() noexcept:
 
 
 cdef object follow(RefField field, Mapping mapping, uint64_t payload_off):
-    """Return the object that a reference leads to.  The class is looked up only if the mapping has not met this type id yet."""
+    """Return the object that a reference leads to.  The class is looked up only if this type id is new to the mapping."""
     cdef Placed found
     cdef uint64_t tag = used_tag(mapping.section, payload_off)
-    cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps round for the library's own types
-    cdef TypeCache cache = <TypeCache>mapping.type_cache        # not looked at when None
+    cdef uint64_t index = tag_type(tag) - TYPE_FIRST_USER       # wraps around for the library's own types
+    cdef TypeCache cache = <TypeCache>mapping.type_cache        # may be None
     cdef TypeEntry entry
     if tag == 0:
-        raise InvalidBlock(f"{field.where()} refers to offset {payload_off:#x}, where there is no block any more: it was freed")
+        raise InvalidBlock(f"cannot follow {field.where()}: the block at offset {payload_off:#x} was freed; set the reference to None")
     if cache is not None and cache.generation == generation and index < <uint64_t>len(cache.by_id):
         entry = <TypeEntry>cache.by_id[index]
         if entry is not None and entry.n_bytes <= payload_bytes(tag_size(tag)):
             found = object_at(mapping, entry.cls, mapping.base + payload_off)
-            if used_tag(mapping.section, payload_off) == tag and found.serial != 0:     # else it was freed just then
+            if used_tag(mapping.section, payload_off) == tag and found.serial != 0:     # else it was freed meanwhile
                 return found
     return wrap(mapping, payload_off)

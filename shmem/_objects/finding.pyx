@@ -8,7 +8,10 @@ from shmem._base import errors
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport OK, WOULD_BLOCK
-from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, run_steps, wrap
+from shmem._bridge.blocks cimport Placed, free_block, offset_in, placed_behind, wrap
+from shmem._bridge.calls cimport check, run_steps
+from shmem._bridge.mapping cimport Mapping, face_of, open_mappings
+from shmem._core cimport Memory
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root, heap_wait_t)
 from shmem._sections.process cimport section_of_address
@@ -20,12 +23,12 @@ def find_storage(obj):
     Parameters
     ----------
     obj : Block, array, typed object, any buffer, or int
-        An int is an address of this process.
+        An int is an address in this process.
 
     Returns
     -------
     SharedMemory or None
-        An open handle of the section; None when `obj` is in no section that this process has open.
+        An open handle of the section; None if `obj` is not in a section that this process has open.
     """
     cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
     cdef section_t* section
@@ -55,29 +58,29 @@ def find_storage(obj):
 
 
 def deallocate(obj):
-    """Free a Block, an array or a typed object, in whichever section it is.
+    """Free a Block, an array or a typed object in any open section.
 
     Raises
     ------
     InvalidBlock
-        It is in no section, was freed already, or is an array that another process has a view of.
+        `obj` is not in a section, was already freed, or is an array that another process has a view of.
     """
     cdef Placed placed = placed_behind(obj)
     if placed is None:
-        raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} is in no section")
+        raise errors.InvalidBlock(f"cannot free {type(obj).__name__} {obj!r:.60}: it is not in a section")
     free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
 
 
 def locate(Memory memory, obj):
-    """Return (offset, serial) of an object in an open section, which a handle stores."""
+    """Return the offset and serial that a handle stores for an object in an open section."""
     cdef uint64_t payload_off = offset_in(memory.opened(), obj)
     return payload_off, placed_behind(obj).serial
 
 
 def reopen(Memory memory, offset, serial):
-    """Return the object at an offset and serial that `locate` returned; raise InvalidBlock when it was freed meanwhile."""
+    """Return the object at an offset and serial that `locate` returned; raise InvalidBlock if it was freed meanwhile."""
     if serial == 0:
-        raise errors.InvalidBlock(f"the handle is damaged: it has the serial number 0 at offset {offset:#x}, which no block has")
+        raise errors.InvalidBlock(f"cannot open the handle: it is damaged, with serial number 0 for offset {offset:#x}")
     return wrap(memory.opened(), offset, serial)
 
 
@@ -88,7 +91,7 @@ def find_open(uuid, mode):
         mapping = found
         if mapping.writable == (mode == "read_write") and (<char*>mapping.section.header.uuid)[:16] == uuid:
             memory = face_of(mapping)
-            if memory is not None:               # None: closed since
+            if memory is not None:               # None: closed meanwhile
                 return memory
     return None
 
@@ -106,7 +109,7 @@ cdef int _set_root_step(section_t* section, void* request) noexcept nogil:
 
 
 def set_root_object(Memory self, obj):
-    """Make `obj` the object that `get_root_object` returns; None unsets it.  Freeing the root object unsets it too."""
+    """Set the object that `get_root_object` returns; None unsets it.  Freeing the root object unsets it too."""
     cdef Mapping mapping = self.writable_mapping("set the root object")
     cdef root_t root
     root.payload_off = root.serial = 0
@@ -147,7 +150,7 @@ cdef uint64_t _find_root(Mapping mapping, uint64_t* serial) except? 0xffffffffff
 
 
 def get_root_object(Memory self):
-    """Return the object from which the others are reached, None when unset."""
+    """Return the root object, from which others are reached; None if unset."""
     cdef Mapping mapping = self.opened()
     cdef uint64_t serial = 0, found_serial = 0
     cdef uint64_t payload_off = _find_root(mapping, &serial)
@@ -158,5 +161,5 @@ def get_root_object(Memory self):
             payload_off = _find_root(mapping, &found_serial)
             if payload_off != 0 and found_serial == serial:
                 raise
-            serial = found_serial            # it was freed just then, and another one was set
+            serial = found_serial            # the root was freed meanwhile, and another one set
     return None

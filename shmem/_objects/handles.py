@@ -11,12 +11,13 @@ import numpy as np
 
 from shmem import _core
 from shmem._base.errors import InvalidBlock
+from shmem._bridge.blocks import register_traveller
 from shmem._objects import arrays, finding, lock
 from shmem._objects.shared_memory import SharedMemory
 
 
 def handle(obj):
-    """Return a handle of an array, an object, a queue, a block or a section, to be sent to another process.
+    """Return a handle of an array, object, queue, block or section, to be sent to another process.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ def handle(obj):
     Raises
     ------
     InvalidBlock
-        `obj` is in no open section.
+        `obj` is not in an open section.
 
     Examples
     --------
@@ -43,7 +44,7 @@ def handle(obj):
 
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
-        raise InvalidBlock(f"{type(obj).__name__} is in no section that is open in this process")
+        raise InvalidBlock(f"cannot make a handle of this {type(obj).__name__}: it is not in a section that is open in this process")
     anonymous = memory.path != memory.name
     offset = serial = 0
     view = None
@@ -69,7 +70,7 @@ def reduce_to_handle(obj):
 def _travel_with_loky(obj):
     """Reduce `obj` to a handle if loky pickles it.
 
-    loky has its own table of reducers, which cannot be filled before loky is imported, so its `dump` is looked for among the callers.
+    loky has its own table of reducers, which cannot be filled before loky is imported.  So this looks for its `dump` among the callers.
     """
     frame = sys._getframe(2)
     for _ in range(6):
@@ -82,12 +83,12 @@ def _travel_with_loky(obj):
 
 
 def _import_the_rest():
-    """Import the modules that an open section may need but not `import shmem`; later there may be no descriptor left for an import."""
+    """Import the modules that an open section may need but `import shmem` does not; later an import may find no free descriptor."""
     for name in ("json", "shmem._objects.multiprocess", "shmem._objects.records"):
         importlib.import_module(name)
 
 
-_core.register_traveller(_travel_with_loky)
+register_traveller(_travel_with_loky)
 _core.register_first_opening(_import_the_rest)
 
 
@@ -95,7 +96,7 @@ _core.register_first_opening(_import_the_rest)
 
 
 def leave_all():
-    """Leave every section, after waiting for all threads that are not daemons; in multiprocessing children they may still run."""
+    """Leave every section after waiting for all non-daemon threads, which may still run in multiprocessing children."""
     lock.end_thread()
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():

@@ -16,8 +16,10 @@ from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32, thread_point
 from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
-from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK
-from shmem._core cimport Mapping, Memory, check, run_step, step_t, timeout_argument
+from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
+from shmem._bridge.calls cimport check, run_step, step_t, timeout_argument
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._sections.process cimport section_unlock, thread_ended
 from shmem._sync.storage_lock cimport (
     lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
@@ -59,16 +61,19 @@ cdef int _shared_step(section_t* section, void* request) noexcept nogil:
 
 
 cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
-    """Sleep without the GIL.  Between slices nothing is claimed: signal handlers run, and the handle may have been closed."""
+    """Wait for the lock without the GIL.  Between slices the thread has no claim on it; signal handlers run, the handle may be closed."""
     cdef int64_t deadline_ns = deadline_after(timeout_ns)
     cdef step_t step = _exclusive_step if exclusive else _shared_step
     cdef int status = run_step(mapping.section, step, &deadline_ns)
     while status == INTERRUPTED:
         PyErr_CheckSignals()
         if not mapping.is_open:
-            raise errors.ClosedError("the SharedMemory was closed while this thread waited for its lock")
+            raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
         status = run_step(mapping.section, step, &deadline_ns)
-    return check(status, mapping, "exclusive lock" if exclusive else "shared lock")
+    if status != OK:
+        check(status, mapping, f"acquire the {'exclusive' if exclusive else 'shared'} lock" + (
+            f" within {timeout_ns / 1e9:g} s" if status == TIMEOUT_EXPIRED else ""))
+    return 0
 
 
 cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
@@ -80,23 +85,23 @@ cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) ex
 
 
 cdef int _leave(Memory memory, bint exclusive) except -1:
-    """Leave a `with` block in one of the unusual ways: the handle was closed inside it, or a child leaves its parent's block.
+    """Leave a `with` block inside which the handle was closed, or which a child inherited from its parent.
 
-    If the closed handle was the last one of this process, `close` released the lock; otherwise it is released here.
+    If the closed handle was the last one of this process, `close` has released the lock; otherwise it is released here.
     """
     cdef uint64_t section_id = memory.section_id
     if memory.mapping is None:
         with nogil:
             section_unlock(section_id, exclusive)
     elif memory.mapping.section.n_forks == 0 and memory.mapping.section.private.index_plus_1 != 0:
-        check(NOT_OWNER, memory.mapping, "leave the lock")
+        check(NOT_OWNER, memory.mapping, "release the lock")
     return 0
 
 
 # -- context managers -------------------------------------------------------------------------------------
 
 cdef class _Lock:
-    """Base of `exclusive_lock` and `shared_lock`.  It has no state of its own: the depth belongs to the thread."""
+    """Base of `exclusive_lock` and `shared_lock`.  It has no state: the nesting depth belongs to the thread."""
     cdef readonly Memory section
     cdef readonly object timeout
     cdef int64_t timeout_ns
@@ -109,12 +114,12 @@ cdef class _Lock:
         self.timeout = timeout
 
     def __call__(self, function):
-        """Decorate a plain function: each call holds the lock."""
+        """Decorate a plain function, which then holds the lock during each call."""
         if not callable(function):
-            raise TypeError(f"a lock decorates a function, got {function!r}")
+            raise TypeError(f"a lock can only decorate a function, got {function!r}")
         if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(f"{function.__qualname__} is a generator or coroutine, which would hold the lock while it is suspended; "
-                            "use the with statement inside it")
+            raise TypeError(f"cannot decorate {function.__qualname__}: a generator or coroutine would hold the lock while it is "
+                            "suspended; use the with statement inside it")
 
         @functools.wraps(function)
         def with_lock(*args, **kwargs):
@@ -126,21 +131,21 @@ cdef class _Lock:
 cdef class exclusive_lock(_Lock):
     """Hold the storage lock exclusively: no other thread or process holds it meanwhile.
 
-    A context manager without state of its own, which can be reused, nested, and shared between threads.  It is also a
-    decorator for plain functions.  Inside `shared_lock` it is an upgrade.
+    This context manager has no state: it can be reused, nested, and shared between threads.  It is also a
+    decorator for plain functions.  Inside `shared_lock` it upgrades the lock.
 
     Parameters
     ----------
     section : SharedMemory
     timeout : float, optional
-        Seconds; None waits for ever, 0 does not wait.
+        Seconds; None waits forever, 0 does not wait.
 
     Raises
     ------
     LockTimeout
-        Not obtained in time.
+        The lock was not acquired in time.
     DeadlockError
-        An upgrade while another holder of the shared lock upgrades already.
+        Another holder of the shared lock is already upgrading it.
 
     Examples
     --------
@@ -169,19 +174,19 @@ cdef class exclusive_lock(_Lock):
 cdef class shared_lock(_Lock):
     """Hold the storage lock shared: other readers may hold it too, and no writer does.
 
-    A context manager without state of its own, which can be reused, nested, and shared between threads.  It is also a
+    This context manager has no state: it can be reused, nested, and shared between threads.  It is also a
     decorator for plain functions.  Inside `exclusive_lock` it is always granted.
 
     Parameters
     ----------
     section : SharedMemory
     timeout : float, optional
-        Seconds; None waits for ever, 0 does not wait.
+        Seconds; None waits forever, 0 does not wait.
 
     Raises
     ------
     LockTimeout
-        Not obtained in time.
+        The lock was not acquired in time.
     """
 
     def __enter__(self):
@@ -202,7 +207,7 @@ cdef class shared_lock(_Lock):
 cdef class LockDescriptor:
     """One request for the storage lock, for `SharedMemory.lock(descriptor)` and `SharedMemory.unlock(descriptor)`.
 
-    Descriptors are released in any order.  The section keeps a held descriptor alive; a handle that is dropped without
+    Descriptors can be released in any order.  The section keeps a held descriptor alive; dropping the handle without
     `close` releases it.
 
     Parameters
@@ -222,7 +227,7 @@ cdef class LockDescriptor:
     cdef bint exclusive
     cdef bint busy                # locked, or about to be
     cdef object where             # weak reference to the Mapping through which it is held, or None
-    cdef Mapping closed           # that Mapping once its handle is closed; the thread that holds the lock may have no other reference
+    cdef Mapping closed           # that Mapping after its handle was closed; the thread that holds the lock may have no other reference
     cdef uint64_t thread
     cdef uint64_t n_forks
 
@@ -233,13 +238,13 @@ cdef class LockDescriptor:
 
     @property
     def held(self):
-        """Whether it holds the lock in this process."""
+        """Whether the descriptor holds the lock in this process."""
         return _is_held_through(self, _mapping_of(self))
 
     def _give_up(self, Mapping mapping):
         """Release the lock because its handle is being closed, if this is the thread that holds it.
 
-        Another thread holds the lock until it unlocks, or ends.
+        If another thread holds the lock, it keeps it until it unlocks or ends.
         """
         if _is_held_through(self, mapping) and self.thread != thread_pointer():
             self.closed = mapping
@@ -267,9 +272,9 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     cdef Mapping mapping = memory.opened(), former = _mapping_of(descriptor)
     cdef int64_t timeout_ns
     if former is not None and not _is_held_through(descriptor, former):
-        _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock through it
+        _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock with it
     if descriptor.busy:
-        raise errors.LockError(f"{descriptor!r} is in use; use one descriptor for each request")
+        raise errors.LockError(f"cannot lock with {descriptor!r}: it is in use; use one descriptor for each request")
     timeout_ns = timeout_argument(timeout)
     descriptor.busy = True
     try:
@@ -298,17 +303,17 @@ def unlock(Memory memory, LockDescriptor descriptor):
     if mapping is None:
         mapping = memory.opened()
     if holder is None:
-        raise errors.LockError(f"{descriptor!r} was never locked, or was unlocked already")
+        raise errors.LockError(f"cannot unlock {descriptor!r}: it was never locked, or was already unlocked")
     if holder.section != mapping.section:
-        raise errors.LockError(f"{descriptor!r} holds the lock of another section")
+        raise errors.LockError(f"cannot unlock {descriptor!r}: it holds the lock of another section")
     if not _is_held_through(descriptor, holder):
         _forget(descriptor, holder)
         return
     if descriptor.thread != thread_pointer():
-        raise errors.LockError(f"{descriptor!r} was locked by another thread; only that thread can unlock it")
+        raise errors.LockError(f"cannot unlock {descriptor!r}: it was locked by another thread, which must unlock it")
     status = _release(mapping, descriptor.exclusive)
     _forget(descriptor, holder)
-    check(status, mapping, "unlock")
+    check(status, mapping, "release the lock")
 
 
 def depths(Memory memory):
@@ -324,7 +329,7 @@ def participant(Memory memory):
 
 
 def participant_lives(Memory memory, uint64_t number):
-    """Return whether the process with that number is still attached.  A process id would not do: other namespaces reuse it."""
+    """Return whether the participant with that number is still attached.  Process ids would be ambiguous between PID namespaces."""
     return owner_is_alive(memory.opened().section, number)
 
 

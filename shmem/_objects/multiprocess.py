@@ -1,13 +1,13 @@
-"""The registration with multiprocessing: its pickler sends handles, and its children leave every section at their end.
+"""The registration with multiprocessing: its pickler sends handles, and its children leave every section when they exit.
 
-Imported before the first section of the process is opened, so that `import shmem` alone does not import multiprocessing.
+This module is imported before the process opens its first section, so that `import shmem` alone does not import multiprocessing.
 Only objects in an open section need it.
 """
 
 import multiprocessing.util
 from multiprocessing.reduction import ForkingPickler
 
-from shmem._core import Block
+from shmem._bridge.blocks import Block
 from shmem._objects import arrays, finding, handles, struct, waitables
 from shmem._objects.queue import Queue
 from shmem._objects.shared_memory import SharedMemory

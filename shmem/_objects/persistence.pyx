@@ -1,27 +1,29 @@
 # cython: language_level=3
-"""On disk for good: `flush`, and `snapshot`, a copy of a section in another file.
+"""Persistence: `flush`, and `snapshot`, which copies a section to another file.
 
-How a snapshot comes to be, and what a kill leaves at each step under the name that was asked for, which is the old file or none::
+The steps of a snapshot, and what a kill leaves at each.  Until step 4 the target path keeps its old file, if it had one::
 
-    1  a file without a name in the same folder              gone with the process
-    2  lock and heap gate; the gates of all queues at once,   the same; the section is as after any kill with a gate taken
-       while the queues are copied; then the rest
-    3  no lock: the copy is recovered, its header written, all of it synced
-    4  it gets the name if that is free, or replaces who has it; the folder is synced
+    1  create a file without a name in the target's folder    the file vanishes with the process
+    2  take the lock, the heap gate and the gates of all      the same; the section is as after any kill with a gate taken
+       queues at once; copy the queues, then the rest
+    3  without the lock: recover the copy, write its header,  the same
+       sync all of it
+    4  link the file to the path if that is free, else        the old file or the complete copy is at the path
+       replace what is there; sync the folder
 
 The copy is recovered as an image to which no process is attached, by the code that recovers a section whose processes were all killed.
-So what a living process was just making or had only pinned is free in the copy, no gate is shut in it, and it is marked clean.
+Blocks that a live process was making or had only pinned are therefore free in the copy, its gates are open, and it is marked clean.
 
-Blocks come to be USED without the gate, when their maker has filled them.  One that was PENDING when the copying
-came to it is PENDING in the copy, whatever its tag says by then, since its content may have been copied before it was there.
+A block's maker fills it and then makes it USED, without the gate.  A block that was PENDING when the copying reached it is PENDING in the
+copy, even if its tag has changed since, because its content may have been copied before it was written.
 
-All queues are copied as they were at one moment: a message that goes from one to another is in one of them, or in the hands of
-who carries it, never in both.  The heap gate keeps queues from coming and going meanwhile.  Who is inside a queue's gate waits for
-nothing, so no process waits for ever; but a process may be stopped in there.  Then all gates are given back after a slice, and taken
-again later.
+All queues are copied as they were at one moment.  A message that moves from one queue to another is in one of them, or held by the
+process that moves it, never in both.  The heap gate keeps queues from being made or freed meanwhile.  A thread inside a queue's gate
+does not wait for anything, so there is no deadlock, but its process may be stopped there.  In that case all gates are released after a
+slice and taken again later.
 
-All bytes are written by this process: extents shared with the section's file, as the kernel's own copying would
-leave them, must be split by a later store to a mapping, which on a full disk is a SIGBUS.
+This process writes all bytes itself.  The kernel's own copying may leave extents shared with the section's file; a later store to a
+mapping must split them, which raises SIGBUS on a full disk.
 """
 
 import errno
@@ -53,7 +55,9 @@ from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_
 from shmem._base.system cimport (
     boot_id, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map, memory_sync, memory_unmap, now_ns,
     pause_ns, random_bytes)
-from shmem._core cimport Mapping, Memory, check, deadline_argument, run_step
+from shmem._bridge.calls cimport check, deadline_argument, run_step
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.chain cimport chain_first_fault
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
@@ -63,10 +67,10 @@ from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over,
 
 
 def recovered(Memory memory not None):
-    """Whether this process was the first one to open the section and found that it had not been closed, so that it was recovered.
+    """Whether this process opened the section first, found that it had not been closed, and recovered it.
 
-    Its last process was killed, or the machine lost power.  The heap is whole (or `check_heap` says what is not); what was in the
-    middle of being changed, besides, only the program can know.
+    The last process was killed, or the machine lost power.  Recovery repairs the heap; `check_heap` reports damage that it could not
+    repair.  Whether the application's own data are consistent is for the application to verify.
     """
     return memory.opened().section.was_recovered
 
@@ -81,12 +85,12 @@ cdef int _flush_step(section_t* section, void* folder) noexcept nogil:
 
 
 def flush(Memory memory not None):
-    """Write the section to disk; return when it is there, and the file's name with it.
+    """Write the section to disk; return when its data and its file name are on disk.
 
     Raises
     ------
     OperatingSystemError
-        The disk did not take it.  What was not written may be lost then, also if a second call succeeds: the kernel reports a failure once.
+        Writing failed.  Unwritten data may be lost even if a second call succeeds, because the kernel reports a failure only once.
     """
     cdef Mapping mapping = memory.opened()
     cdef bytes folder = os.path.dirname(os.fsencode(memory.path))
@@ -94,7 +98,7 @@ def flush(Memory memory not None):
 
 
 cdef int _make_room(section_t* section, int fd, uint64_t* room) noexcept nogil:
-    """Have backing for as much as is used now."""
+    """Reserve backing in the copy for all that is in use now."""
     cdef uint64_t wanted = round_up(load_acquire_u64(&section.header.top), PAGE_BYTES)
     cdef int status = OK
     if wanted > section.size_bytes:
@@ -109,11 +113,11 @@ cdef int _make_room(section_t* section, int fd, uint64_t* room) noexcept nogil:
 
 # -- queues -----------------------------------------------------------------------------------------------
 
-ctypedef struct queues_t:                # all that there are, while the heap gate is mine
+ctypedef struct queues_t:                # all queues of the section, while this thread owns the heap gate
     uint64_t* block_off                  # ascending
     uint64_t n_queues
     uint64_t room
-    uint64_t n_taken                     # gates: two of each queue
+    uint64_t n_taken                     # gates that this thread owns; each queue has two
 
 
 cdef inline bint _is_queue(section_t* section, uint64_t off) noexcept nogil:
@@ -152,9 +156,9 @@ cdef bint _take_gate(section_t* section, uint64_t* gate, int64_t deadline_ns) no
     cdef int status
     if gate_try(section, gate) or gate_take_over(section, gate, load_relaxed_u64(gate)):
         return True
-    gate_wait_begin(section, &wait, deadline_ns, GATE_SPINS)     # attached already: the heap gate is mine
+    gate_wait_begin(section, &wait, deadline_ns, GATE_SPINS)     # attached already: this thread owns the heap gate
     status = WOULD_BLOCK
-    while status == WOULD_BLOCK or now_ns() < deadline_ns:       # not at once after a wake, which would be lost
+    while status == WOULD_BLOCK or now_ns() < deadline_ns:       # giving up right after a wake-up would lose it
         status = gate_step(section, gate, &wait)
         if status == OK or status == OWNER_DIED:
             return True
@@ -168,7 +172,7 @@ cdef void _leave_gates(section_t* section, queues_t* queues) noexcept nogil:
 
 
 cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nogil:
-    """The blocks of all queues, while no process puts or gets; WOULD_BLOCK when that cannot be had now."""
+    """Copy the blocks of all queues while no process puts or gets; return WOULD_BLOCK if a gate cannot be taken within a slice."""
     cdef int64_t deadline_ns = now_ns() + SLICE_NS
     cdef uint64_t i, off
     cdef int status = _find_queues(section, queues)
@@ -190,7 +194,7 @@ cdef int _copy_queues(section_t* section, int fd, queues_t* queues) noexcept nog
 
 
 cdef void _open_queues(section_t* image) noexcept nogil:
-    """In a copy: no process is inside a gate, and none sleeps."""
+    """Open the gates of all queues in a copy, where no process is inside a gate or waits."""
     cdef uint64_t off = image.heap_start
     cdef queue_t* queue
     while off < image.header.top:
@@ -207,7 +211,10 @@ cdef int _copy_run(section_t* section, int fd, uint64_t start_off, uint64_t end_
 
 
 cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nogil:
-    """Blocks in use but for the queues, and of what is free the tag: recovery needs no more.  The gate is mine."""
+    """Copy the used blocks except queues, and the tags of free blocks, which is all that recovery needs.
+
+    The caller owns the heap gate.
+    """
     cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag, i = 0
     cdef int status = OK
     cdef bint is_copied
@@ -218,7 +225,7 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
         if is_copied:
             i += 1
         elif tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_QUEUE:
-            tag = tag_make(size_bytes, STATE_PENDING, 0)         # it was when the queues were copied
+            tag = tag_make(size_bytes, STATE_PENDING, 0)         # it was PENDING when the queues were copied
         if is_copied or tag_state(tag) == STATE_PENDING or (tag_state(tag) != STATE_USED and size_bytes >= PAGE_BYTES):
             status = _copy_run(section, fd, run_off, off)
             if status == OK and not is_copied:
@@ -229,7 +236,7 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
 
 
 cdef int _copy_inside(section_t* section, int fd, uint64_t* room, queues_t* queues) noexcept nogil:
-    """The heap gate is mine."""
+    """Copy everything.  The caller owns the heap gate."""
     cdef uint64_t mark = MAGIC_BEING_MADE
     cdef int status = OK
     if section.header.broken or chain_first_fault(section) != 0:
@@ -245,10 +252,13 @@ cdef int _copy_inside(section_t* section, int fd, uint64_t* room, queues_t* queu
 
 
 cdef int _copy(section_t* section, int fd, uint64_t* room) noexcept nogil:
-    """Control pages and blocks as they are at one moment of the heap.  Who allocates, frees or names something waits meanwhile.
-    WOULD_BLOCK: a queue's gate was not let go of; INTERRUPTED: a slice of waiting for the heap gate is over.  Nothing is held then."""
+    """Copy control pages and blocks as they are at one moment of the heap.
+
+    Processes that allocate, free or name a block wait meanwhile.  The result is WOULD_BLOCK if a queue's gate was not released within
+    a slice, and INTERRUPTED if the wait for the heap gate lasted a slice.  In both cases no gate is held.
+    """
     cdef queues_t queues
-    cdef int status = _make_room(section, fd, room)      # mostly all, and before anybody has to wait
+    cdef int status = _make_room(section, fd, room)      # reserves nearly everything before other processes have to wait
     if status == OK:
         status = heap_enter(section, WAIT_A_SLICE)
     if status != OK:
@@ -277,7 +287,7 @@ cdef int _finish_mapped(char* base, uint64_t size_bytes, int fd, uint64_t* keep)
     if status == OK:
         status = boot_id(header.boot_id, sizeof(header.boot_id))
     keep[0] = round_up(header.top, PAGE_BYTES)
-    header.owner_deaths = owner_deaths           # the present holder of the lock is not in the copy, and is not dead either
+    header.owner_deaths = owner_deaths           # recovery counts the present holder of the lock as dead, which it is not
     header.death_notice = 0
     header.recoveries = 0
     header.reserved = header.high_water = keep[0]
@@ -287,7 +297,7 @@ cdef int _finish_mapped(char* base, uint64_t size_bytes, int fd, uint64_t* keep)
 
 
 cdef int _finish(int fd, uint64_t size_bytes) noexcept nogil:
-    """Make the copy a section that was closed cleanly, cut to what is used, on disk."""
+    """Turn the copy into a cleanly closed section, truncated to the used part, and sync it to disk."""
     cdef char* base = NULL
     cdef uint64_t keep = 0
     cdef int status = memory_map(fd, size_bytes, True, 0, &base)
@@ -311,20 +321,25 @@ cdef int _copy_step(section_t* section, void* request) noexcept nogil:
     cdef copy_call_t* call = <copy_call_t*>request
     cdef int status = _copy(section, call.fd, &call.size_bytes)
     if status == WOULD_BLOCK:
-        pause_ns(SLICE_NS)                       # others get on meanwhile
+        pause_ns(SLICE_NS)                       # lets other processes proceed
     return status
 
 
 def write_copy(Memory memory not None, int fd, timeout=None):
-    """Write a copy of the section to an empty file that no other process has: 0, or the status of what went wrong.
+    """Write a copy of the section to an empty file.
 
     Parameters
     ----------
     memory : SharedMemory
     fd : int
-        Open for reading and writing.
+        The file, open for reading and writing; no other process may use it.
     timeout : float, optional
-        How long to wait for the shared lock and the queues.
+        Seconds to wait for the shared lock and the queues; None waits forever.
+
+    Returns
+    -------
+    int
+        0, or the status of the failure.
     """
     cdef Mapping mapping = memory.opened()
     cdef copy_call_t call
@@ -348,24 +363,24 @@ def write_copy(Memory memory not None, int fd, timeout=None):
 # -- its file ---------------------------------------------------------------------------------------------
 
 def _refuse_in_use(Memory memory, target):
-    """What must not be replaced: the section's own file, and a file that processes are attached to."""
+    """Raise if `target` is the section's own file, or a section to which processes are attached."""
     cdef section_t* section = memory.opened().section
     try:
         fd = system_tools.open_file(target)
     except OSError:
-        return                                   # nothing there, or nothing to be read: replaced, or the system says why not
+        return                                   # missing or unreadable: it is replaced, or the system reports why not
     try:
         facts = os.fstat(fd)
         if (facts.st_dev, facts.st_ino) == (section.device, section.inode):
-            raise ValueError(f"{target!r} is the file of this section itself; a snapshot goes into another one")
+            raise ValueError(f"cannot write a snapshot to {target!r}: it is the file of the section itself; choose another path")
         if stat.S_ISREG(facts.st_mode) and is_in_use(fd):
-            raise explain(errno.EBUSY, f"snapshot to {target!r}: processes are attached to the section there", {"section": repr(target)})
+            raise explain(errno.EBUSY, f"snapshot to {target!r}", {"section": "processes are attached to the section in that file"})
     finally:
         os.close(fd)
 
 
 def _copy_to(Memory memory, target, timeout, what):
-    """Make the file, write it, name it; what fails leaves nothing."""
+    """Create the file, write the copy and name it; a failure leaves no file behind."""
     cdef Mapping mapping = memory.opened()
     cdef int own_fd = section_descriptor(mapping.section), status
     fd = -1
@@ -374,7 +389,7 @@ def _copy_to(Memory memory, target, timeout, what):
         fd, beside = system_tools.create_beside(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
         status = write_copy(memory, fd, timeout)
         if status == TIMEOUT_EXPIRED:
-            raise explain(status, f"{what}, the queues", {"holder": "a process stands still inside one; it can go on or be killed"})
+            raise explain(status, f"{what} within {float(timeout):g} s", {"holder": "a process stands still inside a queue operation; let it continue, or kill it"})
         if status < 0:
             check(status, mapping, what)
         if status > 0:
@@ -395,38 +410,38 @@ def _copy_to(Memory memory, target, timeout, what):
 def snapshot(Memory memory not None, path, timeout=None):
     """Write a consistent copy of the section to another file; return when it is on disk.
 
-    It is taken under the shared lock, which is held while bytes are copied and not while the disk is waited for.
-    Meanwhile processes that allocate, free or name something wait too; who puts into a queue or gets, only while the queues are
-    copied.  The copy appears under `path` at once and whole, in place of what was there (a symbolic link itself is replaced); if
-    anything fails, or the process is killed, what was there stays.
+    The copy is taken under the shared lock, which is held while bytes are copied but not while the disk is written.
+    Processes that allocate, free or name a block wait during the copying; those that put or get wait only while the queues are copied.
+    `path` always names a complete file: the copy atomically replaces what was there (a symbolic link itself is replaced).  If the
+    operation fails or the process is killed, the old file stays.
 
-    The copy is a section of its own: with another `uuid`, so that no handle of this section leads to it, with the
-    same label, desired address and permissions, cut to what is used.  Opening it needs no recovery.
-    What other processes were just making, and temporary arrays, are not in it.  All queues are as they were at one moment.  Semaphores
-    and events keep their values.  A mutex that was held has, in the copy, an owner who died.
+    The copy is a section of its own.  It has a new `uuid`, so handles of this section do not lead to it.  It has the same label, desired
+    address and permissions, and is truncated to the used part.  Opening it needs no recovery.  It does not contain temporary arrays, or
+    blocks that other processes were making.  All queues are as they were at one moment.  Semaphores and events keep their values.  In the
+    copy, a mutex that was held has a dead owner.
 
     Parameters
     ----------
     path : path
-        On a local file system, not necessarily that of the section.
+        A path on a local file system, not necessarily that of the section.
     timeout : float, optional
-        How many seconds to wait for the shared lock, and for who is stopped in the middle of an operation on a queue; None waits for ever.
+        Seconds to wait for the shared lock, and for a process that is stopped inside a queue operation; None waits forever.
 
     Raises
     ------
     SectionFull
-        No room on the file system behind `path`.
+        The file system of `path` is full.
     HeapCorruption
-        The heap is damaged; ``python -m shmem check --repair`` makes a copy first.
+        The heap is damaged; ``python -m shmem check --repair`` copies the file before it repairs it.
     LockTimeout
-        The lock was not obtained in time, or a queue was not let go of.
+        The lock or a queue was not released in time.
     OperatingSystemError
-        Processes are attached to a section at `path`, or what the system refused.
+        Processes are attached to a section at `path`, or the system refused a request.
 
     Notes
     -----
-    Guarded by the lock is what its users guard by it.  What a process changes without it, also under a mutex, is copied as it is found,
-    perhaps in the middle of a change.
+    The copy is consistent for data that all processes change under the lock.  Data that a process changes without the lock, even under a
+    mutex, are copied as they are found, perhaps half-updated.
 
     Examples
     --------
@@ -441,4 +456,4 @@ def snapshot(Memory memory not None, path, timeout=None):
     """
     target = arguments.path(path)
     _refuse_in_use(memory, target)
-    _copy_to(memory, target, timeout, f"snapshot of {memory.path!r} to {target!r}")
+    _copy_to(memory, target, timeout, f"snapshot {memory.path!r} to {target!r}")

@@ -12,9 +12,9 @@ from shmem._objects.shared_memory import SharedMemory
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """A reference to something in a section that can be pickled and sent to another process of this machine.
+    """A reference to an object in a section, which can be pickled and sent to another process of this machine.
 
-    Made by `handle`.  It keeps nothing alive: the sender keeps the object until the receiver has opened it.
+    Handles are made by `handle`.  A handle does not keep the object alive: the sender must keep it until the receiver has opened it.
     """
 
     __module__ = "shmem"
@@ -28,12 +28,17 @@ class Handle:
     view: tuple | None = None
 
     def open(self):
-        """Attach to the section if need be, and return the object.
+        """Attach to the section if necessary, and return the object.
+
+        Returns
+        -------
+        SharedMemory, SharedArray, Struct, Queue or Block
+            The object that was passed to `handle`.
 
         Raises
         ------
         SectionNotFound, NotASection
-            The section is gone, or another has its name now.
+            The section was removed, or its name now belongs to another section.
         InvalidBlock
             The object was freed meanwhile.
         """
@@ -42,7 +47,7 @@ class Handle:
             return section
         try:
             found = finding.reopen(section, self.offset, self.serial)
-        except ClosedError:  # it was another thread's, which has closed it by now
+        except ClosedError:  # the handle of the section belonged to another thread, which has closed it
             found = finding.reopen(self._attach(), self.offset, self.serial)
         return found if self.view is None else arrays.view_again(found, *self.view)
 
@@ -51,60 +56,60 @@ class Handle:
         section = SharedMemory(**place, mode=self.mode)
         if section.uuid != self.uuid:
             section.close()
-            raise NotASection(f"open {self.path!r}: another section has this name by now")
+            raise NotASection(f"cannot open {self.path!r}: the name now belongs to another section")
         return section
 
 
 @dataclasses.dataclass(frozen=True)
 class HeapReport:
-    """What `SharedMemory.check_heap` counted.  Sizes are bytes, tags included."""
+    """The counts of `SharedMemory.check_heap`.  Sizes are in bytes, tags included."""
 
     __module__ = "shmem"
 
     blocks: int
-    """Allocated blocks of the user's: arrays, objects, plain ones."""
+    """Allocated blocks of the user: arrays, objects and plain blocks."""
     internal_blocks: int
     """Blocks that hold names and types."""
     pending_blocks: int
-    """Blocks that a live process is just making."""
+    """Blocks that a live process is making."""
     used_bytes: int
     holes: int
     hole_bytes: int
     largest_hole: int
     cached_blocks: int
-    """Freed blocks that wait for the next request of their size."""
+    """Freed blocks kept for the next request of their size."""
     cached_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class SectionStats:
-    """What `SharedMemory.stats` found.  Sizes are bytes."""
+    """The results of `SharedMemory.stats`.  Sizes are in bytes."""
 
     __module__ = "shmem"
 
     max_size: int
     used: int
-    """In allocated blocks, tags included."""
+    """Bytes in allocated blocks, tags included."""
     free: int
-    """In holes, in cached blocks, and above the last block."""
+    """Bytes in holes, in cached blocks, and above the last block."""
     largest_hole: int
     """The largest free piece, the space above the last block included."""
     blocks: int
     holes: int
     cached_blocks: int
     top: int
-    """Where the last block ends."""
+    """The end of the last block."""
     reserved: int
-    """Up to here memory or disk space is taken."""
+    """The end of the part for which memory or disk space is reserved."""
     high_water: int
-    """The largest that `top` ever was."""
+    """The largest value that `top` ever had."""
     participants: tuple[int, ...]
-    """Process ids, each as the process itself sees it: in another PID namespace it has another."""
+    """Process ids, each as seen in the PID namespace of its process."""
     lock_holder: int | None
-    """Process id of who holds the storage lock exclusively, or waits for readers to leave."""
+    """Process id of the writer that holds the storage lock, or waits for readers to release it."""
     lock_sharers: int
-    """Threads that hold it shared."""
+    """Threads that hold the lock shared."""
     lock_waiters: int
-    """Threads asleep on it."""
+    """Threads that wait for the lock."""
     owner_deaths: int
     recoveries: int

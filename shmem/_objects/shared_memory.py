@@ -1,4 +1,4 @@
-"""The public class `SharedMemory`: the core, and on top of it objects, arrays, the directory and the lock."""
+"""The public class `SharedMemory`: the core with objects, arrays, the directory and the lock."""
 
 import collections.abc
 import contextlib
@@ -8,7 +8,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base import errors
-from shmem._core import Block
+from shmem._bridge.blocks import Block, travel
 from shmem._objects import arrays, directory, finding, persistence, struct, waitables
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
@@ -40,24 +40,24 @@ class SharedMemory(_core.Memory):
     Parameters
     ----------
     file_name : path, optional
-        The file to map; the section persists in it.  `shared_name` is then a label, checked when opening.
+        The file to map, in which the section persists.  `shared_name` is then a label, checked when opening.
     shared_name : str, optional
-        Without `file_name`: the system-wide name of an anonymous section, which the last process that leaves removes.
-        Without either, a random name is generated, readable as `.name`.
+        Without `file_name`: the system-wide name of an anonymous section, which its last process removes.
+        Without either, a random name is generated, and is available as `.name`.
     max_size : int, optional
-        Maximum size of the section in bytes, control pages included; a missing section is created.  Without it the section
-        must exist.  Memory or disk is allocated only as used.  The first opener of an existing section grows it if
+        Maximum size of the section in bytes, control pages included.  If given, a missing section is created; otherwise the section
+        must exist.  Memory or disk space is allocated only as it is used.  The first opener of an existing section grows it if
         `max_size` is larger.
     mode : {"read_write", "read_only"}
-        With ``"read_only"`` the memory management unit rejects stores and arrays are marked read-only; locks work.
+        With ``"read_only"`` the memory management unit rejects stores, and arrays are marked read-only.  Locks work.
     desired_address : int, optional
-        Map the section there or raise `AddressInUse`.  A section created with an address has it for every opener.
+        Map the section at this address or raise `AddressInUse`.  A section created with an address has it in every process.
     index : {"tlsf", "next_fit"}, optional
-        The index of free blocks; chosen at creation.
+        The index of free blocks; used at creation.
     max_participants : int, optional
-        Maximum number of processes attached at the same time, 256 by default; chosen at creation.
+        Maximum number of processes attached at the same time, 256 by default; used at creation.
     permissions : int
-        Permission bits of the file, at creation.
+        Permission bits of the file; used at creation.
     trust_owner : bool
         Accept a section that belongs to another user.
 
@@ -78,7 +78,7 @@ class SharedMemory(_core.Memory):
     # -- objects and arrays
 
     get_root_object, set_root_object = finding.get_root_object, finding.set_root_object
-    root = property(get_root_object, set_root_object, doc="The root object, a property over `get_root_object` and `set_root_object`.")
+    root = property(get_root_object, set_root_object, doc="The root object; the same as `get_root_object` and `set_root_object`.")
     new = struct.new
     queue = _queue.new
 
@@ -92,7 +92,7 @@ class SharedMemory(_core.Memory):
             Any dtype without Python objects.
         order : {"C", "F"}
         name : str, optional
-            Name in the directory, given in the same step.
+            Name in the directory, assigned in the same step.
         temporary : bool
             Free the array when its last view in any process is gone.
 
@@ -149,7 +149,7 @@ class SharedMemory(_core.Memory):
         value : int
             The initial value.
         name : str, optional
-            Name in the directory, given in the same step.
+            Name in the directory, assigned in the same step.
         """
         return waitables.place_semaphore(self, value, name)
 
@@ -161,17 +161,17 @@ class SharedMemory(_core.Memory):
         signaled : bool
             The initial state.
         name : str, optional
-            Name in the directory, given in the same step.
+            Name in the directory, assigned in the same step.
         """
         return waitables.place_event(self, signaled, name)
 
     def mutex(self, *, name=None):
-        """Return a new `Mutex` in the section, which is free.
+        """Return a new, unlocked `Mutex` in the section.
 
         Parameters
         ----------
         name : str, optional
-            Name in the directory, given in the same step.
+            Name in the directory, assigned in the same step.
         """
         return waitables.place_mutex(self, name)
 
@@ -207,7 +207,7 @@ class SharedMemory(_core.Memory):
         return len(directory.keys(self))
 
     def keys(self):
-        """Return a view of the names, in the order in which they were given."""
+        """Return a view of the names in the order of their creation."""
         return collections.abc.KeysView(self)
 
     def values(self):
@@ -230,8 +230,8 @@ class SharedMemory(_core.Memory):
         ----------
         name : str
         factory : callable
-            Called at most once, by the process that comes first.  If another process gives the name without the lock meanwhile,
-            its object is returned, and the value of `factory()` stays without a name.
+            Called at most once, by the first process.  If another process assigns the name without the lock meanwhile,
+            its object is returned, and the value of `factory()` stays unnamed.
         """
         found = directory.get(self, name)
         if found is None:
@@ -249,7 +249,7 @@ class SharedMemory(_core.Memory):
         Parameters
         ----------
         factory : callable
-            Returns an object in this section.  Called at most once, by the process that comes first.
+            Returns an object in this section.  Called at most once, by the first process.
         """
         found = self.get_root_object()
         if found is None:
@@ -267,16 +267,16 @@ class SharedMemory(_core.Memory):
         Parameters
         ----------
         descriptor : LockDescriptor
-            Not in use.
+            A descriptor that is not in use.
         timeout : float, optional
-            In seconds; None waits without end, 0 does not wait.
+            Seconds; None waits forever, 0 does not wait.
 
         Raises
         ------
         LockTimeout
             The lock was not acquired in time.
         DeadlockError
-            An upgrade while another holder of the shared lock is upgrading already.
+            Another holder of the shared lock is already upgrading it.
         LockError
             The descriptor is in use.
         """
@@ -288,7 +288,7 @@ class SharedMemory(_core.Memory):
         Raises
         ------
         LockError
-            It does not hold the lock, or was locked by another thread or on another section.
+            The descriptor does not hold the lock, or was locked by another thread or on another section.
         """
         _lock.unlock(self, descriptor)
 
@@ -310,7 +310,7 @@ class SharedMemory(_core.Memory):
         Raises
         ------
         HeapCorruption
-            A block is damaged; `offset` is its place, and the text states what was expected.
+            A block is damaged; `offset` locates it, and the message states what was expected.
         """
         from shmem._objects.records import HeapReport
 
@@ -353,10 +353,10 @@ class SharedMemory(_core.Memory):
         return f"<shmem.SharedMemory {self.name!r} {state}>"
 
     def __reduce__(self):
-        sent = _core.travel(self)
+        sent = travel(self)
         if sent is not None:
             return sent
-        raise TypeError("a SharedMemory cannot be pickled; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
+        raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
 
 
 _core.register_face(SharedMemory)

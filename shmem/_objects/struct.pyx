@@ -1,17 +1,17 @@
 # cython: language_level=3, auto_pickle=False
-"""Struct classes: what they look like in memory, which class an object gets, and `new`.
+"""Struct classes: their layout in memory, the class of each object, and `new`.
 
 Invariants:
 
-* A class is laid out once, as soon as its annotations can be evaluated, before its first object exists;
-  never again.  Fields of the base class come first and lie where they lie in the base, so that the
-  base's descriptors and methods work on every object that inherits from it.
-* A section knows a type by its name, and under that name a description of its fields.  A class works on
-  a block only if its own description is the one that the section has: compared once per mapping and type.
-* An object keeps its mapping, nothing else.  It has no attributes of its own, so two objects for one
+* A class is laid out once, as soon as its annotations can be evaluated and before its first object exists.
+  The fields of the base class come first, at the same offsets as in the base, so that the base's descriptors
+  and methods work on every object that inherits from it.
+* A section identifies a type by its name, and stores a description of its fields under that name.  A class is
+  used for a block only if its own description equals that of the section; this is compared once per mapping and type.
+* An object keeps only its mapping alive.  It has no attributes of its own, so two objects for the same
   block are interchangeable, and compare equal.
-* Nothing is imported to find a class.  A type that is unknown here gets a class made from the description,
-  until a class of that name is defined.
+* No module is imported to find a class.  A type that this process has not defined gets a class made from the
+  description, until a class of that name is defined.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import typing
 import numpy as np
 
 from shmem._base.errors import DAMAGED_TEXT, InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
-from shmem._core import register_opener, travel
+from shmem._bridge.blocks import register_opener, travel
 from shmem._objects.annotations import Scope, evaluate, is_class_variable, own_annotations
 from shmem._objects.fields import (
     MAX_FIELD_BYTES, ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field, resolve_ref)
@@ -32,7 +32,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
-from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block, placed_is_stale
+from shmem._bridge.blocks cimport Placed, allocate_block, free_block, placed_is_stale
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._objects.directory cimport type_by_id, type_id_for
 from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, raise_stale
 
@@ -43,7 +45,7 @@ cdef extern from "Python.h":
 
 __all__ = ["Struct", "StructMeta", "new", "on_new_class"]
 
-on_new_class = []               # callables; each is called with every Struct class that is made
+on_new_class = []               # callables; each is called with every new Struct class
 
 RESERVED_NAMES = frozenset({"offset", "section", "dtype"})
 
@@ -64,8 +66,8 @@ cdef class Layout:
     cdef readonly size_t n_bytes
     cdef readonly size_t align_bytes
     cdef readonly bint is_generic
-    cdef bytes format                   # PEP 3118; None if that has no format for them
-    cdef readonly bytes image           # an object with its defaults, None when that is all zero
+    cdef bytes format                   # PEP 3118; None if there is no format for the fields
+    cdef readonly bytes image           # the bytes of an object with its defaults, None if all are zero
     cdef bytes description              # None until every reference is resolved
     cdef dict pending                   # own annotations, as far as evaluated
     cdef readonly object scope
@@ -75,7 +77,7 @@ cdef class Layout:
         cdef dict own = self.own_types()
         cdef Layout base = self.base_layout()
         cdef dict fields = {}
-        cdef uint64_t end = 0, align = 1      # as in C: each field on its own alignment, the whole on the largest
+        cdef uint64_t end = 0, align = 1      # as in C: each field at its own alignment, the object at the largest
         cdef FieldType type_
         cdef Field field
         for field in base.fields.values() if base is not None else ():
@@ -90,7 +92,7 @@ cdef class Layout:
                 end += type_.n_bytes
                 align = max(align, type_.align_bytes)
         if round_up(end, align) > <uint64_t>MAX_FIELD_BYTES:
-            raise TypeError(f"a {self.cls.__name__} would have {end} bytes; an object has at most {MAX_FIELD_BYTES}")
+            raise TypeError(f"a {self.cls.__name__} object must have at most {MAX_FIELD_BYTES} bytes, got {end}")
         self.n_bytes = round_up(end, align)
         self.align_bytes = max(align, BLOCK_ALIGN_BYTES)
         self.image = self.make_image(base, fields, own)
@@ -105,7 +107,7 @@ cdef class Layout:
         return 0
 
     cdef dict own_types(self):
-        """The types of the fields that the class itself declares; what could be evaluated stays evaluated."""
+        """Return the types of the fields that the class itself declares; evaluated annotations stay evaluated if a later one raises."""
         found = {}
         for name, annotation in list(self.pending.items()):
             try:
@@ -117,11 +119,11 @@ cdef class Layout:
                 raise TypeError(f"{self.cls.__name__}.{name}: {error}") from None
         for name in found:
             if name in RESERVED_NAMES or name.startswith("_shmem_") or (name.startswith("__") and name.endswith("__")):
-                raise TypeError(f"a field of {self.cls.__name__} cannot be called {name!r}: every object has an attribute of that name")
+                raise TypeError(f"cannot name a field of {self.cls.__name__} {name!r}: every object has an attribute of that name")
         return found
 
     cdef Layout base_layout(self):
-        """The layout that this one continues."""
+        """Return the layout that this one extends."""
         layouts = [layout_of(base) for base in self.cls.__bases__ if isinstance(base, StructMeta)]
         if not layouts:
             return None
@@ -131,22 +133,23 @@ cdef class Layout:
                        if name not in longest.fields or longest.fields[name].origin is not field.origin]
             if strange:
                 raise TypeError(f"{self.cls.__name__} cannot inherit fields from both {longest.cls.__name__} and {layout.cls.__name__}: "
-                                "they would lie in the same place")
+                                "their fields would overlap")
         return longest
 
     def check_redeclared(self, dict inherited, dict own):
-        """Of an inherited field only the default may change."""
+        """Raise if the class changes more than the default of an inherited field."""
         for name, field in inherited.items():
             what = f"the field {field.origin.__name__}.{name}, {field.type!r}"
             hiding = [cls for cls in self.cls.__mro__ if name in cls.__dict__][0]
             if name in own:
                 if isinstance(own[name], Ref) or own[name].describe() != field.type.describe():
-                    raise TypeError(f"{self.cls.__name__}.{name} is declared as {own[name]!r}, but there is {what} already")
+                    raise TypeError(f"cannot declare {self.cls.__name__}.{name} as {own[name]!r}: it is already {what}")
             elif not isinstance(hiding.__dict__[name], Field):
-                raise TypeError(f"{hiding.__name__}.{name} would hide {what}; for another default write the annotation again")
+                raise TypeError(f"cannot define {hiding.__name__}.{name}: it would hide {what}; to change the default, "
+                                "repeat the annotation")
 
     cdef bytes make_image(self, Layout base, dict fields, dict own):
-        """The bytes of an object with its defaults, None when all are zero."""
+        """Return the bytes of an object with its defaults, None if all are zero."""
         cdef bytearray image
         cdef Field field
         defaults = {name: self.cls.__dict__[name] for name in own if name in self.cls.__dict__}
@@ -162,16 +165,16 @@ cdef class Layout:
         return bytes(image) if image.strip(b"\0") else None
 
     cdef int resolve(self) except -1:
-        """Find the classes that references name.  Raise NameError if one is not defined yet."""
+        """Find the classes that references name; raise NameError if one is not defined yet."""
         for field in self.fields.values():
             if isinstance(field, RefField) and field.target_name is None:
                 expression, scope = field.type.target, field.origin._shmem_layout_.scope
                 try:
                     target = evaluate(expression, scope, Ref)
-                except (NameError, AttributeError, TypeError):      # then it may be a type_name
+                except (NameError, AttributeError, TypeError):      # the string may be a type_name
                     target = classes_by_type_name.get(expression)
                     if target is None:
-                        raise NameError(f"{field.where()} refers to {expression}, which is not defined; define or import the "
+                        raise NameError(f"cannot resolve {field.where()}: {expression} is not defined; define or import the "
                                         f"class before the first {self.cls.__name__} is made or read") from None
                 try:
                     resolve_ref(field, field.origin if target is typing.Self else target)
@@ -180,7 +183,7 @@ cdef class Layout:
         return 0
 
     cdef bytes describe(self):
-        """The description for a section: the fields in order, and the base classes, whose fields and methods an object has."""
+        """Return the description for a section: the fields in order, and the base classes, whose fields and methods an object has."""
         if self.description is None:
             import json
 
@@ -192,13 +195,13 @@ cdef class Layout:
 
 
 cdef Layout layout_of(cls):
-    """The layout of a Struct class, made now if it could not be made earlier."""
+    """Return the layout of a Struct class, made now if it could not be made earlier."""
     cdef Layout layout = cls.__dict__["_shmem_layout_"]
     if layout.fields is None:
         try:
             layout.lay_out()
         except NameError as error:
-            raise NameError(f"{cls.__name__} cannot be used yet, an annotation uses a name that is not defined: {error}") from error
+            raise NameError(f"cannot use {cls.__name__} yet: an annotation uses an undefined name: {error}") from error
     return layout
 
 
@@ -209,12 +212,12 @@ class StructMeta(type):
 
     def __new__(meta, name, bases, namespace, *, type_name=None, _generic=None, **kwargs):
         if namespace.get("__slots__", ()) not in ((), [], ""):
-            raise TypeError(f"what a {name} object holds lies in the section: declare fields by annotations instead of __slots__")
+            raise TypeError(f"cannot define {name} with __slots__: its objects are in a section; declare fields by annotations")
         cls = super().__new__(meta, name, bases, {"__slots__": (), **namespace}, **kwargs)
         if cls.__dictoffset__:
             culprits = ", ".join([base.__name__ for base in cls.__mro__ if "__dict__" in base.__dict__])
-            raise TypeError(f"{name} objects would have attributes outside the section, because of {culprits}; "
-                            "a class beside Struct needs __slots__ = ()")
+            raise TypeError(f"cannot define {name}: because of {culprits}, its objects would have attributes outside the section; "
+                            "base classes other than Struct need __slots__ = ()")
         cdef Layout layout = Layout.__new__(Layout)
         layout.cls = cls
         layout.type_name = name_of_type(cls, type_name)
@@ -232,7 +235,7 @@ class StructMeta(type):
         return cls
 
     def __call__(cls, *args, **kwargs):
-        raise TypeError(f"a {cls.__name__} has to lie in a section: shm.new({cls.__name__}, ...) makes one there")
+        raise TypeError(f"cannot construct a {cls.__name__} directly: it must be in a section; use shm.new({cls.__name__}, ...)")
 
 
 cdef str name_of_type(cls, type_name):
@@ -240,15 +243,15 @@ cdef str name_of_type(cls, type_name):
         module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
         return f"{module}.{cls.__qualname__}"
     if not isinstance(type_name, str) or not type_name:
-        raise TypeError(f"type_name is a non-empty string; found {type_name!r}")
+        raise TypeError(f"type_name must be a non-empty string, got {type_name!r}")
     return type_name
 
 
 cdef int prepare(Layout layout, frame) except -1:
-    """Lay the class out if its annotations can be evaluated already, and register it under its name."""
+    """Lay the class out if its annotations can already be evaluated, and register it under its name."""
     layout.pending = own_annotations(layout.cls)
     layout.scope.see(frame)
-    with contextlib.suppress(NameError):        # some name is defined later: layout_of tries again
+    with contextlib.suppress(NameError):        # a name is defined later: layout_of tries again
         layout.lay_out()
         layout.resolve()
     layout.scope.forget_locals()
@@ -269,22 +272,22 @@ cdef int define(str type_name, cls) except -1:
 
 
 cdef dict read_description(str type_name, bytes description):
-    """Parse a section's description of a type.  LayoutMismatch if it is damaged, or of a later version."""
+    """Parse a section's description of a type; raise LayoutMismatch if it is damaged, or of a later version."""
     import json
 
     try:
         facts = json.loads(description)
         if not all([isinstance(name, str) for name in [*facts["bases"], *[field[0] for field in facts["fields"]]]]):
-            raise TypeError("fields and base classes have names")
+            raise TypeError("fields and base classes must have names")
         facts["types"] = {name: field_type_from_description(*how) for name, *how in facts["fields"]}
     except DAMAGED_TEXT as error:
-        raise LayoutMismatch(f"the section describes its type {type_name!r} in words that this version cannot read: "
+        raise LayoutMismatch(f"cannot read the section's description of type {type_name!r}; use the version that wrote it: "
                              f"{description!r:.200}") from error
     return facts
 
 
 cdef object generic_class(str type_name, bytes description):
-    """A class for a type that is not defined in this process, with its fields and the methods of its nearest defined base."""
+    """Return a class for a type that this process has not defined, with its fields and the methods of its nearest defined base."""
     cdef Layout layout
     cls = generic_classes.get((type_name, description))
     if cls is not None:
@@ -310,7 +313,7 @@ cdef object generic_class(str type_name, bytes description):
         cls = StructMeta.__new__(StructMeta, short_name, (base,), {"__module__": module or "shmem"}, type_name=type_name,
                                  _generic=(own, description, names))
     except (TypeError, ValueError) as error:
-        raise LayoutMismatch(f"the section describes its type {type_name!r} as no class can be: {error}") from error
+        raise LayoutMismatch(f"cannot make a class for type {type_name!r} of the section: {error}") from error
     generic_classes[type_name, description] = cls
     return cls
 
@@ -326,17 +329,18 @@ cdef class StructBase(Placed):
     """The C base of all Struct objects: a Placed with Python's special methods."""
 
     def __cinit__(self):
-        # fields.object_at makes objects as Placed and does not call this: no object without a block can exist
-        raise TypeError(f"a {type(self).__name__} has to lie in a section: shm.new({type(self).__name__}, ...) makes one there")
+        # fields.object_at creates objects through Placed and does not call this, so an object without a block cannot exist
+        name = type(self).__name__
+        raise TypeError(f"cannot construct a {name} directly: it must be in a section; use shm.new({name}, ...)")
 
     def __init__(self, /, *args, **fields):
         if args:
-            raise TypeError(f"{type(self).__name__} takes the values of its fields by keyword; found {len(args)} positional arguments")
+            raise TypeError(f"{type(self).__name__} takes the values of its fields by keyword, got {len(args)} positional arguments")
         set_fields(self, layout_of(type(self)), fields)
 
     @property
     def __class__(self):
-        # read-only: with the fields of another class an object would reach beyond its block
+        # read-only: with the fields of another class an object could access memory beyond its block
         return type(self)
 
     def __eq__(self, other):
@@ -363,15 +367,15 @@ cdef class StructBase(Placed):
         sent = travel(self)
         if sent is not None:
             return sent
-        raise TypeError(f"a {type(self).__name__} lies in shared memory and cannot be pickled or copied by value.  To other processes "
-                        "multiprocessing sends it as a handle, and so does shmem.handle(obj); to store it, store its fields")
+        raise TypeError(f"cannot pickle or copy a {type(self).__name__}: it is in shared memory; send shmem.handle(obj), which "
+                        "multiprocessing does automatically, or store its fields")
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         """Export the object's bytes; if a format is requested, one item of the class's dtype, so that np.asarray works in place."""
         if placed_is_stale(self):
             raise_stale(self)
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
-            raise ReadOnlyError("the section was opened read-only")
+            raise ReadOnlyError(f"cannot write to a {type(self).__name__}: the section was opened read-only")
         cdef Py_ssize_t n_bytes = asked_at(self.mapping.section, self.payload_off())
         PyBuffer_FillInfo(view, self, self.data, n_bytes, not self.mapping.writable, flags)
         cdef Layout layout
@@ -385,33 +389,33 @@ cdef class StructBase(Placed):
 
 
 class Struct(StructBase, metaclass=StructMeta, type_name="shmem.Struct"):
-    """Base of the classes whose objects lie in a section.
+    """Base of the classes whose objects are in a section.
 
     The annotations of the class body are the fields: numbers (`int64`, `float32`, `bool_` …; also `int`,
-    `float`, `bool`, `complex` and numpy types), ``Bytes[N]``, ``Array[float64, 3]`` and ``Ref["Node"]``.  A value behind the
-    annotation is the field's default; without one a field starts as zero, False, empty or None.  Every other attribute is refused.
-    Fields are inherited, methods and properties work as anywhere.
+    `float`, `bool`, `complex` and numpy types), ``Bytes[N]``, ``Array[float64, 3]`` and ``Ref["Node"]``.  A value after the
+    annotation is the field's default.  Without one a field starts as zero, False, empty or None.  Objects have no other attributes.
+    Fields are inherited; methods and properties work as in any class.
 
-    Objects are made by ``shm.new(Node, key=1)``: fields by keyword, or whatever ``__init__`` takes if the class
-    has one.  They are read and written in place, by every process that maps the section.  The section knows their class
-    by its qualified name, or by the one given as in ``class Node(Struct, type_name="node")``.  Two objects are equal
-    when they are the same block.
+    Objects are made by ``shm.new(Node, key=1)``.  It takes the fields by keyword, or the arguments of ``__init__`` if the class
+    has one.  Every process that maps the section reads and writes objects in place.  The section identifies their class
+    by its qualified name, or by a name given as in ``class Node(Struct, type_name="node")``.  Two objects are equal
+    if they are the same block.
 
     Attributes
     ----------
     dtype : numpy.dtype
-        The fields as a structured dtype.  Of the class as well as of its objects.
+        The fields as a structured dtype, for the class and for its objects.
     offset : int
         Bytes from the section's start to the object.
     section : SharedMemory
-        Where the object lies.
+        The section that contains the object.
 
     Raises
     ------
     InvalidBlock
-        A field is read or written after the object was freed.
+        A field was accessed after the object was freed.
     ReadOnlyError
-        A field is written in a section that was opened read-only.
+        A field was assigned in a section that was opened read-only.
 
     Examples
     --------
@@ -452,7 +456,7 @@ cdef int set_fields(StructBase obj, Layout layout, dict values) except -1:
 
 
 cdef str difference(str type_name, bytes here, bytes there):
-    """The fields in which two descriptions differ, as text."""
+    """Return the differences of two descriptions as text."""
     import json
 
     mine, theirs = json.loads(here), read_description(type_name, there)
@@ -474,12 +478,12 @@ cdef str as_text(how):
 
 
 cdef object mismatch(str type_name, bytes here, bytes there):
-    return LayoutMismatch(f"the section knows the type {type_name!r} with another layout: {difference(type_name, here, there)}.  Objects "
-                          "made with the other layout cannot be used by this class; give the new one a type_name of its own")
+    return LayoutMismatch(f"cannot use type {type_name!r}: it has another layout in the section: {difference(type_name, here, there)}; "
+                          "give the new class a type_name of its own")
 
 
 cdef object section_mismatch(Mapping mapping, str type_name, bytes here, error):
-    """The LayoutMismatch of `type_id_for`, with the difference of the layouts if it can be found."""
+    """Return the LayoutMismatch of `type_id_for`, with the difference of the layouts if it can be found."""
     for type_id in range(TYPE_FIRST_USER, TYPE_LAST_USER + 1):
         found = type_by_id(mapping, type_id)
         if found is None:
@@ -499,9 +503,9 @@ cdef TypeEntry make_entry(Layout layout, uint32_t type_id):
 
 
 cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
-    """The entry for new objects of this class; the type is registered in the section if it is not yet."""
+    """Return the entry for new objects of this class; register the type in the section if necessary."""
     if cls is Struct:
-        raise TypeError("Struct has no fields; derive a class from it, and make objects of that")
+        raise TypeError("cannot make a Struct: it has no fields; derive a class from it")
     cdef Layout layout = layout_of(cls)
     cdef bytes description = layout.describe()
     cdef str name = layout.type_name if type_name is None else name_of_type(cls, type_name)
@@ -517,16 +521,16 @@ cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
 
 
 cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
-    """The entry of the class for blocks with this type id."""
+    """Return the entry of the class for blocks with this type id."""
     cdef TypeCache cache = cache_of(mapping)
     cdef Py_ssize_t index = <Py_ssize_t>type_id - TYPE_FIRST_USER
     if index < len(cache.by_id) and cache.by_id[index] is not None:
         return cache.by_id[index]
     found = type_by_id(mapping, type_id)
     if found is None:
-        raise InvalidBlock(f"a block has the type id {type_id}, which the section does not know")
+        raise InvalidBlock(f"cannot open a block of type id {type_id}: the section has no such type")
     name, description = found[0].decode("utf-8", "replace"), found[1]
-    cache = cache_of(mapping)       # before the class: if one is defined meanwhile, this cache is no longer used
+    cache = cache_of(mapping)       # before the class is looked up: if one is defined meanwhile, this cache is no longer used
     cls = classes_by_type_name.get(name)
     if cls is None:
         cls = generic_class(name, description)
@@ -540,13 +544,13 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
 
 
 def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
-    """The object for a used block with a type id of a user's type: what `_core.wrap` calls."""
+    """Return the object for a used block with the type id of a user's type; called by `_bridge.blocks.wrap`."""
     cdef TypeEntry entry = entry_of_id(mapping, type_id)
     cdef char* data = mapping.base + payload_off
     cdef uint64_t found = room_at(mapping.section, payload_off)
     if found < entry.n_bytes:
-        raise InvalidBlock(f"the block at offset {payload_off:#x} has {found} bytes, too few for a {entry.cls.__name__} with its "
-                           f"{entry.n_bytes}: it was reallocated")
+        raise InvalidBlock(f"cannot open the block at offset {payload_off:#x} as {entry.cls.__name__}: it was reallocated to "
+                           f"{found} bytes, and the class needs {entry.n_bytes}")
     return object_at(mapping, entry.cls, data)
 
 
@@ -554,30 +558,29 @@ register_opener(TYPE_FIRST_USER, TYPE_LAST_USER, open_object)
 
 
 def type_of_class(Mapping mapping not None, cls):
-    """The type id under which a section knows a class: registered now if it is not yet."""
+    """Return the type id of a class in a section; register the class if necessary."""
     return entry_of_class(mapping, cls, None).type_id
 
 
 def class_of_type(Mapping mapping not None, uint32_t type_id):
-    """The reverse: the class that stands for a type id, generic if this process has none."""
+    """Return the class for a type id, a generic one if this process has not defined it."""
     if not TYPE_FIRST_USER <= type_id <= TYPE_LAST_USER:
-        raise InvalidBlock(f"{type_id} is not the type id of a Struct class")
+        raise InvalidBlock(f"type id must be {TYPE_FIRST_USER} to {TYPE_LAST_USER} for a Struct class, got {type_id}")
     return entry_of_id(mapping, type_id).cls
 
 
 def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):
-    """Make an object in a section: what `SharedMemory.new` does.
+    """Return a new object in the section.
 
     Parameters
     ----------
-    memory : SharedMemory
     cls : Struct class or numpy dtype
-        A dtype gives an array of no dimensions.
+        For a dtype the object is an array of no dimensions.
     *args, **kwargs
-        Values of fields, by keyword; or, if the class has an ``__init__`` of its own, whatever that takes.  It finds
-        the fields holding their defaults.  When it raises, the block is freed again.
+        Values of fields, by keyword; or the arguments of ``__init__`` if the class has one.  When ``__init__`` is called, the
+        fields have their defaults.  If it raises, the block is freed.
     type_name : str, optional
-        The type's name in the section; by default the class's own.
+        The type's name in the section; by default that of the class.
 
     Returns
     -------
@@ -586,9 +589,9 @@ def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):
     Raises
     ------
     SectionFull
-        No room.
+        There is not enough free memory in the section.
     LayoutMismatch
-        The section knows a type of that name with other fields.
+        The section has a type of that name with other fields.
     """
     if not isinstance(cls, StructMeta):
         return new_array(memory, cls, args, kwargs)
@@ -617,10 +620,10 @@ def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):
 
 
 cdef object new_array(Memory memory, dtype, tuple args, dict kwargs):
-    """An array of no dimensions, for a dtype or something with one."""
+    """Return a new array of no dimensions for a dtype, numpy type or field type."""
     is_type = isinstance(dtype, (np.dtype, FieldType)) or (isinstance(dtype, type) and issubclass(dtype, np.generic))
     if not is_type:
-        raise TypeError(f"new makes objects of Struct classes, and arrays of a numpy dtype; found {dtype!r}")
+        raise TypeError(f"the class of a new object must be a Struct class or a numpy dtype, got {dtype!r}")
     if args or kwargs:
-        raise TypeError("new takes no values for an array: assign them, as in array[...] = values")
+        raise TypeError("new does not take values for an array; assign them, as in array[...] = values")
     return memory.zeros((), np.dtype(dtype if not isinstance(dtype, FieldType) else dtype.dtype))

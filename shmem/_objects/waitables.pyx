@@ -22,7 +22,7 @@ from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
 from shmem._base.system_tools import named_path
-from shmem._core import register_opener, travel
+from shmem._bridge.blocks import register_opener, travel
 from shmem._objects.fields import KINDS
 
 cimport cython
@@ -34,20 +34,22 @@ from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport (
-    BLOCK_HEAD_BYTES, NAMED_EVENT, NAMED_SEMAPHORE, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t, mutex_t, named_state_t,
-    semaphore_t)
+    BLOCK_HEAD_BYTES, EVENT_SIGNALED, NAMED_EVENT, NAMED_SEMAPHORE, SEMAPHORE_MAX, TYPE_EVENT, TYPE_MUTEX, TYPE_SEMAPHORE, block_t, event_t,
+    mutex_t, named_state_t, semaphore_t)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport pause_ns
-from shmem._core cimport (
-    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place, placed_is_stale, run_step, step_t)
+from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, place, placed_is_stale
+from shmem._bridge.calls cimport check, deadline_argument, run_step, step_t
+from shmem._bridge.mapping cimport Mapping, face_of
+from shmem._core cimport Memory
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.fields cimport Field, FieldType, field_address, raise_stale
 from shmem._sync.channel cimport ALL_WAITERS, channel_notify
 from shmem._sync.named_file cimport named_open, named_request_t, named_unlink, named_unmap
 from shmem._sync.primitives cimport (
-    EVENT_SIGNALED, SEMAPHORE_MAX, event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
+    event_is_signaled, event_reset, event_sequence, event_signal, event_wait, mutex_is_held, mutex_is_mine,
     mutex_lock, mutex_try, mutex_unlock, place_t, semaphore_signal, semaphore_try, semaphore_wait)
 
 cdef enum:
@@ -153,7 +155,7 @@ cdef int _open_file(Waitable self, str name, uint32_t kind, named_state_t* initi
     with nogil:
         status = named_open(&request)
     if status != OK:
-        raise explain_named(status, what, path, request.user)
+        raise explain_named(status, "open", what, path, request.user)
     room.named = request.named
     found = (<char*>request.named.uuid)[:16]
     if uuid is not None and uuid != found:
@@ -202,7 +204,7 @@ cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t 
 
 
 def open_placed(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
-    """Return the object for a used block of one of these types; `_core.wrap` calls this."""
+    """Return the object for a used block of one of these types; `_bridge.blocks.wrap` calls this."""
     cls = {TYPE_SEMAPHORE: Semaphore, TYPE_EVENT: Event, TYPE_MUTEX: Mutex}[type_id]
     if room_at(mapping.section, payload_off) < (<Words>cls.__shmem_field__).n_bytes:
         raise_damaged(mapping.section, payload_off, f"the block is too small for a {cls.__name__}, which its front tag names")
@@ -346,7 +348,7 @@ cdef class Waitable(Placed):
         encoded = os.fsencode(self.file[1])
         status = named_unlink(encoded, self.file[2], self.file[3])
         if status != OK:
-            raise explain_named(status, type(self).__name__.lower(), self.file[1], 0)
+            raise explain_named(status, "remove", type(self).__name__.lower(), self.file[1], 0)
 
     def __eq__(self, other):
         if not isinstance(other, Waitable):

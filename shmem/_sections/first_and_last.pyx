@@ -1,11 +1,12 @@
 # cython: language_level=3
 """The first opener and the last participant of a section.  All calls are made with the opening byte locked, under the process mutex.
 
-First opener: no liveness byte is locked.  It alone may change the file's size, because no other process has it mapped.  It creates the
-section (marked BEING_MADE first, MAGIC last), or resets what is volatile and recovers the heap if the section was not closed.
+An opener is the first one if no liveness byte is locked.  Only it may change the file's size, because no other process has the file mapped.
+It creates the section (marked BEING_MADE first, MAGIC last), or it resets the volatile state and recovers the heap if the section was not
+closed.
 
-Last participant: no liveness byte is locked after it dropped its own.  It holds the opening byte, so no other process can join.  It
-removes an anonymous section; of any other it leaves a clean file, cut to the pages in use.
+A participant is the last one if no liveness byte is locked after it dropped its own.  It holds the opening byte, so no other process can
+join.  It removes the file of an anonymous section.  Any other file it leaves clean, truncated to the pages in use.
 """
 
 from libc.errno cimport EINTR
@@ -60,9 +61,9 @@ cdef int first_create(int fd, open_request_t* request) noexcept nogil:
 
 
 cdef void section_quiet(section_t* section) noexcept nogil:
-    """Reset a section without participants: open what was locked, free every entry.
+    """Reset a section without participants: open its gates and locks, free every entry.
 
-    Generations stay, so that no old signature is ever valid again.
+    Generations are kept, so that no old signature ever becomes valid again.
     """
     cdef header_t* header = section.header
     cdef uint32_t i
@@ -74,19 +75,19 @@ cdef void section_quiet(section_t* section) noexcept nogil:
         n_holders += readers_count(section.participants[i].readers)
         section.participants[i].readers = readers_none(section.participants[i].readers)
         section.participants[i].attached = section.participants[i].waiting = 0
-    if n_holders:                        # a holder of the lock was killed as the last participant: the next holder is notified
+    if n_holders:                        # a holder of the lock died as the last participant: the next holder is warned
         header.owner_deaths += 1
         header.death_notice = 1
 
 
 cdef uint64_t first_reserved(const header_t* header, uint64_t file_bytes) noexcept nogil:
-    """Return up to where a first opener needs backing: the file may be a copy with holes."""
+    """Return the offset below which a first opener needs backing; the file may be a copy with holes."""
     cdef uint64_t reserved = header.reserved if header.reserved < file_bytes else file_bytes
     return reserved if reserved > header.top else header.top
 
 
 cdef int first_reset(section_t* section, open_request_t* request, uint64_t file_bytes) noexcept nogil:
-    """Reset what is volatile, since no participant lives.  What is in use has backing."""
+    """Reset the volatile state, since no participant is alive.  What is in use has backing already."""
     cdef header_t* header = section.header
     request.was_unclean = header.clean == 0
     section_quiet(section)
@@ -103,18 +104,18 @@ cdef int first_recover(section_t* section, bint was_unclean) noexcept nogil:
     if was_unclean or section.header.broken:
         status = heap_enter(section, WAIT_FOREVER)
         if status == OK:
-            heap_recover(section, ALL_PARTICIPANTS)         # if that fails, the heap can still be read
+            heap_recover(section, ALL_PARTICIPANTS)         # even if that fails, the heap can be read
             heap_leave(section)
     store_release_u32(&section.header.clean, 0)
     if status == OK and not section.anonymous:
-        status = memory_sync(section.base, PAGE_BYTES)   # on disk before the first change: power may fail
+        status = memory_sync(section.base, PAGE_BYTES)   # on disk before the first change, in case power fails
     return status
 
 
 # -- the last participant -----------------------------------------------------------------------------------
 
 cdef void _last_out(section_t* section) noexcept nogil:
-    """Remove an anonymous section; leave any other as a clean file cut to what is used.  No other process is attached or can join."""
+    """Remove the file of an anonymous section; leave any other clean and truncated.  No other process is attached or can join."""
     cdef header_t* header = section.header
     cdef file_facts_t facts
     cdef uint64_t keep
@@ -147,9 +148,9 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
 
 
 cdef bint _exchange_descriptor(section_t* section, int* opening_fd) noexcept nogil:
-    """With no descriptor to spare, exchange the section's own for one that can be locked.
+    """Replace the section's own descriptor by one that can be locked, if no further descriptor can be opened.
 
-    The caller has the process mutex, so no child has inherited it.
+    The caller holds the process mutex, so no child has inherited the new one.
     """
     file_close(section.fd)
     section.fd = -1
@@ -159,9 +160,9 @@ cdef bint _exchange_descriptor(section_t* section, int* opening_fd) noexcept nog
 
 
 cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
-    """Leave the section; if no other participant lives, leave it whole.  The caller has the process mutex.
+    """Leave the section; if no other participant is alive, leave it whole.  The caller holds the process mutex.
 
-    A thread that exits while it holds the lock may have left data half-changed, which counts as a holder's death.
+    A thread that exits while it holds the lock may leave data half-updated, which counts as the death of a holder.
     """
     cdef int opening_fd = -1
     cdef int fd = section_descriptor(section)
@@ -176,7 +177,7 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
             pass
     cease_to_participate(section)
     if is_serialised and not participants_any_alive(section):
-        sign_with(section, 0, participant_generation(section, 0))     # no participant is there who could mistake it
+        sign_with(section, 0, participant_generation(section, 0))     # no participant is left that could mistake it
         must_recover = section.header.heap_gate != 0 or _anyone_left_something(section)
         section.header.heap_gate = 0
         if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:

@@ -10,10 +10,10 @@ ctypedef struct open_request_t:
     bint trust_owner
     int permissions
     uint64_t max_size             # 0: the section must exist
-    uint64_t desired_address      # 0: anywhere
+    uint64_t desired_address      # 0: any address
     uint32_t index_kind
     uint32_t max_participants
-    # out: facts for the error message
+    # results: facts for the error message
     uint64_t found
     uint64_t wanted
     uint64_t size_bytes           # of the section, or the size requested for it

@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The header of a section's file: filled for a new section, and checked before anything else in a file is believed.
+"""The header of a section's file: filled for a new section, and checked before anything else in the file is used.
 
 After `header_check` every offset and size of the header fits the file and the layout, so that the section can be mapped.
 """
@@ -8,7 +8,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strcmp, strncpy
 
 from shmem._base.layout cimport (
-    LAYOUT_VERSION, MAGIC, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, header_t, layout_fingerprint, participants_bytes)
+    END_OF_ADDRESSES, LAYOUT_VERSION, MAGIC, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, header_t, layout_fingerprint,
+    participants_bytes)
 from shmem._base.status cimport ADDRESS_IN_USE, LABEL_MISMATCH, LAYOUT_MISMATCH, NOT_A_SECTION, OK
 
 
@@ -32,7 +33,7 @@ cdef void header_fill(header_t* header, open_request_t* request) noexcept nogil:
 
 
 cdef int header_check(const header_t* header, uint64_t file_bytes, open_request_t* request) noexcept nogil:
-    """Check that the file is a section of this layout, whole enough to be mapped: 0 or the reason for refusing it."""
+    """Check that the file is a section of this layout that can be mapped: 0 or the reason for refusing it."""
     cdef uint64_t part
     if header.magic != MAGIC:
         return NOT_A_SECTION
@@ -43,8 +44,8 @@ cdef int header_check(const header_t* header, uint64_t file_bytes, open_request_
     if (header.max_participants == 0 or header.max_participants > MAX_PARTICIPANTS or header.participants_off != PAGE_BYTES
             or header.intents_off != PAGE_BYTES + part or header.index_off != PAGE_BYTES + 2 * part
             or header.heap_start != control_bytes(header.max_participants) or header.max_size & (PAGE_BYTES - 1)
-            or header.max_size > <uint64_t>1 << 47 or header.top < header.heap_start or header.top > header.max_size
-            or header.desired_address & (PAGE_BYTES - 1) or header.desired_address >> 47):
+            or header.max_size > END_OF_ADDRESSES or header.top < header.heap_start or header.top > header.max_size
+            or header.desired_address & (PAGE_BYTES - 1) or header.desired_address >= END_OF_ADDRESSES):
         return NOT_A_SECTION
     request.found = file_bytes
     request.wanted = header.top

@@ -1,9 +1,9 @@
 # cython: language_level=3
-"""Images: a section's bytes where no other process can see them.
+"""Images: the bytes of a section where no other process can see them.
 
-A snapshot that has no name yet, and a private copy that `check` looks at, are images.  No process is attached to an image, so the code that
-recovers and verifies a heap works on it as it does for a first opener: everybody who ever had an entry is dead.  Its gates
-are opened before anything else, and nothing here waits.
+A snapshot without a name is an image, and so is the private copy that `check` examines.  No process is attached to an image.  The code
+that recovers and verifies a heap therefore works on it as for a first opener: every owner of an entry is dead.  The gates are opened
+first, and nothing here waits.
 """
 
 from libc.errno cimport ENOMEM
@@ -26,7 +26,7 @@ cdef int image_begin(section_t* section, char* base, uint64_t size_bytes, int fd
     cdef header_t* header = <header_t*>base
     cdef file_facts_t facts
     memset(section, 0, sizeof(section_t))
-    section.private = <private_t*>calloc(1, sizeof(private_t))       # of no participant
+    section.private = <private_t*>calloc(1, sizeof(private_t))       # belongs to no participant
     if section.private == NULL:
         return ENOMEM
     section.base = base
@@ -52,35 +52,35 @@ cdef void image_end(section_t* section) noexcept nogil:
 
 
 def is_in_use(int fd):
-    """Whether any process is attached to the section in the file behind a descriptor."""
+    """Return whether any process is attached to the section in the file behind a descriptor."""
     cdef bint is_locked = True
     return byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) != 0 or is_locked
 
 
 def hold_opening(int fd, bint shared):
-    """Keep processes from opening or closing the section in the file behind a descriptor, until that is closed.
+    """Keep processes from opening or closing the section in the file behind a descriptor, until the descriptor is closed.
 
     Parameters
     ----------
     fd : int
         Open for reading if `shared`, else for writing.
     shared : bool
-        Let others hold it shared meanwhile.
+        Allow other callers to hold it shared meanwhile.
     """
     system_tools.wait_for_byte(fd, <uint64_t>OPENING_BYTE, shared)
 
 
 def check(const unsigned char[::1] image, int fd, bint recover):
-    """What is wrong with a heap whose chain of front tags is whole: (problem, facts); (None, facts) when nothing is.
+    """Verify a heap whose chain of front tags is whole; return (problem, facts), or (None, facts) if there is no problem.
 
     Parameters
     ----------
     image : writable buffer
-        All bytes of the section; header and chain were looked at.
+        All bytes of the section; the caller must have checked header and chain.
     fd : int
-        The file that it was read from.
+        A descriptor of the file from which the image was read.
     recover : bool
-        Recover it first, as the first opener would.
+        Recover the heap first, as the first opener would.
     """
     cdef section_t section
     cdef heap_facts_t facts
@@ -88,7 +88,7 @@ def check(const unsigned char[::1] image, int fd, bint recover):
     cdef int status = image_begin(&section, <char*>&image[0], image.shape[0], fd)
     if status != OK:
         raise MemoryError
-    section.size_bytes = max(section.size_bytes, section.header.max_size)      # bounds are compared with it; nothing is read above `top`
+    section.size_bytes = max(section.size_bytes, section.header.max_size)      # a bound for offsets; nothing above `top` is read
     memset(&facts, 0, sizeof(heap_facts_t))
     with nogil:
         if recover:

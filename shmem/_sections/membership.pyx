@@ -1,8 +1,8 @@
 # cython: language_level=3
 """Membership: how this process becomes a participant of a section, and how it ceases to be one.
 
-A participant owns an entry of the table, and the kernel's lock on the entry's liveness byte.  It signs with index and generation.  A
-participant that takes an entry over first clears up what the dead owner left, in the lock and in the heap.
+A participant owns an entry of the table, and the kernel's lock on the entry's liveness byte.  Its signature is index and generation.
+A participant that takes over the entry of a dead owner first clears up what that owner left in the lock and in the heap.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -50,7 +50,7 @@ cdef int become_participant(section_t* section) noexcept nogil:
 
 
 cdef int attach_child(section_t* section) noexcept nogil:
-    """Make a child whose fork no handler saw a participant of its own, if any participant still lives."""
+    """Make a child whose fork no handler saw a participant of its own, if any participant is still alive."""
     cdef int status = OK, opening_fd = -1, fd
     process_mutex_lock()
     if section.private.index_plus_1 == 0:
@@ -59,7 +59,7 @@ cdef int attach_child(section_t* section) noexcept nogil:
         if status == OK:
             status = byte_lock(opening_fd, OPENING_BYTE, True)
         if status == OK and not participants_any_alive(section):
-            status = CLOSED                  # the last participant has cut or removed the file
+            status = CLOSED                  # the last participant has truncated or removed the file
         if status == OK:
             section.n_forks += 1
             status = become_participant(section)
@@ -71,7 +71,8 @@ cdef int attach_child(section_t* section) noexcept nogil:
 cdef void cease_to_participate(section_t* section) noexcept nogil:
     """Leave in order: free the entry and drop the liveness byte.
 
-    What other threads of this process hold of the lock stays as it is.  They will never release it, so it is taken over as after a kill.
+    Locks that other threads of this process hold stay as they are.  Those threads will never release them, so they are taken over as after
+    a kill.
     """
     cdef uint32_t index = section.private.index_plus_1 - 1
     if section.private.index_plus_1 == 0:

@@ -1,19 +1,19 @@
 # cython: language_level=3
-"""Opening: a process joins a section, by path, and leaves it with its last handle.
+"""Opening: a process joins a section by path, and leaves it with its last handle.
 
-Order of locks: the process mutex, then the opening byte of one section's file, then that section's heap gate.  No thread asks for the GIL
+Lock order: the process mutex, then the opening byte of one section's file, then that section's heap gate.  No thread acquires the GIL
 while it holds any of them.
 
 The opening byte is a kernel lock, which a killed process drops.  It is taken through an open file description made for this one opening
-or closing.  A fork cannot copy that description, because the fork handler waits for the process mutex.  Once the opener has the byte, it
-checks that path and descriptor still mean the same file.
+or closing.  A fork cannot copy that description, because the fork handler waits for the process mutex.  Once the opener has locked the
+byte, it checks that path and descriptor still lead to the same file.
 
 Life of a section's file::
 
     (none) or empty    a process is creating it, or died before the first write
     BEING_MADE         first write of a creator; the next opener creates the section anew
     MAGIC, clean = 1   whole, no process attached
-    MAGIC, clean = 0   in use; if no participant lives, the next opener is the first one and recovers the heap
+    MAGIC, clean = 0   in use; if no participant is alive, the next opener is the first one and recovers the heap
 
 Around this file: `header.pyx` checks a header, `membership.pyx` makes the process a participant, `first_and_last.pyx` creates, recovers and
 closes, `process.pyx` handles fork, thread end and exit.
@@ -41,7 +41,7 @@ from shmem._sections.membership cimport attach_child, become_participant, cease_
 from shmem._sections.process cimport sections_add, sections_find, sections_remove
 
 cdef enum:
-    OPEN_AGAIN = 1 << 20         # the path means another file by now; no errno is as large
+    OPEN_AGAIN = 1 << 20         # the path leads to another file by now; larger than any errno
 
 cdef uint64_t _n_sections_made = 0
 
@@ -140,7 +140,7 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         if section.size_bytes < facts.size_bytes and file_bytes == facts.size_bytes:
             section.size_bytes = round_up(facts.size_bytes, PAGE_BYTES)     # a larger file keeps its size
         status = file_set_size(section.fd, section.size_bytes)
-        if status == OK:                     # before it is mapped: on tmpfs, reading a hole takes memory
+        if status == OK:                     # before it is mapped, because on tmpfs reading a hole allocates memory
             status = file_reserve(section.fd, 0, first_reserved(&header, file_bytes), section.size_bytes)
     elif file_bytes < section.size_bytes:
         request.found, request.wanted = file_bytes, section.size_bytes
@@ -156,12 +156,12 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
     if status == OK and is_first:
         status = first_recover(section, request.was_unclean)
     if status != OK and is_first and not request.was_made:
-        file_set_size(section.fd, facts.size_bytes)         # as it was found
+        file_set_size(section.fd, facts.size_bytes)         # restore the size that was found
     return status
 
 
 cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil:
-    """Add a hold to a section that this process has already, and for a read-only handle the other mapping."""
+    """Add a hold to a section that this process has joined already, and for a read-only handle the other mapping."""
     cdef uint64_t address = request.desired_address if request.desired_address else section.header.desired_address
     cdef file_facts_t facts
     cdef int status
@@ -184,7 +184,7 @@ cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil
 
 
 cdef int _check_file(int fd, open_request_t* request, file_facts_t* facts) noexcept nogil:
-    """Check that this is a file that may be used at all: regular, of a trusted owner, on a coherent file system."""
+    """Check that the file may be used at all: regular, of a trusted owner, on a coherent file system."""
     cdef int status = file_facts(fd, facts)
     if status != OK:
         return status
@@ -203,7 +203,7 @@ cdef bint _path_means(const char* path, const file_facts_t* facts) noexcept nogi
 
 
 cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil:
-    """Make one attempt: OPEN_AGAIN when the path meant another file by the time the opening byte was locked."""
+    """Make one attempt: OPEN_AGAIN if the path leads to another file by the time the opening byte is locked."""
     cdef int fd = -1, opening_fd = -1
     cdef file_facts_t facts
     cdef section_t* made = NULL
@@ -233,7 +233,7 @@ cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil
         sections_add(made)
         section[0] = made
     elif made != NULL:
-        if request.was_made:                                # leave no section that is half-made or unused
+        if request.was_made:                                # leave no incomplete or unused section behind
             file_set_size(fd, 0)
             if request.anonymous:
                 file_remove(request.path)

@@ -1,11 +1,11 @@
 # cython: language_level=3
-"""The sections of this process: the list of them, and what a fork, the end of a thread and the exit of the process do to each.
+"""The list of this process's sections, and what a fork, the end of a thread and the exit of the process do to each of them.
 
 The list is read and changed under the process mutex, which the fork handlers hold from before the fork until after it.
 
-Fork.  Before: an entry is taken for the child, through an open file description and a page that the child inherits.
-After, in the parent: page and descriptor are dropped; the child's remain.  In the child: it signs with the new entry.
-The child's private page was wiped by the fork, so the child holds no lock; the parent's liveness page is not mapped in it.
+Before a fork, an entry is taken for the child, through an open file description and a page that the child inherits.
+After it, the parent drops page and descriptor, and the child keeps its own copies and signs with the new entry.
+The fork wipes the private pages, so the child holds no lock; the parent's liveness page is not mapped in it.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -27,7 +27,7 @@ cdef extern from *:
     """
     #define MAX_WAITS 1000
     #define WAIT_NS 100000
-    _Static_assert((long long)MAX_WAITS * WAIT_NS > SLICE_NS, "at exit, a thread that sleeps on the lock is waited for");
+    _Static_assert((long long)MAX_WAITS * WAIT_NS > SLICE_NS, "exit must wait longer than a sleeper on the lock");
     """
     enum: MAX_WAITS
     enum: WAIT_NS
@@ -87,11 +87,11 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
 # -- the end of the process, and of threads -----------------------------------------------------------------
 
 cdef uint32_t sections_depart() noexcept nogil:
-    """Leave, at exit, every section in which no thread is busy; return how many are left over.
+    """Leave, at exit, every section in which no thread is busy; return the number of sections that could not be left.
 
-    Views may outlive the call: nothing in use is cut.
+    Views may outlive the call: nothing in use is truncated.
 
-    The caller has the GIL, so no thread becomes busy meanwhile.
+    The caller holds the GIL, so no thread becomes busy meanwhile.
     """
     cdef section_t* section
     cdef uint32_t n_left = 0, waits_left
@@ -100,7 +100,7 @@ cdef uint32_t sections_depart() noexcept nogil:
     while section != NULL:
         if not section.departed and section.private.index_plus_1 != 0:
             store_release_u32(&section.leaves, 1)
-            waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock leaves meanwhile
+            waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock returns meanwhile
             while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
@@ -114,7 +114,7 @@ cdef uint32_t sections_depart() noexcept nogil:
 
 
 cdef void thread_ended(void* unused) noexcept nogil:
-    """Release what an ending thread holds in any section, as by the death of its owner."""
+    """Release what an ending thread holds in any section, as after the death of the holder."""
     cdef section_t* section
     process_mutex_lock()
     section = _sections

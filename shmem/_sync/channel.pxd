@@ -4,34 +4,35 @@
 ::
 
     low half    a sequence number, the futex: every notification changes it
-    high half   the number of registrations: of threads that are to be woken
+    high half   the number of registrations, which are threads to be woken
 
-A waiter registers, looks at the condition, sleeps on the sequence with which it registered, and looks again.  To sleep again it registers
-again.  A notifier changes the condition and then notifies n waiters.  Without registrations that is one load and no system call.
-Otherwise one swap takes n registrations away and moves the sequence, and then n sleepers are woken.
+A waiter registers, checks the condition, sleeps on the sequence with which it registered, and checks again.  To sleep again it registers
+again.  A notifier changes the condition and then notifies n waiters.  Without registrations this takes one load and no system call.
+Otherwise one swap removes n registrations and advances the sequence, and then n sleepers are woken.
 
-The condition and the channel are two words.  The notifier changes the condition, then looks at the channel.  The waiter registers, then
-looks at the condition.  All four operations are sequentially consistent: at least one side sees the other.
+The condition and the channel are two words.  The notifier changes the condition, then reads the channel.  The waiter registers, then
+reads the condition.  All four operations are sequentially consistent, so at least one side sees the other.
 
 Invariant: *registrations plus due wakes are never fewer than sleepers*; with fewer, a wake would be lost.  A wake is due from the step
-that takes its registration away until the wake itself; in between, registrations alone may be fewer than sleepers.  A
-notification takes n registrations away and wakes n.  If it finds fewer asleep, then no thread sleeps any more: a waiter that had registered
-but was not yet asleep meets another sequence, does not fall asleep, and registers again.
+that removes its registration until the wake itself; in between, registrations alone may be fewer than sleepers.  A
+notification removes n registrations and wakes n sleepers.  If it finds fewer, then no thread sleeps any more: a waiter that had registered
+but was not yet asleep finds a new sequence, does not fall asleep, and registers again.
 
-There may be too many registrations: of killed waiters, of waiters that met another sequence, and of waiters that gave up after
-a notification for others.  They cost needless system calls, and would grow without bound beside many waiters that give up.  So a
-notification that finds fewer asleep takes all remaining registrations away, unless a thread has registered since.
+There may be too many registrations: of killed waiters, of waiters that found a new sequence, and of waiters that gave up after
+a notification for others.  They cause needless system calls, and with many waiters that give up they would grow without bound.  So a
+notification that finds fewer sleepers removes all remaining registrations, unless a thread has registered since.
 
-A wake goes to any sleeper, whichever registration was taken away for it.  So a woken waiter that leaves without looking at the condition
-notifies one more.
+A wake goes to any sleeper, whichever registration was removed for it.  So a woken waiter that leaves without checking the condition
+must pass the wake on by notifying one waiter.
 
-A notifier that is killed between taking registrations away and waking leaves sleepers that no thread will wake.  So every sleep
-is a slice of at most `SLICE_NS`; after it the waiter looks at the condition and registers anew.
+A notifier that is killed between removing registrations and waking leaves sleepers that no thread will wake.  So every sleep
+is a slice of at most `SLICE_NS`; after it the waiter checks the condition and registers again.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_seq_cst_u64, fetch_add_seq_cst_u64, load_seq_cst_u64
 from shmem._base.deadline cimport FOREVER
+from shmem._base.layout cimport CHANNEL_WAITERS_SHIFT
 from shmem._base.system cimport futex_wait, futex_wake, now_ns
 
 cdef extern from "<errno.h>" nogil:
@@ -42,8 +43,8 @@ cdef extern from *:
     #ifndef SHMEM_CHANNEL
     #define SHMEM_CHANNEL
     #include <stdint.h>
-    #define SLICE_NS 50000000      /* the longest sleep before a waiter looks again: bounds the harm of a wake lost by a kill */
-    #define CHANNEL_ONE_WAITER ((uint64_t)1 << 32)
+    #define SLICE_NS 50000000      /* the longest sleep before a waiter checks again: bounds the delay by a wake lost in a kill */
+    #define CHANNEL_ONE_WAITER ((uint64_t)1 << CHANNEL_WAITERS_SHIFT)
     #endif
     """
     enum: SLICE_NS
@@ -61,16 +62,16 @@ cdef inline uint32_t* low_half(uint64_t* word) noexcept nogil:
 
 cdef inline uint32_t channel_registrations(uint64_t word) noexcept nogil:
     """Return the number of registrations in a word that was loaded from a channel."""
-    return <uint32_t>(word >> 32)
+    return <uint32_t>(word >> CHANNEL_WAITERS_SHIFT)
 
 
 cdef inline uint32_t channel_register(uint64_t* channel) noexcept nogil:
-    """Register, before the look at the condition; return the sequence to sleep on."""
+    """Register, before checking the condition; return the sequence to sleep on."""
     return <uint32_t>fetch_add_seq_cst_u64(channel, CHANNEL_ONE_WAITER)
 
 
 cdef inline void channel_withdraw(uint64_t* channel, uint32_t sequence) noexcept nogil:
-    """Take back a registration without going to sleep (again).  After a notification it may be gone: then nothing changes."""
+    """Withdraw a registration without sleeping (again).  After a notification it may be gone; then nothing changes."""
     cdef uint64_t word = load_seq_cst_u64(channel)
     while <uint32_t>word == sequence and channel_registrations(word) != 0:
         if compare_exchange_seq_cst_u64(channel, word, word - CHANNEL_ONE_WAITER):
@@ -79,7 +80,7 @@ cdef inline void channel_withdraw(uint64_t* channel, uint32_t sequence) noexcept
 
 
 cdef inline int channel_sleep(uint64_t* channel, uint32_t sequence, int64_t deadline_ns, int64_t longest_ns) noexcept nogil:
-    """Sleep for a slice, at most to the deadline: 0 when notified (or the sequence had moved), ETIMEDOUT or EINTR."""
+    """Sleep for a slice, at most until the deadline: 0 if notified (or the sequence has advanced), ETIMEDOUT or EINTR."""
     cdef int64_t left_ns
     if deadline_ns != FOREVER:
         left_ns = deadline_ns - now_ns()
@@ -98,9 +99,10 @@ cdef inline void channel_notify_registered(uint64_t* channel, uint32_t n_threads
             return
         n_registered = n_registered - n_threads if n_registered > n_threads else 0
         sequence = <uint32_t>(<uint32_t>word + ONE_SEQUENCE)
-        if compare_exchange_seq_cst_u64(channel, word, n_registered << 32 | sequence):
+        if compare_exchange_seq_cst_u64(channel, word, n_registered << CHANNEL_WAITERS_SHIFT | sequence):
             if futex_wake(low_half(channel), <int>n_threads) < <int>n_threads and n_registered != 0:
-                compare_exchange_seq_cst_u64(channel, n_registered << 32 | sequence, sequence)     # no thread sleeps: they are left over
+                # no thread sleeps: these registrations are left over
+                compare_exchange_seq_cst_u64(channel, n_registered << CHANNEL_WAITERS_SHIFT | sequence, sequence)
             return
         word = load_seq_cst_u64(channel)
 

@@ -6,18 +6,18 @@ One owner word (`_base/owner.pxd`)::
     0                         free
     index, generation         a thread of that participant is inside
     the same, owner dead      free for the thread that swaps exactly this word for its own
-    GATE_WAITERS              flag beside an owner: threads sleep on the word; the owner wakes one as it leaves
+    GATE_WAITERS              flag added to an owner: threads sleep on the word; the owner wakes one when it leaves
 
-Invariant: *while a thread sleeps, the word has GATE_WAITERS, or a wake is due*.  A thread that has slept enters with the flag, for others
-may sleep too: so one wake too many is possible, one too few is not.  Every sleep is a slice, because a wake is lost
-when the thread that owes it is killed before it wakes, or the woken thread is killed before it enters.
+Invariant: *while a thread sleeps, the word has GATE_WAITERS, or a wake is due*.  A thread that has slept enters with the flag, because
+others may sleep too; so there may be one wake too many, but never one too few.  Every sleep is a slice, because a wake is lost
+if the thread that owes it is killed before it wakes, or the woken thread is killed before it enters.
 
-When a gate is taken over, the dead owner's entry may have a new owner already, which has never been inside.  The entering thread repairs
-what the dead owner left half done: `gate_step` returns OWNER_DIED.
+When a gate is taken over, the dead owner's entry may already have a new owner, which has never been inside.  The entering thread repairs
+the dead owner's incomplete change: `gate_step` returns OWNER_DIED.
 
-No thread inside a gate waits for anything else, and none runs Python; a thread that asks with the GIL held does not wait.  The owner of the
-heap's gate takes no other gate, except in a snapshot: those of the queues (see `_core.pyx` for the order).  Modelled in
-`tests/models/heap_gate.pml`.
+A thread inside a gate does not wait for anything else and does not run Python.  A thread that requests a gate with the GIL held does not
+wait for it.  The owner of the heap's gate takes no other gate, except in a snapshot, which takes those of the queues (`_core.pyx` has the
+order).  `tests/models/heap_gate.pml` models this.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -32,7 +32,7 @@ from shmem._sync.channel cimport SLICE_NS
 
 cdef enum:
     GATE_SPINS = 100
-    GATE_LEAST_SLICE_NS = 1000000        # a waiter past its deadline waits so long for the thread inside
+    GATE_LEAST_SLICE_NS = 1000000        # how long a waiter past its deadline waits for the thread inside
 
 ctypedef struct gate_wait_t:             # one thread's wait for a gate
     int64_t deadline_ns
@@ -58,7 +58,7 @@ cdef inline bint gate_take_over(section_t* section, uint64_t* gate, uint64_t wor
 
 
 cdef inline int64_t gate_slice(int64_t deadline_ns) noexcept nogil:
-    """Return how long to sleep: to the deadline or for a slice.  A caller that does not wait for the condition still waits for the gate."""
+    """Return how long to sleep: until the deadline or for a slice.  A non-blocking caller still waits for the gate itself."""
     cdef int64_t left_ns
     if deadline_ns == FOREVER or deadline_ns == AT_ONCE:
         return SLICE_NS
@@ -95,6 +95,6 @@ cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait)
         word |= GATE_WAITERS
     wait.waiters = GATE_WAITERS
     status = futex_wait(<uint32_t*>gate, <uint32_t>word, gate_slice(wait.deadline_ns))
-    if status != OK and gate_take_over(section, gate, word):     # after a signal too: signals may come more often than slices end
+    if status != OK and gate_take_over(section, gate, word):     # after a signal too: signals may arrive more often than slices end
         return OWNER_DIED
     return WOULD_BLOCK if status == OK else status

@@ -1,13 +1,13 @@
 # cython: language_level=3
 """The files of named semaphores and events: one page each, `named_t` at its start.
 
-A file is written before it has a name, and given its name in one step that fails if the name is taken.  So a
-name always leads to a complete file, and a kill leaves nothing behind.  Of several processes that create at the same time one wins, and
-the others open its file.  Nothing but the state changes afterwards.
+A file is written before it has a name, and gets its name in one step that fails if the name is taken.  So a
+name always leads to a complete file, and a kill leaves nothing behind.  If several processes create the file at the same time, one wins
+and the others open its file.  Afterwards only the state changes.
 
-Any other file under the name is left alone.  A user with write access can damage the file, as with sections: another user's file
-is refused, and another user's symbolic link not followed.  All checks are made when the file is opened.  Truncating a file that
-is open elsewhere kills those processes (SIGBUS), as with any mapped file; replacing it, or writing any bytes, does not.
+Any other file under the name is not modified.  As with sections, a user with write access can damage the file.  Therefore another user's
+file is refused, and another user's symbolic link is not followed.  All checks are made when the file is opened.  Truncating a file that
+other processes have open kills them (SIGBUS), as with any mapped file; replacing it, or writing any bytes, does not.
 """
 
 from libc.errno cimport EACCES, EEXIST, EISDIR, ELOOP, ENOENT, ENXIO
@@ -24,7 +24,7 @@ cdef enum:
 
 
 cdef int _make(named_request_t* request, int* fd) noexcept nogil:
-    """Make a file with the initial state, under its name: EEXIST when another process was faster."""
+    """Create a file with the initial state under its name: EEXIST if another process was faster."""
     cdef named_t named
     cdef int status
     memset(&named, 0, sizeof(named_t))
@@ -67,11 +67,11 @@ cdef int _open_or_make(named_request_t* request, int* fd) noexcept nogil:
             request.user = facts.user
             return UNTRUSTED_OWNER
         return status
-    return NOT_A_SECTION                                    # a symbolic link that leads nowhere
+    return NOT_A_SECTION                                    # a dangling symbolic link
 
 
 cdef int _check(int fd, named_request_t* request) noexcept nogil:
-    """Check that the file may be used and is the right one, and map it."""
+    """Check that the file is trusted and valid, and map it."""
     cdef file_facts_t facts
     cdef char* base = NULL
     cdef named_t* named

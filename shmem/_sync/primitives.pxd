@@ -1,47 +1,43 @@
 # cython: language_level=3
-"""Semaphore, event and mutex: inline fast paths.  The states, and which event wakes which waiters, stand in `_sync/primitives.pyx`.
+"""Semaphore, event and mutex: inline fast paths.  `_sync/primitives.pyx` describes the states, and which event wakes which waiters.
 
 Functions return 0 or a status; none needs the GIL.  Deadlines: `_base/deadline.pxd`.
-A semaphore or an event may lie anywhere; a mutex lies in a section, for its owner is a participant.
+A semaphore or an event may be anywhere; a mutex must be in a section, because its owner is a participant.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport (
     compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_seq_cst_u32, load_seq_cst_u64, thread_pointer)
-from shmem._base.layout cimport block_t, event_t, mutex_t, semaphore_t
+from shmem._base.layout cimport EVENT_SIGNALED, SEMAPHORE_MAX, block_t, event_t, mutex_t, semaphore_t
 from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport OK, VALUE_OVERFLOW, WOULD_BLOCK
 from shmem._sync.channel cimport channel_notify
 
-cdef enum:
-    SEMAPHORE_MAX = 0x7fffffff
-    EVENT_SIGNALED = 1
-
 ctypedef struct place_t:
-    const block_t* block          # that holds the words, by themselves or in a field
+    const block_t* block          # that contains the words, as a block of their own or in a field
     uint64_t serial               # of the block when the wait began
 
-# Wait: 0, TIMEOUT_EXPIRED, INVALID_BLOCK (freed meanwhile; `place` may be NULL), or with `stop_for_signals` INTERRUPTED; then
-# nothing was taken.
+# Wait: 0, TIMEOUT_EXPIRED, INVALID_BLOCK (freed meanwhile; `place` may be NULL), or with `stop_for_signals` INTERRUPTED, which
+# means that nothing was taken.
 cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
-# `since` is `event_sequence` of the moment when the wait began: a waiter that was INTERRUPTED and waits again has missed nothing
+# `since` is `event_sequence` at the beginning of the wait, so that a waiter that was INTERRUPTED and waits again does not miss a signal
 cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef void event_signal(event_t* event) noexcept nogil
 cdef void event_reset(event_t* event) noexcept nogil
-# Acquire it, waiting; `owner_died`: its last owner died without releasing it
+# Acquire the mutex, waiting; `owner_died`: its last owner died without releasing it
 cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
                     bint* owner_died) noexcept nogil
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil
-# Whether a live participant owns it
+# Return whether a live participant owns the mutex
 cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil
 # Slow half of acquiring a second mutex: see `_sync/primitives.pyx`
 cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil
-# This thread ends: release the mutexes that it holds, with a notice of the death for their next owners
+# Called when this thread ends: release the mutexes that it holds, with a notice of the death for their next owners
 cdef void mutexes_release_all(section_t* section) noexcept nogil
 
 
 cdef inline int semaphore_try(semaphore_t* semaphore) noexcept nogil:
-    """Take one if there is one, else WOULD_BLOCK.  All writes before the `semaphore_signal` that it came from are visible."""
+    """Take one unit if there is one, else return WOULD_BLOCK.  All writes before the matching `semaphore_signal` are visible."""
     cdef uint32_t value = load_seq_cst_u32(&semaphore.value)
     while value != 0:
         if compare_exchange_seq_cst_u32(&semaphore.value, value, value - 1):
@@ -72,9 +68,9 @@ cdef inline uint32_t event_sequence(event_t* event) noexcept nogil:
 
 
 cdef inline uint64_t thread_signature(section_t* section) noexcept nogil:
-    """Return how this thread signs a mutex.
+    """Return the signature of this thread in a mutex.
 
-    The participant is part of it: after a fork, and without address space randomisation, threads of different processes have
+    It includes the participant: after a fork, or without address space randomisation, threads of different processes have
     the same thread pointer.
     """
     return thread_pointer() ^ section.private.owner_word * <uint64_t>0x9e3779b97f4a7c15
@@ -84,15 +80,15 @@ cdef inline bint mutex_is_mine(section_t* section, mutex_t* mutex) noexcept nogi
     """Return whether this thread holds the mutex.
 
     No other thread writes this thread's signature.  Between the claim of another thread of this process and its signature, the
-    mutex has the last owner's signature, which is never this thread's: a release wipes it out, and a dead owner signed
-    as another participant.
+    mutex has the last owner's signature, which is never this thread's: a release clears the signature, and a dead owner was
+    another participant.
     """
     return (section.private.index_plus_1 != 0 and load_seq_cst_u64(&mutex.owner) == section.private.owner_word
             and mutex.thread == thread_signature(section))
 
 
 cdef inline void mutex_sign(section_t* section, mutex_t* mutex, thread_t* me, bint* owner_died) noexcept nogil:
-    """Write the rest of the mutex, after this participant has become its owner."""
+    """Write the other words of the mutex, after this participant has become its owner."""
     if mutex.died or owner_died[0]:
         mutex.died = 0
         mutex.owner_deaths += 1
@@ -106,7 +102,7 @@ cdef inline void mutex_sign(section_t* section, mutex_t* mutex, thread_t* me, bi
 
 
 cdef inline int mutex_try(section_t* section, mutex_t* mutex, bint* owner_died) noexcept nogil:
-    """Acquire it if it is free or this thread holds it already, else WOULD_BLOCK."""
+    """Acquire the mutex if it is free or this thread already holds it, else return WOULD_BLOCK."""
     cdef thread_t* me = thread_find(section)
     owner_died[0] = False
     if me == NULL:

@@ -1,31 +1,32 @@
 # cython: language_level=3
-"""Semaphore, event, mutex: words that processes wait on, in a section or a file of their own.
+"""Semaphore, event, mutex: words on which processes wait, in a section or a file of their own.
 
-All wait on a channel (`_sync/channel.pxd`): a waiter registers, looks again, sleeps for a slice of at most SLICE_NS;
+Waiters of all three use a channel (`_sync/channel.pxd`): a waiter registers, checks again, and sleeps for a slice of at most SLICE_NS;
 a thread that changes the condition notifies.  Without waiters there is no system call.
 
-Semaphore.  `value` is taken by compare-and-swap and is never negative; `signal(n)` adds n in one step and wakes n waiters.  A killed
-waiter had nothing.  A killed signaller has added or has not; if it was killed before it woke any waiter, sleepers look after their slice.
+Semaphore.  `value` is decremented by compare-and-swap and is never negative; `signal(n)` adds n in one step and wakes n waiters.  A killed
+waiter has taken nothing.  A killed signaller has added n or nothing; if it was killed before it woke the waiters, they check after their
+slice.
 
 Event.  One word, which is its own channel: bit 0 is the state, the rest of the low half counts the signals.
-A wait ends when the event is signaled *or has been since it began*.  So a reset at once after a signal does not take
-the signal from threads that waited (as in `threading`), nor from threads that have left the wait for a moment to check for Ctrl-C.
-A signal takes all registrations away.
+A wait ends when the event is signaled *or has been signaled since the wait began*.  So a reset right after a signal does not take
+the signal from threads that waited (as in `threading`), or from threads that briefly left the wait to check for Ctrl-C.
+A signal removes all registrations.
 
 Mutex.  Owned by a thread of a participant::
 
     owner = 0                  free
     owner = index, generation  held by that participant, by its thread `thread`, `depth` times
-    the same, owner dead       free for the thread that swaps exactly this word for its own, which learns of the death
+    the same, owner dead       free for the thread that swaps exactly this word for its own and reports the death
 
 Only the owner writes the other words, except `channel`.  A thread that ends releases the mutexes that it holds: it finds
-them along `next_held_off`, from `held_mutex_off` in its private slot.  If it is killed, the participant is dead, and its
-whole list void.  The block of a held mutex may be freed, which is misuse: a link to it then leads to no mutex of this thread.
-When the thread acquires another mutex, it cuts the list there, lest a mutex in the same place be linked twice.  Mutexes
+them through `next_held_off`, starting at `held_mutex_off` in its private slot.  If it is killed, the participant is dead, and its
+list is void.  The block of a held mutex may be freed, which is misuse: a link to it then does not lead to a mutex of this thread.
+When the thread acquires another mutex, it cuts the list at such a link, so that a mutex at the same place is not linked twice.  Mutexes
 that the thread acquired before the freed one are then not released when it ends.
 
-A block that is freed while a thread sleeps in it (misuse) is detected by the sleeper, after its slice at the latest, before it
-touches a word.
+If a block is freed while a thread sleeps in it (misuse), the sleeper detects this at the latest after its slice, before it
+accesses a word.
 
 Which event wakes which waiters: `semaphore_signal` n of them, `event_signal` all, `mutex_unlock` one.
 """
@@ -45,18 +46,18 @@ from shmem._sync.storage_lock cimport thread_register
 
 cdef enum:
     N_SPINS = 100
-    N_SLEEPS = 16                  # after so many wakes for which others were faster, return for signals all the same
+    N_SLEEPS = 16                  # after so many wakes for which other threads were faster, return for signals
 
 
 cdef inline bint _is_gone(const place_t* place) noexcept nogil:
-    """Return whether the block was freed: then its words are the heap's or another block's, and a waiter must not touch them."""
+    """Return whether the block was freed: its words then belong to the heap or another block, and a waiter must not access them."""
     return place != NULL and block_is_stale(place.block, place.serial)
 
 
 # -- semaphore ------------------------------------------------------------------------------------------
 
 cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Take one, waiting if need be."""
+    """Take one unit, waiting if necessary."""
     cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS, sleeps_left = N_SLEEPS
     if _is_gone(place):
@@ -78,7 +79,7 @@ cdef int semaphore_wait(semaphore_t* semaphore, const place_t* place, int64_t de
             return INVALID_BLOCK
         if status != 0:
             channel_withdraw(&semaphore.channel, sequence)
-        if semaphore_try(semaphore) == OK:      # also when giving up: a wake meant for this waiter is used
+        if semaphore_try(semaphore) == OK:      # even when giving up, so that a wake meant for this waiter is used
             return OK
         if deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
@@ -120,7 +121,7 @@ cdef int event_wait(event_t* event, const place_t* place, uint32_t since, int64_
 
 
 cdef void event_signal(event_t* event) noexcept nogil:
-    """Signal the event: all waiters go on.  Without effect if it is signaled already."""
+    """Signal the event, which releases all waiters; no effect if it is already signaled."""
     cdef uint64_t word = load_seq_cst_u64(&event.word)
     while word & EVENT_SIGNALED == 0:
         if compare_exchange_seq_cst_u64(&event.word, word, <uint32_t>(<uint32_t>word + 2) | EVENT_SIGNALED):
@@ -131,7 +132,7 @@ cdef void event_signal(event_t* event) noexcept nogil:
 
 
 cdef void event_reset(event_t* event) noexcept nogil:
-    """Clear the event.  Threads that waited when it was signaled go on all the same."""
+    """Clear the event.  Threads that waited when it was signaled are still released."""
     cdef uint64_t word = load_seq_cst_u64(&event.word)
     while word & EVENT_SIGNALED:
         if compare_exchange_seq_cst_u64(&event.word, word, word & ~<uint64_t>EVENT_SIGNALED):
@@ -181,7 +182,7 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, 
 
 cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, int64_t deadline_ns, bint stop_for_signals,
                     bint* owner_died) noexcept nogil:
-    """Acquire it, waiting if need be; once more if this thread holds it already."""
+    """Acquire the mutex, waiting if necessary; increment the depth if this thread already holds it."""
     cdef thread_t* me = NULL
     cdef int status = thread_register(section, &me)
     owner_died[0] = False
@@ -198,18 +199,18 @@ cdef int mutex_lock(section_t* section, mutex_t* mutex, const place_t* place, in
 
 
 cdef bint _is_held(section_t* section, uint64_t off) noexcept nogil:
-    """Return whether a mutex that this thread holds lies there, in bounds: one whose block was freed ends the list."""
+    """Return whether the offset is in bounds and has a mutex that this thread holds; a freed block ends the list."""
     return (off & 7 == 0 and off >= section.heap_start and off <= section.size_bytes - sizeof(mutex_t)
             and mutex_is_mine(section, <mutex_t*>(section.base + off)))
 
 
 cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
-    """Cut the list where it leads to anything but a mutex of this thread, or back; a mutex claimed but not yet signed is none."""
+    """Cut the list where a link forms a cycle, or does not lead to a mutex that this thread has claimed and signed."""
     cdef uint64_t* link = &me.held_mutex_off
     cdef uint64_t off = link[0], n_steps = 0, mark_off = 0
     while off != 0 and off != mark_off and _is_held(section, off):
         if n_steps & (n_steps - 1) == 0:
-            mark_off = off               # after 1, 2, 4 ... steps (Brent): a walk in a circle meets it
+            mark_off = off               # after 1, 2, 4 ... steps (Brent): a walk in a cycle meets it
         n_steps += 1
         link = &(<mutex_t*>(section.base + off)).next_held_off
         off = load_relaxed_u64(link)
@@ -217,13 +218,13 @@ cdef void mutexes_forget_freed(section_t* section, thread_t* me) noexcept nogil:
 
 
 cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nogil:
-    """Take a mutex out of the list of this thread; nearly always it is the first."""
+    """Remove a mutex from the list of this thread; nearly always it is the first."""
     cdef uint64_t off = me.held_mutex_off, wanted = <uint64_t>(<char*>mutex - section.base)
     cdef mutex_t* before
     if off == wanted:
         me.held_mutex_off = mutex.next_held_off
         return
-    mutexes_forget_freed(section, me)    # from here on it ends
+    mutexes_forget_freed(section, me)    # from here on the list has an end
     off = me.held_mutex_off
     while off != 0 and _is_held(section, off):
         before = <mutex_t*>(section.base + off)
@@ -234,7 +235,7 @@ cdef void _unlink(section_t* section, thread_t* me, mutex_t* mutex) noexcept nog
 
 
 cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
-    """Release it once: NOT_OWNER when this thread does not hold it."""
+    """Release the mutex once: NOT_OWNER if this thread does not hold it."""
     cdef thread_t* me = thread_find(section)
     if me == NULL or not mutex_is_mine(section, mutex):
         return NOT_OWNER
@@ -249,7 +250,7 @@ cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
 
 
 cdef bint mutex_is_held(section_t* section, const mutex_t* mutex) noexcept nogil:
-    """Return whether a live participant owns it."""
+    """Return whether a live participant owns the mutex."""
     cdef uint64_t word = load_seq_cst_u64(&mutex.owner)
     return word != 0 and owner_is_alive(section, word)
 

@@ -14,7 +14,7 @@ cdef extern from *:
     """
     const uint64_t PACKED
 
-ctypedef struct ring_t:            # this process's copy of a queue's facts: checked when it was opened, never read from the section again
+ctypedef struct ring_t:            # this process's copy of a queue's constants: checked when it was opened, then never read again
     section_t* section
     queue_t* at
     char* data
@@ -26,14 +26,14 @@ ctypedef struct ring_t:            # this process's copy of a queue's facts: che
     uint32_t type_id
     uint32_t text_bytes
     bint is_bytes
-    uint32_t put_spins             # how often to look before sleeping: learnt
+    uint32_t put_spins             # how often to poll before sleeping: adaptive
     uint32_t get_spins
 
-# Messages to put, or room for messages to get.  Records lie side by side.  A byte string lies there alone, its length in `length`;
-# or several are PACKED, each a length word and its bytes, rounded up to words.
+# Messages to put, or room for messages to get.  Records are contiguous.  A single byte string has its length in `length`;
+# several are PACKED, each as a length word and its bytes, rounded up to words.
 ctypedef struct batch_t:
-    char* data                     # moves on as messages are put
-    uint64_t n_items               # still to be put; or the most to get
+    char* data                     # advances as messages are put
+    uint64_t n_items               # still to be put; or the maximum to get
     uint64_t n_done
     uint64_t length
     uint64_t n_bytes               # PACKED, to get: bytes that fit
@@ -44,16 +44,16 @@ cdef inline uint64_t packed_bytes(uint64_t length) noexcept nogil:
     return sizeof(uint64_t) + round_up(length, sizeof(uint64_t))
 
 
-# Check every number of a queue's header that leads somewhere against the size of its block: CORRUPTED when one does not fit
+# Check every offset and size in a queue's header against the size of its block: CORRUPTED if one does not fit
 cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t serial, uint64_t room_bytes) noexcept nogil
-# Put or get what is possible at once: WOULD_BLOCK when the gate is taken, QUEUE_FULL or QUEUE_EMPTY, QUEUE_CLOSED, INVALID_BLOCK, CORRUPTED
+# Put or get what is possible at once: WOULD_BLOCK if the gate is taken, QUEUE_FULL or QUEUE_EMPTY, QUEUE_CLOSED, INVALID_BLOCK, CORRUPTED
 cdef int ring_put_try(ring_t* ring, batch_t* batch) noexcept nogil
 cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil
 # Wait until all is put, or something was got.  TIMEOUT_EXPIRED: the gate stayed closed.  INTERRUPTED only with
 # `stop_for_signals`
 cdef int ring_put(ring_t* ring, batch_t* batch, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef int ring_get(ring_t* ring, batch_t* batch, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
-# Shut down: no more messages are put; with `immediate`, none are got either
+# Shut down: no more messages can be put or, with `immediate`, got
 cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 # Count the messages; CORRUPTED
 cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil

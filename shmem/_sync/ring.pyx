@@ -5,36 +5,37 @@
 
     head                tail                    both only grow; slot = number % capacity
      |  put, not taken   |  free, or being written by the owner of the producers' gate
-     |  the first may be being copied by the owner of the consumers' gate
+     |  the owner of the consumers' gate may be copying the first ones
 
     0 <= tail - head <= capacity          empty: equal; full: capacity
 
-*One store commits.*  Put: copy into the free slots, then store `tail`.  Get: copy out of the first slots, then store `head`.  Before
-that store a killed process has put nothing, or taken nothing; after it, everything, and a killed consumer takes its messages with it.
-So nothing needs repair: a thread that takes a gate over from a dead owner goes on where `tail` and `head` are.
+*One store commits.*  Put: copy into the free slots, then store `tail`.  Get: copy out of the first slots, then store `head`.  A process
+killed before that store has put or taken nothing; one killed after it has put or taken everything, and a killed consumer's messages are
+lost with it.  So no repair is needed: a thread that takes over a gate from a dead owner continues at `tail` and `head`.
 
-Gates (`_sync/gate.pxd`): one for producers, one for consumers; the two sides never
-meet in a gate.  Each side keeps the last value that it saw of the other's number (`head_seen`, `tail_seen`) beside its gate, and looks
-again only when that value shows no room, or no message: so the cache lines of `head` and `tail` do not travel with every message.  A value
-seen is never ahead of the truth, so acting on it is safe, also after the process that stored it was killed.
+Gates (`_sync/gate.pxd`): producers have one and consumers another, so the two sides never
+wait for each other's gate.  Each side keeps the last value that it read of the other's number (`head_seen`, `tail_seen`) next to its gate.
+It reads the number again only if that value shows no room, or no message, so that the cache lines of `head` and `tail` are not transferred
+for every message.  A kept value is never ahead of the actual one, so using it is safe, even if the process that stored it was killed.
 
-Which event wakes which waiters.  A put of n wakes n of those on `not_empty`, a get of n wakes n of those on `not_full`, a shutdown all
-of both.  A waiter registers on the channel, looks again, and then sleeps for a slice of at most SLICE_NS (`_sync/channel.pxd`): the slice
-covers a wake lost by a process killed before it woke, or after it was woken and before it took anything.  A woken waiter that does not
-come through the gate to look, because of its deadline or a signal, passes its wake on.
-`tail` and the registration are two words: the store of one, and the look at the other after it, are sequentially consistent on both sides.
+Which event wakes which waiters.  A put of n messages wakes n waiters on `not_empty`, a get of n wakes n waiters on `not_full`, and a
+shutdown wakes all.  A waiter registers on the channel, checks again, and then sleeps for a slice of at most SLICE_NS
+(`_sync/channel.pxd`).  The slice bounds the delay by a wake that is lost because a process was killed before it woke a waiter, or after it
+was woken and before it took a message.  A woken waiter that does not pass the gate to check, because of its deadline or a signal, passes
+its wake on.
+`tail` and the registration are two words.  On both sides the store of one and the load of the other after it are sequentially consistent.
 
-Freed.  The block of a freed queue is never written: whether it was freed is checked before a gate is asked for, inside the gate, and after
-each sleep.  (It can be freed between check and store; the caller that frees a queue must know that it is not in use.)
+Freed queues.  The block of a freed queue is not written: the code checks whether it was freed before it requests a gate, inside the gate,
+and after each sleep.  (It can be freed between check and store; the caller that frees a queue must know that it is not in use.)
 
-A wake costs microseconds, more than a message.  So a thread that finds no room, or no message, looks for some time before it sleeps, on
-more than one core; it learns how long from whether that helped.
+A wake takes microseconds, longer than a message.  So on a machine with several cores a thread that finds no room, or no message, polls for
+some time before it sleeps.  It adapts that time by whether polling has helped.
 
-Shutdown.  `closed` is set under the producers' gate: a consumer that has seen it, and finds the queue empty after that, knows that
+Shutdown.  `closed` is set under the producers' gate.  A consumer that has seen it and then finds the queue empty knows that
 no message will come.
 
-Of the section, only `head`, `tail` and lengths lead anywhere, and they are bounded before use: capacity, slot
-size and place are this process's own copies, checked when the queue was opened.
+Of the section's numbers, only `head`, `tail` and lengths are used for addressing, and they are bounded before use.  Capacity, slot
+size and offset are this process's own copies, checked when the queue was opened.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -65,7 +66,7 @@ cdef inline bint _is_stale(ring_t* ring) noexcept nogil:
 
 
 cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t serial, uint64_t room_bytes) noexcept nogil:
-    """Copy the sizes and places from the queue's header, and check them."""
+    """Copy the sizes and offsets from the queue's header, and check them."""
     if room_bytes < sizeof(queue_t):
         return CORRUPTED
     ring.section = section
@@ -154,7 +155,7 @@ cdef int _copy_records_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t
 
 
 cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* n) noexcept nogil:
-    """Copy as many of n messages as fit into the batch, and set `n` to that.  CORRUPTED when the first has an impossible length."""
+    """Copy as many of n messages as fit into the batch, and set `n` to their number.  CORRUPTED if the first has an invalid length."""
     cdef char* slot
     cdef uint64_t i, length, used = 0
     for i in range(n[0]):
@@ -179,7 +180,7 @@ cdef int _copy_bytes_out(ring_t* ring, uint64_t head, batch_t* batch, uint64_t* 
 # -- inside the gates -----------------------------------------------------------------------------------
 
 cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
-    """Inside the producers' gate: put as many messages as there is room for, leave the gate, wake consumers."""
+    """Put, inside the producers' gate, as many messages as there is room for; leave the gate; wake consumers."""
     cdef queue_t* queue = ring.at
     cdef uint64_t n = batch.n_items, tail = load_relaxed_u64(&queue.tail), used = tail - load_relaxed_u64(&queue.head_seen), head
     cdef int status = OK
@@ -202,8 +203,8 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     if n > ring.capacity - used:
         n = ring.capacity - used
     _copy_in(ring, tail, batch, n)
-    # The commit.  Sequentially consistent: the look at the channel comes after it, as in consumers the look at
-    # `tail` comes after the registration
+    # The commit.  Sequentially consistent: the channel is read after it, as in consumers
+    # `tail` is read after the registration
     store_seq_cst_u64(&queue.tail, tail + n)
     gate_leave(&queue.producers_gate)
     channel_notify(&queue.not_empty, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
@@ -213,7 +214,7 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
 
 
 cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
-    """Inside the consumers' gate: take the messages that there are, leave the gate, wake producers."""
+    """Take, inside the consumers' gate, the available messages; leave the gate; wake producers."""
     cdef queue_t* queue = ring.at
     cdef uint64_t head = load_relaxed_u64(&queue.head), n = load_relaxed_u64(&queue.tail_seen) - head, tail
     cdef bint closed
@@ -236,7 +237,7 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     if status != OK:
         gate_leave(&queue.consumers_gate)
         return status
-    store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the look at the channel, as in _put_inside
+    store_seq_cst_u64(&queue.head, head + n)                     # the commit, before the channel is read, as in _put_inside
     gate_leave(&queue.consumers_gate)
     channel_notify(&queue.not_full, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
     batch.n_done = n
@@ -262,7 +263,7 @@ cdef int ring_get_try(ring_t* ring, batch_t* batch) noexcept nogil:
 # -- waiting --------------------------------------------------------------------------------------------
 
 cdef int _step(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Go through the gate once."""
+    """Put or get once inside the gate."""
     cdef int status = _enter(ring, &ring.at.producers_gate if is_put else &ring.at.consumers_gate, deadline_ns, stop_for_signals)
     if status != OK:
         return status
@@ -270,7 +271,7 @@ cdef int _step(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
 
 
 cdef bint _look_a_while(ring_t* ring, bint is_put) noexcept nogil:
-    """Look, without sleeping, whether the other side puts or takes; learn from that how long it is worth while."""
+    """Poll, without sleeping, whether the other side puts or takes; adapt the polling time to the result."""
     cdef uint32_t* spins = &ring.put_spins if is_put else &ring.get_spins
     cdef uint32_t n_spins = spins[0]
     cdef uint64_t nothing = ring.capacity if is_put else 0
@@ -289,17 +290,17 @@ cdef int _wait(ring_t* ring, batch_t* batch, bint is_put, int64_t deadline_ns, b
     """Put everything, or get something."""
     cdef uint64_t* channel = &ring.at.not_full if is_put else &ring.at.not_empty
     cdef int refused = QUEUE_FULL if is_put else QUEUE_EMPTY, status, slept = OK
-    cdef int64_t look_round_ns = now_ns() + SLICE_NS     # for signals: also a waiter that is woken in vain, or progresses by small parts
+    cdef int64_t look_round_ns = now_ns() + SLICE_NS     # to check for signals, also while it is woken in vain or progresses slowly
     cdef uint32_t sequence
-    cdef bint is_woken = False                   # and has not looked since that wake
+    cdef bint is_woken = False                   # and has not checked since that wake
     while True:
         status = _step(ring, batch, is_put, deadline_ns, stop_for_signals)
         if status != refused and not (status == OK and is_put and batch.n_items):
             if is_woken and (status == TIMEOUT_EXPIRED or status == INTERRUPTED):
-                channel_notify(channel, 1)       # not even looked: the wake is for another waiter
+                channel_notify(channel, 1)       # it has not checked: pass the wake on to another waiter
             return status
         is_woken = False
-        if status == OK:                         # a part was put: the deadline counts only when there is no more room
+        if status == OK:                         # a part was put: the deadline applies only when there is no more room
             slept = OK
         elif deadline_is_past(deadline_ns):
             return refused
@@ -337,7 +338,7 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
     if _is_stale(ring):
         gate_leave(&queue.producers_gate)
         return INVALID_BLOCK
-    exchange_seq_cst_u32(&queue.closed, 1)                       # before the looks at the channels
+    exchange_seq_cst_u32(&queue.closed, 1)                       # before the channels are read
     gate_leave(&queue.producers_gate)
     if immediate:
         status = _enter(ring, &queue.consumers_gate, deadline_ns, stop_for_signals)

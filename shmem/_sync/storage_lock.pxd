@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""The storage lock: inline fast paths.  The truth table, and which event wakes which waiters, stand in `_sync/storage_lock.pyx`.
+"""The storage lock: inline fast paths.  `_sync/storage_lock.pyx` has the truth table, and which event wakes which waiters.
 
 All functions return 0 or a status; none needs the GIL.  Deadlines: `_base/deadline.pxd`.
 """
@@ -14,36 +14,36 @@ from shmem._base.status cimport NOT_OWNER, OK, WOULD_BLOCK
 from shmem._sync.channel cimport ALL_WAITERS, channel_notify, channel_registrations
 
 cdef enum:                              # bits of `lock_gate` between the owner's index and its generation
-    # Beside TURN_READERS: number of readers that the turn is still left to.  They registered in `lock_gate_readers` with the
-    # sequence that stands in the high half
+    # With TURN_READERS: number of readers for which the turn is still reserved.  They registered in `lock_gate_readers` with the
+    # sequence in the high half
     LOCK_TURN_ONE = 0x10000
     LOCK_TURN_MOST = 0xff
-    LOCK_TURN_READERS = 0x04000000      # no owner; open to readers, a writer leaves it to them for TURN_NS
-    LOCK_TURN_WRITERS = 0x08000000      # no owner; for woken writers, a writer that comes now leaves it to them for TURN_NS
-    LOCK_STARVING_READERS = 0x10000000  # beside an owner: the release must leave TURN_READERS
-    LOCK_STARVING_WRITERS = 0x20000000  # beside an owner or a turn: TURN_WRITERS must follow
+    LOCK_TURN_READERS = 0x04000000      # no owner; open to readers, a writer waits for them for TURN_NS
+    LOCK_TURN_WRITERS = 0x08000000      # no owner; for woken writers, a new writer waits for them for TURN_NS
+    LOCK_STARVING_READERS = 0x10000000  # with an owner: the release must set TURN_READERS
+    LOCK_STARVING_WRITERS = 0x20000000  # with an owner or a turn: TURN_WRITERS must follow
 
-# Acquire the lock, waiting.  INTERRUPTED is returned only with `stop_for_signals`, and then nothing is claimed
+# Acquire the lock, waiting.  INTERRUPTED is returned only with `stop_for_signals`, and then the caller has no claim on the lock
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
 # Slow halves of release
 cdef void lock_gate_open(section_t* section) noexcept nogil
 cdef void lock_gate_notify(section_t* section) noexcept nogil
 cdef void upgrade_clear(section_t* section) noexcept nogil
-# Holders, and what dead holders left
+# Holders, and cleaning up after dead holders
 cdef void lock_depths(section_t* section, uint32_t* exclusive, uint32_t* shared) noexcept nogil
 cdef void lock_release_all(section_t* section) noexcept nogil
 cdef void lock_thread_ended(section_t* section) noexcept nogil
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil
 cdef int thread_register(section_t* section, thread_t** me) noexcept nogil
 # SHMEM_DEBUG: check `readers` of this participant as it was before a share was released; check the gate before it opens.  An
-# impossible value aborts the process
+# invalid value aborts the process
 cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil
 cdef void lock_verify_gate(section_t* section) noexcept nogil
 
 
 cdef inline int lock_shared_try(section_t* section) noexcept nogil:
-    """Acquire the lock shared if that needs neither waiting nor the slow path, else WOULD_BLOCK."""
+    """Acquire the lock shared if that needs neither waiting nor the slow path, else return WOULD_BLOCK."""
     cdef thread_t* me = thread_find(section)
     cdef uint64_t* readers
     if me == NULL:
@@ -52,7 +52,7 @@ cdef inline int lock_shared_try(section_t* section) noexcept nogil:
         me.shared += 1
         return OK
     readers = &my_entry(section).readers
-    fetch_add_seq_cst_u64(readers, 1)                       # before the look at the gate; partner: a writer's swap
+    fetch_add_seq_cst_u64(readers, 1)                       # before the gate is read; partner: a writer's swap
     if not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):       # 0 or a turn, which may stay until a writer comes
         me.counted = 1
         me.shared = 1
@@ -63,7 +63,7 @@ cdef inline int lock_shared_try(section_t* section) noexcept nogil:
 
 
 cdef inline int lock_exclusive_try(section_t* section) noexcept nogil:
-    """Acquire the lock exclusive if that needs neither waiting nor the slow path, else WOULD_BLOCK."""
+    """Acquire the lock exclusively if that needs neither waiting nor the slow path, else return WOULD_BLOCK."""
     cdef thread_t* me = thread_find(section)
     cdef uint32_t i
     if me == NULL:
@@ -71,7 +71,7 @@ cdef inline int lock_exclusive_try(section_t* section) noexcept nogil:
     if me.exclusive:
         me.exclusive += 1
         return OK
-    if me.shared or load_relaxed_u64(&section.header.upgrade) != 0:     # a stale look: the drain looks again
+    if me.shared or load_relaxed_u64(&section.header.upgrade) != 0:     # may be stale: the drain checks again
         return WOULD_BLOCK
     if not compare_exchange_seq_cst_u64(&section.header.lock_gate, 0, section.private.owner_word):
         return WOULD_BLOCK
@@ -84,7 +84,7 @@ cdef inline int lock_exclusive_try(section_t* section) noexcept nogil:
 
 
 cdef inline int unlock_shared(section_t* section) noexcept nogil:
-    """Release one shared lock of this thread: NOT_OWNER when it has none."""
+    """Release one shared lock of this thread: NOT_OWNER if it has none."""
     cdef thread_t* me = thread_find(section)
     cdef uint64_t readers
     if me == NULL or me.shared == 0:
@@ -92,7 +92,7 @@ cdef inline int unlock_shared(section_t* section) noexcept nogil:
     me.shared -= 1
     if me.shared == 0 and me.counted:
         me.counted = 0
-        # before the look at the channel; partner: a draining writer, which registers there and then looks at `readers`
+        # before the channel is read; partner: a draining writer, which registers there and then reads `readers`
         readers = fetch_sub_seq_cst_u64(&my_entry(section).readers, 1)
         if section.verify != NULL:
             lock_verify_share(section, readers)
@@ -101,7 +101,7 @@ cdef inline int unlock_shared(section_t* section) noexcept nogil:
 
 
 cdef inline int unlock_exclusive(section_t* section) noexcept nogil:
-    """Release one exclusive lock of this thread: NOT_OWNER when it has none.  With shared still held, a downgrade."""
+    """Release one exclusive lock of this thread: NOT_OWNER if it has none.  If it still holds shared, this downgrades the lock."""
     cdef thread_t* me = thread_find(section)
     if me == NULL or me.exclusive == 0:
         return NOT_OWNER
@@ -116,7 +116,7 @@ cdef inline int unlock_exclusive(section_t* section) noexcept nogil:
     if me.upgrading:
         me.upgrading = 0
         upgrade_clear(section)
-    # before the looks at the channels; partner: a waiter, which registers there and then looks at the gate
+    # before the channels are read; partner: a waiter, which registers there and then reads the gate
     if not compare_exchange_seq_cst_u64(&section.header.lock_gate, section.private.owner_word, 0):
         lock_gate_open(section)                             # there is a STARVING flag
     elif channel_registrations(

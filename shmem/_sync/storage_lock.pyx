@@ -5,7 +5,7 @@
 
     lock_gate   an owner word (`_base/owner.pxd`), a turn, or 0; and flags for starving waiters
     upgrade     the owner word of the participant that holds shared and wants exclusive
-    readers     one per participant: how many of its threads hold the lock shared
+    readers     one per participant: the number of its threads that hold the lock shared
 
 "The gate" is `lock_gate` here.  Truth table (O: some owner; U: the upgrader; r: sum of all readers)::
 
@@ -13,13 +13,13 @@
     0              0         0        free
     0              0         > 0      shared by r threads
     TURN_READERS   any       any      as 0 for readers and the upgrader; a writer waits TURN_NS before it takes the gate
-    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a writer that had registered; a new one waits TURN_NS
-    O              0         > 0      O has claimed the gate and drains; a reader that comes turns back
-    O              0         0        O holds it exclusive (or is about to see that it does)
-    0              U         > 0      U shares it and is about to claim the gate
+    TURN_WRITERS   any       any      as 0 for readers, the upgrader and a registered writer; a new writer waits TURN_NS
+    O              0         > 0      O has claimed the gate and drains; new readers turn back
+    O              0         0        O holds the lock exclusive (or is about to find that it does)
+    0              U         > 0      U holds a share and is about to claim the gate
     O != U         U         > 0      O drains, sees `upgrade`, releases the gate: else each would wait for the other
     U              U         > own    U drains all shares but its own
-    U              U         own      U holds it exclusive, and its own share
+    U              U         own      U holds the lock exclusive, and its own share
 
 Which event wakes which waiters; all but `upgrade` are channels (`_sync/channel.pxd`: registrations are never fewer than sleepers)::
 
@@ -30,32 +30,32 @@ Which event wakes which waiters; all but `upgrade` are channels (`_sync/channel.
     upgrade             writers                   the thread that clears `upgrade`: all of them
     drain               the owner of the gate     a reader that leaves or turns back, an upgrader that registers
 
-Fairness.  An open gate goes to the first thread that comes, mostly one that is running already: that is fast, and starves sleepers.
-A waiter that has waited for STARVING_NS sets a STARVING flag in the gate.  The release that finds the flag leaves a turn.
+Fairness.  An open gate goes to the first thread that arrives, usually one that is already running.  This is fast, but starves sleepers.
+A waiter that has waited for STARVING_NS sets a STARVING flag in the gate.  A release that finds the flag grants a turn.
 The readers' turn comes first, and lasts until as many readers as were registered have entered or given up.  The writers' turn
-follows, and lasts until a writer that had registered takes the gate; if that writer did not starve, the next turn is
-the writers' again.  A turn has no owner, so a kill does not harm it: a waiter that it keeps out takes the gate after TURN_NS.
+follows, and lasts until a registered writer takes the gate.  If that writer did not starve, the next turn is
+the writers' again.  A turn has no owner, so a kill does not block it: a waiter that it keeps out takes the gate after TURN_NS.
 So each of n writers and readers in tight loops has its turn after about n times STARVING_NS.
 
-What a read may miss, and why that is harmless.  A writer that looks at `upgrade` before it claims the gate may miss an upgrader that
-registers a moment later.  The writer holds no share then and the upgrader does, so the drain cannot end, and looks at `upgrade` again.
-A reader looks at the gate after its own increment, a writer looks at the readers after its own swap; all four operations are
+What a read may miss, and why that is harmless.  A writer that reads `upgrade` before it claims the gate may miss an upgrader that
+registers a moment later.  The writer then holds no share and the upgrader does, so the drain cannot end, and reads `upgrade` again.
+A reader reads the gate after its own increment, and a writer reads the readers after its own swap.  All four operations are
 sequentially consistent, so at least one sees the other.
 
-When an owner dies.  Every sleep is a slice of at most SLICE_NS.  After a slice without news, after a signal, and before a timeout is
-reported, a waiter asks whether the participant in its way is alive.  A drainer asks every SLICE_NS by the clock, since readers that turn
-back wake it without news.  If that participant is dead, its word is swapped: the gate's owner for the waiter, the
+When an owner dies.  Every sleep is a slice of at most SLICE_NS.  After a slice without a wake, after a signal, and before it reports a
+timeout, a waiter checks whether the participant that blocks it is alive.  A drainer checks every SLICE_NS by the clock, since readers that
+turn back wake it without progress.  If that participant is dead, its word is swapped: the gate's owner for the waiter, the
 participant in `upgrade` for 0 or the next upgrader, the count that keeps a drain from ending for 0.  The order is always: load the word,
-ask about the owner in it, swap that very word.
+check the owner in it, swap that very word.
 
-A drainer or an upgrader returns to its caller for signals when one ends its sleep, and else only once per SIGNAL_CHECK_NS, since it must
-release the gate or `upgrade` for that.  When the process leaves the section (`section.leaves`), it returns after its current slice, so
+A drainer or an upgrader must release the gate or `upgrade` to return to its caller for signals.  It does so when a signal ends its sleep,
+and otherwise once per SIGNAL_CHECK_NS.  When the process leaves the section (`section.leaves`), it returns after its current slice, so
 that the process does not end as the owner of the gate.
 
-The depths of a thread are its own, in a page that a fork wipes; only the outermost lock touches shared words.
-`counted` tells whether this participant's `readers` includes a share of this thread: not while shared lies inside exclusive.
+The depths of a thread are private, in a page that a fork wipes; only the outermost lock accesses shared words.
+`counted` is set if this participant's `readers` includes a share of this thread; a shared lock inside an exclusive one is not counted.
 
-The lock order of the whole library stands at the head of `_core.pyx`.  The claims above are model-checked (`tests/models`), except
+`_core.pyx` has the lock order of the library.  The claims above are model-checked (`tests/models`), except
 that a writer among several other writers gets its turn: that is measured (`bench`, question `fairness`), and `tests/models/README.md`
 describes what the model finds there.
 """
@@ -83,14 +83,14 @@ cdef extern from *:
     #define MAX_SLICES 20
     _Static_assert((long long)MAX_SLICES * SLICE_NS <= SIGNAL_CHECK_NS, "a drainer checks for signals at least once per SIGNAL_CHECK_NS");
     """
-    enum: MAX_SLICES               # that a drainer or an upgrader sleeps before it returns for signals: it may have slept through one
+    enum: MAX_SLICES               # after which a drainer or an upgrader returns for signals: it may have slept through one
 
 cdef enum:
-    TURN_NS = 100000               # how long a writer leaves a turn to others
-    STARVING_NS = 1000000          # a waiter that has waited so long asks for a turn
+    TURN_NS = 100000               # how long a writer respects the turn of others
+    STARVING_NS = 1000000          # how long a waiter waits before it requests a turn
     N_SPINS = 40
-    MUST_YIELD = 1                 # drain: another participant upgrades, the gate must be released
-    SLICE_OVER = 2                 # slept without news: time to return for signals, if nothing is claimed
+    MUST_YIELD = 1                 # drain: another participant upgrades, so the gate must be released
+    SLICE_OVER = 2                 # slept without a wake: time to return for signals, if nothing is claimed
 
 cdef enum:
     STARVING = LOCK_STARVING_READERS | LOCK_STARVING_WRITERS
@@ -101,17 +101,17 @@ cdef enum Kind:
     UPGRADE
 
 ctypedef struct wait_t:            # one request for the lock while it waits
-    Kind kind                      # and what follows from it:
+    Kind kind                      # determines the next four:
     uint64_t* channel              # where it sleeps until the gate opens
-    uint64_t starving_flag         # by which it asks for a turn; 0: it never asks
-    uint32_t own_shares            # that its drain leaves
-    int slices_left                # of sleep without news, until it returns for signals
+    uint64_t starving_flag         # with which it requests a turn; 0: never
+    uint32_t own_shares            # shares that its drain does not wait for
+    int slices_left                # of sleep without a wake, until it returns for signals
     bint stop_for_signals
     int64_t deadline_ns
     int64_t began_ns               # 0: has not slept yet
-    int64_t turn_ends_ns           # of the others' turn that it waits for; 0: none; 1: over
+    int64_t turn_ends_ns           # end of the others' turn that it waits for; 0: none; 1: over
     bint registered                # it was asleep or about to be: a turn may be meant for it
-    uint32_t sequence              # that it registered with: a readers' turn carries it
+    uint32_t sequence              # of its registration: a readers' turn carries it
     bint taken_over                # result: it owns the gate, whose former owner is dead
 
 
@@ -131,7 +131,7 @@ cdef wait_t _wait_for(section_t* section, Kind kind, int64_t deadline_ns, bint s
 
 
 cdef int _sleep(section_t* section, uint64_t* channel, uint32_t sequence, int64_t deadline_ns, int64_t longest_ns) noexcept nogil:
-    """Sleep for a slice on a channel, counted for `stats`: 0, ETIMEDOUT or EINTR; then the registration is gone."""
+    """Sleep for a slice on a channel, counted for `stats`: 0, ETIMEDOUT or EINTR.  Afterwards the registration is gone."""
     cdef uint32_t* waiting = &my_entry(section).waiting
     cdef int status
     fetch_add_seq_cst_u32(waiting, 1)
@@ -143,25 +143,25 @@ cdef int _sleep(section_t* section, uint64_t* channel, uint32_t sequence, int64_
 
 
 cdef void _note_death(section_t* section) noexcept nogil:
-    """Count a dead holder, and leave the notice for the next holder."""
+    """Count a dead holder, and set the notice for the next holder."""
     fetch_add_seq_cst_u64(&section.header.owner_deaths, 1)
     store_release_u32(&section.header.death_notice, 1)
 
 
 cdef void upgrade_clear(section_t* section) noexcept nogil:
-    """Clear `upgrade`.  Always before the gate opens, or a writer would find both open and a share left."""
+    """Clear `upgrade`.  This must happen before the gate opens, or a writer would find both open while a share is left."""
     store_seq_cst_u64(&section.header.upgrade, 0)
     futex_wake(low_half(&section.header.upgrade), ALL_WAITERS)
 
 
 cdef void lock_gate_notify(section_t* section) noexcept nogil:
-    """The gate has opened: wake all readers, and one writer, which finds in the gate whether it is its turn."""
+    """Wake all readers and one writer after the gate has opened; the writer reads in the gate whether it is its turn."""
     channel_notify(&section.header.lock_gate_readers, ALL_WAITERS)
     channel_notify(&section.header.lock_gate_writers, 1)
 
 
 cdef void lock_gate_open(section_t* section) noexcept nogil:
-    """Open the gate, which this participant owns; leave a turn to starving waiters; wake the waiters that may enter."""
+    """Open the gate, which this participant owns; grant a turn to starving waiters; wake the waiters that may enter."""
     cdef header_t* header = section.header
     cdef uint64_t word, turn = 0, readers
     while True:
@@ -177,13 +177,13 @@ cdef void lock_gate_open(section_t* section) noexcept nogil:
             turn = LOCK_TURN_WRITERS
         if compare_exchange_seq_cst_u64(&header.lock_gate, word, turn):
             break                                  # else a waiter has set its flag meanwhile
-    lock_gate_notify(section)                      # a writer in a readers' turn, too: it ends the turn if they do not come
+    lock_gate_notify(section)                      # also a writer in a readers' turn, which ends the turn if they do not come
 
 
 cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
-    """One of the readers that the turn was left to has entered, or gives up; after the last of them the writers may come.
+    """Count a reader that has used its turn or gives up; after the last one the writers may enter.
 
-    The turn is left to the readers that were registered, which their sequence shows; if none was, to one that was awake at that moment.
+    The turn belongs to the readers that were registered, identified by their sequence; if there were none, to one that was awake then.
     """
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate), n_left, next_word
     while word & LOCK_TURN_READERS and wait.registered:
@@ -202,7 +202,7 @@ cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
 
 
 cdef bint _lock_gate_take_over(section_t* section) noexcept nogil:
-    """Become the owner of the gate if its owner is dead: load, ask, swap."""
+    """Become the owner of the gate if its owner is dead: load, check, swap."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     if not word_has_owner(word) or owner_is_alive(section, word):
         return False
@@ -214,7 +214,7 @@ cdef bint _lock_gate_take_over(section_t* section) noexcept nogil:
 
 
 cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
-    """Clear the shares of the dead owner of the gate, which has some if it upgraded: one death, counted once."""
+    """Clear the shares of the dead owner of the gate, which has some if it upgraded, so that its death is counted once."""
     cdef uint64_t* readers = &section.participants[owner_index(owner)].readers
     cdef uint64_t word
     if owner_index(owner) >= section.max_participants:
@@ -225,7 +225,7 @@ cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
 
 
 cdef bint _set_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """After STARVING_NS of waiting, set the waiter's flag in the gate; the waiter is registered.  False: the gate has changed."""
+    """Set the flag of a registered waiter in the gate after it has waited for STARVING_NS.  False: the gate has changed."""
     cdef int64_t now = now_ns()
     cdef uint64_t flag = wait.starving_flag
     if wait.began_ns == 0:
@@ -236,7 +236,7 @@ cdef bint _set_starving(section_t* section, wait_t* wait, uint64_t word) noexcep
 
 
 cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
-    """Sleep until the gate may have opened: 0 (look again, or `taken_over`), TIMEOUT_EXPIRED, INTERRUPTED, SLICE_OVER."""
+    """Sleep until the gate may have opened: 0 (check again, or `taken_over`), TIMEOUT_EXPIRED, INTERRUPTED, SLICE_OVER."""
     cdef uint64_t* channel = wait.channel
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t sequence
@@ -251,14 +251,14 @@ cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
     if deadline_is_past(wait.deadline_ns):
         wait.taken_over = _lock_gate_take_over(section)
         return OK if wait.taken_over else TIMEOUT_EXPIRED
-    sequence = channel_register(channel)              # before the look; partner: the swap that opens the gate
+    sequence = channel_register(channel)              # before the gate is read; partner: the swap that opens it
     wait.sequence = sequence
     wait.registered = True
     if not _set_starving(section, wait, word):
         channel_withdraw(channel, sequence)
         return OK
     status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
-    if status != OK:                     # after a signal too: signals may come more often than slices end
+    if status != OK:                     # after a signal too: signals may arrive more often than slices end
         wait.taken_over = _lock_gate_take_over(section)
     if wait.taken_over or status == OK:
         return OK
@@ -275,7 +275,7 @@ cdef bint _upgrade_reap(section_t* section, uint64_t word) noexcept nogil:
 
 
 cdef int _upgrade_sleep(section_t* section, uint64_t word, int64_t deadline_ns) noexcept nogil:
-    """A writer sleeps until `upgrade` may have been cleared: 0, TIMEOUT_EXPIRED, INTERRUPTED or SLICE_OVER."""
+    """Sleep, as a writer, until `upgrade` may have been cleared: 0, TIMEOUT_EXPIRED, INTERRUPTED or SLICE_OVER."""
     cdef uint32_t* waiting = &my_entry(section).waiting
     cdef int64_t longest_ns = SLICE_NS
     cdef int status
@@ -313,7 +313,7 @@ cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint
 
 
 cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept nogil:
-    """The owner of the gate waits until only its `own` shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
+    """Wait, as the owner of the gate, until only its `own` shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
     cdef uint64_t* channel = &section.header.drain
     cdef uint32_t first = 0, sequence
     cdef int64_t ask_at_ns = 0
@@ -324,7 +324,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
         spins_left -= 1
         cpu_relax()
     while status == SLICE_OVER:
-        sequence = channel_register(channel)          # before the looks; partner: a reader that leaves, or an upgrader, which then notifies
+        sequence = channel_register(channel)          # before the reads; partner: a leaving reader or an upgrader, which then notifies
         status = _drain_look(section, own, deadline_ns, &first, ask)
         if status != SLICE_OVER:
             channel_withdraw(channel, sequence)
@@ -332,9 +332,9 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
         if ask_at_ns == 0:
             ask_at_ns = now_ns() + SLICE_NS
         if _sleep(section, channel, sequence, deadline_ns, SLICE_NS) == EINTR:
-            status = _drain_look(section, own, deadline_ns, &first, True)        # now, for the next drain may not get as far as to ask
+            status = _drain_look(section, own, deadline_ns, &first, True)        # now, because the next drain may end before it checks
             return INTERRUPTED if status == SLICE_OVER else status
-        ask = now_ns() >= ask_at_ns          # by the clock: readers that come and turn back wake the drainer again and again
+        ask = now_ns() >= ask_at_ns          # by the clock: new readers that turn back wake the drainer again and again
         if ask:
             ask_at_ns = now_ns() + SLICE_NS
             slices_left -= 1
@@ -346,7 +346,7 @@ cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept 
 cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint32_t* first, bint ask) noexcept nogil:
     """Return the state of the drain: 0, MUST_YIELD, TIMEOUT_EXPIRED, or SLICE_OVER, which means sleep.
 
-    An entry that was seen empty stays empty: a reader that comes now sees the gate and turns back.
+    An entry that was seen empty stays empty: a new reader sees the gate and turns back.
     """
     cdef uint64_t word
     cdef bint is_past
@@ -411,7 +411,7 @@ cdef void lock_release_all(section_t* section) noexcept nogil:
 
 
 cdef void lock_thread_ended(section_t* section) noexcept nogil:
-    """This thread ends: release what it held, count that as the death of a holder, free its slot."""
+    """Release what the ending thread held, count that as the death of a holder, and free its slot."""
     cdef thread_t* me = thread_find(section)
     if me == NULL:
         return
@@ -424,9 +424,9 @@ cdef void lock_thread_ended(section_t* section) noexcept nogil:
 # -- acquiring the lock ---------------------------------------------------------------------------------
 
 cdef bint _share_open_gate(section_t* section, wait_t* wait) noexcept nogil:
-    """A reader found the gate open: count a share.  False: the gate has an owner by now, and the reader turned back."""
+    """Count a share for a reader that found the gate open.  False: the gate has an owner now, and the reader has turned back."""
     cdef uint64_t word
-    fetch_add_seq_cst_u64(&my_entry(section).readers, 1)    # before the look at the gate; partner: a writer's swap
+    fetch_add_seq_cst_u64(&my_entry(section).readers, 1)    # before the gate is read; partner: a writer's swap
     word = load_seq_cst_u64(&section.header.lock_gate)
     if word_has_owner(word):
         fetch_sub_seq_cst_u64(&my_entry(section).readers, 1)
@@ -438,7 +438,7 @@ cdef bint _share_open_gate(section_t* section, wait_t* wait) noexcept nogil:
 
 
 cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """A writer found a turn that is not its own: sleep until the turn is used, for at most TURN_NS.  A signal does not end the wait."""
+    """Sleep, as a writer, until the turn of others is used, for at most TURN_NS.  A signal does not end the wait."""
     cdef uint64_t* channel = wait.channel
     cdef uint32_t sequence
     cdef int64_t now = now_ns()
@@ -456,23 +456,23 @@ cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word)
 
 
 cdef bint _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
-    """A writer or an upgrader found the gate without an owner: claim it, unless it is the turn of others.  False: look again."""
+    """Claim, as a writer or an upgrader, a gate without an owner, unless it is the turn of others.  False: check again."""
     cdef uint64_t starving = word & LOCK_STARVING_WRITERS
     if (word != 0 and wait.kind == WRITE and wait.turn_ends_ns != 1
             and not (word & LOCK_TURN_WRITERS and wait.registered)):
         _leave_turn_to_others(section, wait, word)
         return False
     if word & LOCK_TURN_READERS and channel_registrations(load_seq_cst_u64(&section.header.lock_gate_readers)) != 0:
-        starving |= LOCK_STARVING_READERS    # they have not used it: the next release leaves it to them again
+        starving |= LOCK_STARVING_READERS    # they have not used it: the next release grants it to them again
     elif word & LOCK_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
-        starving = LOCK_STARVING_WRITERS     # this one does not starve, so another writer does: the next turn is a writer's, too
+        starving = LOCK_STARVING_WRITERS     # this writer does not starve, so another one does: the next turn is a writer's, too
     return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | starving)
 
 
 cdef int _claim(section_t* section, wait_t* wait) noexcept nogil:
     """Count a share, or become the owner of the gate: 0, TIMEOUT_EXPIRED or INTERRUPTED.
 
-    An upgrader returns for a signal, and every MAX_SLICES: clearing `upgrade` after each slice would let a second upgrader in.
+    An upgrader returns for a signal, and after every MAX_SLICES: clearing `upgrade` after each slice would admit a second upgrader.
     """
     cdef uint64_t word
     cdef int status
@@ -504,7 +504,7 @@ cdef int _claim(section_t* section, wait_t* wait) noexcept nogil:
 
 
 cdef void _give_up(section_t* section, wait_t* wait) noexcept nogil:
-    """The claim has failed: pass on what was meant for this waiter."""
+    """Pass on a turn or wake that was meant for this waiter, after its claim has failed."""
     if wait.kind == READ:
         _use_readers_turn(section, wait)
     elif wait.kind == UPGRADE:
@@ -514,19 +514,19 @@ cdef void _give_up(section_t* section, wait_t* wait) noexcept nogil:
 
 
 cdef int _register_upgrade(section_t* section) noexcept nogil:
-    """Write this participant into `upgrade`; DEADLOCK when a live one is there: each would wait for the other's share."""
+    """Write this participant into `upgrade`; return DEADLOCK if a live one is there, since each would wait for the other's share."""
     cdef uint64_t word
     while True:
         word = load_seq_cst_u64(&section.header.upgrade)
         if word != 0 and owner_is_alive(section, word):
             return DEADLOCK
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, section.private.owner_word):
-            channel_notify(&section.header.drain, ALL_WAITERS)     # a draining writer must see it and give way
+            channel_notify(&section.header.drain, ALL_WAITERS)     # a draining writer must see it and release the gate
             return OK
 
 
 cdef int _enter(section_t* section, Kind kind, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """The slow path: become a reader, a writer, or from a reader a writer."""
+    """Acquire the lock on the slow path, as a reader, a writer, or a reader that upgrades."""
     cdef wait_t wait = _wait_for(section, kind, deadline_ns, stop_for_signals)
     cdef int status
     while True:
@@ -557,7 +557,7 @@ cdef int _begin(section_t* section, thread_t** me) noexcept nogil:
 
 
 cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Acquire the lock shared, waiting if need be."""
+    """Acquire the lock shared, waiting if necessary."""
     cdef thread_t* me = NULL
     cdef int status = _begin(section, &me)
     if status != OK:
@@ -572,7 +572,7 @@ cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for
 
 
 cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Acquire the lock exclusive, waiting if need be; with shared held this is an upgrade."""
+    """Acquire the lock exclusively, waiting if necessary; if the thread holds shared, this upgrades it."""
     cdef thread_t* me = NULL
     cdef int status = _begin(section, &me)
     if status != OK:
@@ -587,7 +587,7 @@ cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_
 
 
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
-    """Entry `index` has a new owner: release what the former one left in the lock.  `former_readers` was its word `readers`."""
+    """Release what the former owner of entry `index` left in the lock; `former_readers` was its word `readers`."""
     cdef uint32_t generation = participant_generation(section, index)
     cdef uint64_t word
     cdef bint held = readers_count(former_readers) != 0, is_mine = False
@@ -608,16 +608,16 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
 # -- SHMEM_DEBUG ----------------------------------------------------------------------------------------
 
 cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil:
-    """This thread released a share: its entry, of its generation, must have counted it."""
+    """Check, when this thread has released a share, that its entry, of its generation, had counted it."""
     if readers_count(readers) == 0 or owner_generation(readers) != section.private.generation:
-        debug_fail(b"a share of the lock was released that its participant had not counted", section.path,
+        debug_fail(b"a share of the lock is missing from its participant's count", section.path,
                    <char*>&my_entry(section).readers - section.base,
                    <uint64_t>section.private.generation << OWNER_GENERATION_SHIFT | 1, readers)
 
 
 cdef void lock_verify_gate(section_t* section) noexcept nogil:
-    """This thread holds the lock exclusive: its participant must own the gate."""
+    """Check that the participant of this thread, which holds the lock exclusive, owns the gate."""
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     if word & ~STARVING != section.private.owner_word:
-        debug_fail(b"the lock is released by a participant that does not own its gate", section.path,
+        debug_fail(b"the lock is released by a participant that does not own it", section.path,
                    <char*>&section.header.lock_gate - section.base, section.private.owner_word, word)

@@ -1,8 +1,8 @@
-"""Tests of the heap that anybody can run: a hypothesis state machine, and `python -m shmem fuzz` around it.
+"""Tests of the heap that users can run: a hypothesis state machine, and `python -m shmem fuzz` around it.
 
-Operations in random order on a section in a file, errors included; a plain Python model says what must be there.  After every
-step each live block and array has the bytes it should have, and `check_heap` is content and counts what the model counts.  When
-something fails, the shortest sequence of operations that shows it is printed.
+Random operations, including invalid ones, are performed on a section in a file and on a plain Python model.  After every
+step each live block and array must have the bytes of the model, and `check_heap` must succeed with the model's counts.  After a
+failure the shortest failing sequence of operations is printed.
 """
 
 import argparse
@@ -29,14 +29,14 @@ DTYPES = ["u1", "<i4", "<f8", "<c16", "S5", [("x", "<f4"), ("n", "<i8")]]
 EDGES = [0, 1, 15, 16, 17, 24, 25, 40, 41, 1024, 1025, 1040, 1056, 1057, 4072, 4096, 65536, 65537]
 SIZES = st.one_of(st.integers(0, 200), st.integers(0, 2000), st.sampled_from(EDGES), st.integers(0, 400_000))
 ALIGNS = st.sampled_from([16, 16, 16, 1, 8, 64, 256, 4096])
-GONE = object()  # what was freed under its name
-PICKS = st.integers(0, 1000)  # which of several; modulo how many there are
+GONE = object()  # stands for an object that was freed while it had a name
+PICKS = st.integers(0, 1000)  # selects one of several, modulo their number
 
 has_blocks = precondition(lambda machine: machine.live)
 
 
 class _Block:
-    """A block as the model has it."""
+    """A block of the model."""
 
     def __init__(self, handle, content):
         self.handle = handle
@@ -45,9 +45,9 @@ class _Block:
 
 
 class _Array:
-    """An array as the model has it: while it has a name or a view it is there.
+    """An array of the model; it exists as long as it has a name or a view.
 
-    One that has neither is freed with its last view if it is temporary; if not, the machine frees it then.
+    A temporary array without a name is freed with its last view.  Another one the machine frees then.
     """
 
     def __init__(self, content, name, view, temporary):
@@ -58,14 +58,14 @@ class _Array:
 
 
 class HeapMachine(RuleBasedStateMachine):
-    """A section's heap against a dict: allocate, write, reallocate, free, name, close and reopen; and what must be refused.
+    """Compare a section's heap with a dict: allocate, write, reallocate, free, name, close and reopen; also calls that must raise.
 
     Attributes
     ----------
     index : str
-        Which index of free blocks the section has; a class attribute.
+        The section's index of free blocks.  A class attribute.
     max_size : int
-        Of the section.  Small, so that it becomes full now and then.
+        Maximum size of the section; small, so that it is sometimes full.  A class attribute.
 
     Examples
     --------
@@ -92,10 +92,10 @@ class HeapMachine(RuleBasedStateMachine):
         self.room = self._room()
         self.numbers = itertools.count()
         self.live = {}  # number -> _Block
-        self.arrays = []  # every _Array that is there
+        self.arrays = []  # every existing _Array
         self.names = {}  # name -> number of a block, _Array or GONE; in the order of naming
         self.root = None  # number of the root object
-        self.freed = []  # handles of blocks that are gone
+        self.freed = []  # handles of freed blocks
 
     def teardown(self):
         """Close and remove the section."""
@@ -103,7 +103,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.shm.close()
         self.directory.cleanup()
 
-    # -- what holds after every step
+    # -- invariants after every step
 
     @invariant()
     def check(self):
@@ -113,7 +113,7 @@ class HeapMachine(RuleBasedStateMachine):
         self._check_names()
 
     def _check_heap(self):
-        """`check_heap` is content, and counts what the model counts."""
+        """Verify that `check_heap` succeeds with the model's counts."""
         report = self.shm.check_heap()
         assert report.blocks == len(self.live) + len(self.arrays)
         assert report.pending_blocks == 0
@@ -121,7 +121,7 @@ class HeapMachine(RuleBasedStateMachine):
         assert self._room() == self.room
 
     def _check_bytes(self):
-        """Every block and every view of an array has the bytes that were written."""
+        """Verify that every block and every view of an array has the bytes that were written."""
         for block in self.live.values():
             assert block.handle.nbytes == len(block.content)
             assert memoryview(block.handle) == block.content
@@ -130,7 +130,7 @@ class HeapMachine(RuleBasedStateMachine):
                 assert view.tobytes() == array.content.tobytes()
 
     def _check_names(self):
-        """The directory has the model's names, in order, and each leads to what it should; so does the root."""
+        """Verify that the directory has the model's names in order, and that each name and the root lead to the right object."""
         assert list(self.shm) == list(self.names)
         for name, what in self.names.items():
             if what is GONE:
@@ -159,12 +159,12 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(size=st.sampled_from([30_000, 100_000, 300_000]))
     def fill_up(self, size):
-        """Allocate until there is no room."""
+        """Allocate until the section is full."""
         while self._allocate(size, 16, False):
             pass
 
     def _allocate(self, size, align, zero):
-        """Whether there was room."""
+        """Allocate and fill a block; return whether there was room."""
         handle = self._try(lambda: self.shm.allocate(size, zero=zero, align=align), size + align)
         if handle is None:
             return False
@@ -180,19 +180,19 @@ class HeapMachine(RuleBasedStateMachine):
     @has_blocks
     @rule(pick=PICKS)
     def write(self, pick):
-        """Write other bytes to the whole of a block."""
+        """Overwrite a block with other bytes."""
         self._fill(self.live[self._pick(pick)], 0)
 
     @has_blocks
     @rule(pick=PICKS, size=SIZES, zero=st.booleans())
     def reallocate(self, pick, size, zero):
-        """Change a block's size: what fits stays."""
+        """Change a block's size; the contents are kept up to the smaller size."""
         number = self._pick(pick)
         block = self.live[number]
         handle = self._try(lambda: self.shm.reallocate(block.handle, size, zero=zero), size)
         if handle is None:
             return
-        if handle.offset != block.offset:  # then the root has moved with it, names have not
+        if handle.offset != block.offset:  # it has moved: the root follows it, names do not
             self.freed.append(block.handle)
             self._forget_names(number)
         kept = min(size, len(block.content))
@@ -212,7 +212,7 @@ class HeapMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.live) >= 8)
     @rule(every=st.integers(2, 4), start=st.integers(0, 3))
     def free_many(self, every, start):
-        """Free every so many-th block, so that holes come to lie between blocks."""
+        """Free every n-th block, so that there are holes between blocks."""
         for number in list(self.live)[start::every]:
             self._free(number, False)
 
@@ -221,7 +221,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.shm.free(block.offset if by_offset else block.handle)
         self.freed.append(block.handle)
         self._forget_names(number)
-        if self.root == number:  # it unsets itself
+        if self.root == number:  # freeing the root unsets it
             self.root = None
 
     @has_blocks
@@ -257,7 +257,7 @@ class HeapMachine(RuleBasedStateMachine):
     @has_blocks
     @rule(pick=PICKS, name=st.sampled_from(NAMES))
     def name_block(self, pick, name):
-        """Give a name to a block."""
+        """Name a block."""
         number = self._pick(pick)
         if name in self.names:
             if self.names[name] != number:
@@ -267,7 +267,7 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(pick=PICKS, name=st.sampled_from(NAMES))
     def name_array(self, pick, name):
-        """Give a name to an array that has none."""
+        """Name an array that has no name."""
         found = [array for array in self.arrays if array.name is None and array.views]
         if found and name not in self.names:
             array = found[pick % len(found)]
@@ -277,13 +277,13 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES))
     def look(self, name):
-        """Take one more view of a named array."""
+        """Make another view of a named array."""
         if isinstance(self.names.get(name), _Array):
             self.names[name].views.append(self.shm[name])
 
     @rule(name=st.sampled_from(NAMES))
     def delete_name(self, name):
-        """Remove a name: a block goes with its last one, unless it is the root; an array stays while there is a view."""
+        """Remove a name: a block is freed with its last name, unless it is the root; an array stays while there is a view."""
         if name not in self.names:
             self._refused(KeyError, self.shm.__delitem__, name)
             return
@@ -298,11 +298,11 @@ class HeapMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.arrays)
     @rule(pick=PICKS)
     def drop_view(self, pick):
-        """Forget a view: the last one of a temporary array, or of one whose name is gone, takes the array along."""
+        """Drop a view: with the last one, a temporary array, or one whose name was removed, is freed."""
         array = self.arrays[pick % len(self.arrays)]
         if array.views:
             if len(array.views) == 1 and array.name is None and not array.temporary:
-                self.shm.free(array.views[0])  # or it could not be freed any more
+                self.shm.free(array.views[0])  # without a view it could no longer be freed
             array.views.pop()
             self._forget_unseen()
 
@@ -322,7 +322,7 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(larger=st.sampled_from([0, 0, 0, 1 << 16]))
     def reopen(self, larger):
-        """Close the section, the last one out, and open it again."""
+        """Close the section as its last process, and open it again."""
         self._drop_views()
         for block in self.live.values():
             block.handle = None
@@ -339,15 +339,15 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule()
     def trim(self):
-        """Give back what is above the last block."""
+        """Trim the section: return the memory above the last block."""
         self.shm.trim()
 
-    # -- what must be refused, and change nothing
+    # -- calls that must raise, and change nothing
 
     @precondition(lambda self: self.freed)
     @rule(pick=PICKS)
     def use_freed(self, pick):
-        """Free, reallocate or look at a block that is gone, even where the place is used again."""
+        """Free, reallocate or access a freed block, even if its memory is used again."""
         handle = self.freed[pick % len(self.freed)]
         self._refused(shmem.InvalidBlock, self.shm.free, handle)
         self._refused(shmem.InvalidBlock, self.shm.reallocate, handle, 10)
@@ -356,7 +356,7 @@ class HeapMachine(RuleBasedStateMachine):
     @has_blocks
     @rule(pick=PICKS, inside=st.integers(1, 1000))
     def use_inner_offset(self, pick, inside):
-        """Free what is inside a block, or not even a multiple of 16."""
+        """Free an offset inside a block, or one that is not a multiple of 16."""
         block = self.live[self._pick(pick)]
         if inside < len(block.content):
             self._refused(shmem.InvalidBlock, self.shm.free, block.offset + inside)
@@ -364,7 +364,7 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(offset=st.sampled_from([-16, 0, 8, 16, 4096, 1 << 50, 1 << 100, None]))
     def use_foreign_offset(self, offset):
-        """Free what lies before or behind the heap."""
+        """Free an offset before or after the heap."""
         if offset is None:
             offset = self.shm.max_size - 16
         self._refused(shmem.InvalidBlock, self.shm.free, offset)
@@ -372,7 +372,7 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule()
     def use_foreign_block(self):
-        """Free a block of another section, and what lies in none."""
+        """Free a block of another section, and an object outside of any section."""
         with shmem.SharedMemory(max_size=1 << 20) as other:
             block = other.allocate(100)
             self._refused(shmem.InvalidBlock, self.shm.free, block)
@@ -383,7 +383,7 @@ class HeapMachine(RuleBasedStateMachine):
     @has_blocks
     @rule(pick=PICKS, size=st.sampled_from([-1, 1 << 30, 1 << 62, (1 << 64) - 1, 1 << 64, 1 << 200]))
     def ask_too_much(self, pick, size):
-        """Sizes that no section has."""
+        """Request impossible sizes."""
         error = ValueError if size < 0 else shmem.SectionFull
         self._refused(error, self.shm.allocate, size)
         self._refused(error, self.shm.reallocate, self.live[self._pick(pick)].handle, size)
@@ -391,7 +391,7 @@ class HeapMachine(RuleBasedStateMachine):
     # -- helpers
 
     def _pick(self, pick):
-        """The number of one of the blocks."""
+        """Return the number of one of the blocks."""
         return list(self.live)[pick % len(self.live)]
 
     def _room(self):
@@ -399,17 +399,17 @@ class HeapMachine(RuleBasedStateMachine):
         return stats.used + stats.free
 
     def _fill(self, block, start):
-        """Write fresh bytes from `start` on: random ones, so that nothing can be mistaken for something else."""
+        """Write fresh random bytes from `start` on, so that no two contents are alike."""
         fresh = random.Random(next(self.numbers)).randbytes(block.handle.nbytes - start)
         memoryview(block.handle)[start:] = fresh
         block.content = block.content[:start] + fresh
 
     def _try(self, operation, n_bytes):
-        """Its result; None when there is no room, if that can be true."""
+        """Return the result of an operation; None if it reports a full section and that is plausible."""
         try:
             return operation()
         except shmem.SectionFull:
-            # what tells largest_hole has emptied the cache; an index may pass by a hole that fits narrowly
+            # computing largest_hole has emptied the cache; an index may skip a hole that fits only narrowly
             assert self.shm.stats().largest_hole < 1.1 * n_bytes + 200
             return None
 
@@ -418,14 +418,14 @@ class HeapMachine(RuleBasedStateMachine):
             operation(*arguments, **keywords)
         except error:
             return
-        raise AssertionError(f"{operation.__name__}{arguments} was not refused")
+        raise AssertionError(f"{operation.__name__}{arguments} did not raise")
 
     def _name(self, name, what):
         self.shm[name] = what
         return True
 
     def _forget_names(self, what):
-        """It was freed under its names."""
+        """Note that an object was freed while it had names."""
         for name in self.names:
             if self.names[name] == what:
                 self.names[name] = GONE
@@ -434,7 +434,7 @@ class HeapMachine(RuleBasedStateMachine):
         self.arrays = [array for array in self.arrays if array.name is not None or array.views]
 
     def _drop_views(self):
-        """Let go of every array: what has no name goes, by itself or freed."""
+        """Drop the views of every array; arrays without a name are freed, by themselves or by the machine."""
         for array in self.arrays:
             if array.name is None and not array.temporary:
                 self.shm.free(array.views[0])
@@ -454,7 +454,7 @@ STEPS_PER_RUN = 100
 
 
 class _Progress:
-    """Counts steps, and now and then says how many."""
+    """Count steps, and print their number from time to time."""
 
     def __init__(self, wanted):
         self.wanted = wanted
@@ -471,7 +471,7 @@ class _Progress:
 
 
 def _counting(machine, progress):
-    """The machine, with each of its steps counted."""
+    """Return a subclass of the machine that counts its steps."""
 
     class Counting(machine):
         has_begun = False
@@ -479,7 +479,7 @@ def _counting(machine, progress):
         @invariant()
         def check(self):
             super().check()
-            if self.has_begun:  # the first time nothing was done yet
+            if self.has_begun:  # the first check comes before any step
                 progress.count()
             self.has_begun = True
 
@@ -493,21 +493,21 @@ def fuzz(steps, first_seed=None, index="tlsf"):
     Parameters
     ----------
     steps : int
-        At least so many operations, all in all.
+        The minimum total number of operations.
     first_seed : int, optional
-        The same gives the same operations.
+        The seed; the same seed repeats the same operations.
     index : {"tlsf", "next_fit"}
-        Which index of free blocks.
+        The index of free blocks.
 
     Raises
     ------
     Exception
-        Whatever failed in the shortest failing sequence; its notes tell the sequence.
+        The exception of the shortest failing sequence; its notes list the sequence.
     """
     machine = {"tlsf": HeapMachine, "next_fit": NextFitHeapMachine}[index]
     progress = _Progress(steps)
     with tempfile.TemporaryDirectory(prefix="shmem-fuzz-") as home:
-        configuration.set_hypothesis_home_dir(home)  # or it would leave its files here
+        configuration.set_hypothesis_home_dir(home)  # otherwise hypothesis leaves files in the current folder
         try:
             for number in itertools.count(random.getrandbits(32) if first_seed is None else first_seed):
                 if progress.done >= steps:
@@ -519,25 +519,25 @@ def fuzz(steps, first_seed=None, index="tlsf"):
                     database=None, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)))  # fmt: skip
         finally:
             configuration.set_hypothesis_home_dir(None)
-    print(f"{index}: {progress.done:,} steps, all well", file=sys.stderr)
+    print(f"{index}: {progress.done:,} steps, no failures", file=sys.stderr)
 
 
 def _positive(text):
     number = int(text)
     if number <= 0:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
+        raise argparse.ArgumentTypeError(f"must be positive, got {number}")
     return number
 
 
 def command_arguments(parser):
-    """Declare what `python -m shmem fuzz` takes."""
-    parser.add_argument("--steps", type=_positive, default=10_000, metavar="N", help="operations, all in all (default 10,000)")
-    parser.add_argument("--seed", type=int, metavar="S", help="the same seed gives the same operations")
-    parser.add_argument("--index", choices=("tlsf", "next_fit"), help="which index of free blocks (default: half the steps each)")
+    """Declare the arguments of `python -m shmem fuzz`."""
+    parser.add_argument("--steps", type=_positive, default=10_000, metavar="N", help="total number of operations (default: 10,000)")
+    parser.add_argument("--seed", type=int, metavar="S", help="seed of the random operations; the same seed repeats them")
+    parser.add_argument("--index", choices=("tlsf", "next_fit"), help="index of free blocks (default: half of the steps with each)")
 
 
 def command(options):
-    """Run `python -m shmem fuzz`; the exit status."""
+    """Run `python -m shmem fuzz` and return the exit status."""
     indexes = [options.index] if options.index else ["tlsf", "next_fit"]
     number = random.getrandbits(32) if options.seed is None else options.seed
     for index in indexes:
@@ -548,6 +548,6 @@ def command(options):
             return 130
         except Exception as error:
             traceback.print_exception(error)
-            print(f"fuzz: found with --index {index} --seed {number} --steps {options.steps}", file=sys.stderr)
+            print(f"fuzz: reproduce with --index {index} --seed {number} --steps {options.steps}", file=sys.stderr)
             return 1
     return 0

@@ -1,4 +1,4 @@
-"""`SHMEM_DEBUG`: each check is seen to find what it is for, says so, and aborts; what is right passes."""
+"""`SHMEM_DEBUG`: each check detects its violation, reports it and aborts; correct use passes."""
 
 import os
 import signal
@@ -7,11 +7,16 @@ import sys
 
 import pytest
 
-# Offsets are those that `base/test_layout.py` holds.  `words(off)`: memory from there on; `meanwhile(f)`: another thread calls f for ever
+from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT
+
+LINK_BYTES = LAYOUT["block_t"].size - BLOCK_HEAD_BYTES  # at the start of a freed block
+
+# `words(off)`: the memory from an offset on; `meanwhile(f)`: another thread calls f forever
 PROGRAM = """
 import ctypes, os, resource, sys, threading, warnings
 import shmem
 from shmem._base import debug
+from shmem._base.layout import BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LAYOUT, PAGE_BYTES, SLOT_REMOVED
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 section = shmem.SharedMemory(os.path.join(sys.argv[1], "section.shm"), max_size=1 << 26)
 def words(off, kind=ctypes.c_uint64): return (kind * 512).from_address(section.address + off)
@@ -20,14 +25,18 @@ def meanwhile(f):
         while True: f()
     sys.setswitchinterval(1e-4)
     threading.Thread(target=run, daemon=True).start()
-GATE, HEAP_GATE, USED_BLOCKS, USED_BYTES, DIRECTORY, PRODUCERS_GATE = 512, 704, 768, 776, 368, 64
-READERS = words(328)[0]
-PENDING = READERS + 12
+HEADER, BLOCK, PARTICIPANT, TABLE, SLOT = (LAYOUT[name + "_t"] for name in ("header", "block", "participant", "name_table", "name_slot"))
+GATE, HEAP_GATE, USED_BLOCKS, USED_BYTES, DIRECTORY, PARTICIPANTS = (
+    HEADER[name].offset for name in ("lock_gate", "heap_gate", "used_blocks", "used_bytes", "directory_off", "participants_off"))
+READERS, PENDING = (PARTICIPANT[name].at(words(PARTICIPANTS)[0]) for name in ("readers", "pending"))
+PRODUCERS_GATE = LAYOUT["queue_t"]["producers_gate"].offset
+def tag(block): return words(block.offset - BLOCK_HEAD_BYTES)
+def link(block, name): return words(BLOCK[name].at(block.offset - BLOCK_HEAD_BYTES))
 """
 
 
 def run(code, folder, level="1"):
-    """The exit status and what it said, of a program with `SHMEM_DEBUG`."""
+    """Run a program with `SHMEM_DEBUG`; return its exit status and output."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM + code + "\nprint('to the end')", str(folder)],
         capture_output=True,
@@ -39,75 +48,78 @@ def run(code, folder, level="1"):
     return done.returncode, done.stdout + done.stderr
 
 
-PAST_THE_END = "a, b = section.allocate(100), section.allocate(100)\nctypes.memset(a.address, 1, 112)\n"
+TWO = "a, b = section.allocate(100), section.allocate(100)\n"
+PAST_THE_END = TWO + "ctypes.memset(a.address, 1, b.address - BLOCK_HEAD_BYTES - a.address)\n"
 
 WRONG = {
     "past the end, then the next one is freed": (
         PAST_THE_END + "section.free(b)",
-        "the end of the block before one that is freed was overwritten",
+        "the end of the block before the freed block was overwritten",
     ),
     "past the end, then anything": (PAST_THE_END + "section.allocate(9)", "BAD_REAR"),
     "tag behind": (
-        "a, b = section.allocate(100), section.allocate(100)\nwords(b.offset - 16)[0] = 0\nsection.free(a)",
-        "the tag behind a block that is freed was overwritten",
+        TWO + "tag(b)[0] = 0\nsection.free(a)",
+        "the tag after the freed block was overwritten",
     ),
-    "tag": ("a, b = section.allocate(100), section.allocate(100)\nwords(a.offset - 16)[0] = 0\nsection.allocate(9)", "BAD_TAG"),
+    "tag": (TWO + "tag(a)[0] = 0\nsection.allocate(9)", "BAD_TAG"),
     "link of a hole": (
-        "a, b = section.allocate(5000), section.allocate(9)\nsection.free(a)\nwords(a.offset)[1] = 4096\nsection.allocate(50000)",
+        "a, b = section.allocate(5000), section.allocate(9)\nsection.free(a)\nlink(a, 'previous_off')[0] = PAGE_BYTES\n"
+        "section.allocate(50000)",
         "BAD_INDEX",
     ),
     "link of a cached block": (
-        "a, b = section.allocate(100), section.allocate(9)\nsection.free(a)\nwords(a.offset)[0] = 4096\nsection.allocate(5000)",
+        "a, b = section.allocate(100), section.allocate(9)\nsection.free(a)\nlink(a, 'next_off')[0] = PAGE_BYTES\nsection.allocate(5000)",
         "BAD_CACHE",
     ),
     "number of blocks": ("words(USED_BLOCKS)[0] += 1\nsection.allocate(9)", "BAD_COUNT"),
-    "bytes": ("words(USED_BYTES)[0] += 16\nsection.allocate(9)", "BAD_COUNT: used, free and cached bytes are not all there are"),
+    "bytes": ("words(USED_BYTES)[0] += BLOCK_ALIGN_BYTES\nsection.allocate(9)", "BAD_COUNT: used, free and cached bytes do not add up"),
     "a name": (
-        "section['a'] = [1]\ntable = words(words(DIRECTORY)[0])\ni = next(i for i in range(3, 512, 2) if table[i] > 1)\ntable[i] = 4096\n"
-        "section.allocate(9)",
+        "section['a'] = [1]\nfirst = words(DIRECTORY)[0] + TABLE.size\n"
+        "entry = next(word for i in range(512) if (word := words(SLOT['entry_off'].at(first + i * SLOT.size)))[0] > SLOT_REMOVED)\n"
+        "entry[0] = PAGE_BYTES\nsection.allocate(9)",
         "BAD_NAME",
     ),
     "a share": (
         "with shmem.shared_lock(section): words(READERS)[0] = 0",
-        "a share of the lock was released that its participant had not counted",
+        "a share of the lock is missing from its participant's count",
     ),
     "the lock's gate": (
         "with shmem.exclusive_lock(section): words(GATE)[0] = 9",
-        "the lock is released by a participant that does not own its gate",
+        "the lock is released by a participant that does not own it",
     ),
     "the heap gate": (
         "section['a'] = bytes(1 << 24)\ngate = words(HEAP_GATE)\ndef scribble():\n    if gate[0] not in (0, 9): gate[0] = 9\n"
         "meanwhile(scribble)\nwhile True: section.snapshot(sys.argv[1] + '/copy')",
-        "the heap gate is given back, and is not ours",
+        "the heap gate is released by a process that does not own it",
     ),
     "a pending block": (
         "pending = words(PENDING, ctypes.c_uint32)\ndef scribble(): pending[0] = 0\nmeanwhile(scribble)\n"
         "while True: section.free(section.allocate(1 << 25))",
-        "a block was PENDING that its maker had not counted",
+        "a PENDING block is missing from its maker's count",
     ),
     "the mutex under the gate": (
         "debug.pretend('heap gate')\nshmem.SharedMemory(max_size=1 << 20)",
-        "lock order: a heap gate is held, and the process mutex asked for",
+        "lock order: the process mutex is requested under a heap gate",
     ),
     "the mutex twice": (
         "debug.pretend('process mutex')\nshmem.SharedMemory(max_size=1 << 20)",
-        "lock order: the process mutex is held, and asked for again",
+        "lock order: the process mutex is requested by the thread that holds it",
     ),
     "the gate twice": (
         "a = section.zeros(5, temporary=True)\ndebug.pretend('heap gate')\ndel a",
-        "lock order: a heap gate is held, and one asked for",
+        "lock order: a heap gate is requested under a heap gate",
     ),
-    "the opening byte alone": ("debug.ask('opening byte')", "lock order: an opening byte is waited for without the process mutex"),
+    "the opening byte alone": ("debug.ask('opening byte')", "lock order: an opening byte is requested without the process mutex"),
     "the opening byte under the gate": (
         "debug.pretend('process mutex'); debug.pretend('heap gate'); debug.ask('opening byte')",
-        "lock order: an opening byte is waited for without the process mutex, or under a heap gate",
+        "lock order: an opening byte is requested without the process mutex, or under a heap gate",
     ),
     "the lock under the gate": (
         "debug.pretend('heap gate'); debug.ask('storage lock')",
-        "lock order: the storage lock is asked for under the process mutex or a heap gate",
+        "lock order: the storage lock is requested under the process mutex or a heap gate",
     ),
-    "a gate that is not there": ("debug.ask('heap gate')", "a heap gate is given back by a thread that has not got it"),
-    "a mutex that is not there": ("debug.ask('process mutex')", "the process mutex is given back by a thread that has not got it"),
+    "a gate that is not there": ("debug.ask('heap gate')", "a heap gate is released by a thread that does not hold it"),
+    "a mutex that is not there": ("debug.ask('process mutex')", "the process mutex is released by a thread that does not hold it"),
     "Python under the gate": (
         "debug.pretend('heap gate')\nsection.allocate(9)",
         "Python code runs under the process mutex or a heap gate",
@@ -118,19 +130,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_found(wrong, tmp_path):
+def test_violations_are_detected(wrong, tmp_path):
     code, words = WRONG[wrong]
-    status, said = run(code, tmp_path)
-    assert status == -signal.SIGABRT, said
-    assert f"shmem: SHMEM_DEBUG: {words}" in said
-    assert "to the end" not in said
+    status, output = run(code, tmp_path)
+    assert status == -signal.SIGABRT, output
+    assert f"shmem: SHMEM_DEBUG: {words}" in output
+    assert "to the end" not in output
 
 
-def test_says_where(tmp_path):
-    """Which file, and at which offset what was expected and found."""
-    _, said = run("a = section.allocate(100)\nwords(a.offset - 16)[0] = 7\nprint(hex(a.offset - 16))\nsection.allocate(9)", tmp_path)
-    where, said = said.split("\n", 1)
-    assert said.startswith(f"shmem: SHMEM_DEBUG: BAD_TAG: in {tmp_path}/section.shm, at offset {where}: expected 0, found 0x7\n")
+def test_report_names_file_and_offset(tmp_path):
+    """A report names the file, the offset, and the expected and found values."""
+    _, output = run("a = section.allocate(100)\ntag(a)[0] = 7\nprint(hex(a.offset - BLOCK_HEAD_BYTES))\nsection.allocate(9)", tmp_path)
+    where, output = output.split("\n", 1)
+    assert output.startswith(f"shmem: SHMEM_DEBUG: BAD_TAG: in {tmp_path}/section.shm, at offset {where}: expected 0, found 0x7\n")
 
 
 USE = """
@@ -156,7 +168,7 @@ assert os.waitpid(pid, 0)[1] == 0
 for thread in threads: thread.join()
 queue = section.queue(3, bytes, max_bytes=10)
 thread = threading.Thread(target=queue.get); thread.start(); queue.put(b"x"); thread.join()
-words(queue.offset + PRODUCERS_GATE)[0] = words(READERS)[0] | 1
+words(queue.offset + PRODUCERS_GATE)[0] = words(READERS)[0] | 1  # owned by entry 0
 try: section.snapshot(sys.argv[1] + "/copy", timeout=0.2)
 except shmem.LockTimeout: words(queue.offset + PRODUCERS_GATE)[0] = 0
 section.snapshot(sys.argv[1] + "/copy")
@@ -165,18 +177,18 @@ section.trim(); section.close()
 
 
 @pytest.mark.parametrize("level", ["", "0", "1", "2", "yes"])
-def test_what_is_right_passes(level, tmp_path):
+def test_correct_use_passes(level, tmp_path):
     assert run("warnings.simplefilter('ignore')" + USE, tmp_path, level) == (0, "to the end\n")
 
 
 @pytest.mark.parametrize("level", ["", "0"])
-def test_off(level, tmp_path):
+def test_disabled_checks_do_not_report(level, tmp_path):
     """Without SHMEM_DEBUG the same violations are not reported."""
     assert run(PAST_THE_END + "section.allocate(9)\nos._exit(3)", tmp_path, level) == (3, "")
 
 
-def test_thorough_looks_each_time(tmp_path):
-    """With 1 the whole heap is walked as often as that makes 32 blocks a call, with 2 at each call."""
+def test_level_2_checks_the_heap_at_each_call(tmp_path):
+    """Level 1 walks the heap so often that it averages 32 blocks per call, level 2 at each call."""
     code = "blocks = [section.allocate(50) for _ in range(2000)]\nctypes.memset(blocks[1000].address, 1, 60)\n"
     once = code + "section.allocate(50)"
     assert run(once, tmp_path, "2")[0] == -signal.SIGABRT
@@ -191,5 +203,5 @@ a = section.allocate(100)
 view = memoryview(a)
 view[:] = bytes([1]) * 100
 section.free(a)
-print(bytes(view[16:]).hex())"""
-    assert run(code, tmp_path, level) == (0, seen * 84 + "\nto the end\n")
+print(bytes(view[BLOCK.size - BLOCK_HEAD_BYTES:]).hex())   # after the links"""
+    assert run(code, tmp_path, level) == (0, seen * (100 - LINK_BYTES) + "\nto the end\n")

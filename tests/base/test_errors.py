@@ -1,4 +1,4 @@
-"""Every exception: its status, its text, and that it survives pickle."""
+"""Exceptions: status, text, and pickling."""
 
 import errno
 import pickle
@@ -6,6 +6,8 @@ import pickle
 import pytest
 
 import shmem
+from shmem._base import arguments, explain
+from shmem._base.layout import PAGE_BYTES, heap_start
 
 EXCEPTIONS = [value for value in vars(shmem).values() if isinstance(value, type) and issubclass(value, shmem.ShmemError)]
 EXPECTED = {
@@ -29,7 +31,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("cls", EXCEPTIONS)
-def test_pickles_with_its_status(cls):
+def test_exceptions_pickle_with_their_status(cls):
     error = cls("what was asked: what was found")
     error.status = 77
     again = pickle.loads(pickle.dumps(error))
@@ -54,8 +56,47 @@ def test_every_status_has_a_text():
     assert "unknown" in shmem.get_error_text(-1000)
 
 
-def test_statuses_in_c_are_the_same():
-    """`_base/status.pxd` and `shmem.Status` name the same numbers."""
+def test_every_status_is_explained_by_operation_and_section():
+    """Each message starts with the operation that failed, and names the section where one is meant."""
+    facts = {"section": "section '/x'", "path": "/", "room": 10, "max_size": 20, "holder": "readers hold it"}
+    for status in [*shmem.Status, errno.ENOSPC, errno.ENOMEM, errno.EIO]:
+        error = explain.explain(status, "free a block", facts)
+        assert error.status == status
+        assert str(error).startswith("cannot free a block: ")
+        assert "section '/x'" in str(error) or status in (shmem.Status.timeout_expired, shmem.Status.deadlock, shmem.Status.not_owner)
+    request = {"found": 1, "wanted": 2, "found_label": "a", "max_size": 4096}
+    for status in [*shmem.Status, errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENOSPC, errno.EIO]:
+        assert str(explain.explain_opening(status, "/x", "b", request)).startswith("cannot open '/x': ")
+    for status in (shmem.Status.not_a_section, shmem.Status.untrusted_owner, errno.ENOENT, errno.EACCES, errno.ELOOP, errno.EIO):
+        for operation in ("open", "remove"):
+            assert str(explain.explain_named(status, operation, "event", "/x", 1)).startswith(f"cannot {operation} '/x': ")
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        ("mode", "rw"), ("max_participants", 0), ("index", "best_fit"), ("desired_address", 5), ("align", 3), ("path", "a\0b"),
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_refused(function, value):
+    with pytest.raises(ValueError, match=rf"^(a )?{function} must .*, got "):
+        getattr(arguments, function)(value)
+
+
+def test_sizes_and_names_that_are_refused():
+    least = heap_start(256) + PAGE_BYTES
+    refused = {-1: "non-negative, got -1", 10: f"at least {least:,} bytes .*, got 10", 1 << 50: f"at most .* bytes, got {1 << 50:,}"}
+    for size, text in refused.items():
+        with pytest.raises(ValueError, match=f"^max_size must be {text}"):
+            arguments.max_size(size, heap_start(256), 256)
+    with pytest.raises(ValueError, match=r"^shared_name must be 1 to 200 of the characters .* got 'a/b'"):
+        arguments.name("a/b", "shared_name")
+    with pytest.raises(TypeError, match=r"^name must be a string, got int"):
+        arguments.name(1, "name")
+
+
+def test_statuses_in_c_match():
+    """`_base/status.pxd` and `shmem.Status` define the same names and numbers."""
     import re
     from pathlib import Path
 

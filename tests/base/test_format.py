@@ -1,4 +1,4 @@
-"""docs/format.md agrees with the compiled layout, and suffices to read a closed section without `shmem`."""
+"""docs/format.md agrees with the compiled layout, and is sufficient to read a closed section without `shmem`."""
 
 import ast
 import importlib.util
@@ -10,6 +10,7 @@ import pytest
 import shmem
 from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
+    BLOCK_REAR_BYTES,
     FINGERPRINT,
     GOLDEN,
     LAYOUT,
@@ -49,7 +50,7 @@ def test_every_struct_has_a_table():
 
 
 class Reader:
-    """A reader of closed files that follows docs/format.md and uses nothing of the package but the exported layout."""
+    """A reader of closed files that follows docs/format.md and uses only the exported layout of the package."""
 
     def __init__(self, raw):
         self.raw, self.header = raw, LAYOUT["header_t"].read(raw)
@@ -64,7 +65,7 @@ class Reader:
         while at < self.header["top"]:
             block = LAYOUT["block_t"].read(self.raw, at)
             size = block["tag"] & TAG_SIZE_MASK
-            rear = int.from_bytes(self.raw[at + size - 8 : at + size], "little")
+            rear = int.from_bytes(self.raw[at + size - BLOCK_REAR_BYTES : at + size], "little")
             assert rear == size ^ self.header["salt"] ^ (at + size) * GOLDEN & WORD
             if block["tag"] & TAG_STATE_MASK == STATE_USED:
                 yield at + BLOCK_HEAD_BYTES, block["tag"] >> TAG_TYPE_SHIFT, block["serial"] & SERIAL_MASK
@@ -98,7 +99,7 @@ class Reader:
         return np.ndarray(shape.tolist(), dtype, self.raw, payload + head["data_off"], strides.tolist()).copy()
 
 
-def test_reader(section_file):
+def test_independent_reader(section_file):
     arrays = {
         "temperature": np.arange(12.0).reshape(3, 4),
         "Größe": np.array(["a", "bcd"]),

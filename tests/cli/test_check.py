@@ -1,4 +1,4 @@
-"""`python -m shmem check`: what is wrong with a file, what a repair makes of it, what is unreachable."""
+"""`python -m shmem check`: findings in damaged files, repairs, and unreachable blocks."""
 
 import hashlib
 import json
@@ -16,8 +16,10 @@ import pytest
 import shmem
 from shmem.__main__ import main
 from shmem._base.layout import (
+    BLOCK_ALIGN_BYTES,
     BLOCK_HEAD_BYTES,
     BLOCK_REAR_BYTES,
+    END_OF_ADDRESSES,
     INDEX_BYTES,
     INTENT_MOVE,
     INTENT_RESIZE,
@@ -25,6 +27,7 @@ from shmem._base.layout import (
     LAYOUT,
     MAX_PARTICIPANTS,
     MAX_THREADS,
+    OWNER_GENERATION_SHIFT,
     PAGE_BYTES,
     SLOT_REMOVED,
     TAG_SIZE_MASK,
@@ -35,10 +38,10 @@ HEADER, BLOCK, PARTICIPANT, INTENT = (LAYOUT[name] for name in ("header_t", "blo
 TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
 N_PARTICIPANTS = 7
 START = heap_start(N_PARTICIPANTS)
-PARTICIPANTS = PAGE_BYTES  # their table
+PARTICIPANTS = PAGE_BYTES  # offset of their table
 INTENTS = PAGE_BYTES + (START - PAGE_BYTES - INDEX_BYTES) // 2
 DATA = bytes(range(1, 201))
-TOO_LARGE = (1 << 47).to_bytes(8, "little")  # for the address space of a process
+TOO_LARGE = END_OF_ADDRESSES.to_bytes(8, "little")
 
 
 class Node(shmem.Struct, type_name="check.Node"):
@@ -49,13 +52,13 @@ class Node(shmem.Struct, type_name="check.Node"):
 
 
 def check(capsys, path, *options):
-    """Exit status, and the report."""
+    """Run the command; return its exit status and report."""
     status = main(["check", str(path), "--json", *options])
     return status, json.loads(capsys.readouterr().out)
 
 
 def make(path, **options):
-    """A section with something of everything; offsets of the payloads."""
+    """Make a section with one object of every kind; return the offsets of the payloads."""
     with shmem.SharedMemory(path, max_size=1 << 20, max_participants=N_PARTICIPANTS, **options) as section:
         section["a"] = np.arange(100)
         section["b"] = DATA
@@ -112,7 +115,7 @@ def digest(path):
 
 
 def repaired(capsys, path):
-    """Check, which must change nothing, then repair; the report.  Afterwards the file is whole, and the copy is what it was."""
+    """Check, which must not change the file; then repair it, verify the copy, and return the report of the repair."""
     before = digest(path)
     status, found = check(capsys, path)
     assert (status, found["state"]) == (4, "damaged")
@@ -123,12 +126,12 @@ def repaired(capsys, path):
     assert report["findings"] == found["findings"]
     assert digest(report["copy"])[0] == before[0]
     status, after = check(capsys, path)
-    assert (status, after["state"], after["findings"]) == (0, "whole", [])
+    assert (status, after["state"], after["findings"]) == (0, "intact", [])
     return report
 
 
-def intact(path, *lost):
-    """Everything but what is lost is there."""
+def assert_intact(path, *lost):
+    """Verify that everything except the lost objects is still present."""
     with shmem.SharedMemory(path) as section:
         section.check_heap()
         expected = {"a": list(range(100)), "b": DATA, "c": np.arange(12.0).reshape(3, 4).tolist(), "last": DATA}
@@ -143,19 +146,19 @@ def intact(path, *lost):
         section.free(section.allocate(1000))
 
 
-def test_whole(made, capsys):
+def test_undamaged_file(made, capsys):
     path, _ = made
     before = digest(path)
     status, report = check(capsys, path)
-    assert (status, report["state"], report["findings"], report["notes"], report["leaks"]) == (0, "whole", [], [], None)
+    assert (status, report["state"], report["findings"], report["notes"], report["leaks"]) == (0, "intact", [], [], None)
     assert report["blocks"] == 7
-    assert check(capsys, path, "--repair")[0] == 0  # nothing to do: no copy
+    assert check(capsys, path, "--repair")[0] == 0  # nothing to repair, so no copy is made
     assert digest(path) == before
     assert os.listdir(os.path.dirname(path)) == ["section.shm"]
 
 
 @pytest.mark.parametrize("content", [b"", b"text", bytes(8192), b"SHMEM1\x1a\n" + bytes(8192), b"SHMEMNEW" + bytes(8192)])
-def test_not_a_section(tmp_path, capsys, content):
+def test_other_files_are_rejected(tmp_path, capsys, content):
     (tmp_path / "f").write_bytes(content)
     for options in ((), ("--repair",), ("--leaks",)):
         status, report = check(capsys, tmp_path / "f", *options)
@@ -172,12 +175,12 @@ def test_not_a_section(tmp_path, capsys, content):
 
 @pytest.mark.parametrize("name", ["a", "b", "c", "block", "root", "next", "last"])
 def test_front_tag_overwritten(made, capsys, name):
-    """The rear tag says how large the block is; a name, or its header, what it was."""
+    """The rear tag holds the block's size; a name or its header determines its type."""
     path, where = made
     offset, _ = block_of(path, where[name])
     poke(path, offset, b"\xff" * BLOCK_HEAD_BYTES)
     report = repaired(capsys, path)
-    assert [finding["offset"] for finding in report["findings"]] == [offset]  # what is behind it was found, holes too
+    assert [finding["offset"] for finding in report["findings"]] == [offset]  # the blocks and holes behind it were found
     with shmem.SharedMemory(path) as section:
         assert bytes(section.block(where["b"]))[: len(DATA)] == DATA
         if name in ("a", "c"):
@@ -187,12 +190,12 @@ def test_front_tag_overwritten(made, capsys, name):
         elif name == "block":
             assert bytes(section.root.next.other)[:300] == DATA + DATA[:100]
         else:
-            section.block(where[name])  # of a type that is not known any more, but there
+            section.block(where[name])  # the type is lost, but the block is not
         section.free(section.allocate(1000))
 
 
 def test_front_tag_of_a_hole_overwritten(made, capsys):
-    """The lists of free blocks say what it was."""
+    """The lists of free blocks identify it as a hole."""
     path, where = made
     blocks = check(capsys, path)[1]["blocks"]
     poke(path, where["hole"] - BLOCK_HEAD_BYTES, b"\xff" * BLOCK_HEAD_BYTES)
@@ -201,11 +204,11 @@ def test_front_tag_of_a_hole_overwritten(made, capsys):
         assert section.stats().largest_hole >= 3000
         with pytest.raises(shmem.InvalidBlock):
             section.block(where["hole"])
-    intact(path)
+    assert_intact(path)
 
 
-def test_overrun(made, capsys):
-    """A write past a block's end: its rear tag, the next one's front tag, the first bytes there."""
+def test_write_past_the_end(made, capsys):
+    """A write past a block's end damages its rear tag, the next block's front tag, and the first bytes there."""
     path, where = made
     begin, end = block_of(path, where["block"])
     poke(path, end - BLOCK_REAR_BYTES, b"\xee" * 40)
@@ -218,7 +221,7 @@ def test_overrun(made, capsys):
 
 
 def test_both_tags_of_neighbours_overwritten(made, capsys):
-    """Nothing says where the one ends and the other begins: one plain block, which is not allocated again until it is freed."""
+    """The border between the two blocks is lost.  They become one plain block, which is not allocated again until it is freed."""
     path, where = made
     (first, second), (begin, end) = block_of(path, where["next"]), block_of(path, where["root"])
     assert begin == second
@@ -232,7 +235,7 @@ def test_both_tags_of_neighbours_overwritten(made, capsys):
         content = file.read()[first + BLOCK_HEAD_BYTES : end - BLOCK_REAR_BYTES]
     report = repaired(capsys, path)
     (finding,) = [finding for finding in report["findings"] if finding["offset"] == first]
-    assert f"which blocks lay in these {end - first} bytes" in finding["lost"]
+    assert f"which blocks were in these {end - first} bytes" in finding["lost"]
     with shmem.SharedMemory(path) as section:
         assert section["a"].tolist() == list(range(100))
         assert section.root is None
@@ -243,32 +246,32 @@ def test_both_tags_of_neighbours_overwritten(made, capsys):
 
 
 @pytest.mark.parametrize("clean", [0, 1])
-def test_a_tag_that_says_too_little(made, capsys, clean):
-    """Its end says the same; what is left to the next block is too small for one, and belongs to it."""
+def test_tag_with_too_small_a_size(made, capsys, clean):
+    """Both tags hold the wrong size.  The rest before the next block is too small for a block, and is added to this one."""
     path, where = made
     at, end = block_of(path, where["block"])
     size = end - at
     with open(path, "rb") as file:
         image = bytearray(file.read())
-    damaging.put(image, at, word(path, at) - 16)
-    damaging.seal(image, at, size - 16)
+    damaging.put(image, at, word(path, at) - BLOCK_ALIGN_BYTES)
+    damaging.seal(image, at, size - BLOCK_ALIGN_BYTES)
     poke(path, 0, image)
     set_field(path, "clean", clean)
     report = repaired(capsys, path)
-    assert [finding["offset"] for finding in report["findings"]] == [at + size - 16]
+    assert [finding["offset"] for finding in report["findings"]] == [at + size - BLOCK_ALIGN_BYTES]
     with shmem.SharedMemory(path) as section:
         section.check_heap()
         assert section["a"].tolist() == list(range(100))
         assert bytes(section.root.next.other)[:276] == (DATA + DATA[:100])[:276]
 
 
-def test_end_overwritten_only(made, capsys):
+def test_rear_tag_overwritten(made, capsys):
     path, where = made
     begin, end = block_of(path, where["b"])
     poke(path, end - BLOCK_REAR_BYTES, bytes(BLOCK_REAR_BYTES))
     (finding,) = repaired(capsys, path)["findings"]
     assert (finding["offset"], finding["lost"]) == (begin, "")
-    intact(path)
+    assert_intact(path)
 
 
 @pytest.mark.parametrize(
@@ -283,28 +286,28 @@ def test_end_overwritten_only(made, capsys):
         ("next_serial", b"\0" * 8), ("next_serial", b"\xff" * 8), ("used_bytes", b"\xff"),
     ],
 )  # fmt: skip
-def test_header(made, capsys, name, content):
-    """Fields that follow from others are written again; only a label or an address can be lost."""
+def test_header_is_rebuilt(made, capsys, name, content):
+    """Fields that follow from others are rebuilt; only a label or an address can be lost."""
     path, _ = made
     poke(path, HEADER[name].offset, content)
     repaired(capsys, path)
-    intact(path)
+    assert_intact(path)
 
 
-def test_root_and_tables(made, capsys):
+def test_root_and_anchors_overwritten(made, capsys):
     path, _ = made
     poke(path, HEADER["root_off"].offset, b"\x10\x60" + b"\0" * 5 + b"\1")
     report = repaired(capsys, path)
     assert "root" in report["findings"][0]["lost"]
-    intact(path, "root")
-    poke(path, HEADER["types_off"].offset, b"\xff" * 8)  # of the two tables, the other anchor leads to one
+    assert_intact(path, "root")
+    poke(path, HEADER["types_off"].offset, b"\xff" * 8)  # the other anchor still leads to one of the two tables
     repaired(capsys, path)
     with shmem.SharedMemory(path) as section:
         assert section.new(Node, small=3).small == 3
 
 
 def slot_of(path, name):
-    """Return the offsets of the slot that shows a name, and of its entry."""
+    """Return the offsets of a name's slot and of its entry."""
     table = field(path, "directory_off")
     first = table + TABLE.size
     with open(path, "rb") as file:
@@ -317,7 +320,7 @@ def slot_of(path, name):
 
 @pytest.mark.parametrize("damage", ["entry", "hash", "zero", "both"])
 def test_slot_overwritten(made, capsys, damage):
-    """The entry is there still, and found again."""
+    """The entry is undamaged, and is found again."""
     path, _ = made
     at, _ = slot_of(path, b"last")
     if damage in ("entry", "both"):
@@ -327,26 +330,26 @@ def test_slot_overwritten(made, capsys, damage):
     if damage == "zero":
         poke(path, at, bytes(SLOT.size))
     repaired(capsys, path)
-    intact(path)
+    assert_intact(path)
 
 
 @pytest.mark.parametrize("text", [b"\xff", b""])
-def test_name_that_is_no_text(made, capsys, text):
+def test_name_is_not_text(made, capsys, text):
     path, _ = made
     _, entry = slot_of(path, b"last")
     poke(path, entry + ENTRY.size if text else ENTRY["name_bytes"].at(entry), text or b"\0\0\0\0")
     report = repaired(capsys, path)
     assert "a name" in [finding["lost"] for finding in report["findings"]]
-    intact(path, "last")
+    assert_intact(path, "last")
 
 
-def test_name_that_leads_nowhere(made, capsys):
+def test_name_with_a_wrong_offset(made, capsys):
     path, _ = made
     _, entry = slot_of(path, b"last")
     poke(path, ENTRY["value"].at(entry), struct.pack("<Q", 0x7FFF0))
     report = repaired(capsys, path)
     assert ["'last'" in finding["lost"] for finding in report["findings"]] == [True]
-    intact(path, "last")
+    assert_intact(path, "last")
 
 
 def test_array_header_overwritten(made, capsys):
@@ -358,8 +361,8 @@ def test_array_header_overwritten(made, capsys):
         assert np.frombuffer(section["a"], "int64")[-100:].tolist()[-1] == 99 or 99 in np.frombuffer(bytes(section["a"])[:-8], "int64")
 
 
-def test_cut_off(made, capsys):
-    """Cut in the middle of the last block: that one is kept with zeros, the others are whole."""
+def test_truncated_file_is_repaired(made, capsys):
+    """The file ends within the last block, which is kept and filled with zeros; the others are intact."""
     path, where = made
     os.truncate(path, where["last"] + 50)
     with pytest.raises(shmem.NotASection):
@@ -375,8 +378,8 @@ def test_cut_off(made, capsys):
 
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.damages
-def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
-    """Whatever is done to the bytes of the heap: a repair ends, the heap is whole after it, and says what it did."""
+def test_random_damage_is_repaired(section_file, capsys, seed):
+    """For any damage to the heap a repair terminates, leaves the heap intact, and reports its changes."""
     rng = random.Random(seed)
     make(section_file, index=["tlsf", "next_fit"][seed % 2])
     size = os.path.getsize(section_file)
@@ -388,8 +391,8 @@ def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
     if seed % 4 == 0:
         os.truncate(section_file, rng.randrange(START + 100, size))
     _, report = check(capsys, section_file, "--repair")
-    assert report["state"] in ("repaired", "whole"), report
-    assert check(capsys, section_file, "--leaks")[1]["state"] == "whole"
+    assert report["state"] in ("repaired", "intact"), report
+    assert check(capsys, section_file, "--leaks")[1]["state"] == "intact"
     with shmem.SharedMemory(section_file) as section:
         section.check_heap()
         section.free(section.allocate(1000))
@@ -397,7 +400,7 @@ def test_cut_and_scribbled_anywhere(section_file, capsys, seed):
             section[name]
 
 
-def test_killed_process_is_no_damage(section_file, capsys, child):
+def test_killed_process_is_not_damage(section_file, capsys, child):
     other = child(
         "section = shmem.SharedMemory(args[0], max_size=1 << 24); section['a'] = [1, 2, 3]; say('go')\n"
         "while True: section['b'] = bytes(100_000); del section['b']",
@@ -407,14 +410,14 @@ def test_killed_process_is_no_damage(section_file, capsys, child):
     other.kill()
     before = digest(section_file)
     status, report = check(capsys, section_file, "--leaks")
-    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert (status, report["state"], report["findings"]) == (0, "intact", [])
     assert any("not closed" in note for note in report["notes"])
     assert digest(section_file) == before
     with shmem.SharedMemory(section_file) as section:
         assert section.stats().recoveries == 1
 
 
-def test_damage_in_a_file_that_was_not_closed(section_file, capsys, child):
+def test_damage_in_an_unclosed_file(section_file, capsys, child):
     other = child("section = shmem.SharedMemory(args[0], max_size=1 << 20); section['a'] = [1, 2]; section['b'] = b'bytes'\n"
                   "say(section['b'].offset); sys.stdin.readline()", section_file)  # fmt: skip
     offset = int(other.hear()) - BLOCK_HEAD_BYTES
@@ -427,7 +430,7 @@ def test_damage_in_a_file_that_was_not_closed(section_file, capsys, child):
 
 
 @pytest.mark.damages
-def test_in_use(place, capsys):
+def test_section_in_use_is_not_repaired(place, capsys):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section["a"] = [1]
         leak = section.allocate(500)
@@ -440,7 +443,7 @@ def test_in_use(place, capsys):
             if options == ("--leaks",):
                 assert [one["offset"] for one in report["leaks"]] == [leak.offset]
             if options == ("--repair",):
-                assert "nothing was repaired" in report["notes"][-1]
+                assert "cannot repair" in report["notes"][-1]
         assert os.path.exists(section.path)
         second = section.allocate(100)
         tag = word(section.path, second.offset - BLOCK_HEAD_BYTES)
@@ -452,7 +455,7 @@ def test_in_use(place, capsys):
         assert section.stats().participants == (os.getpid(),)
 
 
-def test_leaks_beside_damage(made, capsys):
+def test_leaks_and_damage(made, capsys):
     path, where = made
     with shmem.SharedMemory(path) as section:
         section.allocate(100)
@@ -462,11 +465,11 @@ def test_leaks_beside_damage(made, capsys):
     assert check(capsys, path, "--leaks")[0] == 4
 
 
-def test_the_most_participants(section_file, capsys):
-    """The table of as many participants as there may be fills its last page only in part."""
+def test_maximum_number_of_participants(section_file, capsys):
+    """The table of the maximum number of participants fills its last page only in part."""
     shmem.SharedMemory(section_file, max_size=1 << 24, max_participants=MAX_PARTICIPANTS).close()
     status, report = check(capsys, section_file)
-    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert (status, report["state"], report["findings"]) == (0, "intact", [])
 
 
 # -- participants and intents ---------------------------------------------------------------------------------
@@ -486,57 +489,65 @@ def entry_of(i, name="readers"):
 
 
 @pytest.mark.parametrize(("offset", "content", "problem"), [
-    (HEADER["participants_high"].offset, struct.pack("<I", N_PARTICIPANTS + 1), "8 of them were in use"),
-    (entry_of(1), b"\xff" * PARTICIPANT.size, "entry 1 of the participants: it was overwritten"),
-    (entry_of(2), struct.pack("<Q", 5 << 32 | MAX_THREADS + 1), "entry 2 of the participants: it counts 4,097 threads"),
-    (entry_of(0, "pending"), struct.pack("<i", -1), "blocks that it is making"),
+    (HEADER["participants_high"].offset, struct.pack("<I", N_PARTICIPANTS + 1), "participants_high is"),
+    (entry_of(1), b"\xff" * PARTICIPANT.size, "participant entry 1 is damaged: it was overwritten"),
+    (entry_of(2), struct.pack("<Q", 5 << OWNER_GENERATION_SHIFT | MAX_THREADS + 1),
+     f"participant entry 2 is damaged: it counts {MAX_THREADS + 1:,} threads"),
+    (entry_of(0, "pending"), struct.pack("<i", -1), "pending blocks"),
     (entry_of(0, "pins"), struct.pack("<i", -1), "pinned arrays"),
-    (INTENTS, b"\xff" * INTENT.size, "participant 0 is impossible: its operation"),
-    (INTENTS + INTENT.size, intent(9, START), "participant 1 is impossible: its operation"),
+    (INTENTS, b"\xff" * INTENT.size, "participant 0 is invalid: its operation"),
+    (INTENTS + INTENT.size, intent(9, START), "participant 1 is invalid: its operation"),
     (INTENTS, intent(INTENT_SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
-    (INTENTS, intent(INTENT_RESIZE, START + 16), "it resizes a block"),
-    (INTENTS, intent(INTENT_MOVE, START, drop=(START + 17, 0)), "it refers to a block"),
+    (INTENTS, intent(INTENT_RESIZE, START + BLOCK_ALIGN_BYTES), "it resizes a block"),
+    (INTENTS, intent(INTENT_MOVE, START, drop=(START + BLOCK_ALIGN_BYTES + 1, 0)), "it refers to a block"),
 ])  # fmt: skip
 @pytest.mark.parametrize("was_closed", [True, False])
-def test_what_no_process_writes(made, capsys, offset, content, problem, was_closed):
+def test_invalid_entries_and_intents_are_repaired(made, capsys, offset, content, problem, was_closed):
     path, _ = made
     poke(path, offset, content)
     set_field(path, "clean", int(was_closed))
     (finding,) = repaired(capsys, path)["findings"]
     assert problem in finding["problem"]
     assert finding["lost"] == ""
-    intact(path)
+    assert_intact(path)
 
 
-def test_intent_in_a_section_that_was_closed(made, capsys):
-    """It makes sense, and recovery would free a named block for it."""
+def test_intent_in_a_closed_section(made, capsys):
+    """The intent is valid by itself, and recovery would free a named block because of it."""
     path, where = made
     slot = HEADER["directory_off"].offset
     poke(path, INTENTS, intent(INTENT_SWAP_SLOT, slot, word(path, slot), drop=(where["b"], 0)))
     (finding,) = repaired(capsys, path)["findings"]
-    assert "in a section that was closed" in finding["problem"]
-    intact(path)
+    assert "a cleanly closed section has no intents" in finding["problem"]
+    assert_intact(path)
 
 
-def test_intent_of_the_killed_is_no_damage(made, capsys):
-    """The slot does not have its value: it was not decided."""
+def test_intent_of_a_killed_process_is_not_damage(made, capsys):
+    """The slot does not have the intent's value, so the operation was not committed."""
     path, where = made
     poke(path, INTENTS + 3 * INTENT.size, intent(INTENT_SWAP_SLOT, HEADER["directory_off"].offset, 1, drop=(where["b"], 0)))
     with open(path, "r+b") as file:
-        for name, value in {"readers": 3 << 32 | 1, "attached": 1, "pending": 1, "pins": 2, "waiting": 0, "pid": 4321}.items():
+        for name, value in {
+            "readers": 3 << OWNER_GENERATION_SHIFT | 1,
+            "attached": 1,
+            "pending": 1,
+            "pins": 2,
+            "waiting": 0,
+            "pid": 4321,
+        }.items():
             PARTICIPANT[name].write_file(file.fileno(), value, entry_of(3))
     set_field(path, "clean", 0)
     status, report = check(capsys, path)
-    assert (status, report["state"], report["findings"]) == (0, "whole", [])
+    assert (status, report["state"], report["findings"]) == (0, "intact", [])
     assert any("participant 3 was killed while naming" in note for note in report["notes"])
-    assert any("entry 3 of the participants: process 4321 was killed" in note for note in report["notes"])
+    assert any("participant entry 3: process 4321 was killed" in note for note in report["notes"])
     with shmem.SharedMemory(path) as section:
         assert section.stats().recoveries == 1
-    intact(path)
+    assert_intact(path)
 
 
 def test_opening_waits_for_a_check(made, child):
-    from shmem._cli import check as _check  # what is not public
+    from shmem._cli import check as _check  # not public
 
     path, _ = made
     with _check.opened(path, False):
@@ -548,13 +559,13 @@ def test_opening_waits_for_a_check(made, child):
     other.end()
 
 
-def test_leaks(section_file, capsys):
+def test_unreachable_blocks_are_reported(section_file, capsys):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         far = section.allocate(64)
         held = section.allocate(100)
         held_offset = held.offset
         unlinked, behind = section.new(Node), section.new(Node)
-        unlinked.next = behind  # reached by a leak alone
+        unlinked.next = behind  # reachable only from a leak
         lost = section.zeros((3, 5), "float32")
         section.root = lost
         lost_offset = field(section_file, "root_off")
@@ -568,7 +579,7 @@ def test_leaks(section_file, capsys):
         }
         del lost, far, held, unlinked, behind
     status, report = check(capsys, section_file, "--leaks")
-    assert (status, report["state"]) == (4, "whole")
+    assert (status, report["state"]) == (4, "intact")
     found = {one["offset"]: (one["type"], one["perhaps"] and True) for one in report["leaks"]}
     assert {offset: found.get(offset) for offset in expected} == expected
     assert len(found) == 4
@@ -595,7 +606,7 @@ def test_copies_are_numbered_and_sparse(made, capsys):
         assert os.stat(report["copy"]).st_mode == os.stat(path).st_mode
 
 
-def test_no_room_for_the_copy(made, capsys, monkeypatch):
+def test_no_space_for_the_copy(made, capsys, monkeypatch):
     from shmem._cli import check as _check
 
     path, where = made

@@ -1,4 +1,4 @@
-"""`python -m shmem fifo`: no message is lost or taken twice, and each producer's come in order, wherever processes are killed."""
+"""`python -m shmem fifo`: no message is lost or taken twice, and each producer's messages stay in order, wherever processes are killed."""
 
 import random
 import signal
@@ -20,11 +20,11 @@ sys.exit(main(["fifo", *args[1:]]))
 
 
 class Killed(BaseException):
-    """Stand-in for a SIGKILL in a certain place."""
+    """Stand-in for a SIGKILL at a certain line."""
 
 
 def killed_at(step, function, *args):
-    """Call a function, but only until `step` lines of the module were begun; return whether it ended before that."""
+    """Call a function for at most `step` lines of the module; return whether it completed."""
     left = step
 
     def trace(frame, event, _):
@@ -53,7 +53,7 @@ def queue(shm, monkeypatch):
     monkeypatch.setattr(fifo, "SLICE", 0.002)
     made = fifo.Queue(shm)
     yield made
-    vars(made).clear()  # pytest keeps the queue, which would keep the section
+    vars(made).clear()  # pytest keeps the queue, which would keep the section open
 
 
 def drain(queue):
@@ -64,7 +64,7 @@ def drain(queue):
     return found
 
 
-def test_in_order(queue):
+def test_messages_are_in_order(queue):
     one, two = queue.add_producer(), queue.add_producer()
     for i in range(5):
         queue.put(one, i)
@@ -79,7 +79,7 @@ def test_in_order(queue):
     assert queue.get(0) is None
 
 
-def test_blocks_are_used_again(queue):
+def test_blocks_are_reused(queue):
     producer = queue.add_producer()
     for i in range(3):
         queue.put(producer, i)
@@ -90,7 +90,7 @@ def test_blocks_are_used_again(queue):
     assert queue.shm.check_heap().blocks <= blocks + 1
 
 
-def test_an_order_that_is_violated_is_found(queue):
+def test_wrong_order_is_detected(queue):
     producer = queue.add_producer()
     for i in range(3):
         queue.put(producer, i)
@@ -98,7 +98,7 @@ def test_an_order_that_is_violated_is_found(queue):
     with pytest.raises(fifo.Violation):
         queue.check()
     assert queue.take() == (1, 0)
-    with pytest.raises(fifo.Violation, match="message 7 came instead of 1"):
+    with pytest.raises(fifo.Violation, match="expected message 1, got message 7"):
         queue.take()
 
 
@@ -106,7 +106,7 @@ def test_an_order_that_is_violated_is_found(queue):
 @pytest.mark.parametrize("n_spare", [0, 1])
 @pytest.mark.parametrize("again", range(0, 16, 3))
 def test_killed_at_every_line_of_put(queue, n_before, n_spare, again):
-    """A put is killed, and then the next process in the middle of its repair."""
+    """A process is killed during a put, and the next one during its repair."""
     producer = queue.add_producer()
     step, n_put, n_lost, is_over = 0, 0, 0, False
     while not is_over:
@@ -130,7 +130,7 @@ def test_killed_at_every_line_of_put(queue, n_before, n_spare, again):
         assert n_put <= producer.put <= n_put + 1
         assert producer.put == n_put + 1 or not is_over
         assert queue.check()[0] == 0
-        assert queue.check()[1] - n_lost in (0, 1)  # between allocating a message and noting it
+        assert queue.check()[1] - n_lost in (0, 1)  # killed between allocating a message and recording it
         n_lost = queue.check()[1]
         n_put = producer.put
         step += 1
@@ -150,14 +150,14 @@ def test_killed_at_every_line_of_take(queue, n_before, again):
         killed_at(again, queue.take) if again else None
         n_waiting, n_lost = queue.check()
         assert n_lost == 0
-        assert n_before - 2 <= n_waiting <= n_before  # two killed consumers had taken at most one each
+        assert n_before - 2 <= n_waiting <= n_before  # each of two killed consumers had taken at most one
         assert drain(queue) == [(1, n_put - n_waiting + i) for i in range(n_waiting)]
         assert queue.check() == (0, 0)
         step += 1
     assert step > 12
 
 
-def test_producers_that_are_gone_are_forgotten(queue):
+def test_ended_producers_are_removed(queue):
     living = queue.add_producer()
     gone, busy = queue.add_producer(), queue.add_producer()
     queue.put(busy, 0)
@@ -167,15 +167,15 @@ def test_producers_that_are_gone_are_forgotten(queue):
     assert queue.check() == (1, 0)
 
 
-def test_messages_without_tokens_are_found(queue):
-    """Messages lose their tokens by kills between putting and signaling."""
+def test_messages_without_tokens_are_signaled_again(queue):
+    """A kill between putting and signaling leaves a message without its token."""
     producer = queue.add_producer()
     for i in range(20):
         queue.put(producer, i)
     while queue.fifo.messages.wait(0):
         pass
     assert queue.get(0.01) == (1, 0)
-    assert all(queue.fifo.messages.wait(0) for _ in range(19))  # signaled again
+    assert all(queue.fifo.messages.wait(0) for _ in range(19))  # all were signaled again
     assert len(drain(queue)) == 19
 
 
@@ -183,13 +183,13 @@ def test_command_line(section_file, child):
     place = ["--file", section_file]
     assert child(RUN, "", "produce", 300, *place, "--check").end().splitlines() == [
         "producer 1: 300 messages put",
-        "check: 300 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
+        "check: 300 messages waiting, in order; heap intact; 0 blocks lost with killed processes",
     ]
     lines = child(RUN, "", "consume", "--timeout", 0, "--verbose", "--check", *place).end().splitlines()
     assert lines[:300] == [f"1 {i}" for i in range(300)]
     assert lines[300:] == [
         "consumer: 300 messages taken, producers: 1",
-        "check: 0 messages waiting, in order; heap whole; 0 blocks lost with killed processes",
+        "check: 0 messages waiting, in order; heap intact; 0 blocks lost with killed processes",
     ]
 
 
@@ -197,19 +197,19 @@ def test_command_line(section_file, child):
     "arguments",
     [["produce"], ["consume", "5"], ["produce", "-1"], ["consume", "--timeout", "-1"], ["consume", "--file", "a", "--name", "b"]],
 )
-def test_wrong_arguments(arguments, capsys):
+def test_wrong_arguments_are_reported(arguments, capsys):
     assert main(["fifo", *arguments]) == 2
     assert capsys.readouterr().err.startswith("fifo: ")
 
 
-def test_full_section(section_file, capsys):
+def test_full_section_is_reported(section_file, capsys):
     assert main(["fifo", "produce", "1000000", "--size", str(1 << 20), "--timeout", "0.1", "--file", section_file]) == 1
     assert "SectionFull" in capsys.readouterr().err
     assert main(["fifo", "consume", "--timeout", "0", "--check", "--file", section_file]) == 0
     assert "0 messages waiting" in capsys.readouterr().out
 
 
-def test_many_at_the_same_time(section_file, tmp_path, child):
+def test_many_producers_and_consumers(section_file, tmp_path, child):
     place = ["--file", section_file]
     consumers = [child(RUN, tmp_path / f"out {i}", "consume", "--timeout", 3, "--verbose", *place) for i in range(2)]
     producers = [child(RUN, "", "produce", 1000, "--wait", *place) for _ in range(3)]
@@ -225,7 +225,7 @@ def test_many_at_the_same_time(section_file, tmp_path, child):
     assert sorted(found) == [(producer, i) for producer in range(1, 4) for i in range(1000)]
 
 
-def test_interrupted(section_file, child):
+def test_interrupt_reports_the_count(section_file, child):
     consumer = child(RUN, "", "consume", "--verbose", "--file", section_file)
     child(RUN, "", "produce", 1, "--file", section_file).end()
     assert consumer.hear() == "1 0"
@@ -252,7 +252,7 @@ def test_kill_storm(section_file, tmp_path, child):
         for _ in range(6):
             taken = sum(log.stat().st_size for log in logs if log.exists())
             deadline = time.monotonic() + 20
-            while sum(log.stat().st_size for log in logs if log.exists()) < taken + 2000:  # the new ones are at work too
+            while sum(log.stat().st_size for log in logs if log.exists()) < taken + 2000:  # until the new processes work too
                 assert time.monotonic() < deadline
                 time.sleep(0.01 + rng.random() * 0.01)
             for which in rng.sample(range(4), 2):
@@ -270,10 +270,10 @@ def test_kill_storm(section_file, tmp_path, child):
         found = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
         assert len(found) == len(set(found)), "taken twice"
         n_taken = {producer.number: producer.taken for producer in fifo.chain(queue.fifo.producers)}
-        told = [tuple(map(int, line.split())) for line in found]
-        assert all(number < n_taken.get(producer, sys.maxsize) for producer, number in told)
-        told = [(producer, number) for producer, number in told if producer in n_taken]
-        assert 0 <= sum(n_taken.values()) - len(told) <= n_killed_consumers, "lost"
+        printed = [tuple(map(int, line.split())) for line in found]
+        assert all(number < n_taken.get(producer, sys.maxsize) for producer, number in printed)
+        printed = [(producer, number) for producer, number in printed if producer in n_taken]
+        assert 0 <= sum(n_taken.values()) - len(printed) <= n_killed_consumers, "lost"
         while n_waiting:
             assert queue.get(0) is not None
             n_waiting -= 1

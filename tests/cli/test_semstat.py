@@ -1,11 +1,10 @@
-"""`python -m shmem semstat`: what it shows of semaphores and events, compared with what was made."""
+"""`python -m shmem semstat`: the semaphores and events that it shows match those that the tests created."""
 
 import contextlib
 import ctypes
 import datetime
 import json
 import os
-import re
 import shutil
 import struct
 import subprocess
@@ -18,16 +17,27 @@ import pytest
 
 import shmem
 from shmem.__main__ import main
+from shmem._base.layout import (
+    CHANNEL_WAITERS_SHIFT,
+    LAYOUT,
+    MAGIC,
+    NAMED_EVENT,
+    NAMED_MAGIC,
+    NAMED_SEMAPHORE,
+    NAMED_VERSION,
+    PAGE_BYTES,
+    SEMAPHORE_MAX,
+)
 from shmem._cli import semstat
 
 IPC_PRIVATE, IPC_CREAT, IPC_RMID, SETVAL = 0, 0o1000, 0, 16
 FOLDER = Path("/dev/shm")
-MAGIC = b"SHMEMS\x1a\0"
+NAMED, SEMAPHORE, EVENT = LAYOUT["named_t"], LAYOUT["semaphore_t"], LAYOUT["event_t"]
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.sem_open.restype = ctypes.c_void_p
 LIBC.sem_open.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_uint]
 
-# Operates on a System V semaphore; says its process id first.
+# Operates on a System V semaphore, after printing its process id.
 SEMOP = """
 import ctypes, struct
 set_id, number, operation = map(int, args)
@@ -44,12 +54,12 @@ semaphore = ctypes.c_void_p(libc.sem_open(args[0].encode(), 0))
 say("waits")
 say("done", libc.sem_wait(semaphore))
 """
-# Without privileges: also root has to do without.
-AS_NOBODY = """
+# Runs without privileges, even for root.
+UNPRIVILEGED = """
 import contextlib, io
 from shmem.__main__ import main
 with contextlib.redirect_stdout(io.StringIO()):
-    main(["semstat", *args])        # imports all that it needs: nobody may be unable to look into Python's folder
+    main(["semstat", *args])        # import everything first: the unprivileged user may have no access to Python's folder
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
@@ -58,17 +68,22 @@ sys.exit(main(["semstat", *args]))
 """
 
 
-def named_bytes(kind, state, magic=MAGIC, version=1):
-    """The file of a named semaphore (1) or event (2)."""
-    return (struct.pack("<8sII16s32x", magic, version, kind, uuid.uuid4().bytes) + state).ljust(4096, b"\0")
+def named_bytes(kind, layout, state, magic=NAMED_MAGIC, version=NAMED_VERSION):
+    """Return the file contents of a named semaphore or event, with a state of the given layout and values."""
+    content = bytearray(PAGE_BYTES)
+    for name, value in {"magic": magic, "version": version, "kind": kind, "uuid": uuid.uuid4().bytes}.items():
+        NAMED[name].write(content, value)
+    for name, value in state.items():
+        layout[name].write(content, value, NAMED["state"].offset)
+    return bytes(content)
 
 
-def semaphore_bytes(value, n_waiters, **others):
-    return named_bytes(1, struct.pack("<I4xII", value, 77, n_waiters), **others)
+def semaphore_bytes(value, n_waiters, kind=NAMED_SEMAPHORE, **others):
+    return named_bytes(kind, SEMAPHORE, {"value": value, "channel": n_waiters << CHANNEL_WAITERS_SHIFT | 77}, **others)
 
 
 def event_bytes(low_half, n_waiters, **others):
-    return named_bytes(2, struct.pack("<II", low_half, n_waiters), **others)
+    return named_bytes(NAMED_EVENT, EVENT, {"word": n_waiters << CHANNEL_WAITERS_SHIFT | low_half}, **others)
 
 
 def posix_bytes(value, n_waiters, mark=0x80):
@@ -76,7 +91,7 @@ def posix_bytes(value, n_waiters, mark=0x80):
 
 
 def result(value):
-    """Of a call of the C library; OSError when it failed."""
+    """Return the result of a C library call; raise OSError if it failed."""
     if value == -1:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return value
@@ -84,13 +99,13 @@ def result(value):
 
 @pytest.fixture
 def new_set():
-    """Make System V sets with given values; removed afterwards."""
+    """A function that creates System V sets with given values; they are removed afterwards."""
     made = []
 
     def make(values, key=IPC_PRIVATE, permissions=0o600):
         made.append(result(LIBC.semget(key, len(values), permissions | IPC_CREAT)))
         for number, value in enumerate(values):
-            if value:  # else it has no last process
+            if value:  # otherwise it has no last process
                 result(LIBC.semctl(made[-1], number, SETVAL, value))
         return made[-1]
 
@@ -101,7 +116,7 @@ def new_set():
 
 @pytest.fixture
 def unique():
-    """A name that no other test has; files whose names end with it are removed."""
+    """A unique name; files whose names end with it are removed afterwards."""
     name = f"semstat-{uuid.uuid4().hex}"
     yield name
     for path in FOLDER.glob(f"*{name}"):
@@ -110,14 +125,14 @@ def unique():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty folder that takes the place of /dev/shm."""
+    """An empty folder in place of /dev/shm."""
     monkeypatch.setattr(semstat, "FOLDER", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
 def entries(capsys):
-    """What `--json` shows, read back."""
+    """A function that returns the parsed output of `--json`."""
 
     def read(*arguments):
         assert main(["semstat", "--json", *arguments]) == 0
@@ -128,7 +143,7 @@ def entries(capsys):
 
 @pytest.fixture
 def table(capsys):
-    """The lines of the table."""
+    """A function that returns the lines of the table."""
 
     def read(*arguments):
         assert main(["semstat", *arguments]) == 0
@@ -139,7 +154,7 @@ def table(capsys):
 
 @pytest.fixture
 def entry_of(entries):
-    """The one entry of this name, or of the set with this id."""
+    """A function that returns the only entry with a name, or of the set with an id."""
 
     def read(name_or_id):
         key = "id" if isinstance(name_or_id, int) else "name"
@@ -150,7 +165,7 @@ def entry_of(entries):
 
 
 def lines_of_set(lines, set_id):
-    """The line of a set in the table, and those about its semaphores."""
+    """Return the line of a set in the table, and the lines of its semaphores."""
     [first] = [i for i, line in enumerate(lines) if line.startswith("0x") and line.split()[1] == str(set_id)]
     last = first + 1
     while last < len(lines) and lines[last].startswith("    "):
@@ -159,7 +174,7 @@ def lines_of_set(lines, set_id):
 
 
 def wait_for(condition, seconds=20):
-    """The first true value of `condition()`."""
+    """Return the first true value of `condition()`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()
@@ -169,12 +184,12 @@ def wait_for(condition, seconds=20):
     raise AssertionError("it never came true")
 
 
-# -- this library's ---------------------------------------------------------------------------------------------
+# -- semaphores and events of shmem -----------------------------------------------------------------------------
 
 
 def test_named_semaphore(unique, entry_of, table):
     path = FOLDER / f"shmem-semaphore.{unique}"
-    path.write_bytes(semaphore_bytes(0x7FFFFFFF, 5))
+    path.write_bytes(semaphore_bytes(SEMAPHORE_MAX, 5))
     path.chmod(0o640)
     entry = entry_of(unique)
     assert (entry["uid"], entry["gid"]) == (os.geteuid(), path.stat().st_gid)
@@ -185,13 +200,13 @@ def test_named_semaphore(unique, entry_of, table):
         "name": unique,
         "path": str(path),
         "permissions": "0640",
-        "value": 2147483647,
+        "value": SEMAPHORE_MAX,
         "signaled": None,
         "waiters": 5,
         "error": None,
     }
     [line] = [line for line in table("--kind", "shmem") if unique in line]
-    assert line.split()[:3] == ["semaphore", "2147483647", "5"]
+    assert line.split()[:3] == ["semaphore", str(SEMAPHORE_MAX), "5"]
     assert line.split()[-2:] == ["0640", unique]
 
 
@@ -206,29 +221,29 @@ def test_named_event(unique, entry_of, table, low_half, is_signaled, word):
 
 NOT_SEMAPHORES = {
     "empty": (b"", "not made by this library"),
-    "zeros": (bytes(4096), "not made by this library"),
+    "zeros": (bytes(PAGE_BYTES), "not made by this library"),
     "foreign": (b"#!/bin/sh\n" * 50, "not made by this library"),
     "short-foreign": (b"x", "not made by this library"),
-    "section": (semaphore_bytes(1, 0, magic=b"SHMEM1\x1a\n"), "not made by this library"),
-    "cut": (semaphore_bytes(1, 0)[:4095], "damaged: 4095 bytes"),
-    "magic-only": (MAGIC, "damaged: 8 bytes"),
-    "long": (semaphore_bytes(1, 0) + b"x", "damaged: 4097 bytes"),
-    "version": (semaphore_bytes(1, 0, version=9), "layout version 9"),
-    "an-event": (event_bytes(1, 0), "an event, not a semaphore"),
-    "kind": (named_bytes(3, b""), "unknown kind 3"),
-    "negative": (semaphore_bytes(0xFFFFFFFF, 0), "damaged"),
+    "section": (semaphore_bytes(1, 0, magic=MAGIC), "not made by this library"),
+    "cut": (semaphore_bytes(1, 0)[: PAGE_BYTES - 1], f"damaged: must have {PAGE_BYTES} bytes, got {PAGE_BYTES - 1}"),
+    "magic-only": (semaphore_bytes(1, 0)[: NAMED["magic"].end], f"damaged: must have {PAGE_BYTES} bytes, got {NAMED['magic'].end}"),
+    "long": (semaphore_bytes(1, 0) + b"x", f"damaged: must have {PAGE_BYTES} bytes, got {PAGE_BYTES + 1}"),
+    "version": (semaphore_bytes(1, 0, version=9), f"layout version must be {NAMED_VERSION}, got 9"),
+    "an-event": (event_bytes(1, 0), "must be a semaphore, got an event"),
+    "kind": (semaphore_bytes(1, 0, kind=3), "unknown kind 3"),
+    "negative": (semaphore_bytes(SEMAPHORE_MAX + 1, 0), "damaged"),
 }
 NOT_EVENTS = {
-    "cut": (event_bytes(1, 0)[:70], "damaged: 70 bytes"),
-    "a-semaphore": (semaphore_bytes(1, 0), "a semaphore, not an event"),
+    "cut": (event_bytes(1, 0)[:70], f"damaged: must have {PAGE_BYTES} bytes, got 70"),
+    "a-semaphore": (semaphore_bytes(1, 0), "must be an event, got a semaphore"),
 }
 NOT_POSIX = {
-    "empty": (b"", "has 0 bytes"),
-    "short": (posix_bytes(3, 0)[:31], "has 31 bytes"),
-    "long": (posix_bytes(3, 0) + b"\0", "has 33 bytes"),
-    "huge": (bytes(1 << 20), "has 1048576 bytes"),
-    "mark": (posix_bytes(3, 0, mark=0), "not that of glibc"),
-    "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not that of glibc"),
+    "empty": (b"", "must have 32 bytes, got 0"),
+    "short": (posix_bytes(3, 0)[:31], "must have 32 bytes, got 31"),
+    "long": (posix_bytes(3, 0) + b"\0", "must have 32 bytes, got 33"),
+    "huge": (bytes(1 << 20), "must have 32 bytes, got 1048576"),
+    "mark": (posix_bytes(3, 0, mark=0), "not the layout of a 64-bit glibc"),
+    "before-2.21": (struct.pack("<IIQ16x", 3, 0x80, 2), "not the layout of a 64-bit glibc"),
     "negative": (posix_bytes(1 << 31, 0), "damaged"),
 }
 
@@ -236,7 +251,7 @@ NOT_POSIX = {
 @pytest.mark.parametrize(
     ("prefix", "files"), [("shmem-semaphore.", NOT_SEMAPHORES), ("shmem-event.", NOT_EVENTS), ("sem.", NOT_POSIX)], ids=["s", "e", "p"]
 )
-def test_foreign_and_truncated_files(folder, entries, table, prefix, files):
+def test_foreign_and_truncated_files_are_reported(folder, entries, table, prefix, files):
     for name, (content, _) in files.items():
         (folder / (prefix + name)).write_bytes(content)
     found = {entry["name"].removeprefix("/"): entry for entry in entries("--kind", "shmem", "--kind", "posix")}
@@ -251,18 +266,18 @@ def test_foreign_and_truncated_files(folder, entries, table, prefix, files):
 
 
 @pytest.mark.parametrize("prefix", ["shmem-semaphore.", "shmem-event.", "sem."])
-def test_no_regular_file(folder, entries, prefix):
+def test_irregular_files_are_reported(folder, entries, prefix):
     (folder / f"{prefix}folder").mkdir()
-    os.mkfifo(folder / f"{prefix}fifo")  # which would keep one waiting
+    os.mkfifo(folder / f"{prefix}fifo")  # opening it would block
     (folder / "elsewhere").write_bytes(posix_bytes(1, 0))
     (folder / f"{prefix}link").symlink_to(folder / "elsewhere")
-    (folder / prefix).write_bytes(b"a prefix is no name")
+    (folder / prefix).write_bytes(b"a prefix is not a name")
     found = entries("--kind", "shmem", "--kind", "posix")
     assert [entry["name"].removeprefix("/") for entry in found] == ["fifo", "folder", "link"]
-    assert {entry["error"] for entry in found} == {"it is no regular file"}
+    assert {entry["error"] for entry in found} == {"not a regular file"}
 
 
-def test_names_are_harmless(folder, entries, table):
+def test_names_are_escaped(folder, entries, table):
     names = [b"sem.\x1b[31mred", b"sem.two\nlines", b"sem.\xff\xfe", "sem.gr\u00fc\u00df".encode()]
     for name in names:
         Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(posix_bytes(4, 1))
@@ -273,13 +288,13 @@ def test_names_are_harmless(folder, entries, table):
     assert all(line.split()[:2] == ["4", "1"] and line.isprintable() for line in [title, header, *lines][2:])
 
 
-def test_what_has_vanished_is_skipped(folder, entries, monkeypatch):
+def test_removed_file_is_skipped(folder, entries, monkeypatch):
     (folder / "sem.there").write_bytes(posix_bytes(4, 1))
     monkeypatch.setattr(semstat.os, "listdir", lambda _: ["sem.gone", "sem.there"])
     assert [entry["name"] for entry in entries("--kind", "posix")] == ["/there"]
 
 
-def test_nothing_is_changed(folder, entries):
+def test_files_are_not_modified(folder, entries):
     path = folder / "shmem-semaphore.x"
     path.write_bytes(semaphore_bytes(3, 2))
     before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ctime_ns
@@ -288,19 +303,7 @@ def test_nothing_is_changed(folder, entries):
     assert before == (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ctime_ns)
 
 
-def test_constants_are_those_of_the_layout():
-    text = (Path(shmem.__file__).parent / "_base/layout.pxd").read_text()
-    constants = {name: int(value.rstrip("ul"), 0) for name, value in re.findall(r"#define (NAMED_\w+|PAGE_BYTES) +(\w+)", text)}
-    assert constants["NAMED_MAGIC"].to_bytes(8, "little") == semstat.NAMED_MAGIC
-    assert [constants[what] for what in ("PAGE_BYTES", "NAMED_VERSION", "NAMED_SEMAPHORE", "NAMED_EVENT")] == [
-        semstat.NAMED_FILE_BYTES,
-        semstat.NAMED_VERSION,
-        semstat.NAMED_SEMAPHORE,
-        semstat.NAMED_EVENT,
-    ]
-
-
-def test_what_the_classes_make(unique, entry_of, child):
+def test_objects_of_the_classes_are_shown(unique, entry_of, child):
     with contextlib.closing(shmem.Semaphore(unique, 2)) as semaphore:
         entry = entry_of(unique)
         assert (entry["type"], entry["value"], entry["waiters"], entry["error"]) == ("semaphore", 2, 0, None)
@@ -351,7 +354,7 @@ def test_posix_semaphore_and_its_waiter(unique, entry_of, table, child):
 # -- System V -------------------------------------------------------------------------------------------------------
 
 
-def test_set(new_set, entry_of, table):
+def test_system_v_set(new_set, entry_of, table):
     key = -(uuid.uuid4().int & 0x7FFFFFFF) - 1
     before = int(time.time())
     set_id = new_set([4, 0, 32767], key, 0o640)
@@ -410,7 +413,7 @@ def test_large_set(new_set, entry_of, table):
             shown |= {int(words[0]) + i: int(value) for i, value in enumerate(words[2:])}
     assert [shown[i] for i in range(160, 200)] == values[160:]
     assert shown[0] == 7
-    assert 80 not in shown  # as those before
+    assert 80 not in shown  # omitted, because its row equals the one before
     assert [line.strip() for line in lines].count("*") == 1
 
 
@@ -429,7 +432,7 @@ def test_largest_set(new_set, entry_of):
         LIBC.semctl(set_id, 0, IPC_RMID)
 
 
-def test_set_that_is_removed_meanwhile(new_set, entries, tmp_path, monkeypatch):
+def test_removed_set_is_skipped(new_set, entries, tmp_path, monkeypatch):
     stays, goes = new_set([1]), new_set([2])
     copy = tmp_path / "sem"
     copy.write_text(Path("/proc/sysvipc/sem").read_text())
@@ -441,7 +444,7 @@ def test_set_that_is_removed_meanwhile(new_set, entries, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("ipcs") is None, reason="no ipcs to compare with")
-def test_as_ipcs_says(new_set, entry_of, child):
+def test_agrees_with_ipcs(new_set, entry_of, child):
     set_id = new_set([5, 0, 1], uuid.uuid4().int & 0x7FFFFFFF, 0o604)
     child(SEMOP, set_id, 1, -1).hear()
     wait_for(lambda: entry_of(set_id)["semaphores"][1]["waiting_for_increase"] == 1)
@@ -454,18 +457,18 @@ def test_as_ipcs_says(new_set, entry_of, child):
     assert numbers == [[i, *one.values()] for i, one in enumerate(entry["semaphores"])]
 
 
-# -- as a whole -------------------------------------------------------------------------------------------------
+# -- all kinds together -----------------------------------------------------------------------------------------
 
 
-def test_what_others_own(unique, new_set, child):
-    """Root's, when root runs the tests, and looked at as nobody; else one's own, that one may not read."""
+def test_unreadable_objects_are_listed(unique, new_set, child):
+    """Run by root, the objects belong to root and the reader is unprivileged; otherwise they are the user's own without read permission."""
     permissions = 0o600 if os.geteuid() == 0 else 0o200
     closed_set, open_set = new_set([1, 2], permissions=permissions), new_set([3], permissions=0o644)
     for prefix, content in [("shmem-semaphore.", semaphore_bytes(1, 0)), ("shmem-event.", event_bytes(1, 0)), ("sem.", posix_bytes(1, 0))]:
         path = FOLDER / (prefix + unique)
         path.write_bytes(content)
         path.chmod(permissions)
-    found = json.loads(child(AS_NOBODY, "--json").end())
+    found = json.loads(child(UNPRIVILEGED, "--json").end())
     mine = [entry for entry in found if unique in (entry.get("name") or "")]
     assert [(entry["kind"], entry["type"]) for entry in mine] == [("shmem", "semaphore"), ("shmem", "event"), ("posix", "semaphore")]
     [closed] = [entry for entry in found if entry.get("id") == closed_set]
@@ -476,29 +479,29 @@ def test_what_others_own(unique, new_set, child):
     [readable] = [entry for entry in found if entry.get("id") == open_set]
     assert [one["value"] for one in readable["semaphores"]] == [3]
 
-    lines = child(AS_NOBODY).end().splitlines()
+    lines = child(UNPRIVILEGED).end().splitlines()
     assert lines_of_set(lines, closed_set)[1:] == ["    cannot be read: Permission denied"]
     assert sum(unique in line for line in lines) == 3
 
 
-def test_none(folder, table, entries, tmp_path, monkeypatch):
+def test_nothing_to_show(folder, table, entries, tmp_path, monkeypatch):
     header = tmp_path / "header"
     header.write_text(Path("/proc/sysvipc/sem").read_text().splitlines(keepends=True)[0])
     monkeypatch.setattr(semstat, "SYSV_LIST", str(header))
     assert table() == [
-        "Semaphores and events of this library",
+        "Semaphores and events of shmem",
         "none",
         "",
         "POSIX named semaphores",
         "none",
         "",
-        "System V sets of semaphores",
+        "System V semaphore sets",
         "none",
     ]
     assert entries() == []
 
 
-def test_no_place_to_look_at(table, entries, tmp_path, monkeypatch):
+def test_missing_sources_are_reported(table, entries, tmp_path, monkeypatch):
     monkeypatch.setattr(semstat, "FOLDER", str(tmp_path / "missing"))
     monkeypatch.setattr(semstat, "SYSV_LIST", str(tmp_path / "missing"))
     assert [(entry["kind"], entry["error"]) for entry in entries()] == [
@@ -510,7 +513,7 @@ def test_no_place_to_look_at(table, entries, tmp_path, monkeypatch):
     assert sum("cannot be read" in line for line in table()) == 4
 
 
-def test_keys_are_the_same_for_all_of_a_kind(unique, new_set, entries, tmp_path, monkeypatch):
+def test_entries_of_a_kind_have_the_same_keys(unique, new_set, entries, tmp_path, monkeypatch):
     (FOLDER / f"shmem-semaphore.{unique}").write_bytes(semaphore_bytes(1, 0))
     (FOLDER / f"shmem-event.{unique}").write_bytes(b"")
     (FOLDER / f"sem.{unique}").write_bytes(posix_bytes(1, 0))
@@ -527,7 +530,7 @@ def test_keys_are_the_same_for_all_of_a_kind(unique, new_set, entries, tmp_path,
 
 
 @pytest.mark.parametrize("kinds", [("shmem",), ("posix",), ("sysv",), ("sysv", "shmem")])
-def test_kinds(unique, new_set, entries, table, kinds):
+def test_kinds_are_selected(unique, new_set, entries, table, kinds):
     (FOLDER / f"shmem-semaphore.{unique}").write_bytes(semaphore_bytes(1, 0))
     (FOLDER / f"sem.{unique}").write_bytes(posix_bytes(1, 0))
     new_set([1])
@@ -537,17 +540,17 @@ def test_kinds(unique, new_set, entries, table, kinds):
     assert {titles[line.split()[0]] for line in table(*arguments) if line.split()[:1] and line.split()[0] in titles} == set(kinds)
 
 
-def test_wrong_kind():
+def test_wrong_kind_is_an_error():
     with pytest.raises(SystemExit) as stopped:
         main(["semstat", "--kind", "mutex"])
     assert stopped.value.code == 2
 
 
-def test_owners_without_names():
+def test_owners_without_names_are_numbers():
     assert (semstat.user_name(3999999999), semstat.group_name(3999999999)) == ("3999999999", "3999999999")
 
 
-def test_as_a_program(unique, new_set):
+def test_run_as_a_program(unique, new_set):
     (FOLDER / f"sem.{unique}").write_bytes(posix_bytes(12, 0))
     set_id = new_set([31])
     command = [sys.executable, "-P", "-W", "error", "-m", "shmem", "semstat"]
@@ -557,7 +560,7 @@ def test_as_a_program(unique, new_set):
     assert lines_of_set(done.stdout.splitlines(), set_id)[1].split() == ["0", "values", "31"]
 
 
-def test_reader_that_has_seen_enough(new_set):
+def test_closed_output_is_ignored(new_set):
     new_set([1] * 200)
     command = [sys.executable, "-P", "-W", "error", "-m", "shmem", "semstat", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as process:

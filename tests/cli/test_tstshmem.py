@@ -1,4 +1,4 @@
-"""`python -m shmem tstshmem`: the table, the proofs, and the cleanup after killed processes."""
+"""`python -m shmem tstshmem`: the table, its self-checks, and the cleanup after killed processes."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ from shmem.__main__ import main
 from shmem._cli import tstshmem_crew, tstshmem_section, tstshmem_session, tstshmem_tree
 
 SIZE = 1 << 25
-WHOLE = "last to leave: tree empty, heap whole, no block left"
+WHOLE = "last to leave: tree empty, heap intact, no blocks left"
 VARIANTS = ["python", "cython"]
 
 
@@ -44,13 +44,13 @@ class Program:
         try:
             out, err = self.process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGABRT)  # faulthandler prints where each thread of each process is
+            os.killpg(self.pid, signal.SIGABRT)  # faulthandler prints the stack of each thread of each process
             out, err = self.process.communicate()
             raise AssertionError(f"the program hangs:\n{err}") from None
         return self.process.returncode, out, err
 
     def kill(self):
-        """Kill the instance with SIGKILL; its members go on."""
+        """Kill the instance with SIGKILL; its members continue."""
         os.kill(self.pid, signal.SIGKILL)
         self.process.communicate(timeout=30)
 
@@ -74,7 +74,7 @@ def start():
 
 @pytest.fixture
 def memory(section_file):
-    """Yield a section in a file, which stays open while programs come and go."""
+    """Yield a section in a file, which stays open while programs start and end."""
     with shmem.SharedMemory(section_file, max_size=SIZE) as section:
         yield section
 
@@ -94,7 +94,7 @@ def working_members(memory):
     """Return the process ids of the newest instance's members, once there are nodes in the tree."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
-        with shmem.shared_lock(memory):  # otherwise the instance may be freed and its memory hold something else
+        with shmem.shared_lock(memory):  # otherwise the instance may be freed and its memory reused
             control = memory.root
             if control is None or control.first is None or memory.stats().blocks < 100:
                 return []
@@ -102,7 +102,7 @@ def working_members(memory):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_table(start, variant):
+def test_table_is_printed(start, variant):
     status, out, err = start("-p", 2, "-t", 4, "-n", 300, "--variant", variant, "--size", "32M").end()
     assert (status, err) == (0, "")
     header, alone, together, verdict = out.splitlines()
@@ -111,7 +111,7 @@ def test_table(start, variant):
     assert together.split()[:-1] == [variant, "yes", "2", "4", "2,400"]
     assert float(alone.split()[-1]) >= 0
     assert float(together.split()[-1]) > 0
-    assert verdict == f"{variant}: own keys gone; {WHOLE}"
+    assert verdict == f"{variant}: own keys removed; {WHOLE}"
 
 
 def test_json_of_both_variants(start):
@@ -122,7 +122,7 @@ def test_json_of_both_variants(start):
         ("python", False, 1), ("python", True, 2), ("cython", False, 1), ("cython", True, 2)]  # fmt: skip
     for row in rows:
         assert row["own_keys_left"] == row["blocks_left"] == row["killed"] == 0
-        assert (row["is_last"], row["tree_empty"], row["heap_whole"], row["problems"]) == (True, True, True, [])
+        assert (row["is_last"], row["tree_empty"], row["heap_intact"], row["problems"]) == (True, True, True, [])
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_json_of_both_variants(start):
     [["-p", "33"], ["-t", "33"], ["-p", "0"], ["-n", "0"], ["-n", "x"], ["--no-locking", "-t", "2"], ["--file", "x", "--name", "y"],
      ["--size", "1Q"], ["--variant", "perl"]],
 )  # fmt: skip
-def test_wrong_arguments(capsys, arguments):
+def test_wrong_arguments_are_reported(capsys, arguments):
     try:
         status = main(["tstshmem", *arguments])
     except SystemExit as exit:
@@ -139,9 +139,9 @@ def test_wrong_arguments(capsys, arguments):
     assert capsys.readouterr().err
 
 
-def test_help(capsys):
-    says = {"--help": "fuzz", "tstshmem --help": "--no-locking", "fuzz --help": "--steps", "--version": shmem.__version__}
-    for arguments, word in says.items():
+def test_help_is_printed(capsys):
+    expected = {"--help": "fuzz", "tstshmem --help": "--no-locking", "fuzz --help": "--steps", "--version": shmem.__version__}
+    for arguments, word in expected.items():
         with pytest.raises(SystemExit) as caught:
             main(arguments.split())
         assert caught.value.code == 0
@@ -160,7 +160,7 @@ def test_no_locking_on_a_file(start, section_file):
         assert section.check_heap().blocks == 0
 
 
-def test_file_is_kept_and_used_again(start, section_file):
+def test_file_is_kept_and_reused(start, section_file):
     for variant in ("python", "cython", "python"):
         status, out, err = start("-p", 1, "-n", 100, "--variant", variant, "--file", section_file, "--size", "32M").end()
         assert (status, err) == (0, "")
@@ -173,7 +173,7 @@ def test_several_instances_on_one_section(start):
     programs = [start("-p", 2, "-t", 2, "-n", 2000, "--name", name, "--size", "32M") for _ in range(3)]
     ends = [program.end() for program in programs]
     assert [(status, err) for status, _, err in ends] == [(0, "")] * 3
-    assert all("own keys gone" in out for _, out, _ in ends)
+    assert all("own keys removed" in out for _, out, _ in ends)
     assert any(WHOLE in out for _, out, _ in ends)
     with pytest.raises(shmem.SectionNotFound):
         shmem.SharedMemory(shared_name=name)
@@ -250,8 +250,8 @@ def tree_of_variant(shm, control, variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("seed", range(20))
-def test_half_made_removals(shm, variant, seed):
-    """Neither variant is troubled by the half-made removals that a kill leaves.  They are made in Python: nodes are alike in both."""
+def test_incomplete_removals_are_tolerated(shm, variant, seed):
+    """Both variants tolerate the incomplete removals that a kill leaves.  They are made in Python; both variants use the same nodes."""
     rng = random.Random(seed)
     control, tree = make_tree(shm, "python")
     dying = DyingTree(shm, control, True)
@@ -287,7 +287,7 @@ def test_tree_detects_damage(shm, variant):
     assert tree.count_nodes() == tree.count_keys(keys) == tree.remove_keys(keys) == 0
     root = shm.new(tstshmem_section.Node, key=int(keys[5]), left=shm.new(tstshmem_section.Node, key=-1 if keys[5] > 0 else -(1 << 62)))
     control.tree = root
-    with pytest.raises(RuntimeError, match="in the tree already"):
+    with pytest.raises(RuntimeError, match="already in the tree"):
         tree.work(keys, bytearray(1))
     assert tree.count_keys(keys) == 1  # those inserted before it are removed
     root.left.key = (1 << 63) - 1
@@ -311,7 +311,7 @@ def test_full_section_is_left_empty(variant):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_stopped_work_leaves_nothing(variant):
-    """Stopped work removes its keys.  There are so many that the work is not done before the first check for a stop."""
+    """Stopped work removes its keys.  There are enough of them that the work is not completed before the first check for a stop."""
     with shmem.SharedMemory(max_size=1 << 28) as section:
         _, tree = make_tree(section, variant)
         keys = tstshmem_section.keys_of_thread(1, 0, 0, 1_000_000)
@@ -321,7 +321,7 @@ def test_stopped_work_leaves_nothing(variant):
         del tree, _
 
 
-# -- proofs can fail -----------------------------------------------------------------------------------------------
+# -- self-checks can fail -------------------------------------------------------------------------------------------
 
 
 def session_on(memory, **what):
@@ -342,7 +342,7 @@ def test_leftover_key_block_and_node_are_detected(memory, capsys):
     assert session.outcome.problems == ["1 of this instance's keys are still in the tree", "the tree is not empty"]
     assert session.outcome.status() == 1
     memory.root.tree = None
-    session = session_on(memory)  # now two blocks were there before
+    session = session_on(memory)  # this session starts with two existing blocks
     memory.allocate(10)
     session.leave()
     assert session.outcome.problems == ["blocks left in the heap: 1"]
@@ -356,12 +356,12 @@ def test_broken_heap_is_detected(memory, capsys):
     block = memory.allocate(40)
     ctypes.memset(block.address + block.nbytes, 0xFF, 8)
     session.leave()
-    assert session.outcome.heap_whole is False
+    assert session.outcome.heap_intact is False
     assert session.outcome.status() == 1
     assert "overwritten" in capsys.readouterr().err
 
 
-def test_refused_sections(start, memory, section_file):
+def test_unsuitable_sections_are_rejected(start, memory, section_file):
     memory.root = memory.allocate(100)
     status, out, err = start("-n", 10, "--file", section_file).end()
     assert status == 1
@@ -395,13 +395,13 @@ def test_killed_member(start, memory, section_file, variant):
     assert status == 3, err
     assert re.search(rf"member 1 \(process {victim}\) was killed by SIGKILL; removed [\d,]+ keys that it left", err)
     assert out.splitlines()[-2].split()[-1] == "-"  # no time is shown for unfinished work
-    assert "own keys gone; last to leave: tree empty, heap whole" in out
+    assert "own keys removed; last to leave: tree empty, heap intact" in out
     assert memory.root is None
-    assert memory.check_heap().blocks <= 1  # a kill may lose one block
+    assert memory.check_heap().blocks <= 1  # a kill may leak one block
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_killed_instance_is_cleared_up_after(start, memory, section_file, variant):
+def test_killed_instance_is_cleaned_up(start, memory, section_file, variant):
     program = start("-p", 2, "-t", 2, "-n", 30_000, "--variant", variant, "--file", section_file)
     members = wait_for(lambda: working_members(memory))
     for pid in [program.pid, *members]:
@@ -412,14 +412,14 @@ def test_killed_instance_is_cleared_up_after(start, memory, section_file, varian
     assert status == 3, err
     found = re.search(rf"instance 1 \(process {program.pid}\) was killed; removed ([\d,]+) keys that it left", err)
     assert int(found[1].replace(",", "")) > 50
-    assert f"own keys gone; {WHOLE}" in out
+    assert f"own keys removed; {WHOLE}" in out
     assert memory.root is None
 
 
-def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
+def test_members_of_a_killed_instance_clean_up(start, memory, section_file):
     program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
     wait_for(lambda: working_members(memory))
-    session = session_on(memory)  # arrives before the kill and leaves after it
+    session = session_on(memory)  # starts before the kill and ends after it
     program.kill()
     session.leave()
     assert session.outcome.is_last
@@ -429,20 +429,20 @@ def test_members_of_a_killed_instance_clear_up(start, memory, section_file):
     assert len(memory.stats().participants) == 1
 
 
-def test_interrupt(start, memory, section_file):
+def test_interrupt_ends_the_instance(start, memory, section_file):
     program = start("-p", 2, "-t", 2, "-n", 200_000, "--file", section_file)
     wait_for(lambda: working_members(memory))
     os.killpg(program.pid, signal.SIGINT)  # to members too, as a terminal sends it
     status, out, err = program.end()
     assert status == 130
     assert err == "tstshmem: interrupted\n"
-    assert f"own keys gone; {WHOLE}" in out
+    assert f"own keys removed; {WHOLE}" in out
     assert memory.check_heap().blocks == 0
     assert len(memory.stats().participants) == 1
 
 
-def test_what_was_there_before_does_not_count(start, memory, section_file):
-    """Blocks of another program do not count, nor those of an instance that was killed before it could register."""
+def test_existing_blocks_are_not_counted(start, memory, section_file):
+    """Blocks of other programs, and of an instance killed before it registered, do not count as leaks."""
     memory.allocate(100)
     memory.root = memory.new(tstshmem_section.Control)
     memory.new(tstshmem_section.Instance)

@@ -1,4 +1,4 @@
-"""Arrays, the directory, pins."""
+"""Arrays, the directory of names, and pins."""
 
 import copy
 import io
@@ -9,15 +9,17 @@ import time
 
 import numpy as np
 import pytest
+from scribe import BLOCK, HEAD, PARTICIPANT, Scribe
 
 import shmem
+from shmem._base.layout import LINE_BYTES, MAX_DIMS, MAX_NAME_BYTES, SERIAL_MASK
 
 DTYPES = ["?", "i1", "<u2", ">i4", "f2", "f8", "c16", "S5", "U3", "M8[ns]", "m8[us]", "V7"]
 RECORD = np.dtype([("a", "<i4"), ("b", "<f8", (2, 3)), ("c", "S4")], align=True)
 
 
 def assert_same(array, expected):
-    if expected.dtype.fields:  # numpy copies no padding
+    if expected.dtype.fields:  # numpy does not copy padding
         for name in expected.dtype.names:
             assert array[name].tobytes() == expected[name].tobytes()
     else:
@@ -36,7 +38,7 @@ def test_roundtrip(shm, dtype, shape, order):
     assert isinstance(array, shmem.SharedArray)
     assert array.dtype == np.dtype(dtype)
     assert_same(array, expected)
-    assert array.ctypes.data % 64 == 0
+    assert array.ctypes.data % LINE_BYTES == 0
     found = shm["a"]
     assert found.dtype == array.dtype
     assert (found.shape, found.strides) == (array.shape, array.strides)
@@ -45,7 +47,7 @@ def test_roundtrip(shm, dtype, shape, order):
     shm.check_heap()
 
 
-def test_makers(shm):
+def test_array_constructors(shm):
     assert shm.empty((2, 3)).shape == (2, 3)
     assert shm.zeros(4, "i4").tolist() == [0] * 4
     assert shm.full((2, 2), 7).tolist() == [[7, 7], [7, 7]]
@@ -58,7 +60,7 @@ def test_makers(shm):
     assert shm.zeros((2, 2), order="F").flags.f_contiguous
 
 
-def test_what_cannot_be_placed(shm):
+def test_unsupported_arrays_are_rejected(shm):
     before = shm.check_heap()
     for make in (
         lambda: shm.zeros(3, object),
@@ -69,13 +71,18 @@ def test_what_cannot_be_placed(shm):
     ):
         with pytest.raises(TypeError, match="Python objects"):
             make()
-    for make in (lambda: shm.zeros(-1), lambda: shm.zeros((3, -2)), lambda: shm.zeros((1,) * 65), lambda: shm.zeros(3, order="K")):
+    for make in (
+        lambda: shm.zeros(-1),
+        lambda: shm.zeros((3, -2)),
+        lambda: shm.zeros((1,) * (MAX_DIMS + 1)),
+        lambda: shm.zeros(3, order="K"),
+    ):
         with pytest.raises(ValueError):
             make()
     for make in (lambda: shm.zeros(1 << 40), lambda: shm.zeros((1 << 62, 1 << 62)), lambda: shm.zeros(1 << 21)):
         with pytest.raises(shmem.SectionFull):
             make()
-    with pytest.raises(ValueError, match="temporary"):
+    with pytest.raises(ValueError, match="mutually exclusive"):
         shm.zeros(3, name="x", temporary=True)
     with pytest.raises(ValueError):
         shm.full(3, "text", dtype="f8")  # fails while it is filled; the block is freed
@@ -83,7 +90,7 @@ def test_what_cannot_be_placed(shm):
     assert (after.blocks, after.pending_blocks) == (before.blocks, 0)
 
 
-def test_results_of_arithmetic_are_plain(shm):
+def test_arithmetic_returns_plain_arrays(shm):
     array = shm.array([1.0, 2.0, 3.0])
     assert type(array + 1) is np.ndarray
     assert isinstance(array.sum(), np.floating)
@@ -142,8 +149,8 @@ def test_directory_is_a_mapping(shm):
         del shm["x"]
     with pytest.raises(TypeError, match="string"):
         shm[5] = [1]
-    for bad in ("", "x" * 70_000):
-        with pytest.raises(ValueError, match="65535 bytes"):
+    for bad in ("", "x" * (MAX_NAME_BYTES + 1)):
+        with pytest.raises(ValueError, match=f"{MAX_NAME_BYTES} bytes"):
             shm[bad] = [1]
     del shm["b"], shm["a"], shm["c"], shm["ü"]
     assert list(shm) == []
@@ -165,7 +172,7 @@ def test_name_is_assigned_once_and_updated_in_place(shm):
     assert shm.check_heap().pending_blocks == 0
 
 
-def test_linking_and_deleting(shm):
+def test_link_and_delete_names(shm):
     array = shm.zeros(1000)
     shm["one"] = array
     shm["two"] = shm["one"]
@@ -177,7 +184,7 @@ def test_linking_and_deleting(shm):
     array[0] = 6
     assert shm["part"][0] == 5
     del shm["two"]
-    assert shm.check_heap().blocks == 2  # `array` still looks at it
+    assert shm.check_heap().blocks == 2  # `array` still pins it
     array[0] = 7
     del array
     assert shm.check_heap().blocks == 1
@@ -193,7 +200,7 @@ def test_linking_and_deleting(shm):
         shm.free(block)
 
 
-def test_a_name_given_again_keeps_the_array(shm):
+def test_renamed_array_is_kept(shm):
     array = shm.zeros(10)
     shm["a"] = array
     del shm["a"]
@@ -203,7 +210,7 @@ def test_a_name_given_again_keeps_the_array(shm):
     shm.check_heap()
 
 
-def test_linked_temporary_stays(shm):
+def test_linked_temporary_array_is_kept(shm):
     array = shm.zeros(10, temporary=True)
     shm["a"] = array
     del array
@@ -216,8 +223,8 @@ def test_linked_temporary_stays(shm):
     shm.check_heap()
 
 
-def test_freed_under_its_name(shm):
-    """A name does not lead to what came to lie in the place."""
+def test_name_of_a_freed_block_raises(shm):
+    """A name must not resolve to a newer block at the same offset."""
     block = shm.allocate(100)
     shm["a"] = block
     shm.root = block
@@ -243,7 +250,7 @@ def test_get_while_others_delete_and_assign(shm, child):
     other.hear()
     seen = 0
     end = time.monotonic() + 1
-    while time.monotonic() < end or (seen == 0 and time.monotonic() < end + 20):  # on a busy machine the other one comes later
+    while time.monotonic() < end or (seen == 0 and time.monotonic() < end + 20):  # on a busy machine the other process starts later
         found = shm.get("x")
         if found is not None:
             assert isinstance(found, shmem.SharedArray)
@@ -257,21 +264,25 @@ def test_get_while_others_delete_and_assign(shm, child):
 @pytest.mark.damages
 @pytest.mark.parametrize("size", [20, 300])
 @pytest.mark.parametrize("after", ["raise shmem.HeapCorruption('of what is there now')", "return section.block(offset)"])
-def test_get_while_another_one_frees_it(shm, child, after, size):
-    """What is there then was read, and is not what was looked for: nothing found.  The root is the next one, in the same place."""
+def test_get_while_another_process_frees_the_block(shm, child, after, size):
+    """A block reused during the lookup is not the one that the name referred to.  A new root may lie at the same offset."""
     code = f"""
-    from shmem import _core
-    def opener(mapping, offset, type_id, serial):            # of a type that there is not
+    from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, TAG_TYPE_SHIFT, TYPE_FIRST_USER, TYPE_PLAIN
+    from shmem._bridge.blocks import register_opener
+    tag, unused = LAYOUT['block_t']['tag'], TYPE_FIRST_USER - 1
+    def opener(mapping, offset, type_id, serial):            # for a type that does not exist
         del section['x']; section.free(offset); section.root = section.allocate({size})
         {after}
-    _core.register_opener(9, 9, opener)
+    register_opener(unused, unused, opener)
     section = shmem.SharedMemory(shared_name=args[0])
     for look in (lambda: section.get('x'), lambda: section.root):
         section['x'] = b'x' * 300
         section.root = section['x']
         offset = section.root.offset
         with open(section.path, 'r+b') as file:
-            os.pwrite(file.fileno(), bytes([9]), offset - 10)
+            plain = tag.read_file(file.fileno(), offset - BLOCK_HEAD_BYTES)
+            assert plain >> TAG_TYPE_SHIFT == TYPE_PLAIN
+            tag.write_file(file.fileno(), plain | unused << TAG_TYPE_SHIFT, offset - BLOCK_HEAD_BYTES)
         found = look()
         say(found is None or found == section.root and found.nbytes == {size} and (found.offset == offset) == ({size} == 300))
     """
@@ -281,22 +292,22 @@ def test_get_while_another_one_frees_it(shm, child, after, size):
 
 
 @pytest.mark.damages
-def test_a_pin_is_that_of_one_block(shm, child):
-    """A serial that is read while no block begins there, 0, fits any block: no array is pinned by it, and no other pin released."""
+def test_serial_zero_matches_no_pin(shm, child):
+    """A serial of 0 is read where no block begins.  It must not pin an array, nor release the pin of another one."""
     shm.root = mine = shm.array([1, 2, 3])
-    with open(shm.path, "r+b") as file:
-        word = os.pread(file.fileno(), 8, mine.base.offset - 8)
-        os.pwrite(file.fileno(), bytes(7) + word[7:], mine.base.offset - 8)
-        with pytest.raises(shmem.InvalidBlock):
-            shm.root  # noqa: B018
-        os.pwrite(file.fileno(), word, mine.base.offset - 8)
+    scribe, serial_off = Scribe(shm.path), BLOCK["serial"].at(mine.base.offset - HEAD)
+    word = scribe[serial_off]
+    scribe[serial_off] = word & ~SERIAL_MASK
+    with pytest.raises(shmem.InvalidBlock):
+        shm.root  # noqa: B018
+    scribe[serial_off] = word
     code = "section = shmem.SharedMemory(shared_name=args[0]); section.root = None; section['y'] = [7, 7, 7]; say('done')"
     assert child(code, shm.name).hear() == "done"
     assert mine.tolist() == [1, 2, 3]
     shm.check_heap()
 
 
-def test_looking_at_all_while_others_delete(shm):
+def test_iterate_while_names_are_deleted(shm):
     for name in "abc":
         shm[name] = [1, 2, 3]
     names = []
@@ -318,8 +329,8 @@ def test_looking_at_all_while_others_delete(shm):
     assert b"other" not in shm.values()
 
 
-def test_require_while_others_name_and_delete(shm):
-    """A caller without the lock may name a value first, which is returned; if its name is deleted, the value made here is named."""
+def test_require_while_names_change(shm):
+    """If another caller names a value first, that value is returned; if that name is deleted again, the value made here is named."""
 
     def factory():
         shm["x"] = [1, 2]
@@ -328,7 +339,7 @@ def test_require_while_others_name_and_delete(shm):
     assert shm.require("x", factory).tolist() == [1, 2]
     assert shm.require("y", lambda: shm.zeros(3, name="y")).tolist() == [0, 0, 0]
     assert shm.require("x", factory).tolist() == [1, 2]
-    with pytest.raises(shmem.NameExists):  # of its own doing
+    with pytest.raises(shmem.NameExists):  # the factory itself took the other name
         shm.require("z", lambda: shm.zeros(3, name="y"))
 
 
@@ -344,7 +355,7 @@ def test_many_names(shm):
     shm.check_heap()
 
 
-def test_require(shm):
+def test_require_calls_the_factory_once(shm):
     made = []
 
     def factory():
@@ -364,7 +375,7 @@ def test_require(shm):
     assert all(result.tolist() == [0, 1, 2] for result in results)
 
 
-def test_names_from_many_processes(shm, child):
+def test_processes_assign_the_same_names(shm, child):
     code = """
     section = shmem.SharedMemory(shared_name=args[0]); say('ready'); sys.stdin.readline()
     won = 0
@@ -410,7 +421,7 @@ def test_pinned_array_is_not_freed(shm, child):
     del shm["a"]
     assert "a" not in shm
     assert shm.check_heap().blocks == 1
-    shm["a"] = [6]  # the name is free at once
+    shm["a"] = [6]  # the name can be reused immediately
     other.tell()
     assert other.hear() == "5"
     other.hear()
@@ -420,24 +431,23 @@ def test_pinned_array_is_not_freed(shm, child):
 
 
 @pytest.mark.damages
-def test_pins_that_a_new_owner_found_keep_nothing(shm, child):
-    """The entry of a killed participant was taken, and its live new owner has not cleaned up yet."""
+def test_stale_pins_of_a_reused_entry_are_ignored(shm, child):
+    """A live participant took over the entry of a killed one, and has not cleaned up yet."""
     array = shm.array([5])
     shm["a"] = array
     other = child(LOOK, shm.name, "a")
     other.hear()
-    with open(shm.path, "r+b") as file:
-        content = file.read(16384)
-        (entry,) = [at for at in range(4096, 16384, 64) if content[at + 24 : at + 32] == other.process.pid.to_bytes(8, "little")]
-        assert content[entry + 8 : entry + 12] == bytes([1, 0, 0, 0])
-        os.pwrite(file.fileno(), bytes([2]), entry + 8)
+    scribe, attached = Scribe(shm.path), PARTICIPANT["attached"]
+    entry = scribe.entry_start(scribe.entry_of(other.process.pid))
+    assert attached.read(scribe.bytes, entry) == 1
+    attached.write(scribe.bytes, 2, entry)
     shm.free(array)
     del shm["a"]
     assert shm.check_heap().blocks == 0
     other.kill()
 
 
-def test_pins_of_the_killed_are_dropped(shm, child):
+def test_pins_of_a_killed_process_are_dropped(shm, child):
     shm["a"] = [5]
     other = child(LOOK, shm.name, "a")
     other.hear()
@@ -447,7 +457,7 @@ def test_pins_of_the_killed_are_dropped(shm, child):
     assert shm.check_heap().blocks == 0
 
 
-def test_free_despite_own_views(shm):
+def test_free_ignores_own_views(shm):
     array = shm.zeros(10)
     view = array[2:]
     shm.free(view)
@@ -456,7 +466,7 @@ def test_free_despite_own_views(shm):
         shm.free(array)
 
 
-def test_temporary(shm, child):
+def test_temporary_array_is_freed_with_its_last_view(shm, child):
     array = shm.zeros(1000, temporary=True)
     view = array[5:]
     del array
@@ -475,7 +485,7 @@ def test_pins_after_fork(shm):
     array = shm.zeros(10, name="a")
     pid = os.fork()
     if pid == 0:
-        del array  # the parent's pin is not the child's to drop
+        del array  # the child must not drop its parent's pin
         os._exit(0)
     os.waitpid(pid, 0)
     del shm["a"]
@@ -516,7 +526,7 @@ def test_killed_while_making_an_array(shm, child):
         time.sleep(0.02)
         other.kill()
         report = shm.check_heap()
-        # an array that was shown but not named yet, or not freed yet, may be left; never one half made
+        # a complete array that was not named or freed yet may remain; an incomplete one must not
         assert report.pending_blocks == 0
         if "x" in shm:
             del shm["x"]

@@ -1,4 +1,4 @@
-"""The codec: fields, arrays in objects and queues accept the same values, write the same bytes, and refuse what does not fit."""
+"""The codec: fields, array fields and queues accept the same values, write the same bytes, and reject values that do not fit."""
 
 import array
 import datetime
@@ -20,14 +20,14 @@ FIELD_KINDS = "biufcSUmM"
 
 
 class Index:
-    """An integer that is no int."""
+    """An integer that is not an int."""
 
     def __index__(self):
         return 7
 
 
 class Float:
-    """A number with `__float__` alone."""
+    """A number with only `__float__`."""
 
     def __float__(self):
         return 2.5
@@ -53,21 +53,21 @@ SCALARS = [
 
 
 def outcome(store, read, dtype):
-    """The bytes that were stored, or the class of the exception."""
+    """Return the stored bytes, or the name of the exception class."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        refused = None
+        rejection = None
         try:
             store()
         except (TypeError, ValueError, OverflowError) as error:
-            refused = error
-        if refused is not None:
-            assert type(refused) in (TypeError, ValueError, OverflowError)
-            assert "must" in str(refused)
-            return type(refused).__name__
+            rejection = error
+        if rejection is not None:
+            assert type(rejection) in (TypeError, ValueError, OverflowError)
+            assert "must" in str(rejection)
+            return type(rejection).__name__
         found = np.zeros((), dtype)
         found[...] = read()
-        if dtype.char in "gG":  # their padding means nothing
+        if dtype.char in "gG":  # their padding is not significant
             return repr(found[()])
         return found.tobytes()
 
@@ -79,7 +79,7 @@ def field_type(dtype):
 
 
 def outcomes(shm, dtype, value, is_scalar):
-    """What each way of storing one value does, by name."""
+    """Store one value in each way; return the outcomes by the name of the way."""
     queue, found = shm.queue(2, dtype), {}
     found["put"] = outcome(lambda: queue.put(value, block=False), queue.get, dtype)
     found["put_many"] = outcome(lambda: queue.put_many([value]), lambda: queue.get_many(1)[0], dtype)
@@ -100,7 +100,7 @@ def outcomes(shm, dtype, value, is_scalar):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_way_has_the_same_verdict(shm, dtype):
+def test_every_way_of_storing_agrees(shm, dtype):
     for value in [*VALUES, *SCALARS]:
         found = outcomes(shm, np.dtype(dtype), value, isinstance(value, np.generic))
         assert len(set(found.values())) == 1, (dtype, value, found)
@@ -144,7 +144,7 @@ def test_every_way_has_the_same_verdict(shm, dtype):
         ("M8[s]", 2.5, TypeError),
     ],
 )
-def test_refused(shm, dtype, value, error):
+def test_unsuitable_values_are_rejected(shm, dtype, value, error):
     queue = shm.queue(4, dtype)
     with pytest.raises(error, match=r"^put: the item.* must "):
         queue.put(value)
@@ -210,7 +210,7 @@ def test_arrays_that_fit_are_converted(shm, dtype, source, stored):
         ("i8", np.array(5), TypeError, "no dimensions"),
     ],
 )
-def test_arrays_that_lose_are_refused(shm, dtype, source, error, text):
+def test_lossy_conversions_are_rejected(shm, dtype, source, error, text):
     queue = shm.queue(4, dtype)
     queue.put_many(np.zeros(1, queue.dtype))
     with pytest.raises(error, match=text):
@@ -218,7 +218,7 @@ def test_arrays_that_lose_are_refused(shm, dtype, source, error, text):
     assert queue.qsize() == 1
 
 
-def test_refused_items_leave_the_queue_as_it_was(shm):
+def test_rejected_items_leave_the_queue_unchanged(shm):
     queue = shm.queue(4, "i1")
     queue.put(5)
     for items in ([1, 2, 300], [1, 2, "x"], np.array([1, 2, 300])):
@@ -227,7 +227,7 @@ def test_refused_items_leave_the_queue_as_it_was(shm):
     assert queue.get_many(4).tolist() == [5]
 
 
-def test_an_array_field_is_written_whole_or_not_at_all(shm):
+def test_rejected_value_leaves_the_array_field_unchanged(shm):
     class Holder(Struct):
         small: Array[shmem.int8, 2, 2]
         text: Array[np.dtype("S3"), 2]
@@ -282,7 +282,7 @@ def test_array_fields_broadcast(shm):
             obj.array = value
 
 
-def test_an_overlapping_array_is_copied_right(shm):
+def test_overlapping_array_is_copied_correctly(shm):
     class Holder(Struct):
         array: Array[shmem.int64, 4]
 
@@ -291,7 +291,7 @@ def test_an_overlapping_array_is_copied_right(shm):
     assert obj.array.tolist() == [4, 3, 2, 1]
 
 
-def test_records_nest(shm):
+def test_nested_records(shm):
     dtype = np.dtype([("at", [("x", "i2"), ("y", "f4", (2,))]), ("names", "S3", 2), ("parts", [("a", "i1"), ("b", "U2")], 2)], align=True)
     queue = shm.queue(4, dtype)
     value = ((5, [1, 2]), (b"ab", b"c"), [(1, "x"), (2, "yz")])
@@ -302,15 +302,15 @@ def test_records_nest(shm):
         queue.put((value[0], value[1], [(1, "x"), (128, "yz")]))
 
 
-def test_numbers_come_back_as_python_has_them(shm):
+def test_get_returns_python_numbers(shm):
     for name in NUMBERS:
         queue = shm.queue(1, name)
         queue.put(1)
         assert type(queue.get()) in (bool, int, float, complex)
 
 
-def test_a_kind_that_the_codec_lacks_is_an_error(shm, monkeypatch):
-    """It is not read or written as another one."""
+def test_unknown_kind_raises(shm, monkeypatch):
+    """A kind that the codec does not know must not be read or written as another one."""
     monkeypatch.setitem(codec.NUMBERS, "<c16", 99)
     codec.make_codec.cache_clear()
     try:

@@ -1,4 +1,4 @@
-"""Handles: what multiprocessing sends by itself, and what they do when the object is gone."""
+"""Handles: multiprocessing sends them for objects in a section; opening one fails after its object was freed."""
 
 import concurrent.futures
 import importlib
@@ -11,7 +11,7 @@ import pytest
 from workers import Point, add_one, bump, describe, fill
 
 import shmem
-from shmem._objects import finding  # what is not public
+from shmem._objects import finding  # not public
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
@@ -22,7 +22,7 @@ def test_multiprocessing_sends_handles(shm, method):
     with multiprocessing.get_context(method).Pool(2) as pool:
         result = pool.apply(add_one, (array,))
         assert result.tolist() == [1.0, 2.0]
-        assert result.section is shm  # came back as a handle too
+        assert result.section is shm  # returned as a handle too
         assert array.tolist() == list(range(1, 11))
         assert pool.apply(add_one, (array[4:8:2],)).tolist() == [6.0, 8.0]
         assert array.tolist() == [1, 2, 3, 4, 6, 6, 8, 8, 9, 10]
@@ -37,20 +37,20 @@ def test_multiprocessing_sends_handles(shm, method):
     shm.check_heap()
 
 
-def test_concurrent_futures(shm):
+def test_concurrent_futures_sends_handles(shm):
     array = shm.zeros(4)
     with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(add_one, [array] * 6))
     assert array.sum() == 24
 
 
-def test_a_copy_travels_as_data(shm):
+def test_copy_is_sent_as_data(shm):
     array = shm.array([1, 2, 3]).copy()
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(describe, (array,))[0] == "ndarray"
 
 
-def test_handle_is_small_and_opens_in_an_unrelated_process(place, child):
+def test_handle_opens_in_an_unrelated_process(place, child):
     with shmem.SharedMemory(**place, max_size=1 << 22) as section:
         array = section.array(np.arange(100_000))
         data = pickle.dumps(shmem.handle(array[10:20]))
@@ -67,7 +67,7 @@ def test_handle_is_small_and_opens_in_an_unrelated_process(place, child):
         assert array[11] == -1
 
 
-def test_read_only_handle_opens_read_only(place):
+def test_handle_of_a_read_only_section_opens_read_only(place):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section["a"] = [1, 2]
         with shmem.SharedMemory(**place, mode="read_only") as reader:
@@ -76,7 +76,7 @@ def test_read_only_handle_opens_read_only(place):
         assert not sent.open().flags.writeable
 
 
-def test_stale_handles(shm):
+def test_stale_handles_raise(shm):
     array, block = shm.zeros(10), shm.allocate(10)
     sent = [shmem.handle(array), shmem.handle(block)]
     shm.free(array)
@@ -90,11 +90,11 @@ def test_stale_handles(shm):
         with pytest.raises(shmem.InvalidBlock):
             one.open()
     for nothing in (np.zeros(3), b"abc", np.zeros(3)[1:]):
-        with pytest.raises(shmem.InvalidBlock, match="is in no section"):
+        with pytest.raises(shmem.InvalidBlock, match="is not in a section"):
             shmem.handle(nothing)
 
 
-def test_handle_of_a_section_that_is_gone(place):
+def test_handle_of_a_removed_section_raises(place):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         sent = shmem.handle(section.allocate(10))
     if "file_name" in place:
@@ -125,7 +125,7 @@ def loky_executor():
     return importlib.import_module("loky").ProcessPoolExecutor(1)
 
 
-def test_found_open_and_closed_before_it_is_used(section_file, monkeypatch):
+def test_section_closed_while_a_handle_opens(section_file, monkeypatch):
     section = shmem.SharedMemory(section_file, max_size=1 << 20)
     sent = shmem.handle(section.array([1, 2, 3]))
     reopen = finding.reopen

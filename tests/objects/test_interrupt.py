@@ -1,4 +1,4 @@
-"""Ctrl-C while another process holds the heap gate: every operation that waits for the gate can be interrupted, and has changed nothing."""
+"""Ctrl-C while another process holds the heap gate: a waiting operation can be interrupted, and leaves the section unchanged."""
 
 import signal
 
@@ -6,9 +6,8 @@ import pytest
 from scribe import HEAP_GATE, Scribe
 from workers import wait_for
 
+from shmem._base.layout import GATE_WAITERS
 from shmem._objects import finding, lock
-
-GATE_WAITERS = 0x8000_0000  # beside an owner: another thread sleeps on the gate
 
 CHILD = """
 import gc, signal, struct
@@ -62,15 +61,15 @@ OPERATIONS = {
 }
 
 
-def _picture(shm):
-    """Everything in the heap that an operation could change."""
+def _contents(shm):
+    """Return everything in the heap that an operation could change."""
     stats = shm.stats()
     return list(shm), shm.get_root_object().offset, stats.used, stats.blocks, stats.holes, stats.cached_blocks, bytes(shm["block"])
 
 
 @pytest.fixture
 def interrupt(shm, child):
-    """Run code in another process, interrupt it while it waits for the gate, open the gate; return that process and a picture of before."""
+    """Run code in another process and interrupt it while it waits for the gate; return the process and the contents before."""
     shm["array"] = range(4)
     shm["block"] = bytes(100)
     shm.set_root_object(shm.allocate(10))
@@ -80,7 +79,7 @@ def interrupt(shm, child):
         mine = lock.participant(shm)
         other = child(CHILD.format(operation=operation, again=again), shm.name, mine, *finding.locate(shm, shm["array"]), HEAP_GATE)
         assert other.hear() == "here"
-        before = _picture(shm)
+        before = _contents(shm)
         if is_held:
             scribe[HEAP_GATE] = mine
         other.tell()
@@ -94,10 +93,10 @@ def interrupt(shm, child):
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-def test_interrupted_before_anything_changed(shm, interrupt, operation):
+def test_interrupt_changes_nothing(shm, interrupt, operation):
     other, before = interrupt(operation, operation, True)
     assert shm.check_heap().pending_blocks == 0
-    assert _picture(shm) == before
+    assert _contents(shm) == before
     other.tell()
     assert other.hear() == "done"
     shm.check_heap()
@@ -105,8 +104,8 @@ def test_interrupted_before_anything_changed(shm, interrupt, operation):
     other.end()
 
 
-def test_interrupted_between_two_stays_in_the_gate(shm, interrupt):
-    """The block that was being filled cannot be freed without the gate.  It is freed before the process makes the next one."""
+def test_interrupt_between_two_gate_sections(shm, interrupt):
+    """The block being filled cannot be freed without the gate.  The process frees it before it makes its next block."""
     operation = "arrays.make(section, (4,), float, 'C', True, 'new', False, hold_gate)"
     other, before = interrupt(operation, "section.array([1.0], name='another')", False)
     assert shm.check_heap().pending_blocks == 1

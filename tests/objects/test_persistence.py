@@ -1,4 +1,4 @@
-"""On disk for good: `flush`, `snapshot`.  A full disk is in test_limits."""
+"""Durability: `flush` and `snapshot`.  Full disks are tested in test_limits."""
 
 import errno
 import os
@@ -9,8 +9,10 @@ import threading
 
 import numpy as np
 import pytest
+from scribe import EVERY_BIT, HEAD, HEADER, Scribe
 
 import shmem
+from shmem._base.layout import MAGIC, PAGE_BYTES, STATE_PENDING, TAG_STATE_MASK
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -32,7 +34,7 @@ os.write(2, b"-- end")
 
 
 def traced(child, tmp_path, *options):
-    """Run FLUSH under strace; what it said, and the calls that it made in `flush`."""
+    """Run FLUSH under strace; return its output and the system calls made in `flush`."""
     log = tmp_path / "log"
     other = child(FLUSH, tmp_path / "s", before=("strace", "-f", "-y", "-o", log, "-e", "trace=msync,fsync,write", *options))
     out, err = other.process.communicate(timeout=60)
@@ -43,9 +45,9 @@ def traced(child, tmp_path, *options):
 
 
 @needs_strace
-def test_flush_syncs_all_that_is_used_and_the_name(child, tmp_path):
-    address, end, said, calls = traced(child, tmp_path)
-    assert said == "flushed"
+def test_flush_syncs_file_and_directory(child, tmp_path):
+    address, end, output, calls = traced(child, tmp_path)
+    assert output == "flushed"
     (sync, sync_arguments, _), *files = calls
     start, length, flag = sync_arguments.split(", ")
     assert (sync, int(start, 16), flag) == ("msync", address, "MS_SYNC")
@@ -56,21 +58,13 @@ def test_flush_syncs_all_that_is_used_and_the_name(child, tmp_path):
 
 @needs_strace
 @pytest.mark.parametrize("call", ["msync:when=1", "fsync:when=1", "fsync:when=2"])
-def test_flush_reports_what_the_disk_refuses(child, tmp_path, call):
-    # the first opener has synced the header once by then
+def test_flush_raises_disk_errors(child, tmp_path, call):
+    # the first opener has already synced the header once
     name, _, when = call.partition(":when=")
     when = int(when) + (name == "msync")
-    _, _, said, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
-    assert said.startswith("OperatingSystemError 5 flush: Input/output error")
+    _, _, output, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
+    assert output.startswith("OperatingSystemError 5 cannot flush: Input/output error")
     assert calls[-1][0] == name
-
-
-def poke(section, offset, change):
-    """Change a word of the section by hand; what it was."""
-    with open(section.path, "r+b") as file:
-        old = int.from_bytes(os.pread(file.fileno(), 8, offset), "little")
-        os.pwrite(file.fileno(), change(old).to_bytes(8, "little"), offset)
-    return old
 
 
 # -- snapshot ---------------------------------------------------------------------------------------------
@@ -81,7 +75,7 @@ def content(section):
 
 
 @pytest.mark.parametrize("index", ["tlsf", "next_fit"])
-def test_copy_is_whole_and_a_section_of_its_own(place, tmp_path, index):
+def test_snapshot_is_complete_and_independent(place, tmp_path, index):
     with shmem.SharedMemory(**place, max_size=1 << 24, index=index) as section:
         section["a"] = np.arange(1000)
         section["b"] = b"bytes"
@@ -92,10 +86,11 @@ def test_copy_is_whole_and_a_section_of_its_own(place, tmp_path, index):
         before = content(section)
         assert section.snapshot(tmp_path / "copy") is None
         raw = (tmp_path / "copy").read_bytes()
-        assert (raw[:8], raw[280:288]) == (b"SHMEM1\x1a\n", b"\1\0\0\0\0\0\0\0")  # magic; clean, not broken
-        assert len(raw) == -(-int.from_bytes(raw[448:456], "little") // 4096) * 4096
+        header = HEADER.read(raw)
+        assert (header["magic"], header["clean"], header["broken"]) == (MAGIC, 1, 0)
+        assert len(raw) == -(-header["top"] // PAGE_BYTES) * PAGE_BYTES
         section["a"][0] = 77
-        with shmem.SharedMemory(tmp_path / "copy") as copy:  # beside the original, in one process
+        with shmem.SharedMemory(tmp_path / "copy") as copy:  # together with the original, in one process
             assert content(copy) == before
             assert copy.root.tolist() == before["a"]
             assert (copy.stats().recoveries, copy.owner_deaths) == (0, 0)
@@ -110,8 +105,8 @@ def test_copy_is_whole_and_a_section_of_its_own(place, tmp_path, index):
     assert set(os.listdir(tmp_path)) - {"section.shm"} == {"copy"}
 
 
-def test_no_recovery_when_the_copy_is_opened(section_file, tmp_path, child):
-    """A live process is just making a block, pins an array, holds a temporary one: free in the copy, and kept in the section."""
+def test_opening_a_snapshot_needs_no_recovery(section_file, tmp_path, child):
+    """A live process makes a block, pins an array and holds a temporary one: released in the copy, kept in the section."""
     with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
         section["kept"] = [1, 2]
         other = child(
@@ -135,26 +130,28 @@ def test_no_recovery_when_the_copy_is_opened(section_file, tmp_path, child):
             assert copy.stats().recoveries == 0
             report = copy.check_heap()
             assert report.pending_blocks == 0
-            assert report.used_bytes < 3_100_000  # no temporary array; the large block if it was complete
+            assert report.used_bytes < 3_100_000  # no temporary array; the large block only if it was complete
             assert report.blocks <= 2
             del copy["kept"]
-            assert copy.check_heap().blocks == report.blocks - 1  # no pin keeps it
+            assert copy.check_heap().blocks == report.blocks - 1  # not kept by a pin
 
 
-def test_pending_block_is_free_in_the_copy(shm, tmp_path):
-    """A tag of state 2, put there by hand, of a participant that lives."""
+def test_pending_block_is_free_in_the_snapshot(shm, tmp_path):
+    """The tag, written directly, is pending and names a live participant."""
     shm["x"] = [1]
     block = shm.allocate(5000)
-    tag = poke(shm, block.offset - 16, lambda tag: tag & ~15 | 2)
+    scribe, tag_off = Scribe(shm.path), block.offset - HEAD
+    tag = scribe[tag_off]
+    scribe[tag_off] = tag & ~TAG_STATE_MASK | STATE_PENDING
     shm.snapshot(tmp_path / "copy")
-    poke(shm, block.offset - 16, lambda _: tag)
+    scribe[tag_off] = tag
     shm.free(block)
     with shmem.SharedMemory(tmp_path / "copy") as copy:
         report = copy.check_heap()
         assert (report.pending_blocks, report.blocks, copy.stats().recoveries) == (0, 1, 0)
 
 
-def test_taken_under_the_shared_lock(shm, tmp_path, child):
+def test_snapshot_acquires_the_shared_lock(shm, tmp_path, child):
     other = child(
         "section = shmem.SharedMemory(shared_name=args[0])\nwith shmem.exclusive_lock(section):\n    say('go'); sys.stdin.readline()",
         shm.name,
@@ -168,7 +165,7 @@ def test_taken_under_the_shared_lock(shm, tmp_path, child):
     other.end()
 
 
-def test_consistent_under_writers(shm, tmp_path, child):
+def test_snapshot_is_consistent_while_others_write(shm, tmp_path, child):
     """Two arrays that a writer changes together, under the lock, and then allocates: equal in every copy.
 
     Between the two changes the writer waits until the snapshot waits for the lock, or is there.
@@ -203,19 +200,19 @@ def test_consistent_under_writers(shm, tmp_path, child):
     other.end()
 
 
-def test_lock_that_is_held_is_free_in_the_copy(shm, tmp_path):
+def test_held_lock_is_free_in_the_snapshot(shm, tmp_path):
     mutex = shm.mutex(name="mutex")
     with shmem.exclusive_lock(shm), mutex:
         shm.snapshot(tmp_path / "copy")
     with shmem.SharedMemory(tmp_path / "copy") as copy:
-        with shmem.exclusive_lock(copy, 0):  # no warning: no holder died
+        with shmem.exclusive_lock(copy, 0):  # no warning, because no holder died
             pass
         assert copy.owner_deaths == 0
         with pytest.warns(shmem.OwnerDiedWarning), copy["mutex"]:
             pass
 
 
-def test_read_only_handle(section_file, tmp_path):
+def test_snapshot_from_a_read_only_handle(section_file, tmp_path):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section["a"] = [1]
     with shmem.SharedMemory(section_file, mode="read_only") as reader:
@@ -224,7 +221,7 @@ def test_read_only_handle(section_file, tmp_path):
         assert copy["a"].tolist() == [1]
 
 
-def test_file_is_replaced_whole_with_the_sections_permissions(section_file, tmp_path):
+def test_snapshot_replaces_the_file_and_keeps_permissions(section_file, tmp_path):
     target = tmp_path / "copy"
     target.write_bytes(b"old")
     with open(target, "rb") as old:
@@ -239,11 +236,11 @@ def test_file_is_replaced_whole_with_the_sections_permissions(section_file, tmp_
     assert sorted(os.listdir(tmp_path)) == ["copy", "link", "section.shm"]
 
 
-def test_what_must_not_be_replaced(section_file, tmp_path):
+def test_snapshot_does_not_replace_other_files(section_file, tmp_path):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section, shmem.SharedMemory(tmp_path / "b", max_size=1 << 20) as other:
         os.link(section_file, tmp_path / "same")
         for target in (section_file, tmp_path / "same"):
-            with pytest.raises(ValueError, match="section itself"):
+            with pytest.raises(ValueError, match="of the section itself"):
                 section.snapshot(target)
         with pytest.raises(shmem.OperatingSystemError, match="are attached") as caught:
             section.snapshot(other.path)
@@ -260,19 +257,20 @@ def test_what_must_not_be_replaced(section_file, tmp_path):
 
 
 @pytest.mark.damages
-def test_damaged_heap_is_not_copied(shm, tmp_path):
+def test_snapshot_of_a_damaged_heap_raises(shm, tmp_path):
     first, second = shm.allocate(100), shm.allocate(100)
-    tag = poke(shm, second.offset - 16, lambda _: (1 << 64) - 1)
+    scribe, tag_off = Scribe(shm.path), second.offset - HEAD
+    tag, scribe[tag_off] = scribe[tag_off], EVERY_BIT
     with pytest.raises(shmem.HeapCorruption, match="check_heap"):
         shm.snapshot(tmp_path / "copy")
-    poke(shm, second.offset - 16, lambda _: tag)
+    scribe[tag_off] = tag
     assert os.listdir(tmp_path) == []
     shm.free(first)
     assert shm.check_heap().blocks == 1
 
 
-def test_killed_anywhere(section_file, tmp_path, child):
-    """Under the name there is always a whole copy, the old one or the new one."""
+def test_killed_snapshot_leaves_a_complete_file(section_file, tmp_path, child):
+    """The snapshot path always names a complete copy, either the old one or the new one."""
     with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
         section["a"] = np.zeros(200_000)
         section.snapshot(tmp_path / "copy")
@@ -287,15 +285,15 @@ def test_killed_anywhere(section_file, tmp_path, child):
                 assert copy.stats().recoveries == 0
                 copy.check_heap()
                 assert copy["a"].shape == (200_000,)
-            section.free(section.allocate(10_000))  # the gate that it was killed with is taken over
+            section.free(section.allocate(10_000))  # takes over the gate that the killed process held
         section.check_heap()
-    # killed between the two: a whole copy under a name of its own
+    # a kill between linking and renaming leaves a complete copy under a temporary name
     assert all(name in ("copy", "section.shm") or re.fullmatch(r"\.copy\.[0-9a-f]{16}", name) for name in os.listdir(tmp_path))
 
 
 @needs_strace
-def test_order_of_syncs(tmp_path, child):
-    """All of the copy is on disk before it has the name; the name is before `snapshot` returns."""
+def test_snapshot_syncs_before_renaming(tmp_path, child):
+    """The copy is on disk before it is renamed, and the new name is on disk before `snapshot` returns."""
     log = tmp_path / "log"
     code = """
     section = shmem.SharedMemory(max_size=1 << 20); section["a"] = [1]; open(args[0], "w").close()
@@ -312,8 +310,8 @@ def test_order_of_syncs(tmp_path, child):
     assert f"<{tmp_path}/f>" in calls[-1][1]
 
 
-def test_where_files_need_a_name(section_file, tmp_path, monkeypatch):
-    """A file system without O_TMPFILE: nothing is left, whether it works or not."""
+def test_snapshot_without_o_tmpfile(section_file, tmp_path, monkeypatch):
+    """On a file system without O_TMPFILE a snapshot leaves no temporary file, whether it succeeds or fails."""
     real = os.open
 
     def refuse(path, flags, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""`Queue`: order, bounds, waiting, every kind of record; many producers and consumers.  Kills: `objects/test_queue_kills.py`."""
+"""`Queue`: order, bounds, waiting, every kind of record, many producers and consumers.  For kills see `objects/test_queue_kills.py`."""
 
 import collections
 import contextlib
@@ -16,7 +16,7 @@ import workers
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from queues import CONSUMERS_GATE, DATA_OFF, HEAD, NOT_EMPTY, NOT_FULL, PATIENCE, PRODUCERS_GATE, TAIL, in_thread, wait_until, words_of
+from queues import PATIENCE, QueueWords, in_thread, wait_until
 
 import shmem
 
@@ -62,8 +62,8 @@ def test_first_in_first_out(shm):
         [("get", True, -1), ("put", 1), ("put", 2), ("put", 3, True, -1), ("qsize",)],
     ],
 )
-def test_as_the_standard_queue(shm, calls):
-    """The same calls on both: the same values, the same exceptions."""
+def test_behaves_as_the_standard_queue(shm, calls):
+    """The same calls on both queues return the same values and raise the same exceptions."""
     ours, theirs = shm.queue(2, "int64"), standard.Queue(2)
     for name, *args in calls:
         outcomes = []
@@ -96,7 +96,7 @@ def test_as_the_standard_queue(shm, calls):
         ("M8[s]", [np.datetime64("2020-01-01T00:00:00")]),
     ],
 )
-def test_numbers_and_other_scalars(shm, dtype, values):
+def test_scalar_items(shm, dtype, values):
     queue = shm.queue(10, dtype)
     for value in values:
         queue.put(value)
@@ -110,7 +110,7 @@ def test_numbers_and_other_scalars(shm, dtype, values):
     assert found.tolist() == np.array(values, dtype).tolist()
 
 
-def test_what_does_not_fit_is_refused(shm):
+def test_unsuitable_items_are_rejected(shm):
     queue = shm.queue(10, "int8")
     for value in (128, -129, 2**70):
         with pytest.raises(OverflowError):
@@ -135,7 +135,7 @@ def test_structured_records_are_copies(shm):
     queue.put((1, (1, 2, 3)))
     queue.put(np.array((2, (4, 5, 6)), dtype))
     first = queue.get()
-    queue.put((3, (7, 8, 9)))  # where the first one lay
+    queue.put((3, (7, 8, 9)))  # reuses the slot of the first one
     assert first["id"] == 1
     assert first["position"].tolist() == [1, 2, 3]
     assert isinstance(first, np.void)
@@ -146,7 +146,7 @@ def test_structured_records_are_copies(shm):
     assert many["position"].tolist() == [[4, 5, 6], [7, 8, 9]]
 
 
-def test_records_that_are_arrays(shm):
+def test_array_records(shm):
     queue = shm.queue(4, "(2,2)f8")
     queue.put([[1, 2], [3, 4]])
     queue.put(5)
@@ -185,7 +185,7 @@ def test_byte_strings(shm, max_bytes):
 
 
 def test_many_byte_strings_go_in_chunks(shm):
-    """More than is packed at a time, both ways."""
+    """More bytes than are packed at a time, both for `put_many` and for `get_many`."""
     queue = shm.queue(300, bytes, max_bytes=5000)
     rng = random.Random(3)
     values = [rng.randbytes(rng.choice([0, 1, 100, 5000])) for _ in range(300)]
@@ -212,7 +212,7 @@ def test_struct_classes(shm):
     assert queue.get_many(3)["sensor"].tolist() == [1, 99, 5]
 
 
-def test_struct_classes_refuse_what_is_no_such_object(shm):
+def test_struct_queue_rejects_other_objects(shm):
     queue = shm.queue(10, Reading)
     with pytest.raises(TypeError, match="Reading"):
         queue.put(shm.new(Other))
@@ -233,7 +233,7 @@ def test_struct_classes_refuse_what_is_no_such_object(shm):
 
 @pytest.mark.parametrize("record", ["int64", bytes, Other])
 def test_items_that_change_while_they_are_put(shm, record):
-    """A list that grows while it is read, or does not know its length: no more is written than there was room made for."""
+    """For a list that grows while it is read, or reports a wrong length, no item is written past the reserved slots."""
     queue = shm.queue(2000, record, max_bytes=8 if record is bytes else None)
 
     class Item:
@@ -273,7 +273,7 @@ def test_many_wrap_around(shm):
     assert received > 500
 
 
-def test_put_many_says_how_many(shm):
+def test_put_many_returns_the_count(shm):
     queue = shm.queue(5, "int64")
     assert queue.put_many([]) == 0
     assert queue.put_many(range(3)) == 3
@@ -296,7 +296,7 @@ def test_put_many_says_how_many(shm):
 
 
 class AgainstDeque(RuleBasedStateMachine):
-    """One process, no waiting: the queue and a deque do the same."""
+    """In one process without waiting, a queue behaves as a deque."""
 
     def __init__(self):
         super().__init__()
@@ -352,10 +352,10 @@ TestAgainstDeque = AgainstDeque.TestCase
 TestAgainstDeque.settings = settings(max_examples=30, stateful_step_count=40)
 
 
-# -- as a thing in a section ------------------------------------------------------------------------------
+# -- as an object in a section ----------------------------------------------------------------------------
 
 
-def test_arguments(shm):
+def test_queue_rejects_wrong_arguments(shm):
     for maxsize in (0, -1):
         with pytest.raises(ValueError, match="maxsize"):
             shm.queue(maxsize, "int64")
@@ -377,7 +377,7 @@ def test_arguments(shm):
     assert shm.check_heap().blocks == before + 1
 
 
-def test_name_root_handle_free(shm):
+def test_name_root_handle_and_free(shm):
     queue = shm.queue(4, Reading, name="readings")
     shm.root = queue
     for found in (shm["readings"], shm.root, shmem.handle(queue).open(), shmem.find_storage(queue)["readings"]):
@@ -402,7 +402,7 @@ def test_name_root_handle_free(shm):
     assert shm.root is None
 
 
-def test_closed_and_read_only(place):
+def test_closed_and_read_only_queues_raise(place):
     with shmem.SharedMemory(**place, max_size=1 << 20) as shm:
         queue = shm.queue(4, "int64", name="q")
         queue.put(1)
@@ -417,7 +417,7 @@ def test_closed_and_read_only(place):
             call()
 
 
-def test_closed_while_waiting():
+def test_close_while_waiting_raises():
     shm = shmem.SharedMemory(max_size=1 << 20)
     result = in_thread(shm.queue(4, "int64").get)
     shm.close()
@@ -425,12 +425,12 @@ def test_closed_while_waiting():
         result()
 
 
-def test_freed_while_waiting(shm):
-    """The next owner of the memory finds it unchanged, though it holds what looks like a waiter's registration."""
+def test_free_while_waiting_raises(shm):
+    """The waiter must not change the memory, which has a new owner, even if its contents look like a waiter's registration."""
     queue = shm.queue(4, "int64")
-    block, words = shm.block(queue.offset), words_of(shm, queue)
+    block, words = shm.block(queue.offset), QueueWords(shm, queue)
     result = in_thread(queue.get)
-    assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32)
+    assert wait_until(lambda: words.n_waiters("not_empty"))
     saved = bytes(block)
     shm.free(queue)
     other = shm.allocate(len(saved))
@@ -441,7 +441,7 @@ def test_freed_while_waiting(shm):
     assert bytes(other) == saved
 
 
-def test_it_persists(section_file):
+def test_queue_persists(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as shm:
         shm.queue(10, bytes, max_bytes=100, name="q").put_many([b"a", b"bc"])
     with shmem.SharedMemory(section_file) as shm:
@@ -475,62 +475,11 @@ def test_shutdown(shm, immediate):
             call()
 
 
-def test_damaged_counters(shm):
-    queue = shm.queue(4, "int64")
-    queue.put(1)
-    words = words_of(shm, queue)
-    saved = list(words)
-    for at, value in ((TAIL, 2**63), (HEAD, 77), (TAIL, 6), (HEAD, 2**64 - 30)):
-        words[at // 8] = value
-        words[PRODUCERS_GATE // 8 + 1] = words[CONSUMERS_GATE // 8 + 1] = 12345  # what each side saw of the other
-        for call in (lambda: queue.put(2), queue.get, queue.qsize, lambda: queue.put_many(range(9)), lambda: queue.get_many(9)):
-            with pytest.raises(shmem.HeapCorruption) as caught:
-                call()
-            assert caught.value.offset == queue.offset
-        for i, word in enumerate(saved):
-            words[i] = word
-    queue.put(3)
-    assert queue.get_many(9).tolist() == [1, 3]
-
-
-def test_damaged_length(shm):
-    queue = shm.queue(4, bytes, max_bytes=10)
-    queue.put(b"x")
-    words = words_of(shm, queue)
-    words[words[DATA_OFF // 8] // 8] = 11
-    for call in (queue.get, lambda: queue.get_many(3)):
-        with pytest.raises(shmem.HeapCorruption):
-            call()
-
-
-@pytest.mark.parametrize("record", ["int64", bytes, Reading])
-def test_damaged_header(shm, record):
-    """Whatever stands there when a queue is opened: an error, or a queue that stays within its block."""
-    queue = shm.queue(4, record, max_bytes=8 if record is bytes else None, name="q")
-    after = shm.array(np.arange(100))
-    block = memoryview(shm.block(queue.offset)).cast("B")
-    refused = 0
-    saved = bytes(block)
-    for at in [*range(44), *range(448, 460)]:
-        for value in (0, 1, 2, 3, 0x7F, 0x80, 0xFF):
-            block[at] = value
-            try:
-                found = shm["q"]
-                found.put_many([b""] * 9 if record is bytes else np.zeros(9, found.dtype), block=False)
-                found.get_many(9, block=False)
-            except (shmem.ShmemError, standard.Empty):
-                refused += 1
-            block[:] = saved
-    assert refused > 100
-    assert after.tolist() == list(range(100))
-    shm.check_heap()
-
-
 # -- threads and processes --------------------------------------------------------------------------------
 
 
-def test_threads(shm):
-    """Every message arrives exactly once, in order per producer, at any of the consumers."""
+def test_messages_between_threads(shm):
+    """Every message is received exactly once, by any of the consumers, in the order of its producer."""
     queue = shm.queue(5, "int64")
     n_each, found = 3000, []
 
@@ -586,7 +535,7 @@ while True:
 
 
 @pytest.mark.parametrize("maxsize", [1, 3, 1000])
-def test_processes(shm, child, maxsize):
+def test_messages_between_processes(shm, child, maxsize):
     queue = shm.queue(maxsize, "int64", name="q")
     n_each = 2000
     for i in range(2):
@@ -611,8 +560,8 @@ def test_processes(shm, child, maxsize):
     assert sorted(found) == [which << 32 | i for which in range(2) for i in range(n_each)]
 
 
-def test_who_waits_is_woken(shm, child):
-    """Without wakes each of these would wait for the end of a slice, 50 ms: 40 seconds together."""
+def test_waiting_consumer_is_woken(shm, child):
+    """Without wake-ups each of these waits would last until the end of a slice, 50 ms; 40 seconds together."""
     there, back = shm.queue(1, "int64", name="there"), shm.queue(1, bytes, max_bytes=20, name="back")
     other = child(
         """
@@ -620,7 +569,7 @@ def test_who_waits_is_woken(shm, child):
         say("go")
         while True:
             number = there.get()
-            sum(range(30000))                           # long enough for the other one to fall asleep
+            sum(range(30000))                           # long enough for the other process to fall asleep
             back.put(b"%d" % number)
         """,
         shm.name,
@@ -633,7 +582,7 @@ def test_who_waits_is_woken(shm, child):
     assert time.monotonic() - start < PATIENCE
 
 
-def test_who_waits_for_room_is_woken(shm, child):
+def test_waiting_producer_is_woken(shm, child):
     queue = shm.queue(1, "int64", name="q")
     other = child(
         """
@@ -652,9 +601,9 @@ def test_who_waits_for_room_is_woken(shm, child):
     other.end()
 
 
-def test_ctrl_c(shm, child):
+def test_ctrl_c_interrupts_waiting(shm, child):
     queue = shm.queue(2, "int64", name="q")
-    words = words_of(shm, queue)
+    words = QueueWords(shm, queue)
     other = child(
         """
         queue = shmem.SharedMemory(shared_name=args[0])["q"]
@@ -669,14 +618,14 @@ def test_ctrl_c(shm, child):
     )
     for _ in range(3):
         assert other.hear() == "waits"
-        assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32 or words[NOT_FULL // 8] >> 32)
+        assert wait_until(lambda: words.n_waiters("not_empty") or words.n_waiters("not_full"))
         other.process.send_signal(signal.SIGINT)
         assert other.hear_soon() == "interrupted"
     other.end()
     assert queue.get_many(5).tolist() == [0, 1]
 
 
-def test_another_process_knows_what_the_items_are(shm, child):
+def test_another_process_finds_the_record_type(shm, child):
     shm.queue(2, [("a", "i4"), ("b", "f8", 2)], name="records")
     shm.queue(2, Reading, name="readings").put({"label": b"x"})
     shm.queue(2, bytes, max_bytes=9, name="strings")
@@ -684,7 +633,7 @@ def test_another_process_knows_what_the_items_are(shm, child):
         """
         shm = shmem.SharedMemory(shared_name=args[0])
         shm["records"].put((1, (2, 3))); shm["strings"].put(b"hello")
-        reading = shm["readings"].get()                 # a class that is not known here
+        reading = shm["readings"].get()                 # a class that is not defined here
         say(reading.sensor, reading.label)
         shm["readings"].put({"sensor": 8, "values": (1, 2, 3)})
         """,
@@ -699,7 +648,7 @@ def test_another_process_knows_what_the_items_are(shm, child):
     assert shm["strings"].get() == b"hello"
 
 
-def test_multiprocessing_sends_it(shm):
+def test_multiprocessing_sends_queues(shm):
     numbers, doubled = shm.queue(10, "int64"), shm.queue(10, "int64")
     process = multiprocessing.get_context("spawn").Process(target=workers.double, args=(numbers, doubled))
     process.start()
@@ -710,8 +659,8 @@ def test_multiprocessing_sends_it(shm):
     assert process.exitcode == 0
 
 
-def test_fork(shm, child):
-    """A child uses its parent's queue at once, also while the parent waits in it."""
+def test_forked_child_uses_the_queue(shm, child):
+    """A forked child can use its parent's queue immediately, even while the parent waits in it."""
     shm.queue(2, "int64", name="there")
     shm.queue(2, "int64", name="back")
     family = child(
@@ -730,7 +679,7 @@ def test_fork(shm, child):
     family.end()
 
 
-def test_addresses_of_objects_are_no_bytes(shm):
+def test_object_arrays_are_rejected_as_bytes(shm):
     queue = shm.queue(10, bytes, max_bytes=64)
     for put in (queue.put, lambda item: queue.put_many([item])):
         with pytest.raises(TypeError, match="Python objects"):

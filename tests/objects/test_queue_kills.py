@@ -1,4 +1,4 @@
-"""`Queue`: processes killed, stopped or interrupted at any moment; wakes that go to a waiter that does not check the queue."""
+"""`Queue`: processes killed, stopped or interrupted at any moment; wake-ups of a waiter that leaves without checking the queue."""
 
 import os
 import random
@@ -6,11 +6,13 @@ import signal
 import time
 
 import pytest
-from queues import CONSUMERS_GATE, NOT_EMPTY, PATIENCE, PRODUCERS_GATE, in_thread, wait_until, words_of
+from queues import ONE_WAITER, PATIENCE, QueueWords, in_thread, wait_until
 
 import shmem
+from shmem._base.layout import OWNER_INDEX_MASK
+from shmem._objects import lock
 
-# What a member was about to do stands in the section before, what it did after.
+# A member records in the section what it is about to do, and afterwards what it did.
 KILLED_PRODUCER = """
 shm = shmem.SharedMemory(shared_name=args[0]); queue = shm["q"]; me = int(args[1]); about, did = shm["about"], shm["did"]
 say("go"); i = 0
@@ -35,7 +37,7 @@ queue.shutdown()
 
 @pytest.mark.parametrize("maxsize", [2, 50])
 def test_kill_storm(child, maxsize):
-    """What a live producer put came out once, but for what killed consumers had in their hands: three messages each at most."""
+    """Every message of a producer is delivered once, except those that killed consumers had just taken, at most three each."""
     rng = random.Random(11 + maxsize)
     with shmem.SharedMemory(max_size=1 << 28) as shm:
         queue = shm.queue(maxsize, "int64", name="q")
@@ -66,7 +68,7 @@ def test_kill_storm(child, maxsize):
         for code, member in members:
             member.kill()
             n_killed_consumers += code == KILLED_CONSUMER
-        assert not queue.is_shutdown  # no output is full
+        assert not queue.is_shutdown  # none of the outputs is full
         outputs = [shm[name] for name in shm if name.startswith("out ")]
         outputs = [out[1 : 1 + out[0]].tolist() for out in outputs]
         outputs.append([queue.get(timeout=PATIENCE) for _ in range(queue.qsize())])
@@ -90,21 +92,21 @@ def stop_inside(member, words, gate):
     rng = random.Random(23)
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        time.sleep(rng.random() * 0.003)  # so that it comes to another place
+        time.sleep(rng.random() * 0.003)  # so that it reaches another place
         os.kill(member.process.pid, signal.SIGSTOP)
         os.waitpid(member.process.pid, os.WUNTRACED)
-        if words[gate // 8] & 0xFFFF:
+        if words[gate] & OWNER_INDEX_MASK:
             return
         os.kill(member.process.pid, signal.SIGCONT)
     raise AssertionError("it was never inside")
 
 
-@pytest.mark.parametrize("gate", [PRODUCERS_GATE, CONSUMERS_GATE])
-def test_stopped_inside_a_gate_then_killed(child, gate):
-    """While it may continue, the others wait for it; once it is dead they do not, and nothing is half done."""
+@pytest.mark.parametrize("gate", ["producers_gate", "consumers_gate"])
+def test_stopped_and_killed_inside_a_gate(child, gate):
+    """The other processes wait for a stopped one, which may continue; once it is dead they go on, and no operation is half done."""
     with shmem.SharedMemory(max_size=1 << 24) as shm:
         queue = shm.queue(1 << 18, "int64", name="q")
-        words = words_of(shm, queue)
+        words = QueueWords(shm, queue)
         member = child(
             """
             import numpy as np
@@ -120,16 +122,16 @@ def test_stopped_inside_a_gate_then_killed(child, gate):
         stop_inside(member, words, gate)
         call, empty_or_full = (
             (lambda: queue.put(7, timeout=0.2), shmem.QueueFull)
-            if gate == PRODUCERS_GATE
+            if gate == "producers_gate"
             else (lambda: queue.get(timeout=0.2), shmem.QueueEmpty)
         )
         with pytest.raises(empty_or_full, match="stands still"):
             call()
         n_there = queue.qsize()
         with pytest.raises(empty_or_full, match="stands still"):
-            queue.put_nowait(7) if gate == PRODUCERS_GATE else queue.get_nowait()
+            queue.put_nowait(7) if gate == "producers_gate" else queue.get_nowait()
         member.kill()
-        if gate == PRODUCERS_GATE:
+        if gate == "producers_gate":
             assert n_there == 0
             assert queue.put(7, timeout=PATIENCE) is None
             assert queue.get() == 7
@@ -140,32 +142,30 @@ def test_stopped_inside_a_gate_then_killed(child, gate):
         assert queue.empty()
 
 
-def test_who_is_woken_and_does_not_get_to_look_passes_the_wake_on(shm):
-    """Two sleep; one is woken and stands before a gate that does not open, until it looks for signals: then the wake is the other one's."""
-    queue, mutex = shm.queue(4, "int64"), shm.mutex()
-    words = words_of(shm, queue)
-    with mutex:
-        me = words_of(shm, mutex)[0]  # what this process writes into a gate
+def test_woken_waiter_that_leaves_passes_the_wake_on(shm):
+    """One of two sleeping waiters is woken, but blocked at the gate until it checks for signals.  Its wake-up goes to the other one."""
+    queue = shm.queue(4, "int64")
+    words, me = QueueWords(shm, queue), lock.participant(shm)
     results = [in_thread(queue.get) for _ in range(2)]
-    for _ in range(100):  # their slices may end in just this moment
-        assert wait_until(lambda: words[NOT_EMPTY // 8] >> 32 == 2)
-        before = words[NOT_EMPTY // 8]
-        words[CONSUMERS_GATE // 8] = me
+    for _ in range(100):  # their slices may end at this very moment
+        assert wait_until(lambda: words.n_waiters("not_empty") == 2)
+        before = words["not_empty"]
+        words["consumers_gate"] = me
         queue.put(1)
-        if words[NOT_EMPTY // 8] == before - (1 << 32) + 1:  # one is woken
+        if words["not_empty"] == before - ONE_WAITER + 1:  # one is woken
             break
-        words[CONSUMERS_GATE // 8] = 0
+        words["consumers_gate"] = 0
         results = [*results, in_thread(queue.get)]
-    assert wait_until(lambda: words[NOT_EMPTY // 8] == before - (2 << 32) + 2)
-    words[CONSUMERS_GATE // 8] = 0
+    assert wait_until(lambda: words["not_empty"] == before - 2 * ONE_WAITER + 2)
+    words["consumers_gate"] = 0
     queue.put(2)
     for result in results:
         result()
     assert queue.empty()
 
 
-def test_ctrl_c_in_a_put_many_that_always_gets_on(child):
-    """It never sleeps for a whole slice, and would not be done for minutes."""
+def test_ctrl_c_interrupts_put_many_that_keeps_progressing(child):
+    """The call never sleeps for a whole slice, and would take minutes to complete."""
     other = child(
         """
         import signal, threading
@@ -175,7 +175,7 @@ def test_ctrl_c_in_a_put_many_that_always_gets_on(child):
         def consume():
             while True: queue.get_many(1)
         threading.Thread(target=consume, daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # let it be the other thread that is interrupted in its sleep
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})   # the signal must interrupt the sleep of the other thread
         try:
             say("puts")
             queue.put_many(np.zeros(1 << 26, "int8"))

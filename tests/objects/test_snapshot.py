@@ -1,4 +1,4 @@
-"""Snapshots while other processes put, get, signal, lock, make blocks: each copy is whole, and needs no recovery."""
+"""Snapshots while other processes put, get, signal, lock and make blocks: each copy is complete, and needs no recovery."""
 
 import os
 import signal
@@ -7,32 +7,32 @@ import warnings
 
 import numpy as np
 import pytest
-from queues import CONSUMERS_GATE, PRODUCERS_GATE, words_of
+from queues import QueueWords
+from scribe import Scribe
 
 import shmem
 from shmem.__main__ import main
 
 N_SNAPSHOTS = 15
-PARTICIPANTS_OFF = 328  # in the header
 
 
 @pytest.fixture
 def large():
-    """A section that takes some time to copy."""
+    """A section that is large enough for a copy to take some time."""
     with shmem.SharedMemory(max_size=1 << 27) as section:
         yield section
 
 
 @pytest.fixture
 def stop(tmp_path):
-    """A file that ends the children's loops."""
+    """The path of a file whose existence ends the children's loops."""
     path = tmp_path / "stop"
     yield path
     path.touch()
 
 
 def copies(section, path, n=N_SNAPSHOTS):
-    """Take snapshots; each one, checked as a file and opened both ways."""
+    """Take snapshots, check each one, and yield it opened read-only and read-write."""
     for _ in range(n):
         section.snapshot(path)
         assert main(["check", str(path)]) == 0
@@ -44,7 +44,7 @@ def copies(section, path, n=N_SNAPSHOTS):
 
 
 def drain(queue):
-    """All messages; the queue works afterwards, without waiting for anybody."""
+    """Return all messages; afterwards the queue must work without waiting for another process."""
     messages = [queue.get_nowait() for _ in range(queue.qsize())]
     assert queue.empty()
     queue.put_nowait(b"new")
@@ -52,8 +52,8 @@ def drain(queue):
     return messages
 
 
-def test_messages_are_whole_and_in_order(large, tmp_path, child, stop):
-    """Messages, each of one number, go through a queue that is full now and then and takes longer to copy than they do to pass."""
+def test_messages_are_complete_and_in_order(large, tmp_path, child, stop):
+    """Each message repeats one number.  The queue is full at times, and takes longer to copy than a message takes to pass through it."""
     large.queue(1000, bytes, max_bytes=20_000, name="queue")
     code = """
     queue = shmem.SharedMemory(shared_name=args[0])["queue"]; say("go"); i = 0
@@ -66,7 +66,7 @@ def test_messages_are_whole_and_in_order(large, tmp_path, child, stop):
     for step in ("queue.put(i.to_bytes(4, 'little') * 5000, timeout=0.1); i += 1", "queue.qsize() > 100 and queue.get(timeout=0.1)"):
         child(code.format(step), large.name, stop).hear()
     deadline = time.monotonic() + 20
-    while large["queue"].qsize() < 50 and time.monotonic() < deadline:  # from then on there are more
+    while large["queue"].qsize() < 50 and time.monotonic() < deadline:  # from then on there are at least 50
         time.sleep(0.001)
     for mode, copy in copies(large, tmp_path / "copy", 8):
         if mode == "read_only":
@@ -79,10 +79,10 @@ def test_messages_are_whole_and_in_order(large, tmp_path, child, stop):
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
-def test_queues_are_of_one_moment(large, tmp_path, child, stop):
-    """Marks go round through three queues: one at most is in the carrier's hands, and none is in two queues.
+def test_queues_are_copied_at_one_moment(large, tmp_path, child, stop):
+    """Marks circulate through three queues: at most one is between two queues, and none is in two.
 
-    Between the queues lies what takes long to copy, many times as long as a mark takes to go round.
+    Large arrays lie between the queues; copying one takes many times as long as a mark takes to go round.
     """
     queues = []
     for i in range(3):
@@ -106,8 +106,8 @@ def test_queues_are_of_one_moment(large, tmp_path, child, stop):
     assert seen <= {2, 3}
 
 
-def test_blocks_that_are_just_made(large, tmp_path, child, stop):
-    """Behind a block that takes long to copy another process fills arrays; what was begun before may be complete by then."""
+def test_incomplete_blocks_are_not_copied(large, tmp_path, child, stop):
+    """While a large block is copied, another process fills arrays behind it; an array begun before may be complete when it is reached."""
     large["first"] = np.ones(60_000_000, "uint8")
     code = """
     import numpy as np
@@ -125,8 +125,8 @@ class Guarded(shmem.Struct, type_name="snapshot.Guarded"):
     count: shmem.int64
 
 
-def test_semaphores_events_mutexes(shm, tmp_path, child, stop):
-    """Counts stay; a mutex is free, and says that its owner died if it was held."""
+def test_semaphores_events_and_mutexes(shm, tmp_path, child, stop):
+    """Counts are kept; a mutex is free in the copy, and warns of a dead owner if it was held."""
     shm["guarded"] = shm.new(Guarded)
     shm.mutex(name="held"), shm.semaphore(7, name="seven"), shm.semaphore(0, name="none"), shm.event(name="event").signal()
     code = """
@@ -148,47 +148,41 @@ def test_semaphores_events_mutexes(shm, tmp_path, child, stop):
         if mode == "read_write":
             with pytest.warns(shmem.OwnerDiedWarning):
                 assert copy["held"].acquire(timeout=0)
-            with warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 assert copy["guarded"].guard.acquire(timeout=0)
-            assert [one.category for one in told] in ([], [shmem.OwnerDiedWarning])
+            assert [one.category for one in caught] in ([], [shmem.OwnerDiedWarning])
             copy["none"].signal()
             assert copy["none"].wait(0)
 
 
-def signature(section, pid):
-    """How a participant signs a gate."""
-    with open(section.path, "rb") as file:
-        words = np.frombuffer(file.read(1 << 16), "<u8")
-    start = int(words[PARTICIPANTS_OFF // 8]) // 8
-    (index,) = [i for i in range(8) if words[start + 8 * i + 3] == pid]
-    return int(words[start + 8 * index]) >> 32 << 32 | index + 1
-
-
-def test_owner_of_a_gate_is_dead_or_stands_still(shm, tmp_path, child):
-    """By hand: gates signed by a process that lives, then by the same one, killed."""
+def test_gate_owner_is_stopped_or_dead(shm, tmp_path, child):
+    """The gates are marked directly as held by a stopped process, which is then killed."""
     queue = shm.queue(4, "int64", name="queue")
     shm.queue(4, "int64", name="other").put(2)
     queue.put(1)
     other = child("section = shmem.SharedMemory(shared_name=args[0]); section.allocate(10); say('go'); sys.stdin.readline()", shm.name)
     other.hear()
-    words, gate = words_of(shm, queue), signature(shm, other.process.pid)
+    words, scribe = QueueWords(shm, queue), Scribe(shm.path)
+    gate = scribe.owner_word(scribe.entry_of(other.process.pid))
     os.kill(other.process.pid, signal.SIGSTOP)
-    for place in (PRODUCERS_GATE, CONSUMERS_GATE):
-        words[place // 8] = gate
+    for place in ("producers_gate", "consumers_gate"):
+        words[place] = gate
         with pytest.raises(shmem.LockTimeout, match="a process stands still"):
             shm.snapshot(tmp_path / "copy", timeout=0.3)
-        shm.free(shm.allocate(100_000))  # nothing else is shut
+        shm.free(shm.allocate(100_000))  # other gates stay open
         assert shm["other"].get_nowait() == 2
         shm["other"].put_nowait(2)
-        words[place // 8] = 0
-    words[PRODUCERS_GATE // 8] = words[CONSUMERS_GATE // 8] = gate
+        words[place] = 0
+    words["producers_gate"] = words["consumers_gate"] = gate
     other.kill()
     shm.snapshot(tmp_path / "copy", timeout=20)
-    assert (words[PRODUCERS_GATE // 8], words[CONSUMERS_GATE // 8]) == (0, 0)
+    assert (words["producers_gate"], words["consumers_gate"]) == (0, 0)
     assert queue.get_nowait() == 1
     assert sorted(os.listdir(tmp_path)) == ["copy"]
     with shmem.SharedMemory(tmp_path / "copy") as copy:
         copied = copy["queue"]
-        assert list(words_of(copy, copied)[PRODUCERS_GATE // 8 :: 8][:6]) == [0, 1, 0, 0, 0, 0]  # gates and channels; one was put
+        words = QueueWords(copy, copied)
+        found = {name: words[name] for name in ("producers_gate", "consumers_gate", "not_empty", "not_full", "head", "tail")}
+        assert found == {**dict.fromkeys(found, 0), "tail": 1}  # gates and channels; one was put
         assert copied.get_nowait() == 1

@@ -1,17 +1,16 @@
-"""Objects whose block was freed, though not by all the stores that free: a process was killed after the first."""
+"""Objects whose block was only partly freed: the freeing process was killed after the first store."""
 
 import contextlib
 
 import numpy as np
 import pytest
-from scribe import HEAD, HOLE, USED, Scribe
+from scribe import HEAD, Scribe
 
 import shmem
 from shmem import Array, Bytes, Ref, Struct, int64
+from shmem._base.layout import STATE_CACHED, STATE_HOLE, STATE_USED, TAG_SIZE_MASK, TAG_STATE_MASK
 
 pytestmark = pytest.mark.damages
-CACHED = 4
-STATE_BITS, TYPE_BITS = 0xF, 0xFFFF << 48
 
 
 class Item(Struct):
@@ -24,33 +23,33 @@ class Item(Struct):
 
 @contextlib.contextmanager
 def killed_while_freeing(shm, obj, state):
-    """The block as a process leaves it that is killed between the store of the tag and the store of the serial."""
+    """Put the block into the state left by a process killed between the stores of the tag and of the serial."""
     memory, tag_off = Scribe(shm.path), obj.offset - HEAD
     tag = memory[tag_off]
-    assert tag & STATE_BITS == USED
-    memory[tag_off] = tag & ~STATE_BITS & ~TYPE_BITS | state
+    assert tag & TAG_STATE_MASK == STATE_USED
+    memory[tag_off] = tag & TAG_SIZE_MASK | state
     try:
         yield
     finally:
         memory[tag_off] = tag
 
 
-def check_all_refuse(uses):
+def assert_all_raise(uses):
     for name, use in uses.items():
         with pytest.raises(shmem.InvalidBlock):
             pytest.fail(f"{name} returned {use()!r}")
 
 
-@pytest.fixture(params=[HOLE, CACHED], ids=["hole", "cached"])
+@pytest.fixture(params=[STATE_HOLE, STATE_CACHED], ids=["hole", "cached"])
 def freed(request, shm):
     return lambda obj: killed_while_freeing(shm, obj, request.param)
 
 
-def test_block(shm, freed):
+def test_stale_block(shm, freed):
     block = shm.allocate(100)
     memoryview(block)[:5] = b"hello"
     with freed(block):
-        check_all_refuse(
+        assert_all_raise(
             {
                 "memoryview": lambda: memoryview(block),
                 "bytes": lambda: bytes(block),
@@ -64,11 +63,11 @@ def test_block(shm, freed):
     assert bytes(block)[:5] == b"hello"
 
 
-def test_object(shm, freed):
+def test_stale_object(shm, freed):
     item, other = shm.new(Item, key=5), shm.new(Item)
     event = item.event
     with freed(item):
-        check_all_refuse(
+        assert_all_raise(
             {
                 "read a number": lambda: item.key,
                 "write a number": lambda: setattr(item, "key", 6),
@@ -88,14 +87,14 @@ def test_object(shm, freed):
     assert item.key == 5
 
 
-def test_array(shm, freed):
+def test_stale_array(shm, freed):
     class Holder(Struct):
         array: Ref[np.ndarray]
 
     array, holder = shm.array(np.arange(10)), shm.new(Holder)
     block = shmem.find_storage(array).block(array.base.offset)
     with freed(block):
-        check_all_refuse(
+        assert_all_raise(
             {
                 "root": lambda: setattr(shm, "root", array),
                 "name": lambda: shm.__setitem__("x", array),
@@ -108,11 +107,11 @@ def test_array(shm, freed):
     assert holder.array.tolist() == list(range(10))
 
 
-def test_queue(shm, freed):
+def test_stale_queue(shm, freed):
     queue = shm.queue(4, "int64")
     queue.put(5)
     with freed(queue):
-        check_all_refuse(
+        assert_all_raise(
             {
                 "put": lambda: queue.put(1),
                 "put_many": lambda: queue.put_many([1, 2]),

@@ -1,4 +1,4 @@
-"""Struct classes: how they are declared and laid out, and which class an object gets."""
+"""Struct classes: declaration, layout, and the class of an object that is read."""
 
 import sys
 import textwrap
@@ -29,7 +29,7 @@ class Labelled(Node):
 
 @pytest.fixture
 def module():
-    """A module to run source in, as a file with that text would be."""
+    """A module in which source text is run, as if it were the module's file."""
     made = types.ModuleType("shmem_test_module")
     sys.modules[made.__name__] = made
 
@@ -41,7 +41,7 @@ def module():
     del sys.modules[made.__name__]
 
 
-def test_dtype_is_what_numpy_would_lay_out():
+def test_dtype_matches_numpy_alignment():
     class Mixed(Struct):
         a: int8
         b: float64
@@ -69,7 +69,7 @@ SIMPLE_TYPES = [getattr(shmem, name) for name in [*INTEGERS, "bool_", "float32",
     ),
     st.integers(0, 12),
 )
-def test_layout_of_any_fields_and_any_inheritance(field_types, cut):
+def test_layout_of_random_fields_and_inheritance(field_types, cut):
     names = [f"f{i}" for i in range(len(field_types))]
     fields = dict(zip(names, field_types, strict=True))
     base = type(Struct)("Base", (Struct,), {"__annotations__": dict(list(fields.items())[:cut])})
@@ -79,7 +79,7 @@ def test_layout_of_any_fields_and_any_inheritance(field_types, cut):
     assert list(derived.dtype.names or ()) == names
 
 
-def test_what_annotations_may_be():
+def test_supported_annotations():
     class Many(Struct):
         a: int = 3
         b: float
@@ -143,7 +143,7 @@ def test_what_annotations_may_be():
         "int64 | None",
     ],
 )
-def test_annotations_that_are_no_field(annotation):
+def test_unsupported_annotations_raise(annotation):
     with pytest.raises(TypeError, match=r"Bad\.x: "):
         type(Struct)("Bad", (Struct,), {"__annotations__": {"x": annotation}, "__module__": __name__})
 
@@ -171,14 +171,14 @@ def test_annotations_that_are_no_field(annotation):
         Bytes,
     ],
 )
-def test_field_types_that_make_no_sense(make):
+def test_invalid_field_types_raise(make):
     with pytest.raises(TypeError):
         make()
 
 
 @pytest.mark.parametrize("name", ["offset", "section", "dtype", "__class__", "_shmem_layout_"])
-def test_reserved_field_names(name):
-    with pytest.raises(TypeError, match="cannot be called"):
+def test_reserved_field_names_raise(name):
+    with pytest.raises(TypeError, match="cannot name a field"):
         type(Struct)("Bad", (Struct,), {"__annotations__": {name: int64}})
 
 
@@ -190,7 +190,7 @@ def test_inheritance(shm):
     assert Labelled.key.origin is Node
 
     class Quiet(Labelled):
-        key: int64 = 42  # the same field, another default
+        key: int64 = 42  # the same field with another default
 
         @property
         def loud(self):
@@ -202,7 +202,7 @@ def test_inheritance(shm):
     assert shm.new(Labelled).key == 0
 
 
-def test_inheritance_that_cannot_be():
+def test_invalid_inheritance_raises():
     class One(Struct):
         a: int64
 
@@ -243,7 +243,7 @@ def test_defaults(shm):
             type(Struct)("Bad", (Struct,), {"__annotations__": {name: int64}, name: default})
 
 
-def test_newest_definition_counts(shm, module):
+def test_newest_definition_is_used(shm, module):
     text = """
         from shmem import Struct, int64
         class Thing(Struct):
@@ -259,7 +259,7 @@ def test_newest_definition_counts(shm, module):
     assert obj == shm.root
 
 
-def test_another_layout_under_the_same_name(shm, module):
+def test_changed_layout_raises(shm, module):
     thing = module("""
         from shmem import *
         class Thing(Struct):
@@ -329,7 +329,7 @@ def test_type_name(shm, module):
             shm.new(made.New, type_name=wrong)
 
 
-def test_main_of_a_child_is_main(shm):
+def test_mp_main_is_main(shm):
     def define(module):
         return type(Struct)("MainThing", (Struct,), {"__module__": module, "__annotations__": {"x": int64}})
 
@@ -355,7 +355,7 @@ FAMILY = """
 """
 
 
-def test_unknown_type(shm, module, child):
+def test_unknown_class_is_generic(shm, module, child):
     made = module(FAMILY)
     shm.root = shm.new(made.Leaf, next=shm.new(made.Base, x=2), y=1)
     child(
@@ -373,7 +373,7 @@ def test_unknown_type(shm, module, child):
         try:
             root.next = shm.new(Stranger)
         except TypeError as error:
-            assert "Ref[base] or None; found Stranger" in str(error)
+            assert "Ref[base] or None, got Stranger" in str(error)
         else:
             raise AssertionError
         root.next = None
@@ -401,7 +401,7 @@ def test_unknown_type(shm, module, child):
     assert (type(shm.root.next), shm.root.next.x) == (made.Base, 3)
 
 
-def test_another_process_with_another_layout(shm, module, child):
+def test_another_process_with_another_layout_raises(shm, module, child):
     shm.root = shm.new(module(FAMILY).Leaf)
     child(
         OPENING
@@ -439,16 +439,16 @@ def test_another_process_without_the_classes(shm, child):
     assert (shm.root.key, shm.root.left, shm.root.right.key) == (30, None, 4)
 
 
-def test_hooks_hear_of_every_class(module):
+def test_hooks_are_called_for_every_class(module):
     from shmem._objects.struct import on_new_class
 
-    heard = []
-    on_new_class.append(heard.append)
+    seen = []
+    on_new_class.append(seen.append)
     try:
         made = module("from shmem import *\nclass Thing(Struct):\n    x: int64\n")
     finally:
-        on_new_class.remove(heard.append)
-    assert heard == [made.Thing]
+        on_new_class.remove(seen.append)
+    assert seen == [made.Thing]
 
 
 def test_string_annotations(shm, module):
@@ -479,7 +479,7 @@ def test_string_annotations(shm, module):
         tree.first = tree
 
 
-def test_self(shm, module):
+def test_self_reference(shm, module):
     class Ring(Struct):
         next: Ref[Self]
 
@@ -511,7 +511,7 @@ def test_reference_by_type_name(shm):
     assert shm.new(Holder, one=here).one == here
 
 
-def test_a_very_large_class():
+def test_very_large_class():
     class Large(Struct):
         field: Array[float64, 1 << 27]
         last: int8
@@ -533,23 +533,23 @@ def test_dates_have_no_buffer_format(shm):
 
 
 def test_class_keywords_and_arrays_of_records(shm):
-    heard = []
+    seen = []
 
     class Base(Struct):
         x: int64
 
         def __init_subclass__(cls, colour, **kwargs):
-            heard.append((cls.__name__, colour))
+            seen.append((cls.__name__, colour))
 
     class Derived(Base, colour="red", type_name="derived"):
         pass
 
-    assert heard == [("Derived", "red")]
+    assert seen == [("Derived", "red")]
     assert np.dtype(Derived) == Derived.dtype
     assert shm.zeros(3, dtype=Derived)["x"].tolist() == [0, 0, 0]
 
 
-def test_names_that_are_defined_later(shm, module):
+def test_names_defined_later(shm, module):
     made = module("""
         from __future__ import annotations
         from shmem import Array, Ref, Struct, int64
@@ -561,7 +561,7 @@ def test_names_that_are_defined_later(shm, module):
             y: int64
     """)
     for use in (lambda: made.Early.dtype, lambda: shm.new(made.Early), lambda: shm.new(made.Derived)):
-        with pytest.raises(NameError, match="cannot be used yet"):
+        with pytest.raises(NameError, match=r"cannot use .* yet"):
             use()
     module("from shmem import float64 as Real\nN = 2")
     assert list(made.Derived.dtype.names) == ["x", "more", "leaf", "y"]
@@ -572,7 +572,7 @@ def test_names_that_are_defined_later(shm, module):
     assert (derived.x, derived.more.tolist(), derived.leaf.z) == (1.5, [0, 0], 3)
 
 
-def test_wrong_names_are_told_at_once(module):
+def test_wrong_names_raise_immediately(module):
     with pytest.raises(AttributeError, match="int65"):
         module("from __future__ import annotations\nimport shmem\nclass Bad(shmem.Struct):\n    x: shmem.int65\n")
     with pytest.raises(TypeError, match=r"Bad.x: a Ref must refer to"):

@@ -1,4 +1,4 @@
-"""Birth, exec, exit and death of processes that use a section.  Defined outcomes: docs/decisions/processes.md."""
+"""Fork, exec, exit and death of processes that use a section.  The required outcomes are listed in docs/decisions/processes.md."""
 
 import multiprocessing
 import os
@@ -27,9 +27,9 @@ def section(place):
         yield section
 
 
-def take_over(section, deaths, told=True):
-    """Lock exclusively after so many deaths that no holder was warned of yet; the section must be intact."""
-    if deaths and told:
+def take_over(section, deaths, warned=True):
+    """Acquire the exclusive lock after `deaths` deaths, with a warning if `warned`; the section must be intact."""
+    if deaths and warned:
         with pytest.warns(shmem.OwnerDiedWarning), shmem.exclusive_lock(section, 20):
             pass
     else:
@@ -42,7 +42,7 @@ def take_over(section, deaths, told=True):
 # -- fork -----------------------------------------------------------------------------------------------
 
 
-def test_child_is_a_participant_of_its_own(section):
+def test_child_is_a_separate_participant(section):
     def child():
         assert len(section.stats().participants) == 2
         assert os.getpid() in section.stats().participants
@@ -56,7 +56,7 @@ def test_child_is_a_participant_of_its_own(section):
 
 
 def test_fork_while_a_descriptor_holds(section):
-    """The child neither holds the lock through the parent's descriptor, nor releases it by unlocking that."""
+    """The child does not hold the lock through the parent's descriptor, and cannot release it by unlocking that descriptor."""
     descriptor = shmem.LockDescriptor(shmem.LockMode.exclusive)
 
     def child():
@@ -76,7 +76,7 @@ def test_fork_while_a_descriptor_holds(section):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_fork_inside_a_with_block(section, mode):
-    """The parent holds on; the child holds nothing, and leaving the block in it does nothing; then it locks by itself."""
+    """The parent keeps the lock.  The child does not hold it, and leaving the block there has no effect; it can then lock by itself."""
     lock = lock_of(section, mode)
     array = section.zeros(2, name="a")
 
@@ -100,7 +100,7 @@ def test_fork_inside_a_with_block(section, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_forked_child_is_killed_while_it_holds(section, mode):
+def test_forked_child_killed_while_it_holds(section, mode):
     with shmem.shared_lock(section):
         readable, writable = os.pipe()
         pid = os.fork()
@@ -146,7 +146,7 @@ def test_fork_while_another_thread_holds(section, mode):
     assert holds(section) == mode
     go.set()
     thread.join()
-    assert in_child(lambda: shmem.exclusive_lock(section, 20).__enter__()) == 0  # and ends without releasing
+    assert in_child(lambda: shmem.exclusive_lock(section, 20).__enter__()) == 0  # the child ends without releasing it
     take_over(section, deaths=1)
 
 
@@ -162,7 +162,7 @@ def test_fork_while_another_thread_waits(section, place, child, mode):
 
     def forked():
         assert section.stats().lock_waiters <= 1
-        wait_for(lambda: section.stats().lock_waiters == 1)  # the parent's thread, once; between two slices of its sleep, not
+        wait_for(lambda: section.stats().lock_waiters == 1)  # the parent's thread; not counted between two slices of its sleep
         with pytest.raises(shmem.LockTimeout):
             shmem.shared_lock(section, 0.1).__enter__()
 
@@ -178,7 +178,7 @@ def test_fork_while_another_thread_waits(section, place, child, mode):
 
 
 def test_fork_while_other_threads_work(section):
-    """The heap gate and the storage lock belong to the parent; the child waits for them as for those of any other process."""
+    """The heap gate and the storage lock belong to the parent; the child waits for them as for any other process."""
     stop = threading.Event()
     counter = section.zeros(1, "int64")
 
@@ -214,8 +214,8 @@ def test_fork_while_other_threads_work(section):
     assert section.check_heap().pending_blocks == 0
 
 
-def test_child_that_no_handler_saw(section, place, child):
-    """`_Fork` runs no fork handlers: such a child is no participant until it uses the section, and does not keep its parent alive."""
+def test_child_without_fork_handlers(section, place, child):
+    """`_Fork` does not run fork handlers.  Such a child joins at its first use of the section, and does not keep its parent alive."""
     other = child(
         OPEN + "import ctypes; keep = shmem.exclusive_lock(section); keep.__enter__(); a = section.zeros(1, name='a')\n"
         "if ctypes.PyDLL(None)._Fork() == 0:\n"
@@ -243,13 +243,13 @@ def test_child_that_no_handler_saw(section, place, child):
     assert using.hear() == "0"
     using.end()
     assert section["a"][0] == 3
-    take_over(section, deaths=1, told=False)
+    take_over(section, deaths=1, warned=False)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("mode", MODES)
 def test_multiprocessing_started_inside_a_with_block(section, method, mode):
-    """The child is kept out while the parent holds; then it holds, and keeps the parent out."""
+    """The child waits while the parent holds the lock; then the child holds it, and the parent waits."""
     context = multiprocessing.get_context(method)
     link, others = context.Pipe()
     array = section.zeros(1, name="a")
@@ -282,8 +282,8 @@ STARTERS = {
 
 @pytest.mark.parametrize("start", STARTERS.values(), ids=STARTERS.keys())
 @pytest.mark.parametrize("mode", MODES)
-def test_started_program_keeps_nothing_alive(section, place, child, start, mode):
-    """Neither the parent's place, nor its lock, nor the lock around opening: they go with the parent."""
+def test_started_program_inherits_no_locks(section, place, child, start, mode):
+    """A started program keeps neither its parent's entry, nor its lock, nor the opening lock; all end with the parent."""
     other = child(
         OPEN + "import subprocess\n"
         "def churn():\n"
@@ -318,7 +318,7 @@ with shmem.SharedMemory(**eval(sys.argv[1])) as section, warnings.catch_warnings
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("alone", [False, True])
 def test_exec_while_holding(place, child, mode, alone):
-    """The program is gone: its lock is taken over and counted, and the new program opens the section anew."""
+    """Exec ends the old program: its lock is taken over and counted as a death, and the new program opens the section again."""
     section = shmem.SharedMemory(**place, max_size=SIZE)
     section["a"] = [7]
     code = OPEN + "a = section['a']; getattr(shmem, args[1] + '_lock')(section).__enter__(); say('held'); sys.stdin.readline()\n"
@@ -335,7 +335,7 @@ def test_exec_while_holding(place, child, mode, alone):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_exec_in_a_forked_child(section, mode):
-    """Exec ends the child with the locks that it held itself; the parent's lock stays."""
+    """Exec releases only the locks that the child itself held; the parent keeps its lock."""
     with lock_of(section, mode):
         pid = os.fork()
         if pid == 0:
@@ -376,7 +376,7 @@ ENDS = {
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize(("place", "mode"), [("file", "exclusive"), ("anonymous", "shared")], indirect=["place"])
 def test_process_ends_while_it_holds(section, place, child, holder, how, mode):
-    """Leaving a `with` block releases the lock; any other end while holding it counts as a death, of which the next holder is warned."""
+    """Leaving a `with` block releases the lock.  Any other end while holding it counts as a death, and the next holder is warned."""
     action, status, last_line = ENDS[how]
     code = f"import signal\nmode = args[1]; views = section.zeros(3), section.allocate(10)\ndef end():\n    say('held'); {action}\n"
     other = child(OPEN + code + HOLDERS[holder], place, mode)
@@ -393,7 +393,7 @@ def test_process_ends_while_it_holds(section, place, child, holder, how, mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("wish", ["exclusive", "shared", "upgrade"])
 def test_exit_while_daemon_threads_wait(section, place, child, wish, mode):
-    """The process ends at once; what it waited for stays whole."""
+    """The process ends immediately, and the lock that it waited for stays intact."""
     holder = child(HOLD, place, "shared" if wish == "upgrade" else mode)
     holder.hear()
     code = "def wait():\n    if wish == 'upgrade': shmem.shared_lock(section).__enter__(); wish_ = 'exclusive'\n    else: wish_ = wish\n"
@@ -407,19 +407,19 @@ def test_exit_while_daemon_threads_wait(section, place, child, wish, mode):
     other.end()
     holder.tell()
     holder.end()
-    take_over(section, deaths=int(wish == "upgrade" or mode == wish == "shared"))  # those held a share
+    take_over(section, deaths=int(wish == "upgrade" or mode == wish == "shared"))  # in these cases the process held the shared lock
 
 
 @pytest.mark.parametrize("wish", ["exclusive", "upgrade"])
-def test_who_drains_comes_out_when_the_process_ends(section, place, child, wish):
-    """It owns the gate meanwhile, and looks up once a second only: not now."""
+def test_draining_writer_stops_at_exit(section, place, child, wish):
+    """A draining writer owns the gate, and checks only once a second; at exit it must notice sooner."""
     holder = child(HOLD, place, "shared")
     holder.hear()
     code = "from shmem import _core\ndef wait():\n    with contextlib.ExitStack() as stack:\n"
     code += "        if args[1] == 'upgrade': stack.enter_context(shmem.shared_lock(section))\n"
     code += "        stack.enter_context(shmem.exclusive_lock(section))\n"
     code += "threading.Thread(target=wait, daemon=True).start(); say('go'); sys.stdin.readline()\n"
-    code += "say(any(_core.depart_all() for _ in range(5)))"  # each waits for some 100 ms
+    code += "say(any(_core.depart_all() for _ in range(5)))"  # each waits for about 100 ms
     other = child("import contextlib\n" + OPEN + code, place, wish)
     other.hear()
     wait_for_waiter(section)
@@ -458,18 +458,18 @@ views = section["a"], section.allocate(10)
 
 
 def test_exit_handlers_that_use_the_section(section, place, child):
-    """Before ours all works.  After it the section is left: its memory can be read, the rest is a ClosedError; opening anew works."""
+    """Handlers that run before the library's work normally.  Later ones can read views and reopen; other calls raise ClosedError."""
     other = child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, AT_EXIT)
-    said = other.end().strip()
+    output = other.end().strip()
     assert section["early"][0] == 2
-    assert said == "[[1], 1, 1, 1, 1, 1, 1, 1]"
+    assert output == "[[1], 1, 1, 1, 1, 1, 1, 1]"
     assert section["late"][0] == 3
     assert section.stats().participants == (os.getpid(),)
     take_over(section, deaths=0)
 
 
-def test_imported_in_an_exit_handler(section, place, child):
-    """The first use may come only then; it works, and the process leaves cleanly."""
+def test_import_in_an_exit_handler(section, place, child):
+    """The first use of the library in an exit handler works, and the process leaves the section cleanly."""
     code = "import atexit, sys\ndef late():\n    import shmem\n    with shmem.SharedMemory(**eval(sys.argv[1])) as one: one['a'] = [1]\n"
     child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[1], args[0]])", place, code + "atexit.register(late)").end()
     assert section["a"][0] == 1
@@ -493,10 +493,10 @@ NAMESPACE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 @needs_namespaces
 @pytest.mark.parametrize("mode", MODES)
 def test_holder_in_another_pid_namespace(section, place, child, mode):
-    """Alive as long as it is, dead when it is; the other way round too."""
+    """A holder in another namespace counts as alive until it dies, in both directions."""
     other = child(HOLD + "say('released'); sys.stdin.readline()\n" + HOLD, place, mode, before=NAMESPACE)
     other.hear()
-    assert 1 in section.stats().participants  # as it sees itself
+    assert 1 in section.stats().participants  # its own process id, as seen in its namespace
     with pytest.raises(shmem.LockTimeout):
         shmem.exclusive_lock(section, 0.3).__enter__()
     other.tell()
@@ -504,16 +504,16 @@ def test_holder_in_another_pid_namespace(section, place, child, mode):
     with shmem.exclusive_lock(section, 20):
         other.tell()
         wait_for_waiter(section)
-        time.sleep(0.2)  # it asks several times whether this process lives
+        time.sleep(0.2)  # it checks several times whether this process is alive
     assert other.hear() == "held"
     assert section.owner_deaths == 0
-    other.kill()  # and with it the processes that it started
+    other.kill()  # this also kills the processes that it started
     take_over(section, deaths=1)
 
 
 @needs_namespaces
 @pytest.mark.parametrize("mode", MODES)
-def test_holder_outside_is_killed(section, place, child, mode):
+def test_holder_in_the_outer_namespace_is_killed(section, place, child, mode):
     holder = child(HOLD, place, mode)
     holder.hear()
     waiter = child(
@@ -525,12 +525,12 @@ def test_holder_outside_is_killed(section, place, child, mode):
     holder.kill()
     assert waiter.hear() == "1"
     waiter.end()
-    take_over(section, deaths=1, told=False)
+    take_over(section, deaths=1, warned=False)
 
 
 @needs_namespaces
-def test_the_same_process_id_twice(section, place, child):
-    """Both are process 1, each in a namespace of its own; one dies, and the other's being alive does not hide that."""
+def test_equal_process_ids_in_two_namespaces(section, place, child):
+    """Two processes are each process 1 of a namespace.  One dies, which the other, live one must not hide."""
     first, second = (child(HOLD, place, "shared", before=NAMESPACE) for _ in range(2))
     for one in (first, second):
         one.hear()
@@ -546,7 +546,7 @@ def test_the_same_process_id_twice(section, place, child):
 
 @needs_namespaces
 def test_tstshmem_in_pid_namespaces(section_file, child):
-    """An instance that was process 1 of its namespace is dead, though process 1 of another namespace is attached."""
+    """A killed instance that was process 1 of its namespace counts as dead, although process 1 of another namespace is attached."""
     arguments = ["tstshmem", "-p", 1, "-t", 1, "--variant", "cython", "--file", section_file, "--size", SIZE, "-n"]
     with shmem.SharedMemory(section_file, max_size=SIZE) as section:
         bystander = child(OPEN + "say('in'); sys.stdin.readline()", {"file_name": section_file}, before=NAMESPACE)
@@ -566,6 +566,6 @@ def test_tstshmem_in_pid_namespaces(section_file, child):
         )
         assert "instance 1 (process 1) was killed" in again.stderr
         assert again.returncode == 3
-        assert "tree empty, heap whole" in again.stdout
+        assert "tree empty, heap intact" in again.stdout
         bystander.tell()
         bystander.end()

@@ -21,14 +21,14 @@ may_mount = os.geteuid() == 0 and subprocess.run(["mount", "--version"], capture
 
 
 class Mounted:
-    """File systems mounted below a folder; unmounted, the last one first."""
+    """File systems mounted below a folder, unmounted in reverse order."""
 
     def __init__(self, folder):
         self.folder = folder
         self.points = []
 
     def mount(self, name, *arguments):
-        """Mount something; skips, with the system's words, where that is not permitted."""
+        """Mount a file system; skip the test with the system's message where that is not permitted."""
         if not may_mount:
             pytest.skip("only root may mount")
         point = self.folder / name
@@ -70,13 +70,13 @@ def mounted(tmp_path):
 
 @pytest.fixture(params=["tmpfs", "ext4", "overlay"])
 def small(request, mounted):
-    """A folder on a small file system of that kind."""
+    """A folder on a small file system of the given kind."""
     folder = getattr(mounted, request.param)()
     return folder, request.param
 
 
 def fill(section):
-    """Allocate until the file system is full; return the blocks, each filled with its number, and the text of the error."""
+    """Allocate until the file system is full; return the blocks, each filled with its number, and the error message."""
     blocks = []
     while True:
         try:
@@ -88,7 +88,7 @@ def fill(section):
 
 
 def fill_up(path):
-    """A file that takes what is left of its file system."""
+    """Write a file that takes all free space of its file system."""
     with open(path, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
             pass
@@ -96,7 +96,7 @@ def fill_up(path):
         os.fsync(file.fileno())
 
 
-def are_whole(blocks):
+def are_intact(blocks):
     return all(bytes(block) == i.to_bytes(2, "little") * (PIECE // 2) for i, block in enumerate(blocks) if block is not None)
 
 
@@ -104,7 +104,7 @@ def are_whole(blocks):
 
 
 def test_full_file_system(small):
-    """The error names the file system and its free space; everything continues to work, also after freeing."""
+    """The error names the file system and its free space; the section stays usable, and allocates again after freeing."""
     folder, kind = small
     with shmem.SharedMemory(folder / "s", max_size=1 << 26) as section:
         blocks, status, text = fill(section)
@@ -112,9 +112,9 @@ def test_full_file_system(small):
         assert status == errno.ENOSPC
         assert f"{kind} at {folder}" in text
         assert re.search(r"has [\d,]+ bytes free", text)
-        assert are_whole(blocks)
+        assert are_intact(blocks)
         for i, block in enumerate(blocks):
-            memoryview(block)[:] = i.to_bytes(2, "little") * (PIECE // 2)  # no SIGBUS
+            memoryview(block)[:] = i.to_bytes(2, "little") * (PIECE // 2)  # must not raise SIGBUS
         with pytest.raises(shmem.SectionFull):
             section["name"] = bytes(PIECE)
         assert "name" not in section
@@ -137,11 +137,11 @@ def test_full_file_system(small):
     del blocks, block, last
     with shmem.SharedMemory(folder / "s") as section:
         assert section.stats().recoveries == 0
-        assert are_whole([section.block(offset) for offset in offsets])
+        assert are_intact([section.block(offset) for offset in offsets])
         section.check_heap()
 
 
-def test_full_when_it_is_made(small):
+def test_create_on_a_full_file_system(small):
     folder, kind = small
     fill_up(folder / "filler")
     with pytest.raises(shmem.SectionFull, match=f"{kind} at"):
@@ -166,7 +166,7 @@ def test_snapshot_to_a_full_file_system(small, section_file):
         assert set(os.listdir(folder)) - {"lost+found"} == {"copy"}
         assert (folder / "copy").read_bytes() == before
         with open(folder / "filler", "wb") as file:
-            file.write(bytes(1_000_000))  # what it had taken is free again
+            file.write(bytes(1_000_000))  # the space that it had taken is free again
         del section["large"]
         section.snapshot(folder / "new")
         section.check_heap()
@@ -175,7 +175,7 @@ def test_snapshot_to_a_full_file_system(small, section_file):
 
 
 def test_sparse_copy_on_a_full_file_system(small, section_file):
-    """The copy's holes need backing: refused until there is some, and left as it was."""
+    """The holes of the copy need disk space: opening fails until there is enough, and does not change the file."""
     folder, kind = small
     with shmem.SharedMemory(section_file, max_size=1 << 26) as section:
         section.zeros(600_000, "uint8", name="zeros")
@@ -216,8 +216,8 @@ say("released"); sys.stdin.readline()
 """
 
 
-def test_liveness(small, child):
-    """Alive while it lives, stopped or not, and after another one was killed; dead when it was killed."""
+def test_liveness_of_processes(small, child):
+    """A process counts as alive when it runs or is stopped, even after another one was killed, and as dead once it is killed."""
     path = small[0] / "s"
     with shmem.SharedMemory(path, max_size=1 << 22) as section:
         holder = child(HOLD, path)
@@ -239,7 +239,7 @@ def test_liveness(small, child):
 
 
 def test_liveness_through_fork(small, child):
-    """The parent is killed, the child that it forked lives on, and the other way round."""
+    """The parent is killed while its forked child lives, and the other way round."""
     path = small[0] / "s"
     code = """
     section = shmem.SharedMemory(args[0], max_size=1 << 22)
@@ -285,20 +285,20 @@ def fails(call, *errors):
 """
 
 
-def said(child, code, *args):
+def output_lines(child, code, *args):
     return child(LIMIT + code, *args).end().splitlines()
 
 
 @pytest.mark.parametrize("action", ["SIG_IGN", "SIG_DFL"])
 def test_file_size_limit(section_file, tmp_path, child, action):
-    """Named, also where the kernel would kill: Python ignores SIGXFSZ, but a program may have restored its default."""
+    """The limit raises a specific exception even where the kernel would kill: a program may have restored the default of SIGXFSZ."""
     code = """
 path, copy, action = args
 signal.signal(signal.SIGXFSZ, getattr(signal, action))
 with shmem.SharedMemory(path, max_size=1 << 22) as section:
     section["a"] = bytes(500_000)
 limit(resource.RLIMIT_FSIZE, 1 << 20)
-fails(lambda: shmem.SharedMemory(path), shmem.SectionFull)             # it would have to grow to its max_size
+fails(lambda: shmem.SharedMemory(path), shmem.SectionFull)             # the file would have to grow to its max_size
 fails(lambda: shmem.SharedMemory(path + "2", max_size=1 << 22), shmem.SectionFull)
 fails(lambda: shmem.SharedMemory(max_size=1 << 22), shmem.SectionFull)
 limit(resource.RLIMIT_FSIZE, 4095)
@@ -308,12 +308,12 @@ with shmem.SharedMemory(path) as section:
     limit(resource.RLIMIT_FSIZE, 1 << 18)
     say(len(section["a"]))
     fails(lambda: section.snapshot(copy), shmem.SectionFull)
-    say(section.free(section.allocate(2_000_000)))                      # inside the file as it is
+    say(section.free(section.allocate(2_000_000)))                      # within the present size of the file
     section.flush()
 with shmem.SharedMemory(max_size=1 << 17) as section:
     section.check_heap()
 """
-    lines = said(child, code, section_file, tmp_path / "copy", action)
+    lines = output_lines(child, code, section_file, tmp_path / "copy", action)
     for line in [*lines[:4], lines[5]]:
         assert line.startswith(f"SectionFull {errno.EFBIG} ")
         assert "RLIMIT_FSIZE" in line
@@ -326,7 +326,7 @@ with shmem.SharedMemory(max_size=1 << 17) as section:
 
 @pytest.mark.parametrize("free", range(4))
 def test_no_descriptors_left(section_file, tmp_path, child, free):
-    """Opening with too few raises a specific exception; an open section continues to work, also in a new child; closing leaves it whole."""
+    """Opening with too few descriptors raises a specific exception; an open section works, also in a new child, and closes cleanly."""
     code = """
 path, free = args[0], int(args[1])
 section = shmem.SharedMemory(path, max_size=1 << 22); section["a"] = [1, 2, 3]
@@ -359,22 +359,22 @@ section.close(); anonymous.close()
 del section, anonymous
 say("closed")
 """
-    place, *lines = said(child, code, section_file, free)
+    place, *lines = output_lines(child, code, section_file, free)
     assert lines[0] == "6"
     assert lines[1] == "opened" if free == 3 else lines[1].startswith(f"OperatingSystemError {errno.EMFILE} "), lines[1]
     assert lines[2] in ("0 5", "1 5")
     assert lines[3] == "closed"
     assert not os.path.exists(place)
     with shmem.SharedMemory(section_file) as section:
-        assert section.stats().recoveries == 0  # closed cleanly, without a descriptor to spare
+        assert section.stats().recoveries == 0  # closed cleanly without a spare descriptor
         assert section["a"].tolist() == [5, 2, 3]
         section.check_heap()
     with shmem.SharedMemory(section_file + "2", max_size=1 << 20) as section:
         section.check_heap()
 
 
-def test_everything_else_without_descriptors(section_file, tmp_path, child):
-    """An operation that needs one raises and leaves nothing behind; an open section continues to work."""
+def test_operations_without_descriptors(section_file, tmp_path, child):
+    """An operation that needs a descriptor raises and leaves nothing behind; an open section continues to work."""
     code = """
 path, copy, name = args
 section = shmem.SharedMemory(path, max_size=1 << 24); section["a"] = [1, 2, 3]
@@ -396,14 +396,14 @@ for filler in fillers:
     os.close(filler)
 section.snapshot(copy); shmem.Semaphore(name + "2").unlink(); old.unlink(); say("again")
 """
-    lines = said(child, code, section_file, tmp_path / "copy", f"test-{os.getpid()}-limits")
+    lines = output_lines(child, code, section_file, tmp_path / "copy", f"test-{os.getpid()}-limits")
     for line in lines[:5]:
         assert line.startswith(f"OperatingSystemError {errno.EMFILE} "), line
     assert lines[5:] == ["False", "7 6", "0", "True True False", "again"]
 
 
 def test_growing_without_address_space(section_file, child):
-    """Opened with a larger max_size than this process has room for: refused, and left as it was; as it was it opens."""
+    """Opening with a max_size larger than the address space fails and does not change the file, which opens with its own size."""
     code = """
 path, name = args
 with shmem.SharedMemory(path, max_size=1 << 22) as section:
@@ -430,7 +430,7 @@ with shmem.SharedMemory(path) as section:
     del fillers
     one.unlink()
 """
-    lines = said(child, code, section_file, f"test-{os.getpid()}-space")
+    lines = output_lines(child, code, section_file, f"test-{os.getpid()}-space")
     assert lines[0].startswith(f"SectionFull {errno.ENOMEM} ")
     assert lines[1:4] == ["True", "True 6 0", "True"]
     for line in lines[4:6]:
@@ -462,7 +462,7 @@ unlimit(resource.RLIMIT_AS)
 with shmem.SharedMemory(path) as section:
     say(section["a"].sum(), section.stats().recoveries)
 """
-    lines = said(child, code, section_file, tmp_path / "copy")
+    lines = output_lines(child, code, section_file, tmp_path / "copy")
     for line in (lines[0], lines[2], lines[3]):
         assert line.startswith(f"SectionFull {errno.ENOMEM} ")
         assert "RLIMIT_AS" in line
@@ -475,7 +475,7 @@ with shmem.SharedMemory(path) as section:
 
 
 def in_namespace(mount):
-    """Return what runs a program in a mount namespace of its own; skip where that is not permitted."""
+    """Return a command that runs a program in a mount namespace of its own; skip the test where that is not permitted."""
     before = ("unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh")
     try:
         done = subprocess.run([*before, "true"], capture_output=True, text=True, check=False)
@@ -487,7 +487,7 @@ def in_namespace(mount):
 
 
 def test_full_dev_shm(child):
-    """Sections, their queues and locks, and named semaphores and events, when there is no page left."""
+    """Sections, their queues and locks, and named semaphores and events, when no page is left."""
     code = """
 def full(call):
     try:
@@ -546,7 +546,7 @@ say(os.listdir("/dev/shm"))
 
 
 @pytest.mark.parametrize("hidden", ["tmpfs", "nothing"])
-def test_without_proc(section_file, tmp_path, child, hidden):
+def test_works_without_proc(section_file, tmp_path, child, hidden):
     """Everything works, and live processes are still recognised."""
     code = """
 path, copy, name = args

@@ -1,4 +1,4 @@
-"""Permission to open a section, and how far its contents are trusted."""
+"""Permission to open a section, and untrusted contents."""
 
 import ast
 import contextlib
@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import stat
-import struct
 import subprocess
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from shmem._base.layout import LAYOUT
 from shmem._cli import check
 
 STRANGER = 12345
+WORD_BYTES = 8
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
 
@@ -42,8 +42,8 @@ def content(path):
 # -- permissions ----------------------------------------------------------------------------------------------
 
 
-def test_owner_only_unless_asked(place, tmp_path):
-    """0600, whatever the umask would allow; also what is copied."""
+def test_files_are_private_by_default(place, tmp_path):
+    """Files have mode 0600 for any umask, snapshots included."""
     before = os.umask(0)
     try:
         with shmem.SharedMemory(**place, max_size=1 << 20) as section:
@@ -56,8 +56,8 @@ def test_owner_only_unless_asked(place, tmp_path):
 
 @needs_root
 @pytest.mark.parametrize("max_size", [None, 1 << 20])
-def test_file_that_another_user_planted(place, child, max_size):
-    """Under a name in a folder that everybody may write to: refused, and left as it was."""
+def test_planted_file_is_rejected(place, child, max_size):
+    """Another user's file in a folder that all users may write to is rejected and not modified."""
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         path = section.path
         whole = content(path)
@@ -73,23 +73,23 @@ def test_file_that_another_user_planted(place, child, max_size):
 
 @needs_root
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
-def test_planted_where_the_system_protects(section_file, child):
-    """With fs.protected_regular the system refuses O_CREAT on a planted file, here by strace: the error still says whose it is."""
+def test_planted_file_with_protected_regular(section_file, child):
+    """With fs.protected_regular the system rejects O_CREAT on a planted file (here strace does).  The error must still name the owner."""
     Path(section_file).write_bytes(b"")
     give_away(section_file)
     options = ("-f", "-o", "/dev/null", "-P", section_file, "-e", "inject=openat,open:error=EACCES:when=1")
-    said, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
-    assert said.splitlines()[1].startswith("UntrustedOwner"), said + err
+    output, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
+    assert output.splitlines()[1].startswith("UntrustedOwner"), output + err
     os.unlink(section_file)
     os.chmod(os.path.dirname(section_file), 0o500)
-    said, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
-    assert said.splitlines()[1].startswith("ReadOnlyError"), said + err  # nothing there, and nothing to be made
+    output, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
+    assert output.splitlines()[1].startswith("ReadOnlyError"), output + err  # no file, and it cannot be created
     assert not os.path.exists(section_file)
 
 
 @needs_root
 def test_symbolic_links(tmp_path):
-    """Mine are followed, another user's are not, wherever in a chain; nothing is made through one."""
+    """The user's own links are followed, links of other users anywhere in a chain are not, and no file is created through a link."""
     shmem.SharedMemory(tmp_path / "s", max_size=1 << 20).close()
     (tmp_path / "folder").mkdir()
     os.symlink("../s", tmp_path / "folder" / "mine")
@@ -116,8 +116,8 @@ def test_symbolic_links(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "device"])
-def test_what_is_no_file(tmp_path, kind):
-    """Refused at once, without waiting for the other end of a pipe."""
+def test_not_a_regular_file_is_rejected(tmp_path, kind):
+    """Opening fails immediately, without waiting for the other end of a pipe."""
     path = tmp_path / "s"
     if kind == "fifo":
         os.mkfifo(path)
@@ -133,8 +133,8 @@ def test_what_is_no_file(tmp_path, kind):
 
 @needs_root
 @pytest.mark.parametrize("swapped", ["another user's", "link of another user", "mine"])
-def test_swapped_between_check_and_open(tmp_path, child, swapped):
-    """The opener has looked at the file and waits for its turn; meanwhile the path comes to mean another one: it looks again."""
+def test_file_swapped_between_check_and_open(tmp_path, child, swapped):
+    """While an opener that has checked the file waits for its turn, the path is changed to another file; the opener must check again."""
     path, other = tmp_path / "s", tmp_path / "other"
     shmem.SharedMemory(path, max_size=1 << 20).close()
     with shmem.SharedMemory(other, max_size=1 << 20) as section:
@@ -155,19 +155,19 @@ def test_swapped_between_check_and_open(tmp_path, child, swapped):
         else:
             os.symlink(other, path)
             give_away(path)
-    said = opener.hear()
+    output = opener.hear()
     opener.end()
-    assert said == uuid if swapped == "mine" else said.startswith("UntrustedOwner")
+    assert output == uuid if swapped == "mine" else output.startswith("UntrustedOwner")
     assert content(tmp_path / "moved") == before
 
 
-# -- what is believed of its content ----------------------------------------------------------------------------
+# -- untrusted contents -----------------------------------------------------------------------------------------
 
 FORBIDDEN = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 
 
-def test_nothing_that_unpickles_is_imported():
-    """Of all modules of the package, Cython's too: none imports what would run what it reads."""
+def test_no_unpickling_or_eval_of_contents():
+    """No module of the package, including the Cython ones, imports a module that would execute the data it reads."""
     folder = Path(shmem.__file__).parent
     sources = [path for path in folder.rglob("*") if path.suffix in (".py", ".pyx", ".pxd")]
     assert len([path for path in sources if path.suffix == ".py"]) > 10
@@ -203,10 +203,10 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-def test_malicious_dtype(section_file, tmp_path, text):
+def test_malicious_dtype_is_not_executed(section_file, tmp_path, text):
     trap = tmp_path / "trap"
     text = text % os.fsencode(trap) if b"%" in text else text
-    fields = [(f"field{i}", "f8") for i in range(2500)]  # a header with that much room for a dtype's text
+    fields = [(f"field{i}", "f8") for i in range(2500)]  # a header with enough room for the malicious text
     with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
         section["a"] = np.zeros(1, fields)
         section.root = section["a"]
@@ -215,7 +215,7 @@ def test_malicious_dtype(section_file, tmp_path, text):
     head = array.read(raw, payload)
     assert head["dtype_bytes"] >= len(text)
     array["dtype_bytes"].write(raw, len(text), payload)
-    at = payload + array.size + 16 * head["n_dims"] + 8 * head["n_pin_words"]
+    at = payload + array.size + WORD_BYTES * (2 * head["n_dims"] + head["n_pin_words"])  # behind the shape, strides and pins
     raw[at : at + len(text)] = text
     Path(section_file).write_bytes(raw)
     with shmem.SharedMemory(section_file) as section:
@@ -249,8 +249,8 @@ DESCRIPTIONS = [
 
 
 @pytest.mark.parametrize("description", DESCRIPTIONS, ids=range(len(DESCRIPTIONS)))
-def test_malicious_type(section_file, tmp_path, child, description):
-    """A type's description in the section, and its name: a named error, or an object without any of it having run."""
+def test_malicious_type_is_not_executed(section_file, tmp_path, child, description):
+    """A malicious type description or name results in a specific error or in an object; none of it is executed."""
     trap = tmp_path / "t"
     description = description % os.fsencode(trap) if b"%" in description else description
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
@@ -258,9 +258,10 @@ def test_malicious_type(section_file, tmp_path, child, description):
     raw = bytearray(content(section_file))
     at = raw.index(b'{"fields":[["first"')
     name_at = raw.index(b"who.Thing")
-    raw[name_at : name_at + 9] = b"os.system"
-    assert len(description) <= struct.unpack_from("<I", raw, name_at - 4)[0]
-    struct.pack_into("<I", raw, name_at - 4, len(description))
+    raw[name_at : name_at + len(b"os.system")] = b"os.system"
+    entry = LAYOUT["name_entry_t"]
+    assert len(description) <= entry["data_bytes"].read(raw, name_at - entry.size)
+    entry["data_bytes"].write(raw, len(description), name_at - entry.size)
     raw[at : at + len(description)] = description
     Path(section_file).write_bytes(raw)
     code = """
@@ -274,19 +275,18 @@ def test_malicious_type(section_file, tmp_path, child, description):
             say("unnamed", repr(error))
     """
     other = child(code, section_file, tmp_path)
-    said = other.hear()
+    output = other.hear()
     other.end()
-    assert said.split()[0] in ("Struct", "LayoutMismatch", "HeapCorruption"), said
+    assert output.split()[0] in ("Struct", "LayoutMismatch", "HeapCorruption"), output
     check.examine(section_file, False, True)
     assert not trap.exists()
 
 
-def test_malicious_label(section_file):
+def test_malicious_label_is_not_executed(section_file):
     shmem.SharedMemory(section_file, "label", max_size=1 << 20).close()
     label = LAYOUT["header_t"]["label"]
     with open(section_file, "r+b") as file:
-        file.seek(label.offset)
-        file.write(b"\xff" * label.size)
+        label.write_file(file.fileno(), b"\xff" * label.size)
     with pytest.raises(shmem.NotASection, match="shared name"):
         shmem.SharedMemory(section_file, "label")
     with shmem.SharedMemory(section_file) as section:

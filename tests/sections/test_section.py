@@ -1,4 +1,4 @@
-"""Opening, closing, reopening, growing, forking."""
+"""Opening, closing, reopening and growing a section."""
 
 import errno
 import gc
@@ -12,6 +12,16 @@ import numpy as np
 import pytest
 
 import shmem
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    BLOCK_MIN_BYTES,
+    MAGIC,
+    MAX_LABEL_BYTES,
+    MAX_PARTICIPANTS,
+    MAX_SECTION_BYTES,
+    PAGE_BYTES,
+    heap_start,
+)
 
 ATTACH = "section = shmem.SharedMemory(**eval(args[0]))"
 
@@ -26,13 +36,13 @@ def test_attach_by_name(place, child):
 
 
 def test_missing_section_needs_max_size(place):
-    with pytest.raises(shmem.SectionNotFound, match="give max_size to create it") as caught:
+    with pytest.raises(shmem.SectionNotFound, match="pass max_size to create it") as caught:
         shmem.SharedMemory(**place)
     assert isinstance(caught.value, FileNotFoundError)
     assert caught.value.status == errno.ENOENT
 
 
-def test_persists(section_file):
+def test_section_persists_in_a_file(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
         section["a"] = np.arange(100_000.0)
         section.root = section["a"]
@@ -45,7 +55,7 @@ def test_persists(section_file):
         section.check_heap()
 
 
-def test_random_name():
+def test_anonymous_section_has_a_random_name():
     with shmem.SharedMemory(max_size=1 << 20) as section:
         assert Path(section.path).name == f"shmem.{section.name}"
         with shmem.SharedMemory(shared_name=section.name) as same:
@@ -55,7 +65,7 @@ def test_random_name():
         shmem.SharedMemory()
 
 
-def test_last_one_out_removes_anonymous(child, tmp_path):
+def test_last_process_removes_an_anonymous_section(child, tmp_path):
     name = f"test-{os.getpid()}"
     section = shmem.SharedMemory(shared_name=name, max_size=1 << 20)
     other = child("section = shmem.SharedMemory(shared_name=args[0]); say(1); sys.stdin.readline()", name)
@@ -67,8 +77,8 @@ def test_last_one_out_removes_anonymous(child, tmp_path):
     assert not os.path.exists(section.path)
 
 
-def test_killed_last_one_of_a_section_without_a_name(child):
-    """The file of a section without a chosen name, left by a killed process, is removed when the next such section is made."""
+def test_anonymous_section_of_killed_processes_is_removed(child):
+    """The file of a section without a chosen name, left by a killed process, is removed when the next such section is created."""
     code = "section = shmem.SharedMemory(max_size=1 << 20); say(section.path); time.sleep(60)"
     killed, living = child(code), child(code)
     left, kept = killed.hear(), living.hear()
@@ -83,7 +93,7 @@ def test_killed_last_one_of_a_section_without_a_name(child):
     os.unlink(kept)
 
 
-def test_killed_last_one_leaves_it_to_the_next(section_file, child):
+def test_named_section_of_a_killed_process_is_kept(section_file, child):
     other = child("section = shmem.SharedMemory(args[0], max_size=1 << 22); section['a'] = [1, 2]; say(1); time.sleep(60)", section_file)
     other.hear()
     other.kill()
@@ -98,7 +108,7 @@ def test_grows_when_opened_first(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section["a"] = [1]
         with shmem.SharedMemory(section_file, max_size=1 << 23) as later:
-            assert later.max_size == 1 << 20  # not the first opener
+            assert later.max_size == 1 << 20  # no effect, because it is not the first opener
     with shmem.SharedMemory(section_file, max_size=1 << 23) as section:
         assert section.max_size == 1 << 23
         section.allocate(5 << 20)
@@ -114,7 +124,7 @@ def test_larger_file_keeps_its_size(section_file):
         assert section.max_size == 1 << 22
 
 
-def test_label(section_file):
+def test_label_is_stored(section_file):
     shmem.SharedMemory(section_file, "terrain", max_size=1 << 20).close()
     with shmem.SharedMemory(section_file, "terrain") as section:
         assert section.label == "terrain"
@@ -123,8 +133,8 @@ def test_label(section_file):
         assert caught.value.status == shmem.Status.label_mismatch
 
 
-@pytest.mark.parametrize("name", ["a/b", "", "x" * 201, "a b", "ä", "a\0b"])
-def test_bad_names(name):
+@pytest.mark.parametrize("name", ["a/b", "", "x" * (MAX_LABEL_BYTES + 1), "a b", "ä", "a\0b"])
+def test_wrong_names_raise(name):
     with pytest.raises(ValueError, match="no slash"):
         shmem.SharedMemory(shared_name=name, max_size=1 << 20)
 
@@ -134,43 +144,43 @@ def test_bad_names(name):
     [
         {"max_size": -1},
         {"max_size": 0},
-        {"max_size": 4096},
-        {"max_size": 1 << 60},
+        {"max_size": PAGE_BYTES},
+        {"max_size": MAX_SECTION_BYTES + 1},
         {"max_size": 1 << 20, "mode": "r"},
         {"max_size": 1 << 20, "index": "best_fit"},
         {"max_size": 1 << 20, "max_participants": 0},
-        {"max_size": 1 << 20, "max_participants": 70_000},
-        {"max_size": 1 << 20, "desired_address": 4097},
-        {"max_size": 1 << 20, "desired_address": -4096},
+        {"max_size": 1 << 20, "max_participants": MAX_PARTICIPANTS + 1},
+        {"max_size": 1 << 20, "desired_address": PAGE_BYTES + 1},
+        {"max_size": 1 << 20, "desired_address": -PAGE_BYTES},
     ],
 )
-def test_bad_arguments(arguments):
+def test_wrong_arguments_raise(arguments):
     with pytest.raises(ValueError):
         shmem.SharedMemory(**arguments)
 
 
-@pytest.mark.parametrize("content", [b"hello", b"x" * 4096, b"PK\x03\x04" + bytes(8000), b"SHMEM1\x1a\n", b"\0" * 5000])
-def test_foreign_file_is_left_as_it_was(section_file, content):
+@pytest.mark.parametrize("content", [b"hello", b"x" * PAGE_BYTES, b"PK\x03\x04" + bytes(8000), MAGIC.to_bytes(8, "little"), b"\0" * 5000])
+def test_foreign_file_is_not_modified(section_file, content):
     Path(section_file).write_bytes(content)
     for arguments in ({}, {"max_size": 1 << 20}):
-        with pytest.raises(shmem.NotASection, match="no shmem section") as caught:
+        with pytest.raises(shmem.NotASection, match="not a shmem section") as caught:
             shmem.SharedMemory(section_file, **arguments)
         assert isinstance(caught.value, OSError)
         assert Path(section_file).read_bytes() == content
 
 
-def test_truncated_file(section_file):
+def test_truncated_file_is_rejected(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
         section["a"] = np.ones(100_000)
     os.truncate(section_file, 500_000)
     before = Path(section_file).read_bytes()
-    with pytest.raises(shmem.NotASection, match="cut off"):
+    with pytest.raises(shmem.NotASection, match="file is truncated"):
         shmem.SharedMemory(section_file, max_size=1 << 22)
     assert Path(section_file).read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"SHMEMNEW", b"SHMEMNEW" + bytes(9000)])
-def test_unfinished_file_is_made_anew(section_file, content):
+def test_unfinished_file_is_created_again(section_file, content):
     Path(section_file).write_bytes(content)
     with pytest.raises(shmem.SectionNotFound):
         shmem.SharedMemory(section_file)
@@ -178,8 +188,8 @@ def test_unfinished_file_is_made_anew(section_file, content):
         section.check_heap()
 
 
-def test_not_a_file(tmp_path):
-    with pytest.raises(OSError, match="open"):
+def test_folders_and_pipes_are_rejected(tmp_path):
+    with pytest.raises(OSError, match=r"^cannot open"):
         shmem.SharedMemory(tmp_path, max_size=1 << 20)
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(shmem.NotASection):
@@ -188,7 +198,7 @@ def test_not_a_file(tmp_path):
         shmem.SharedMemory(tmp_path / "missing" / "section", max_size=1 << 20)
 
 
-def test_permissions(section_file, tmp_path):
+def test_file_mode(section_file, tmp_path):
     with shmem.SharedMemory(section_file, max_size=1 << 20):
         assert stat.S_IMODE(os.stat(section_file).st_mode) == 0o600
     with shmem.SharedMemory(tmp_path / "other", max_size=1 << 20, permissions=0o640) as section:
@@ -196,7 +206,7 @@ def test_permissions(section_file, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_another_users_section(section_file, tmp_path):
+def test_section_of_another_user(section_file, tmp_path):
     shmem.SharedMemory(section_file, max_size=1 << 20).close()
     os.chown(section_file, 12345, -1)
     with pytest.raises(shmem.UntrustedOwner, match="user 12345") as caught:
@@ -212,7 +222,7 @@ def test_another_users_section(section_file, tmp_path):
 
 
 @pytest.mark.no_sanitizer("a child is to die of SIGSEGV, which is what a sanitizer reports")
-def test_read_only(place, child):
+def test_read_only_memory_is_protected(place, child):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section["a"] = [1, 2, 3]
         block = section.allocate(10)
@@ -244,7 +254,7 @@ def test_read_only(place, child):
         )
         assert crash.hear() == "1"
         crash.process.wait(30)
-        assert crash.process.returncode == -signal.SIGSEGV  # the memory management unit refused
+        assert crash.process.returncode == -signal.SIGSEGV  # the memory management unit rejected the write
         assert list(section["a"]) == [1, 2, 3]
 
 
@@ -257,11 +267,13 @@ def test_desired_address(place, child):
     address = 0x5500_0000_0000
     with shmem.SharedMemory(**place, max_size=1 << 20, desired_address=address) as section:
         assert section.address == address
-        assert section.allocate(10).address == address + section.check_heap().used_bytes - 48 + 16 + 0xC000
+        found = section.allocate(10).address
+        end = heap_start(256) + section.check_heap().used_bytes
+        assert found == address + end - BLOCK_MIN_BYTES + BLOCK_HEAD_BYTES
         other = child("section = shmem.SharedMemory(**eval(args[0])); say(section.address); sys.stdin.readline()", place)
         assert int(other.hear()) == address
         with pytest.raises(shmem.AddressInUse, match="was created for address 0x550000000000"):
-            shmem.SharedMemory(**place, desired_address=address + 4096)
+            shmem.SharedMemory(**place, desired_address=address + PAGE_BYTES)
         other.tell()
         other.end()
         with shmem.SharedMemory(max_size=1 << 20) as elsewhere, pytest.raises(shmem.AddressInUse, match="not free") as caught:
@@ -270,7 +282,7 @@ def test_desired_address(place, child):
         os.unlink(elsewhere.path + ".x")
 
 
-def test_one_participant_for_several_handles(place):
+def test_handles_share_one_participant(place):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         with shmem.SharedMemory(**place) as second, shmem.SharedMemory(**place, mode="read_only"):
             assert second.address == section.address
@@ -279,7 +291,7 @@ def test_one_participant_for_several_handles(place):
         assert list(section["a"]) == [1]
 
 
-def test_closed_handle(place):
+def test_closed_handle_raises(place):
     section = shmem.SharedMemory(**place, max_size=1 << 20)
     assert section
     assert not section.closed
@@ -325,12 +337,12 @@ def test_views_outlive_close(place):
         assert os.stat(section.path).st_size < 1 << 22
 
 
-def test_flush(section_file, tmp_path):
+def test_flush_before_copying_the_file(section_file, tmp_path):
     with shmem.SharedMemory(section_file, max_size=1 << 22) as section:
         section["a"] = [1, 2, 3]
         section.flush()
         shutil.copyfile(section_file, tmp_path / "copy")
-    with shmem.SharedMemory(tmp_path / "copy") as copy:  # taken while it was open: recovered
+    with shmem.SharedMemory(tmp_path / "copy") as copy:  # copied while it was open, and therefore recovered
         assert copy.stats().recoveries == 1
         assert list(copy["a"]) == [1, 2, 3]
 
@@ -340,10 +352,10 @@ def test_sparse_copy_has_backing(section_file, tmp_path):
         section.zeros(100_000, name="a")
     data = Path(section_file).read_bytes()
     with open(tmp_path / "sparse", "wb") as file:
-        for start in range(0, len(data), 4096):
-            if data[start : start + 4096].strip(b"\0"):
+        for start in range(0, len(data), PAGE_BYTES):
+            if data[start : start + PAGE_BYTES].strip(b"\0"):
                 file.seek(start)
-                file.write(data[start : start + 4096])
+                file.write(data[start : start + PAGE_BYTES])
         file.truncate(len(data))
         os.fsync(file.fileno())
     assert os.stat(tmp_path / "sparse").st_blocks < os.stat(section_file).st_blocks - 1000
@@ -351,7 +363,7 @@ def test_sparse_copy_has_backing(section_file, tmp_path):
         assert os.stat(tmp_path / "sparse").st_blocks * 512 >= len(data)
 
 
-def test_full_table_of_participants(section_file, child):
+def test_participant_table_full(section_file, child):
     section = shmem.SharedMemory(section_file, max_size=1 << 20, max_participants=2)
     code = "section = shmem.SharedMemory(args[0]); say('in'); sys.stdin.readline()"
     second = child(code, section_file)
@@ -360,7 +372,7 @@ def test_full_table_of_participants(section_file, child):
     assert refused.hear() == str(int(shmem.Status.too_many_participants))
     refused.end()
     second.kill()
-    third = child(code, section_file)  # takes the dead one's entry
+    third = child(code, section_file)  # takes over the dead participant's entry
     assert third.hear() == "in"
     assert len(section.stats().participants) == 2
     third.tell()
@@ -368,7 +380,7 @@ def test_full_table_of_participants(section_file, child):
     section.close()
 
 
-def test_file_swapped_for_another(section_file):
+def test_replaced_file_is_detected(section_file):
     first = shmem.SharedMemory(section_file, max_size=1 << 20)
     os.unlink(section_file)
     second = shmem.SharedMemory(section_file, max_size=1 << 20)
@@ -380,8 +392,8 @@ def test_file_swapped_for_another(section_file):
     second.close()
 
 
-def test_closerange_does_not_kill(place, child):
-    """After user code closes all descriptors, the process still counts as alive and considers no other one dead."""
+def test_closerange_does_not_count_as_death(place, child):
+    """After user code closes all descriptors, the process still counts as alive, and so do all others."""
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         other = child(
             "section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000); lock = shmem.exclusive_lock(section)\n"
@@ -399,7 +411,7 @@ def test_closerange_does_not_kill(place, child):
         with shmem.exclusive_lock(section):
             other.tell()
             assert other.hear() == "timeout"
-        other.end()  # before this process leaves: a killed last one would leave the section behind
+        other.end()  # before this process leaves, because a killed last participant would leave the section behind
         assert section.owner_deaths == 0
 
 
@@ -414,7 +426,7 @@ def test_exit_without_close_is_clean(section_file, child):
         assert os.stat(section_file).st_size == 1 << 20
 
 
-def test_multiprocessing_child_leaves_clean(section_file, child):
+def test_multiprocessing_child_leaves_cleanly(section_file, child):
     other = child(
         "import multiprocessing\n"
         "def work(path): shmem.SharedMemory(path, max_size=1 << 20)['a'] = [1]\n"
@@ -429,11 +441,11 @@ def test_multiprocessing_child_leaves_clean(section_file, child):
         assert list(section["a"]) == [1]
 
 
-# -- what user code does to a process -------------------------------------------------------------------
+# -- user code that interferes --------------------------------------------------------------------------
 
 
-def test_a_reused_descriptor_is_not_written_to(tmp_path, child):
-    """A user's file that takes the section's old descriptor after closerange() is not truncated, extended or punched."""
+def test_reused_descriptor_is_not_written_to(tmp_path, child):
+    """A file opened after closerange() may get the section's old descriptor; it must not be truncated, extended or punched."""
     user_file = tmp_path / "precious"
     other = child(
         """
@@ -456,12 +468,12 @@ def test_a_reused_descriptor_is_not_written_to(tmp_path, child):
 
 @pytest.mark.parametrize("work", ["section.free(section.allocate(200_000))", "with shmem.exclusive_lock(section): pass", "section['a']"])
 def test_exit_while_daemon_threads_work(section_file, child, work):
-    """Nothing crashes, stderr stays silent, and the file is left as it must be."""
+    """The process does not crash, stderr stays empty, and the file is closed correctly."""
     for _ in range(3):
         other = child(
             f"""
             import threading, warnings
-            warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # the run before may have ended inside the lock
+            warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # the previous run may have ended inside the lock
             section = shmem.SharedMemory(args[0], max_size=1 << 24); section.get("a") is None and section.zeros(100, name="a")
             def work():
                 while True:
@@ -477,8 +489,8 @@ def test_exit_while_daemon_threads_work(section_file, child, work):
             assert section["a"].tolist() == [0] * 100
 
 
-def test_finalisers_run_anywhere(shm):
-    """Garbage that holds arrays may be collected in the middle of any call."""
+def test_finalisers_run_during_any_call(shm):
+    """Garbage that holds arrays may be collected during any call."""
     shm.zeros(10, name="a")
     for i in range(300):
         shm[f"n{i}"] = i

@@ -3,21 +3,32 @@
 import threading
 import time
 
-from shmem._base.layout import LAYOUT
+from shmem._base.layout import CHANNEL_WAITERS_SHIFT, LAYOUT
 
 QUEUE = LAYOUT["queue_t"]
-CAPACITY, SLOT_BYTES, RECORD_BYTES, DATA_OFF, PRODUCERS_GATE, TAIL, CONSUMERS_GATE, HEAD, NOT_EMPTY, NOT_FULL = (
-    QUEUE[name].offset
-    for name in (
-        "capacity", "slot_bytes", "record_bytes", "data_off", "producers_gate", "tail", "consumers_gate", "head", "not_empty", "not_full",
-    )
-)  # fmt: skip
+ONE_WAITER = 1 << CHANNEL_WAITERS_SHIFT
 PATIENCE = 20
 
 
-def words_of(shm, queue):
-    """Return the 64-bit words of the payload of a queue, for tests that damage them."""
-    return memoryview(shm.block(queue.offset)).cast("B").cast("Q")
+class QueueWords:
+    """The 64-bit fields of the head of a queue by name, without the checks that guard them."""
+
+    def __init__(self, shm, queue):
+        self._words = memoryview(shm.block(queue.offset)).cast("B").cast("Q")
+
+    def __getitem__(self, name):
+        return self._words[self._index(name)]
+
+    def __setitem__(self, name, word):
+        self._words[self._index(name)] = word
+
+    def _index(self, name):
+        assert QUEUE[name].ctype == "uint64"
+        return QUEUE[name].offset // QUEUE[name].size
+
+    def n_waiters(self, channel):
+        """Return the number of waiters that are registered in a channel."""
+        return self[channel] >> CHANNEL_WAITERS_SHIFT
 
 
 def wait_until(condition):

@@ -6,35 +6,37 @@ import os
 import signal
 import struct
 
-from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, STATE_HOLE, STATE_USED
+from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, OWNER_GENERATION_SHIFT, STATE_HOLE, STATE_USED
 
 HEADER, BLOCK, PARTICIPANT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["participant_t"]
-TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF, DIRECTORY_OFF = (
+TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, GATE_WRITERS, UPGRADE, DRAIN, HEAP_GATE, HOLE_BLOCKS, PARTICIPANTS_HIGH, ROOT_OFF = (
     HEADER[name].offset
     for name in (
-        "top", "reserved", "next_serial", "lock_gate", "lock_gate_readers", "upgrade", "drain", "heap_gate", "hole_blocks",
-        "participants_high", "root_off", "directory_off",
+        "top", "reserved", "next_serial", "lock_gate", "lock_gate_readers", "lock_gate_writers", "upgrade", "drain", "heap_gate",
+        "hole_blocks", "participants_high", "root_off",
     )
 )  # fmt: skip
 RING_OFF = LAYOUT["free_index_t"]["rover_off"].offset  # from the start of the index
 HEAD, HOLE, USED = BLOCK_HEAD_BYTES, STATE_HOLE, STATE_USED
 EVERY_BIT = (1 << 64) - 1
-ABSENT_OWNER = 0x1234_5678_0000_EA60  # an owner's word that names no participant
+ABSENT_OWNER = 0x1234_5678 << OWNER_GENERATION_SHIFT | 60_000  # an owner's word that names no participant
 SECONDS = 20
 
 
 class Scribe:
     """All bytes of a section, without the checks and locks that guard them."""
 
+    WORD = struct.Struct("Q")  # native: a word is loaded or stored at once, for the processes that use it meanwhile
+
     def __init__(self, path):
         with open(path, "r+b") as file:
             self.bytes = mmap.mmap(file.fileno(), 0)
 
     def __getitem__(self, offset):
-        return struct.unpack_from("<Q", self.bytes, offset)[0]
+        return self.WORD.unpack_from(self.bytes, offset)[0]
 
     def __setitem__(self, offset, word):
-        struct.pack_into("<Q", self.bytes, offset, word)
+        self.WORD.pack_into(self.bytes, offset, word)
 
     def index(self, offset):
         """Return the offset of a word of the index of free blocks."""
@@ -42,7 +44,20 @@ class Scribe:
 
     def entry(self, i, name):
         """Return the offset of a field of an entry of the participants' table."""
-        return PARTICIPANT[name].at(HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i)
+        return PARTICIPANT[name].at(self.entry_start(i))
+
+    def entry_start(self, i):
+        """Return the offset of an entry of the participants' table."""
+        return HEADER["participants_off"].read(self.bytes) + PARTICIPANT.size * i
+
+    def entry_of(self, pid):
+        """Return the index of the entry of a process."""
+        n = HEADER["max_participants"].read(self.bytes)
+        return next(i for i in range(n) if self[self.entry(i, "pid")] == pid)
+
+    def owner_word(self, i):
+        """Return the word by which the participant of entry `i` signs what it owns."""
+        return self[self.entry(i, "readers")] >> OWNER_GENERATION_SHIFT << OWNER_GENERATION_SHIFT | i + 1
 
     def replace(self, old, new):
         """Overwrite a text that occurs once; a shorter one is padded with spaces."""

@@ -15,7 +15,7 @@ from shmem._objects import waitables
 def in_child(function):
     """Call a function in a forked child; return the child's exit code, 0 if the function returned."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads, which is what is tested
+        warnings.simplefilter("ignore", DeprecationWarning)  # about forking with threads, which is what these tests do
         pid = os.fork()
     if pid == 0:
         status = 1
@@ -124,7 +124,7 @@ def add_under(mutex, counter, n):
 
 
 def lock_for_parent(section, array, link):
-    """Be kept out of the lock by the parent, then hold the lock until the parent sends "release"."""
+    """Wait for the lock that the parent holds, then hold it until the parent sends "release"."""
     try:
         with exclusive_lock(section, 0):
             link.send("got in")
@@ -146,6 +146,6 @@ def outcome(call, *args, **kwargs):
         raise
 
 
-def wait_until_anyone_waits(semaphore):
+def wait_until_has_waiters(semaphore):
     while not waitables.has_waiters(semaphore):
         os.sched_yield()

@@ -1,4 +1,4 @@
-"""Event: by name, in a section, as a field, of one process.  Files and names are tested with the semaphore's."""
+"""Event: named, in a section, as a field, private to a process.  Files and names are tested with those of semaphores."""
 
 import contextlib
 import os
@@ -12,6 +12,7 @@ import time
 import pytest
 
 import shmem
+from shmem._base.layout import CHANNEL_WAITERS_SHIFT
 
 FILE = "/dev/shm/shmem-event."
 
@@ -43,7 +44,7 @@ def event(request, name, shm):
 CALLS = ["wait", "wait", "set", "clear", "is_set"]
 
 
-def test_like_threading(event):
+def test_behaves_like_threading_event(event):
     rng = random.Random(2)
     theirs = threading.Event()
     for _ in range(300):
@@ -52,7 +53,7 @@ def test_like_threading(event):
         assert getattr(event, method)(*args) == getattr(theirs, method)(*args), method
 
 
-def test_states(event):
+def test_set_and_reset(event):
     assert not event.is_set()
     assert event.wait(0) is False
     assert event.wait(0.01) is False
@@ -70,7 +71,7 @@ def test_states(event):
             call()
 
 
-def test_arguments(shm, name):
+def test_rejects_wrong_arguments(shm, name):
     assert shmem.Event(signaled=True).is_set()
     assert shm.event(True, name="e") == shm["e"]
     assert shm["e"].is_set()
@@ -81,7 +82,7 @@ def test_arguments(shm, name):
         with pytest.raises(ValueError, match="timeout"):
             shmem.Event().wait(wrong)
     first = shmem.Event(name, signaled=True)
-    second = shmem.Event(name)  # keeps its state
+    second = shmem.Event(name)  # an existing event keeps its state
     assert second.is_set()
     second.reset()
     assert not first.is_set()
@@ -91,7 +92,7 @@ def test_arguments(shm, name):
         second.unlink()
 
 
-def test_all_waiters_return(event):
+def test_signal_releases_all_waiters(event):
     through = shmem.Semaphore()
     up = shmem.Semaphore()
     threads = [threading.Thread(target=lambda: (up.signal(), event.wait(), through.signal())) for _ in range(6)]
@@ -106,7 +107,7 @@ def test_all_waiters_return(event):
     assert through.value == 6
 
 
-def test_processes_that_do_not_know_each_other(name, child):
+def test_unrelated_processes(name, child):
     code = "e = shmem.Event(args[0]); say('up'); say(e.wait(60))"
     others = [child(code, name) for _ in range(3)]
     for other in others:
@@ -120,21 +121,21 @@ def test_processes_that_do_not_know_each_other(name, child):
 
 
 def until_registered(shm, event, n):
-    """Wait until so many threads are inside `wait`; the high half of the event's word counts them."""
+    """Wait until `n` threads are inside `wait`; the high half of the event's word counts them."""
     word = memoryview(shm.block(event.offset)).cast("Q")
     for _ in range(20_000):
-        if word[0] >> 32 >= n:
+        if word[0] >> CHANNEL_WAITERS_SHIFT >= n:
             return
         threading.Event().wait(0.001)
-    raise AssertionError(f"{word[0] >> 32} of {n} wait")
+    raise AssertionError(f"{word[0] >> CHANNEL_WAITERS_SHIFT} of {n} wait")
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_pulse_lets_through_who_waits(shm, busy):
-    """Signal and reset at once: each waiter is released each time.
+def test_pulse_releases_all_waiters(shm, busy):
+    """A signal followed immediately by a reset releases every waiter.
 
-    `busy`: also when the pulse comes between two slices of its wait, while it asks for the GIL.  The next pulse comes only
-    when all have gone on: a waiter that misses one waits in vain.
+    With `busy`, the pulse comes between two slices of a wait, while the waiter requests the GIL.  The next pulse comes only
+    after every waiter has passed, so a waiter that misses one fails the test.
     """
     n_pulses = 5 if busy else 300
     event, through = shm.event(), shmem.Semaphore()
@@ -153,9 +154,9 @@ def test_a_pulse_lets_through_who_waits(shm, busy):
             until_registered(shm, event, 2)
             if busy:
                 sys.setswitchinterval(100)
-                slices_over = time.monotonic() + 0.12
-                while time.monotonic() < slices_over:
-                    pass  # no other thread gets the GIL meanwhile
+                end_of_slices = time.monotonic() + 0.12
+                while time.monotonic() < end_of_slices:
+                    pass  # no other thread gets the GIL in the meantime
             event.signal()
             event.reset()
             sys.setswitchinterval(before)
@@ -168,7 +169,7 @@ def test_a_pulse_lets_through_who_waits(shm, busy):
             thread.join(20)
 
 
-def test_ctrl_c(name, child):
+def test_ctrl_c_interrupts_waiting(name, child):
     code = """
     e = shmem.Event(args[0])
     try:
@@ -184,7 +185,7 @@ def test_ctrl_c(name, child):
     other.end()
 
 
-def test_a_killed_waiter(name, child):
+def test_killed_waiter_is_harmless(name, child):
     event = shmem.Event(name)
     other = child("e = shmem.Event(args[0]); say('up'); e.wait()", name)
     assert other.hear() == "up"
@@ -193,7 +194,7 @@ def test_a_killed_waiter(name, child):
     assert event.wait(20)
 
 
-def test_close_ends_a_wait(event):
+def test_close_while_waiting_raises(event):
     ended, up = [], shmem.Semaphore()
 
     def wait():
@@ -211,7 +212,7 @@ def test_close_ends_a_wait(event):
     assert len(ended) == 1
 
 
-def test_freed_while_waited_for(shm):
+def test_free_while_waiting_raises(shm):
     event = shm.event()
     ended, up = [], shmem.Semaphore()
 

@@ -1,4 +1,4 @@
-"""The storage lock: nesting, time-outs, upgrade, misuse, threads, processes, death."""
+"""The storage lock: nesting, time-outs, upgrades, misuse, threads, processes, dead holders."""
 
 import asyncio
 import itertools
@@ -10,13 +10,14 @@ import time
 import warnings
 
 import pytest
+from scribe import GATE_WRITERS, Scribe
 from workers import holds, wait_for, wait_for_waiter
 
 import shmem
 from shmem import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._base.layout import CHANNEL_WAITERS_SHIFT
 
 EXCLUSIVE, SHARED = LockMode.exclusive, LockMode.shared
-GATE_WRITERS = 544  # offset in the header
 HOLD = """
 section = shmem.SharedMemory(shared_name=args[0])
 with shmem.exclusive_lock(section) if args[1] == 'exclusive' else shmem.shared_lock(section):
@@ -32,7 +33,7 @@ sys.stdin.readline()
 
 @pytest.mark.parametrize("modes", list(itertools.product([EXCLUSIVE, SHARED], repeat=3)))
 def test_nesting_in_every_order(shm, modes):
-    """Whatever the order of taking and of releasing, the lock stands as the strongest mode held says."""
+    """For every order of acquiring and releasing, the lock is in the strongest mode that is held."""
     for order in itertools.permutations(range(3)):
         descriptors = [LockDescriptor(mode) for mode in modes]
         for descriptor in descriptors:
@@ -60,7 +61,7 @@ def test_lock_is_released_when_the_block_raises(shm):
     assert holds(shm) == "free"
 
 
-def test_decorator(shm):
+def test_lock_as_decorator(shm):
     @exclusive_lock(shm)
     def work(a, b=2):
         """Doc."""
@@ -83,7 +84,7 @@ def test_decorator(shm):
         exclusive_lock("section")
 
 
-def test_descriptor_misuse(shm):
+def test_descriptor_misuse_raises(shm):
     descriptor = LockDescriptor(EXCLUSIVE)
     with pytest.raises(shmem.LockError, match="never locked"):
         shm.unlock(descriptor)
@@ -107,7 +108,7 @@ def test_descriptor_misuse(shm):
     assert "another thread" in caught[0]
     assert holds(shm) == "exclusive"
     shm.unlock(descriptor)
-    with pytest.raises(shmem.LockError, match="unlocked already"):
+    with pytest.raises(shmem.LockError, match="already unlocked"):
         shm.unlock(descriptor)
     assert isinstance(pickle.loads(pickle.dumps(shmem.LockError("x"))), RuntimeError)
     with pytest.raises(ValueError):
@@ -120,7 +121,7 @@ def test_held_descriptor_is_kept_alive(shm):
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan")])
-def test_bad_timeouts(shm, timeout):
+def test_wrong_timeouts_raise(shm, timeout):
     for use in (lambda: exclusive_lock(shm, timeout), lambda: shared_lock(shm, timeout), lambda: shm.lock(LockDescriptor(SHARED), timeout)):
         with pytest.raises(ValueError, match="timeout"):
             use()
@@ -130,7 +131,7 @@ def test_bad_timeouts(shm, timeout):
         pass
 
 
-def test_close_releases(shm):
+def test_close_releases_the_lock(shm):
     keep = shm.zeros(1)
     name = shm.name
     exclusive_lock(shm).__enter__()
@@ -141,7 +142,7 @@ def test_close_releases(shm):
     del keep
 
 
-def test_close_of_one_handle_of_two(shm):
+def test_close_one_of_two_handles(shm):
     with shmem.SharedMemory(shared_name=shm.name) as second:
         second.lock(LockDescriptor(EXCLUSIVE))
         with exclusive_lock(shm):
@@ -152,8 +153,8 @@ def test_close_of_one_handle_of_two(shm):
         assert holds(shm) == "free"
 
 
-def test_handle_closed_while_another_thread_holds(shm):
-    """The thread that locked still can, and alone can, unlock."""
+def test_close_while_another_thread_holds_a_descriptor(shm):
+    """The thread that locked it, and only that thread, can still unlock it."""
     second = shmem.SharedMemory(shared_name=shm.name)
     locked, closed = threading.Event(), threading.Event()
 
@@ -196,7 +197,7 @@ def test_threads_exclude_each_other(shm):
     assert value[0] == 2400
 
 
-def test_thread_that_ends_releases_and_counts(shm):
+def test_ended_thread_is_an_owner_death(shm):
     def work(mode):
         shm.lock(LockDescriptor(mode))
 
@@ -213,7 +214,7 @@ def test_thread_that_ends_releases_and_counts(shm):
             pass
 
 
-def test_many_threads_one_after_another(shm):
+def test_many_successive_threads(shm):
     def work():
         with shared_lock(shm):
             pass
@@ -228,7 +229,7 @@ def test_many_threads_one_after_another(shm):
     assert shm.owner_deaths == 0
 
 
-def test_second_upgrader_is_refused_at_once(shm):
+def test_second_upgrader_fails_immediately(shm):
     ready, go = threading.Barrier(2), threading.Event()
     result = []
 
@@ -258,8 +259,8 @@ def test_second_upgrader_is_refused_at_once(shm):
     assert holds(shm) == "free"
 
 
-def test_upgrade_passes_a_draining_writer(shm):
-    """A writer waits for my share, I want to upgrade: it gives way, else each would wait for the other."""
+def test_draining_writer_yields_to_an_upgrader(shm):
+    """A writer waits for a reader that upgrades.  The writer must give way, or each would wait for the other."""
     done = []
 
     def writer():
@@ -277,7 +278,7 @@ def test_upgrade_passes_a_draining_writer(shm):
     assert done == ["upgrader", "writer"]
 
 
-def test_upgrade_times_out_and_keeps_the_share(shm):
+def test_upgrade_timeout_keeps_the_shared_lock(shm):
     ready, go = threading.Barrier(2), threading.Event()
 
     def reader():
@@ -305,7 +306,7 @@ def test_upgrade_times_out_and_keeps_the_share(shm):
 
 
 @pytest.mark.parametrize("mode", ["exclusive", "shared"])
-def test_other_process_is_kept_out(shm, child, mode):
+def test_processes_exclude_each_other(shm, child, mode):
     other = child(HOLD, shm.name, mode)
     other.hear()
     for timeout in (0, 0.2):
@@ -316,7 +317,7 @@ def test_other_process_is_kept_out(shm, child, mode):
         assert isinstance(caught.value, TimeoutError)
         assert caught.value.status == shmem.Status.timeout_expired
     if mode == "exclusive":
-        assert str(other.process.pid) in str(caught.value)
+        assert f"cannot acquire the exclusive lock within 0.2 s: process {other.process.pid} holds it" in str(caught.value)
         with pytest.raises(shmem.LockTimeout):
             shared_lock(shm, 0).__enter__()
     else:
@@ -328,7 +329,7 @@ def test_other_process_is_kept_out(shm, child, mode):
         pass
 
 
-def test_counter(shm, child):
+def test_increments_are_not_lost(shm, child):
     counter = shm.zeros(2, "i8", name="counter")
     code = """
     section = shmem.SharedMemory(shared_name=args[0]); counter = section['counter']; lock = shmem.exclusive_lock(section)
@@ -367,7 +368,7 @@ def test_killed_holder(shm, child, mode, timeout):
             try:
                 with exclusive_lock(shm, timeout):
                     return
-            except shmem.LockTimeout:  # polling alone recovers too
+            except shmem.LockTimeout:  # polling without waiting recovers too
                 assert time.monotonic() - begin < 5
 
     with pytest.warns(shmem.OwnerDiedWarning):
@@ -381,7 +382,7 @@ def test_killed_holder(shm, child, mode, timeout):
 
 
 def test_killed_reader_while_other_readers_wait(shm, child):
-    """Readers that wait behind a writer retry and turn back; that does not keep the writer from noticing a dead reader."""
+    """Readers queued behind a writer retry and give up again; the writer must still detect a dead reader."""
     holder = child(HOLD, shm.name, "shared")
     holder.hear()
     code = """
@@ -395,7 +396,7 @@ def test_killed_reader_while_other_readers_wait(shm, child):
         other.hear()
     writer.tell()
     wait_for_waiter(shm)
-    for reader in readers:  # all are there by now: once a second the writer gives the gate back, and they would come in
+    for reader in readers:  # started only now, because the writer reopens the gate once a second, and they would pass
         reader.tell()
     wait_for(lambda: shm.stats().lock_waiters == 7)
     holder.kill()
@@ -407,7 +408,7 @@ def test_killed_reader_while_other_readers_wait(shm, child):
         other.end()
 
 
-def test_killed_holder_that_was_the_only_one(tmp_path, child):
+def test_killed_only_participant(tmp_path, child):
     code = "section = shmem.SharedMemory(args[0], max_size=1 << 20); shmem.exclusive_lock(section).__enter__(); say('held'); time.sleep(60)"
     other = child(code, tmp_path / "s")
     other.hear()
@@ -418,7 +419,7 @@ def test_killed_holder_that_was_the_only_one(tmp_path, child):
             pass
 
 
-def test_killed_upgrader_counts_once(shm, child):
+def test_killed_upgrader_is_one_owner_death(shm, child):
     other = child(
         "section = shmem.SharedMemory(shared_name=args[0])\n"
         "with shmem.shared_lock(section), shmem.exclusive_lock(section): say('held'); time.sleep(60)",
@@ -453,7 +454,7 @@ def test_killed_while_upgrading(shm, child, wish):
     assert shm.owner_deaths == 1
 
 
-def test_warning_that_raises_releases_first(shm, child):
+def test_raising_warning_releases_the_lock(shm, child):
     for _ in range(2):
         other = child(HOLD, shm.name, "exclusive")
         other.hear()
@@ -469,7 +470,7 @@ def test_killed_reader_in_a_reused_entry(shm, child):
     other = child(HOLD, shm.name, "shared")
     other.hear()
     other.kill()
-    again = child(HOLD, shm.name, "shared")  # takes the dead one's entry, and with it what it left
+    again = child(HOLD, shm.name, "shared")  # takes over the entry of the dead reader, including its shared lock
     again.hear()
     again.tell()
     again.hear()
@@ -513,7 +514,7 @@ def test_ctrl_c_while_waiting(shm, child, held, wanted):
     assert waiter.hear_soon() == "interrupted"
     holder.tell()
     holder.hear()
-    assert holds(shm) == "free"  # the interrupted one holds nothing
+    assert holds(shm) == "free"  # the interrupted process does not hold the lock
     assert shm.owner_deaths == 0
 
 
@@ -540,8 +541,8 @@ def test_close_while_another_thread_waits(shm, child):
     holder.hear()
 
 
-def test_waiter_is_warned_though_an_opener_frees_the_lock(child):
-    """The killed holder's entry goes to the opener of the section. The waiter acquires the lock next and is warned of the death."""
+def test_waiter_is_warned_after_an_opener_freed_the_lock(child):
+    """An opener of the section reuses the killed holder's entry.  The waiter acquires the lock next, and is warned of the death."""
     wait = """
     import warnings
     section = shmem.SharedMemory(shared_name=args[0]); say('ready')
@@ -574,8 +575,8 @@ def test_waiter_is_warned_though_an_opener_frees_the_lock(child):
             other.process.communicate(timeout=20)
 
 
-def test_who_gave_up_costs_the_others_nothing(shm):
-    """Writers that give up after another one was woken leave registrations in the channel, which the next release takes away."""
+def test_abandoned_registrations_are_removed(shm):
+    """Writers that time out after another one was woken leave registrations in the channel; the next release removes them."""
     n_threads, gave_up, got = 6, threading.Semaphore(0), []
 
     def write():
@@ -595,13 +596,11 @@ def test_who_gave_up_costs_the_others_nothing(shm):
     for thread in threads:
         thread.join(20)
     assert len(got) == 1
-    with open(shm.path, "rb") as file:
-        file.seek(GATE_WRITERS)
-        assert int.from_bytes(file.read(8), "little") >> 32 == 0
+    assert Scribe(shm.path)[GATE_WRITERS] >> CHANNEL_WAITERS_SHIFT == 0
 
 
-def test_writers_and_readers_both_get_in(shm, child):
-    """Readers in a tight loop do not starve a writer, nor writers a reader."""
+def test_readers_and_writers_do_not_starve(shm, child):
+    """Readers in a tight loop must not starve a writer, nor writers a reader."""
     code = """
     section = shmem.SharedMemory(shared_name=args[0]); lock = getattr(shmem, args[1])(section)
     say('ready'); sys.stdin.readline()

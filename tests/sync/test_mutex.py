@@ -1,4 +1,4 @@
-"""Mutex: owned by a thread, recursive, with a warning after its owner died."""
+"""Mutex: owned by a thread, recursive; acquiring it after its owner died raises a warning."""
 
 import multiprocessing
 import os
@@ -57,8 +57,8 @@ CALLS = [
 ]
 
 
-def test_like_threading(mutex):
-    """Random calls return the same results and raise the same kinds of error, and every other caller sees the same."""
+def test_behaves_like_rlock(mutex):
+    """Random calls return the same results and raise the same kinds of error, also as seen from another thread."""
     rng = random.Random(3)
     theirs, seen = threading.RLock(), set()
     for step in range(800):
@@ -75,7 +75,7 @@ def test_like_threading(mutex):
     assert {("acquire", True), ("release", RuntimeError), ("acquire", ValueError), ("__exit__", RuntimeError)} <= seen
 
 
-def test_time_outs(mutex):
+def test_timeouts(mutex):
     with mutex:
         assert in_thread(lambda: mutex.acquire(timeout=0)) is False
         assert in_thread(lambda: mutex.acquire(timeout=0.06)) is False
@@ -87,7 +87,7 @@ def test_time_outs(mutex):
     mutex.release()
 
 
-def test_errors(shm, mutex):
+def test_misuse_raises(shm, mutex):
     with pytest.raises(TypeError, match=r"SharedMemory\.mutex"):
         shmem.Mutex()
     with pytest.raises(shmem.LockError) as caught:
@@ -101,7 +101,7 @@ def test_errors(shm, mutex):
         mutex.acquire()
 
 
-def test_excludes_threads(shm, mutex):
+def test_threads_exclude_each_other(shm, mutex):
     counter = shm.zeros(1, "int64")
     threads = [threading.Thread(target=add_under, args=(mutex, counter, 2000)) for _ in range(4)]
     for thread in threads:
@@ -111,7 +111,7 @@ def test_excludes_threads(shm, mutex):
     assert counter[0] == 8000
 
 
-def test_excludes_processes(shm):
+def test_processes_exclude_each_other(shm):
     mutex, counter = shm.mutex(), shm.zeros(1, "int64")
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=add_under, args=(mutex, counter, 3000)) for _ in range(3)]
@@ -136,7 +136,7 @@ def test_killed_owner(shm, mutex, child):
     assert mutex.owner_deaths == 1
     assert mutex._is_owned()
     mutex.release()
-    assert in_thread(lambda: mutex.acquire(False)) is True  # without a warning; this thread ends with it
+    assert in_thread(lambda: mutex.acquire(False)) is True  # without a warning; this thread ends as the owner
 
 
 def test_killed_while_others_wait(shm, mutex, child):
@@ -150,7 +150,7 @@ def test_killed_while_others_wait(shm, mutex, child):
     waiter.end()
 
 
-def test_a_warning_that_raises_releases(shm, mutex, child):
+def test_raising_warning_releases_the_mutex(shm, mutex, child):
     other = child(MUTEX_OF_CHILD + "m.acquire(); say('mine'); sys.stdin.readline()", shm.name)
     assert other.hear() == "mine"
     other.kill()
@@ -163,7 +163,7 @@ def test_a_warning_that_raises_releases(shm, mutex, child):
         assert mutex.owner_deaths == 1
 
 
-def test_a_thread_that_ends_releases_all(shm):
+def test_ended_thread_releases_all_levels(shm):
     first, second, third = shm.mutex(), shm.mutex(), shm.mutex()
 
     def hold():
@@ -181,7 +181,7 @@ def test_a_thread_that_ends_releases_all(shm):
         one.release()
 
 
-def test_released_in_any_order(shm):
+def test_release_in_any_order(shm):
     mutexes = [shm.mutex() for _ in range(4)]
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
         for one in mutexes:
@@ -192,8 +192,8 @@ def test_released_in_any_order(shm):
     assert all(one.owner_deaths == 0 for one in mutexes)
 
 
-def test_freed_while_held(shm):
-    """Misuse must not hang: the place of the freed mutex is used again by a mutex of the same thread."""
+def test_free_while_held_does_not_hang(shm):
+    """Misuse must not hang, even when another mutex of the same thread reuses the block."""
     outer, freed = shm.mutex(), shm.mutex()
     outer.acquire()
     freed.acquire()
@@ -208,8 +208,8 @@ def test_freed_while_held(shm):
     assert in_thread(lambda: (outer.acquire(False), again.acquire(False))) == (True, True)
 
 
-def test_a_claim_of_another_thread_is_not_mine(shm):
-    """Between claim and signature a mutex shows the dead owner's thread, whose pointer may equal this thread's, as after a fork."""
+def test_claim_of_another_thread_is_not_ownership(shm):
+    """Between claim and signature a mutex names the dead owner's thread, whose pointer may equal this thread's, as after a fork."""
     mutex, mine = shm.mutex(), shm.mutex()
     mine.acquire()
     pid = os.fork()
@@ -218,13 +218,13 @@ def test_a_claim_of_another_thread_is_not_mine(shm):
         os._exit(0)
     os.waitpid(pid, 0)
     word = memoryview(shm.block(mine.offset)).cast("Q")[0]
-    memoryview(shm.block(mutex.offset)).cast("Q")[0] = word  # as another thread of this process claims it
+    memoryview(shm.block(mutex.offset)).cast("Q")[0] = word  # the word that another thread of this process writes to claim it
     assert mine._is_owned()
     assert not mutex._is_owned()
     assert mutex.acquire(False) is False
 
 
-def test_ctrl_c(shm, mutex, child):
+def test_ctrl_c_interrupts_acquire(shm, mutex, child):
     other = child(
         MUTEX_OF_CHILD + "try:\n    say('up')\n    m.acquire()\nexcept KeyboardInterrupt:\n    say('interrupted', m._is_owned())", shm.name
     )
@@ -235,7 +235,7 @@ def test_ctrl_c(shm, mutex, child):
         other.end()
 
 
-def test_a_child_holds_nothing(mutex):
+def test_forked_child_is_not_the_owner(mutex):
     with mutex:
         pid = os.fork()
         if pid == 0:
@@ -245,7 +245,7 @@ def test_a_child_holds_nothing(mutex):
                     mutex.release()
                 assert not mutex._is_owned()
                 assert mutex.acquire(False) is False
-                mutex.__exit__(None, None, None)  # as at the end of the parent's block
+                mutex.__exit__(None, None, None)  # as when leaving the parent's block
                 code = 0
             finally:
                 os._exit(code)
@@ -254,7 +254,7 @@ def test_a_child_holds_nothing(mutex):
     assert not mutex.locked()
 
 
-def test_a_child_leaves_its_parents_block(mutex):
+def test_forked_child_leaves_the_parents_block(mutex):
     pid = None
     with mutex:
         pid = os.fork()
@@ -266,8 +266,8 @@ def test_a_child_leaves_its_parents_block(mutex):
     mutex.release()
 
 
-def test_condition(mutex):
-    """`threading.Condition` takes it for an RLock."""
+def test_mutex_of_a_condition(mutex):
+    """`threading.Condition` accepts a mutex as an RLock."""
     condition, seen = threading.Condition(mutex), []
 
     def wait():
@@ -286,8 +286,8 @@ def test_condition(mutex):
         condition.notify()
 
 
-def test_condition_inside_two_blocks(mutex):
-    """A waiter releases the mutex completely, and afterwards owns it as often as before, as with an RLock."""
+def test_condition_restores_the_recursion_depth(mutex):
+    """A waiter releases the mutex completely, and owns it at the previous depth afterwards, as with an RLock."""
     condition, seen = threading.Condition(mutex), []
 
     def wait():
@@ -311,8 +311,8 @@ def test_condition_inside_two_blocks(mutex):
         mutex._release_save()
 
 
-def test_persists_in_a_file(section_file):
-    """The owner died as the last process of its section; the next opener of the file is warned."""
+def test_owner_death_persists_in_a_file(section_file):
+    """The owner died as the last process of its section.  The next process that opens the file is warned."""
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section.mutex(name="m")
         pid = os.fork()

@@ -1,4 +1,4 @@
-"""Semaphore: by name, in a section, as a field, of one process; conservation; what happens to the killed."""
+"""Semaphore: named, in a section, as a field, private to a process; no unit is lost or duplicated; killed waiters."""
 
 import contextlib
 import errno
@@ -13,12 +13,15 @@ import weakref
 from pathlib import Path
 
 import pytest
-from workers import outcome, pass_on, wait_until_anyone_waits
+from workers import outcome, pass_on, wait_until_has_waiters
 
 import shmem
+from shmem._base.layout import LAYOUT, NAMED_EVENT, NAMED_SEMAPHORE, NAMED_VERSION, PAGE_BYTES
+from shmem._base.layout import SEMAPHORE_MAX as MAX
 from shmem._objects import waitables
 
-MAX = 2**31 - 1
+NAMED = LAYOUT["named_t"]
+
 FILES = {"Semaphore": "/dev/shm/shmem-semaphore.", "Event": "/dev/shm/shmem-event."}
 
 
@@ -45,7 +48,7 @@ def name():
 
 @pytest.fixture(params=["local", "named", "placed", "field"])
 def sem(request, name, shm):
-    """A semaphore of value 0 at each kind of place."""
+    """A semaphore of value 0 in each kind of place."""
     if request.param == "local":
         return shmem.Semaphore()
     if request.param == "named":
@@ -58,7 +61,7 @@ def sem(request, name, shm):
 # -- one process --------------------------------------------------------------------------------------------
 
 
-def test_counts(sem):
+def test_wait_and_signal_count(sem):
     assert sem.value == 0
     assert sem.wait(0) is False
     sem.signal()
@@ -76,7 +79,7 @@ def test_counts(sem):
     assert sem.value == 0
 
 
-def test_overflow_changes_nothing(sem):
+def test_overflow_raises_and_keeps_the_value(sem):
     sem.signal(MAX)
     for n in (1, MAX, MAX + 1, 1 << 32, 1 << 70):
         with pytest.raises(shmem.SemaphoreOverflow) as caught:
@@ -107,14 +110,14 @@ def test_overflow_changes_nothing(sem):
         (lambda s: setattr(s, "value", 3), AttributeError),
     ],
 )
-def test_bad_arguments_change_nothing(sem, call, error):
+def test_wrong_arguments_raise_and_keep_the_value(sem, call, error):
     sem.signal()
     with pytest.raises(error):
         call(sem)
     assert sem.value == 1
 
 
-def test_the_first_argument_is_a_name():
+def test_first_argument_is_a_name():
     for wrong in (3, b"name", 1.5, True):
         with pytest.raises(TypeError, match="value="):
             shmem.Semaphore(wrong)
@@ -143,7 +146,7 @@ CALLS = [
 ]
 
 
-def test_like_threading():
+def test_behaves_like_threading_semaphore():
     """Random calls return the same results, raise the same kinds of error and leave the same value."""
     rng = random.Random(1)
     mine, theirs = shmem.Semaphore(value=2), threading.Semaphore(2)
@@ -151,7 +154,7 @@ def test_like_threading():
     for _ in range(600):
         method, args, kwargs = rng.choice(CALLS)
         if theirs._value == 0 and (method == "__enter__" or (method == "acquire" and not args and not kwargs)):
-            continue  # would wait for ever
+            continue  # would wait forever
         found = outcome(getattr(mine, method), *args, **kwargs)
         assert found == outcome(getattr(theirs, method), *args, **kwargs), (method, args, kwargs)
         assert mine.value == theirs._value
@@ -171,12 +174,12 @@ def test_weak_references(sem, shm):
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_signal_releases_so_many_threads(sem, n):
+def test_signal_n_releases_n_threads(sem, n):
     done = shmem.Semaphore()
     threads = [threading.Thread(target=lambda: (sem.wait(), done.signal())) for _ in range(5)]
     for thread in threads:
         thread.start()
-    wait_until_anyone_waits(sem)
+    wait_until_has_waiters(sem)
     sem.signal(n)
     for _ in range(n):
         assert done.wait(20)
@@ -189,13 +192,13 @@ def test_signal_releases_so_many_threads(sem, n):
     assert (sem.value, done.value) == (0, 5 - n)
 
 
-def test_signal_releases_so_many_processes(name, child):
+def test_signal_n_releases_n_processes(name, child):
     with contextlib.closing(shmem.Semaphore(name)) as gate, contextlib.closing(shmem.Semaphore(f"{name}-done")) as done:
         code = "a, b = shmem.Semaphore(args[0]), shmem.Semaphore(args[0] + '-done'); say('up'); a.wait(); b.signal(); say('through')"
         others = [child(code, name) for _ in range(4)]
         for other in others:
             assert other.hear() == "up"
-        wait_until_anyone_waits(gate)
+        wait_until_has_waiters(gate)
         gate.signal(2)
         assert done.wait(20)
         assert done.wait(20)
@@ -209,7 +212,7 @@ def test_signal_releases_so_many_processes(name, child):
         gate.unlink()
 
 
-def test_ctrl_c_takes_nothing(name, child):
+def test_interrupted_wait_takes_nothing(name, child):
     semaphore = shmem.Semaphore(name)
     code = """
     s = shmem.Semaphore(args[0])
@@ -223,7 +226,7 @@ def test_ctrl_c_takes_nothing(name, child):
     """
     other = child(code, name)
     assert other.hear() == "up"
-    wait_until_anyone_waits(semaphore)
+    wait_until_has_waiters(semaphore)
     other.process.send_signal(signal.SIGINT)
     assert other.hear_soon() == "interrupted"
     semaphore.signal()
@@ -233,20 +236,20 @@ def test_ctrl_c_takes_nothing(name, child):
     other.end()
 
 
-def test_a_killed_waiter_takes_nothing(name, child):
+def test_killed_waiter_takes_nothing(name, child):
     semaphore = shmem.Semaphore(name)
     other = child("s = shmem.Semaphore(args[0]); say('up'); s.wait()", name)
     assert other.hear() == "up"
-    wait_until_anyone_waits(semaphore)
+    wait_until_has_waiters(semaphore)
     other.kill()
-    assert waitables.has_waiters(semaphore) is False  # the killed one's registration is found out
+    assert waitables.has_waiters(semaphore) is False  # the killed waiter's registration is detected
     semaphore.signal()
     assert semaphore.value == 1
     assert semaphore.wait(20)
 
 
 def test_nothing_is_lost_under_load(name, child):
-    """Producers and consumers, one consumer killed: at most the one that it had just taken is missing."""
+    """One of the consumers is killed: at most the unit that it had just taken is missing."""
     semaphore = shmem.Semaphore(name)
     code = """
     s = shmem.Semaphore(args[0])
@@ -258,7 +261,7 @@ def test_nothing_is_lost_under_load(name, child):
     """
     victim = child("s = shmem.Semaphore(args[0]); n = 0; say('up')\nwhile True:\n    s.wait(); n += 1; say(n)", name)
     consumers = [child(code, name) for _ in range(2)]
-    for one in (victim, *consumers):  # else the consumers may have taken everything before the victim is there
+    for one in (victim, *consumers):  # or the consumers could take everything before the victim has started
         assert one.hear() == "up"
     producers = [child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)]
     semaphore.signal()
@@ -277,7 +280,7 @@ def test_nothing_is_lost_under_load(name, child):
 # -- closing ----------------------------------------------------------------------------------------------------
 
 
-def test_closed(sem):
+def test_closed_semaphore_raises(sem):
     sem.signal()
     sem.close()
     sem.close()
@@ -288,7 +291,7 @@ def test_closed(sem):
     assert "closed" in repr(sem)
 
 
-def test_close_ends_a_wait(sem):
+def test_close_while_waiting_raises(sem):
     ended = []
 
     def wait():
@@ -299,7 +302,7 @@ def test_close_ends_a_wait(sem):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    wait_until_anyone_waits(sem)
+    wait_until_has_waiters(sem)
     sem.close()
     thread.join(20)
     assert len(ended) == 1
@@ -309,7 +312,7 @@ def mapped(name):
     return name in Path("/proc/self/maps").read_text()
 
 
-def test_memory_is_unmapped(name):
+def test_close_unmaps_the_memory(name):
     first, second = shmem.Semaphore(name), shmem.Semaphore(name)
     first.signal()
     assert second.value == 1
@@ -320,7 +323,7 @@ def test_memory_is_unmapped(name):
     assert not mapped(name)
 
 
-def test_unlink(name, child):
+def test_unlink_removes_the_name(name, child):
     semaphore = shmem.Semaphore(name, 5)
     second = shmem.Semaphore(name)
     assert os.stat(FILES["Semaphore"] + name).st_mode & 0o777 == 0o600
@@ -333,7 +336,7 @@ def test_unlink(name, child):
     other = child("s = shmem.Semaphore(args[0], 9); say(s.value); s.close(); sys.stdin.readline(); s.unlink()", name)
     assert other.hear() == "9"
     with pytest.raises(FileNotFoundError):
-        semaphore.unlink()  # the name means another one
+        semaphore.unlink()  # the name refers to another semaphore
     other.tell()
     other.end()
     assert not os.path.exists(FILES["Semaphore"] + name)
@@ -342,10 +345,19 @@ def test_unlink(name, child):
             nameless.unlink()
 
 
+@pytest.mark.parametrize("cls", ["Semaphore", "Event"])
+def test_a_failed_removal_is_called_one(name, cls):
+    """The error names the operation that was attempted, not the one that came before it."""
+    waitable = getattr(shmem, cls)(name)
+    os.unlink(FILES[cls] + name)
+    with pytest.raises(shmem.SectionNotFound, match=f"^cannot remove '/dev/shm/.*: this {cls.lower()} was removed"):
+        waitable.unlink()
+
+
 # -- names ------------------------------------------------------------------------------------------------------
 
 
-def test_an_existing_name_keeps_its_value(name, child):
+def test_existing_semaphore_keeps_its_value(name, child):
     with contextlib.closing(shmem.Semaphore(name, 3)) as semaphore:
         assert semaphore.name == name
         assert semaphore.wait()
@@ -356,8 +368,8 @@ def test_an_existing_name_keeps_its_value(name, child):
     assert shmem.Semaphore(name, 7).value == 0
 
 
-def test_many_create_at_once(name, child):
-    """Each process proposes another value; one wins, all see that one, and its file is complete."""
+def test_concurrent_creation(name, child):
+    """Each process requests a different value.  One of them succeeds, all processes use its value, and the file is complete."""
     code = """
     for line in sys.stdin:
         s = shmem.Semaphore(line.strip(), int(args[0]))
@@ -384,8 +396,15 @@ def test_umask_and_permissions(name):
     assert os.stat(FILES["Semaphore"] + name).st_mode & 0o777 == 0o640
 
 
+def changed(content, field, value):
+    """Return the content of a named semaphore's or event's file with another value in a field."""
+    content = bytearray(content)
+    NAMED[field].write(content, value)
+    return content
+
+
 def make_hostile(kind, path, own):
-    """Put something else under the name."""
+    """Create a file that is not a semaphore under the name."""
     if kind == "folder":
         os.mkdir(path)
     elif kind == "pipe":
@@ -394,15 +413,17 @@ def make_hostile(kind, path, own):
         os.symlink(path + "-nowhere", path)
     else:
         good = Path(own).read_bytes()
+        assert len(good) == PAGE_BYTES
+        other = {NAMED_SEMAPHORE: NAMED_EVENT, NAMED_EVENT: NAMED_SEMAPHORE}[NAMED["kind"].read(good)]
         contents = {
             "empty": b"",
-            "short": good[:100],
-            "truncated": good[:128],
+            "short": good[: NAMED.size - 1],
+            "truncated": good[: NAMED.size],
             "long": good + good,
-            "foreign": os.urandom(4096),
-            "zeros": bytes(4096),
-            "another version": good[:8] + b"\x07" + good[9:],
-            "the other kind": good[:12] + bytes([3 - good[12]]) + good[13:],
+            "foreign": os.urandom(PAGE_BYTES),
+            "zeros": bytes(PAGE_BYTES),
+            "another version": changed(good, "version", NAMED_VERSION + 1),
+            "the other kind": changed(good, "kind", other),
         }
         Path(path).write_bytes(contents[kind])
 
@@ -415,14 +436,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("kind", HOSTILE)
 @pytest.mark.parametrize("cls", ["Semaphore", "Event"])
-def test_hostile_files_are_refused_and_left_alone(name, cls, kind):
+def test_hostile_files_are_rejected_and_not_modified(name, cls, kind):
     path = FILES[cls] + name
     good = getattr(shmem, cls)(f"{name}-good")
     make_hostile(kind, path, f"{FILES[cls]}{name}-good")
     good.unlink()
     before = os.lstat(path)
     try:
-        with pytest.raises(shmem.NotASection, match=r"left as it was.*remove it, or choose another name"):
+        with pytest.raises(shmem.NotASection, match=r"was not modified.*remove it, or choose another name"):
             getattr(shmem, cls)(name)
         after = os.lstat(path)
         assert (before.st_ino, before.st_size, before.st_mtime_ns) == (after.st_ino, after.st_size, after.st_mtime_ns)
@@ -430,7 +451,7 @@ def test_hostile_files_are_refused_and_left_alone(name, cls, kind):
         os.rmdir(path) if kind == "folder" else os.unlink(path)
 
 
-def test_an_event_copied_under_a_semaphores_name(name):
+def test_event_under_a_semaphore_name_is_rejected(name):
     shmem.Event(name)
     Path(FILES["Semaphore"] + name).write_bytes(Path(FILES["Event"] + name).read_bytes())
     with pytest.raises(shmem.NotASection):
@@ -438,7 +459,7 @@ def test_an_event_copied_under_a_semaphores_name(name):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
-def test_other_users_files(name):
+def test_files_of_other_users_are_rejected(name):
     path = FILES["Semaphore"] + name
     shmem.Semaphore(name, 4)
     os.chown(path, 65534, 65534)
@@ -448,7 +469,7 @@ def test_other_users_files(name):
     os.rename(path, path + "-target")
     os.chown(path + "-target", 0, 0)
     os.symlink(path + "-target", path)
-    assert shmem.Semaphore(name).value == 4  # one's own link is followed
+    assert shmem.Semaphore(name).value == 4  # the user's own link is followed
     os.lchown(path, 65534, 65534)
     with pytest.raises(shmem.UntrustedOwner):
         shmem.Semaphore(name)
@@ -458,7 +479,7 @@ def test_other_users_files(name):
 # -- sending ------------------------------------------------------------------------------------------------------
 
 
-def test_a_named_one_pickles(name):
+def test_named_semaphore_can_be_pickled(name):
     semaphore = shmem.Semaphore(name, 2)
     data = pickle.dumps(semaphore)
     again = pickle.loads(data)
@@ -473,7 +494,7 @@ def test_a_named_one_pickles(name):
         pickle.loads(data)
 
 
-def test_what_does_not_pickle(shm):
+def test_other_semaphores_cannot_be_pickled(shm):
     with pytest.raises(TypeError, match="give it a name"):
         pickle.dumps(shmem.Semaphore())
     with pytest.raises(TypeError, match=r"shmem\.handle"):
@@ -483,7 +504,7 @@ def test_what_does_not_pickle(shm):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_multiprocessing(shm, name, method):
+def test_multiprocessing_sends_semaphores(shm, name, method):
     first, second, named = shm.semaphore(1), shm.semaphore(), shmem.Semaphore(name)
     ready = shm.event(True)
     with multiprocessing.get_context(method).Pool(1) as pool:
@@ -496,7 +517,7 @@ def test_multiprocessing(shm, name, method):
     assert (first.value, second.value, named.value) == (0, 1, 1)
 
 
-def test_a_child_continues_to_use_it(name):
+def test_forked_child_uses_the_semaphore(name):
     semaphore = shmem.Semaphore(name)
     pid = os.fork()
     if pid == 0:
@@ -510,7 +531,7 @@ def test_a_child_continues_to_use_it(name):
 # -- in a section -------------------------------------------------------------------------------------------------
 
 
-def test_names_root_and_handles(shm):
+def test_name_root_and_handle_of_a_semaphore(shm):
     semaphore = shm.semaphore(2, name="slots")
     assert shm["slots"] == semaphore
     assert shm["slots"].value == 2
@@ -535,7 +556,7 @@ def test_names_root_and_handles(shm):
     shm.check_heap()
 
 
-def test_freed(shm):
+def test_freed_semaphore_raises(shm):
     semaphore = shm.semaphore(1)
     sent = shmem.handle(semaphore)
     shm.free(semaphore)
@@ -544,14 +565,14 @@ def test_freed(shm):
             call()
     with pytest.raises(shmem.InvalidBlock):
         sent.open()
-    shm.semaphore(5)  # in the same place
+    shm.semaphore(5)  # at the same offset
     with pytest.raises(shmem.InvalidBlock):
         semaphore.wait()
 
 
 @pytest.mark.parametrize("kind", ["semaphore", "event", "mutex"])
-def test_freed_while_waited_for(shm, kind):
-    """Misuse leaves the heap unchanged: a waiter that slept in a block that was freed does not touch it."""
+def test_free_while_waiting_leaves_the_heap_unchanged(shm, kind):
+    """A waiter that slept on a freed block must not write to it."""
     made = [getattr(shm, kind)() for _ in range(20)]
     one, ended, up, over = made[10], [], shmem.Semaphore(), shmem.Semaphore()
 
@@ -574,9 +595,9 @@ def test_freed_while_waited_for(shm, kind):
         assert up.wait(20)
     threads[0].start()
     assert up.wait(20)
-    threading.Event().wait(0.1)  # until it sleeps
+    threading.Event().wait(0.1)  # until the waiter sleeps
     for each in made[::2]:
-        shm.free(each)  # they are linked in a list now, by what was their value
+        shm.free(each)  # a list now links them through the words that held the values
     threads[0].join(20)
     over.signal()
     threads[-1].join(20)
@@ -584,7 +605,7 @@ def test_freed_while_waited_for(shm, kind):
     shm.check_heap()
 
 
-def test_read_only(place):
+def test_read_only_handle_cannot_change_a_semaphore(place):
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         section.semaphore(3, name="s")
         section.event(True, name="e")
@@ -601,7 +622,7 @@ def test_read_only(place):
         assert section["s"].value == 3
 
 
-def test_it_outlives_the_handle():
+def test_semaphore_outlives_the_handle():
     shm = shmem.SharedMemory(max_size=1 << 20)
     semaphore = shm.semaphore(1)
     shm.close()
@@ -613,10 +634,10 @@ def test_it_outlives_the_handle():
 # -- fields ---------------------------------------------------------------------------------------------------------
 
 
-def test_fields(shm, child):
+def test_semaphore_fields(shm, child):
     node = shm.new(Node, tag=1)
     shm["node"] = node
-    assert Node.dtype.fields["slots"][0].itemsize == 16
+    assert Node.dtype.fields["slots"][0].itemsize == LAYOUT["semaphore_t"].size
     assert [Node.dtype.fields[key][1] % 8 for key in ("guard", "ready", "slots")] == [0, 0, 0]
     other = child(
         """
@@ -629,7 +650,7 @@ def test_fields(shm, child):
         """,
         shm.name,
     )
-    assert other.hear() == "Node Mutex"  # a generic object: this process has no such class
+    assert other.hear() == "Node Mutex"  # a generic object, because this process does not define the class
     node.slots.signal(2)
     assert other.hear() == "True"
     assert node.ready.wait(20)
@@ -642,7 +663,7 @@ def test_fields(shm, child):
     assert (longer.slots.value, longer.more.value) == (1, 3)
 
 
-def test_fields_are_used_not_assigned(shm):
+def test_assigning_to_a_field_raises(shm):
     node = shm.new(Node)
     with pytest.raises(AttributeError, match="not assigned"):
         node.slots = shm.semaphore()
@@ -665,7 +686,7 @@ def test_fields_are_used_not_assigned(shm):
         slots.signal()
 
 
-def test_references_take_whole_ones(shm):
+def test_references_to_fields_are_rejected(shm):
     class Holder(shmem.Struct):
         to: shmem.Ref[shmem.Semaphore]
 
@@ -677,7 +698,7 @@ def test_references_take_whole_ones(shm):
     assert holder.to.value == 2
 
 
-def test_layouts_are_compared(shm):
+def test_kind_of_a_field_is_part_of_the_layout(shm):
     class First(shmem.Struct, type_name="tests.same"):
         x: shmem.Semaphore
 
@@ -690,7 +711,7 @@ def test_layouts_are_compared(shm):
         shm.new(Second)
 
 
-def test_error_numbers_of_names(name):
+def test_name_errors_have_errno(name):
     with pytest.raises(OSError) as caught:
         pickle.loads(pickle.dumps(shmem.Semaphore(name)).replace(name.encode(), name.encode()[::-1]))
     assert caught.value.errno == errno.ENOENT

@@ -1,10 +1,8 @@
-"""Signals that come more often than a slice of sleep ends, as of a profiler's timer: a waiter still detects that the owner is dead."""
+"""Signals that come more often than sleep slices end, as from a profiler's timer: a waiter must still detect a dead owner."""
 
 import pytest
-from queues import PRODUCERS_GATE
+from queues import QUEUE
 from scribe import HEAP_GATE, UPGRADE, Scribe
-
-PARTICIPANTS = 4096
 
 WAITER = """
 import signal, warnings
@@ -24,12 +22,6 @@ SHARED = "with shmem.shared_lock(section): pass"
 LOCK = "section.lock(shmem.LockDescriptor(shmem.LockMode.{}))"
 
 
-def signature(scribe, pid):
-    """How a participant signs a gate."""
-    index = next(i for i in range(256) if scribe[PARTICIPANTS + 64 * i + 24] == pid)
-    return scribe[PARTICIPANTS + 64 * index] >> 32 << 32 | index + 1
-
-
 @pytest.mark.parametrize(
     ("holds", "place", "waits"),
     [
@@ -44,7 +36,7 @@ def signature(scribe, pid):
     ],
     ids=["writer", "reader", "drain", "upgrade", "mutex", "heap gate", "heap gate, names", "queue"],
 )
-def test_the_dead_are_found_between_signals(shm, child, holds, place, waits):
+def test_dead_owner_is_detected_despite_signals(shm, child, holds, place, waits):
     shm["mutex"] = shm.mutex()
     queue = shm.queue(4, "int64", name="queue")
     holder = child(f"section = shmem.SharedMemory(shared_name=args[0])\n{holds}\nsay('go')\ninput()", shm.name)
@@ -53,9 +45,8 @@ def test_the_dead_are_found_between_signals(shm, child, holds, place, waits):
     assert other.hear() == "here"
     if place is not None:
         scribe = Scribe(shm.path)
-        scribe[{"upgrade": UPGRADE, "heap gate": HEAP_GATE, "queue": queue.offset + PRODUCERS_GATE}[place]] = signature(
-            scribe, holder.process.pid
-        )
+        places = {"upgrade": UPGRADE, "heap gate": HEAP_GATE, "queue": QUEUE["producers_gate"].at(queue.offset)}
+        scribe[places[place]] = scribe.owner_word(scribe.entry_of(holder.process.pid))
     holder.kill()
-    said, errors = other.process.communicate("\n", timeout=20)
-    assert (said, errors) == ("got it\n", "")
+    output, errors = other.process.communicate("\n", timeout=20)
+    assert (output, errors) == ("got it\n", "")

@@ -1,4 +1,4 @@
-"""The number by which a thread is known in the lock and in mutexes: the intrinsic's, and the fallback's."""
+"""The number that identifies a thread in the lock and in mutexes, from the intrinsic and from the fallback."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ found, barrier = {}, threading.Barrier(N)
 
 def look():
     found[threading.get_ident()] = pointer.pointer()
-    barrier.wait()                      # all are alive until each has looked
+    barrier.wait()                      # every thread stays alive until each has read its number
     assert found[threading.get_ident()] == pointer.pointer()
 
 threads = [threading.Thread(target=look) for _ in range(N)]
@@ -57,8 +57,8 @@ print(int(pointer.takes_register()), int(all(ident == number for ident, number i
 
 
 @pytest.mark.parametrize("macros", [[], ["-DSHMEM_PTHREAD_SELF"]], ids=["chosen", "fallback"])
-def test_threads_that_live_differ(tmp_path, macros):
-    """Two threads with one number would share depths and mutexes.  The fallback is `pthread_self()`, which is Python's own ident."""
+def test_live_threads_have_different_pointers(tmp_path, macros):
+    """Two threads with the same number would share depths and mutexes.  The fallback is `pthread_self()`, the ident of Python."""
     (tmp_path / "pointer.pyx").write_text(MODULE)
     (tmp_path / "setup.py").write_text(SETUP.replace("EXTRA", repr(macros)))
     paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

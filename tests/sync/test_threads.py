@@ -1,4 +1,4 @@
-"""Threads, closing, and handles that are dropped.  Defined outcomes: docs/decisions/processes.md."""
+"""Threads, closing, and dropped handles.  The required outcomes are listed in docs/decisions/processes.md."""
 
 import ctypes
 import gc
@@ -26,7 +26,7 @@ FUTEX = {"x86_64": 202, "aarch64": 98}[platform.machine()]  # number of the syst
 
 
 def in_threads(functions):
-    """Run each in a thread of its own, at the same time; what they raised."""
+    """Run each function in a thread of its own, all at the same time; return the exceptions raised."""
     errors = []
 
     def run(function):
@@ -48,7 +48,7 @@ def in_threads(functions):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_thread_cannot_release_what_another_holds(shm, mode):
+def test_thread_cannot_release_another_threads_lock(shm, mode):
     lock, descriptor = lock_of(shm, mode), LockDescriptor(LockMode(mode))
 
     def meddle():
@@ -67,8 +67,8 @@ def test_a_thread_cannot_release_what_another_holds(shm, mode):
     assert holds(shm) == "free"
 
 
-def test_depth_is_the_threads_own(shm):
-    """One lock object, shared by threads that nest it differently."""
+def test_depth_is_per_thread(shm):
+    """Threads nest one shared lock object to different depths."""
     lock = shared_lock(shm)
     barrier = threading.Barrier(4, timeout=60)
 
@@ -89,7 +89,7 @@ def test_depth_is_the_threads_own(shm):
 
 
 def test_many_threads_contend(shm):
-    """64 threads read, write and upgrade; of two upgraders the second one is refused, and no thread reads a torn value."""
+    """64 threads read, write and upgrade.  The second of two upgraders fails, and no thread reads a torn value."""
     pair = shm.zeros(2, "i8")
     written = np.zeros(64, "i8")
 
@@ -135,8 +135,8 @@ def test_many_threads_contend(shm):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_new_thread_inherits_nothing(shm, mode):
-    """Threads end with the lock in hand; the ones after them, at the same addresses, find a depth of their own."""
+def test_new_thread_does_not_inherit_the_lock(shm, mode):
+    """Threads end while they hold the lock; later threads at the same addresses start at depth 0."""
     seen = set()
 
     def leave_it_locked():
@@ -148,7 +148,7 @@ def test_a_new_thread_inherits_nothing(shm, mode):
         assert in_thread(leave_it_locked) is None
         assert holds_after_death(shm) == "free"
         assert shm.owner_deaths == deaths
-    assert len(seen) < 20  # else nothing was tested
+    assert len(seen) < 20  # otherwise no address was reused, and the test proves nothing
 
 
 def holds_after_death(shm):
@@ -158,9 +158,9 @@ def holds_after_death(shm):
     return holds(shm)
 
 
-def test_more_threads_than_slots_over_time(shm):
-    """A section remembers 4,096 threads at a time; those that ended make room.  Here so many live at once that addresses differ."""
-    size = threading.stack_size(256 << 10)  # less is refused on Arm
+def test_slots_of_ended_threads_are_reused(shm):
+    """A section stores 4,096 threads at a time, and reuses the slots of ended ones.  Many live at once here, so that addresses differ."""
+    size = threading.stack_size(256 << 10)  # smaller sizes are rejected on Arm
     count = shm.zeros(1, "i8")
     try:
         for _ in range(9):
@@ -182,7 +182,7 @@ def test_more_threads_than_slots_over_time(shm):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("start", ["program", "fork", "spawn"])
 def test_main_program_ends_while_its_threads_wait(place, child, tmp_path, start, mode):
-    """The main thread's end is a thread's end: what it held is released, and the thread that waits for it goes on."""
+    """When the main thread ends, its lock is released as for any other thread, and the waiting thread continues."""
     program = tmp_path / "program.py"
     program.write_text(
         "import multiprocessing, sys, threading, time, warnings, shmem\n"
@@ -215,7 +215,7 @@ def test_main_program_ends_while_its_threads_wait(place, child, tmp_path, start,
 @pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize("wish", MODES)
 def test_close_while_another_thread_waits(place, child, wish, views):
-    """The last handle: the waiting thread gets a ClosedError, soon; the lock that it waited for stays whole."""
+    """Closing the last handle soon raises ClosedError in the waiting thread, and leaves the lock intact."""
     section = shmem.SharedMemory(**place, max_size=SIZE)
     keep = section.zeros(3) if views else None
     other = child(HOLD, place, "exclusive")
@@ -238,7 +238,7 @@ def test_close_while_another_thread_waits(place, child, wish, views):
 
 @pytest.mark.parametrize("draining", [False, True])
 def test_close_while_another_thread_upgrades(place, child, draining):
-    """It looks up once a second, whether it waits for a writer that drains or for readers to leave."""
+    """An upgrader checks once a second, whether it waits for a draining writer or for readers to leave."""
     section = shmem.SharedMemory(**place, max_size=SIZE)
     other = child(HOLD, place, "shared")
     other.hear()
@@ -269,21 +269,21 @@ def test_close_while_another_thread_upgrades(place, child, draining):
 @pytest.mark.parametrize("how", ["with", "descriptor"])
 @pytest.mark.parametrize("mode", MODES)
 def test_close_while_another_thread_holds(place, child, mode, how, views):
-    """What keeps the section mapped (a view, a descriptor) keeps the other thread's lock too; without that it is left, as by a death."""
+    """A view or a descriptor keeps the section mapped and the other thread's lock held; otherwise closing counts as a death."""
     section = shmem.SharedMemory(**place, max_size=SIZE)
     locked, closed = threading.Event(), threading.Event()
     array = section.zeros(3) if views else None
-    looks = child(
+    watcher = child(
         OPEN + "say('in')\nfor line in sys.stdin:\n"
         "    try:\n        with shmem.exclusive_lock(section, float(line)): say('free', section.owner_deaths)\n"
         "    except shmem.LockTimeout: say('held')\n    except shmem.OwnerDiedWarning: say('death')\n",
         place,
     )
-    looks.hear()
+    watcher.hear()
 
-    def ask(timeout):
-        looks.tell(str(timeout))
-        return looks.hear()
+    def query(timeout):
+        watcher.tell(str(timeout))
+        return watcher.hear()
 
     def work():
         if how == "with":
@@ -299,8 +299,8 @@ def test_close_while_another_thread_holds(place, child, mode, how, views):
             assert not descriptor.held
         return "done"
 
-    looks.tell("0")
-    assert looks.hear() == "free 0"
+    watcher.tell("0")
+    assert watcher.hear() == "free 0"
     result = []
     thread = threading.Thread(target=lambda: result.append(in_thread(work)))
     thread.start()
@@ -308,19 +308,19 @@ def test_close_while_another_thread_holds(place, child, mode, how, views):
     section.close()
     stays = views or how == "descriptor"
     if stays:
-        assert ask(0.2) == "held"
+        assert query(0.2) == "held"
     closed.set()
     thread.join(20)
     assert result == ["done"]
-    assert ask(20) == f"free {0 if stays else 1}"
-    looks.process.stdin.close()
-    looks.process.wait(20)
-    assert looks.process.stderr.read().count("OwnerDiedWarning") == (0 if stays else 1)
+    assert query(20) == f"free {0 if stays else 1}"
+    watcher.process.stdin.close()
+    watcher.process.wait(20)
+    assert watcher.process.stderr.read().count("OwnerDiedWarning") == (0 if stays else 1)
     del array
 
 
 def test_close_while_another_thread_allocates(place):
-    """The call that is under way is finished, and what it made is valid; the next one is a ClosedError."""
+    """A call in progress completes, and its block is valid; the next call raises ClosedError."""
     for _ in range(10):
         section = shmem.SharedMemory(**place, max_size=1 << 26)
         started = threading.Event()
@@ -355,8 +355,8 @@ def test_close_while_another_thread_allocates(place):
 
 @pytest.mark.parametrize("how", ["with", "descriptor"])
 @pytest.mark.parametrize("mode", MODES)
-def test_dropped_with_the_lock_held(place, mode, how):
-    """Closed when nothing leads to it any more, also when this process has the section open otherwise."""
+def test_dropped_handle_releases_descriptors(place, mode, how):
+    """A handle closes when the last reference to it is dropped, even if the process has another handle of the section."""
     keep = shmem.SharedMemory(**place, max_size=SIZE)
     for others in (True, False):
         section = shmem.SharedMemory(**place, max_size=SIZE)
@@ -377,7 +377,7 @@ def test_dropped_with_the_lock_held(place, mode, how):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_dropped_in_a_cycle(place, mode):
+def test_dropped_handle_in_a_cycle(place, mode):
     section = shmem.SharedMemory(**place, max_size=SIZE)
     cycle = [section, section.zeros(3), exclusive_lock(section)]
     cycle.append(cycle)
@@ -391,8 +391,8 @@ def test_dropped_in_a_cycle(place, mode):
 
 
 @pytest.mark.parametrize("cycle", [False, True])
-def test_dropped_by_another_thread(shm, cycle):
-    """A thread that drops a handle cannot release what another thread holds by it."""
+def test_dropped_handle_keeps_other_threads_locks(shm, cycle):
+    """A thread that drops a handle must not release a lock that another thread holds through it."""
     second = [shmem.SharedMemory(shared_name=shm.name)]
     if cycle:
         second.append([second[0]])
@@ -421,8 +421,8 @@ FINALISERS = {
 
 
 @pytest.mark.parametrize("code", FINALISERS.values(), ids=FINALISERS.keys())
-def test_dropped_at_shutdown(place, child, code):
-    """Whatever is torn down in whatever order: silent, and the lock is free for the next one."""
+def test_dropped_handle_at_shutdown(place, child, code):
+    """In any order of teardown the interpreter prints nothing, and the next process can acquire the lock."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
         other = child(OPEN + code, place)
         assert other.end() in ("", "closed\n")
@@ -432,8 +432,8 @@ def test_dropped_at_shutdown(place, child, code):
         assert section.stats().participants == (os.getpid(),)
 
 
-def test_used_and_closed_in_del(place, child):
-    """A finaliser may run in the middle of any call of ours, and may take the lock and close."""
+def test_finaliser_locks_and_closes(place, child):
+    """A finaliser may run during any library call; it may acquire the lock, and close the section."""
     other = child(
         OPEN
         + """
@@ -461,8 +461,8 @@ with shmem.exclusive_lock(section): say(section.check_heap().blocks)
 # -- subinterpreters ------------------------------------------------------------------------------------------------
 
 
-def test_subinterpreter_is_refused(child):
-    """One interpreter for each process: another one gets an ImportError, and the first works on."""
+def test_import_in_a_subinterpreter_raises(child):
+    """A process may use one interpreter: another one gets an ImportError, and the first one continues to work."""
     interpreters = importlib.util.find_spec("_interpreters") or importlib.util.find_spec("_xxsubinterpreters")
     assert interpreters is not None
     other = child(
@@ -480,22 +480,21 @@ def test_subinterpreter_is_refused(child):
         with shmem.exclusive_lock(section): section["a"] = [1]
         """
     )
-    said = other.hear()
-    assert said.startswith("ImportError")
-    assert "interpreter" in said
+    output = other.hear()
+    assert output.startswith("ImportError")
+    assert "interpreter" in output
     other.end()
 
 
-def test_no_thread_waits_for_the_interpreter_inside_the_heap_gate(shm):
-    """A thread opens a block, waits for the heap gate, and gets it while another one runs Python and does not let go."""
+def test_gil_is_not_awaited_inside_the_heap_gate(shm):
+    """A thread that opens a block gets the heap gate while another thread keeps the GIL; it must leave the gate without the GIL."""
     libc = ctypes.PyDLL(None)  # keeps the GIL
     block, scribe = shm.allocate(10), Scribe(shm.path)
-    mine = next(i for i in range(256) if scribe[4096 + 64 * i + 24] == os.getpid())
-    taken = scribe[HEAP_GATE] = scribe[4096 + 64 * mine] >> 32 << 32 | mine + 1
+    taken = scribe[HEAP_GATE] = scribe.owner_word(scribe.entry_of(os.getpid()))
     interval = sys.getswitchinterval()
     thread = threading.Thread(target=shm.block, args=(block.offset,))
     thread.start()
-    while scribe[HEAP_GATE] == taken:  # until it sleeps on the gate, as a flag there says
+    while scribe[HEAP_GATE] == taken:  # until the thread sleeps on the gate, which a flag in the word shows
         time.sleep(0.001)
     sys.setswitchinterval(1000)
     try:

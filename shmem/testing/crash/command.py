@@ -4,7 +4,7 @@ Each operation runs in a process of its own, one instruction at a time (ptrace; 
 outside of the interpreter's own code the section is compared with its previous content, and a copy is kept whenever it changed.
 Whenever a kill comes, it leaves one of these copies.  Each distinct copy is handed to other processes as if the owner had died there:
 to a first opener, to a participant that was attached all the time, and to a process that is given the dead one's entry.  Each must
-get the lock and find the heap whole, everything else intact, nothing lost, and the operation either done or not done.
+acquire the lock and find the heap and everything else intact, nothing lost, and the operation either done or not done.
 
 Each copy is also repaired, and the repair is followed store by store.  The section after each of these stores is repaired in the same
 way, and so on until no state is new.  (The module `shmem.testing.crash.repairs` describes which states count as alike.)
@@ -143,7 +143,7 @@ def _sweep_all(folder, options, bar):
 
 
 def _why_wrong(options, chosen):
-    """Return what is wrong with the arguments, or None."""
+    """Return an error message about the arguments, or None."""
     if not chosen:
         return "no operation has that name; --list lists the names"
     for name in ("every", "checkers", "jobs"):

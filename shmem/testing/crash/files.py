@@ -154,7 +154,7 @@ def _mended(prefix):
         if file.read() not in digests:
             raise Damage("no file holds the damaged bytes any more")
     report = _check.examine(prefix + "section", True, False)
-    if report.state not in ("repaired", "whole"):
+    if report.state not in ("repaired", "intact"):
         raise Damage(f"the file cannot be repaired any more: {report}")
     return _names(prefix + "section")
 
@@ -319,7 +319,7 @@ class FileSweep:
 
 
 def _ask(operation, prefix):
-    """Call `operation.look` in a process of its own; return what it sees and a text of what is wrong, one of which is None."""
+    """Call `operation.look` in a process of its own; return what it sees and an error text, one of which is None."""
     mine, its = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: numpy's, which are idle

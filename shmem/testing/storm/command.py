@@ -1,4 +1,4 @@
-"""A test that kills random processes while many use one section in every possible way; no kill may do any damage.
+"""A test that kills random processes while many use one section in every possible way; no kill may cause damage.
 
 Member processes work in several threads.  They allocate, free, reallocate, link and unlink objects, name and delete them, lock in
 every mode, wait, signal, put and get, check, copy, open, close and fork.  A random member is killed at a random moment, again and
@@ -8,15 +8,15 @@ the section is examined:
 
 * Every actor (a thread of a member, or a child that it forked) that was not killed made progress: none was stuck for longer than
   --patience.
-* The heap is whole, according to `check_heap` and to `check` on the closed file.  Every block, array, list and message has the
+* The heap is intact, according to `check_heap` and to `check` on the closed file.  Every block, array, list and message has the
   right content.
 * No participant is listed and the lock is free.  Every entry of the closed file's table of participants is free, without a pin or
-  a half-made block.
+  a pending block.
 * The lock and the mutex admitted one actor at a time: only actors that were killed left a witness (a pair of numbers) unequal.
 * Of each producer, every consumer got the messages in order, none twice.  None is lost but those that killed consumers had just
   taken.
 * The semaphore has all its units except those that killed actors held.
-* Sections that members made beside the main one are whole, and gone when the last process has closed them.
+* Other sections that members made are intact, and are removed when the last process has closed them.
 * There is no leak.  Every actor notes beforehand what it is about to make, and afterwards where the block is.  A block is lost only
   if its maker is killed between the instruction that makes it and that second note.  So each block that nothing leads to must have
   the type and size that a killed actor was just making, at most one for each: these are counted as "lost" and freed, and none may
@@ -129,7 +129,7 @@ def print_totals(totals, log, file):
             print(f"  {problem}", file=file)
         print("last lines of the members' log:", *log, sep="\n  ", file=file)
     else:
-        print("no problems: no leak, no stuck process, heap whole, table of participants clean", file=file)
+        print("no problems: no leak, no stuck process, heap intact, table of participants clean", file=file)
 
 
 def _run_storm(options, folder, bar):
