@@ -86,7 +86,7 @@ def interrupt(shm, child):
         other.tell()
         wait_for(lambda: scribe[HEAP_GATE] == mine | GATE_WAITERS)
         other.process.send_signal(signal.SIGINT)
-        assert select.select([other.process.stdout], [], [], SECONDS)[0], "it went on waiting"
+        assert select.select([other.process.stdout], [], [], SECONDS)[0], "the operation was not interrupted"
         assert other.hear() == "interrupted"
         scribe[HEAP_GATE] = 0
         return other, before
