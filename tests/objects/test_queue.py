@@ -232,7 +232,7 @@ def test_struct_queue_rejects_other_objects(shm):
 
 
 @pytest.mark.parametrize("record", ["int64", bytes, Other])
-def test_items_that_change_while_they_are_put(shm, record):
+def test_items_change_during_put_many(shm, record):
     """For a list that grows while it is read, or reports a wrong length, no item is written past the reserved slots."""
     queue = shm.queue(2000, record, max_bytes=8 if record is bytes else None)
 
