@@ -93,7 +93,10 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
 
 
 cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name."""
+    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name.
+
+    A heap that is known to be damaged is not changed: recovery frees such an array.
+    """
     cdef uint32_t me
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t* pins = NULL
@@ -106,7 +109,7 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_
         pins = array_checked_pins(section, payload_off)
     if pins != NULL:
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
-        if (array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
+        if (section.header.broken == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
                 and array_is_unreachable(section, payload_off)):
             status = heap_release(section, payload_off)
     if section.participants[me].pins:

@@ -390,7 +390,8 @@ def _copy_to(Memory memory, target, timeout, what):
         fd, beside = system_tools.create_beside(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
         status = write_copy(memory, fd, timeout)
         if status == TIMEOUT_EXPIRED:
-            raise explain(status, f"{what} within {float(timeout):g} s", {"holder": "a process stands still inside a queue operation; let it continue, or kill it"})
+            raise explain(status, f"{what} within {float(timeout):g} s", {
+                "holder": "a process stands still inside a queue operation; let it continue, or kill it"})
         if status < 0:
             check(status, mapping, what)
         if status > 0:

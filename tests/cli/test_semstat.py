@@ -181,7 +181,7 @@ def wait_for(condition, seconds=20):
         if found:
             return found
         time.sleep(0.005)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition did not become true in time")
 
 
 # -- semaphores and events of shmem -----------------------------------------------------------------------------

@@ -64,7 +64,7 @@ class Worker:
         process, self.process = self.process, None
         if not select.select([process.process.stdout], [], [], 60)[0]:
             process.kill()
-            raise AssertionError("it hangs")
+            raise AssertionError("the worker hangs")
         outcome = json.loads(process.hear())  # AssertionError if it crashed
         self.process = process
         assert outcome == "ok", outcome

@@ -136,7 +136,7 @@ def test_each_command_is_documented():
     assert headings == list(COMMANDS)
 
 
-# -- what pages and code refer to -------------------------------------------------------------------------------
+# -- references between pages and code --------------------------------------------------------------------------
 
 NAMED_FILE = re.compile(r"`((?:shmem|tests|docs|examples|bench|fuzz|tools)/[\w./-]*\w)(?::(\w+))?`")
 DEFINITION = r"^(?:[ \t]*(?:cdef|cpdef|def|class|async def)\b[^=\n]*?|#define[ \t]+)\b{name}\b[ \t]*[(:=]"

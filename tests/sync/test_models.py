@@ -167,21 +167,21 @@ def runs(request, tmp_path_factory):
 
 @pytest.mark.parametrize(("model", "switches", "expected", "kind"), TABLE, ids=lambda cell: cell if isinstance(cell, str) else "")
 def test_model(runs, model, switches, expected, kind):
-    said = runs[model, switches].result()
-    errors = re.search(r"State-vector \d+ byte, depth reached \d+, errors: (\d+)", said)
-    assert errors, said
-    found = re.findall(r"^pan:\d+: (.*) \(at depth \d+\)$", said, re.M)
+    output = runs[model, switches].result()
+    errors = re.search(r"State-vector \d+ byte, depth reached \d+, errors: (\d+)", output)
+    assert errors, output
+    found = re.findall(r"^pan:\d+: (.*) \(at depth \d+\)$", output, re.M)
     if expected == CLEAN:
-        assert (errors[1], found) == ("0", []), said
-        assert not any(words in said for words in GAVE_UP), said
+        assert (errors[1], found) == ("0", []), output
+        assert not any(words in output for words in GAVE_UP), output
         return
-    assert errors[1] == "1", said
-    assert len(found) == 1, said
+    assert errors[1] == "1", output
+    assert len(found) == 1, output
     if expected == REACHED:
         place = switches.split("REACH=")[1]
-        assert found[0] == f"{ASSERTION} ({place}!={place})", said
+        assert found[0] == f"{ASSERTION} ({place}!={place})", output
     else:
-        assert found[0].startswith(expected), said
+        assert found[0].startswith(expected), output
 
 
 def test_every_model_is_in_the_table():
