@@ -53,6 +53,22 @@ def test_storm(kind, killstorm):
     assert common <= {name for name, n in report["operations"].items() if n > 0}
 
 
+HEAP = ["own block", "temporary", "name: array", "check_heap"]  # the operations that change the heap without the lock, and its check
+
+
+@pytest.mark.parametrize("index", ["tlsf", "next_fit"])
+def test_storm_of_the_heap(index, killstorm):
+    """Members that do nothing but change the heap meet in it far more often than among all operations."""
+    chosen = f"actor.OPERATIONS[:] = [one for one in actor.OPERATIONS if one[0] in {HEAP}]\n"
+    code = chosen + until_kills(5, "self.totals.kills - self.totals.idle_kills")
+    status, report = killstorm("--seconds", 3, "--operations", 2000, "--index", index, code=code)
+    assert report["problems"] == []
+    assert status == 0
+    assert report["kills"] - report["idle_kills"] >= 5
+    assert sorted(report["operations"]) == sorted(HEAP)
+    assert min(report["operations"].values()) > 100
+
+
 def until_kills(n, kills):
     """Return code that lets a round with `--operations` go on until there were that many kills."""
     return f"counts = Storm.counts\nStorm.counts = lambda self: counts(self) * ({kills} >= {n} or bool(self.ledger.stop[0]))"
