@@ -1,4 +1,4 @@
-"""How long does one process wait for the lock beside several that take it in a tight loop?
+"""How long does one process wait for the lock while several others take it in a tight loop?
 
 Three processes take the lock exclusively in a tight loop and one takes it shared; then the other way round; from C and from Python.
 Measured are the longest wait of the single process, which is bounded by a promise, and its time per turn beside that of the others.

@@ -62,7 +62,7 @@ def boost_include():
     try:
         ENVIRONMENT.unpack_debian(BOOST, *debian_boost_packages())
     except (OSError, subprocess.CalledProcessError) as error:
-        return None, f"no Boost headers: {error}"
+        return None, f"Boost headers not found: {error}"
     return BOOST / "usr" / "include", ""
 
 
@@ -72,7 +72,7 @@ def debian_boost_packages():
     answer = subprocess.run(command, env=ENVIRONMENT.variables(), capture_output=True, text=True, check=True).stdout
     names = [line.split()[-1] for line in answer.splitlines() if "Depends:" in line]
     if not names:
-        raise OSError("apt knows no libboost-dev; run apt-get update")
+        raise OSError("apt does not list libboost-dev; run apt-get update")
     return names
 
 
@@ -82,7 +82,7 @@ def build_boost_peer():
     include, reason = boost_include()
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     if compiler is None:
-        reason = reason or "no C++ compiler for Boost"
+        reason = reason or "C++ compiler not found"
     if reason:
         program.unlink(missing_ok=True)
         why_not.write_text(reason)

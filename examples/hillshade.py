@@ -449,7 +449,7 @@ def parse_arguments():
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for section and picture (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes (default: %(default)s)")
     parser.add_argument("--day", type=int, default=355, help="day of the year (default: %(default)s)")
-    parser.add_argument("--kill", action="store_true", help="kill a worker in the middle of the run, which completes all the same")
+    parser.add_argument("--kill", action="store_true", help="kill a worker in the middle of the run, which completes anyway")
     parser.add_argument("--fresh", action="store_true", help="first delete the section of earlier runs")
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
 """A section of memory that several processes map: a heap, a reader/writer lock, typed objects, numpy arrays."""
 
 try:
-    from shmem._core import Block  # before numpy, because its error explains why a second interpreter cannot import it
+    from shmem._bridge.blocks import Block  # before numpy, because its error explains why a second interpreter cannot import it
     from shmem._objects.handles import handle  # imports every compiled module
 except ImportError as _error:
     from shmem._base.unbuilt import explain_missing

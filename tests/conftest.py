@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,7 @@ from shmem._base import debug
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 1 << 22
+SECONDS = 20
 # A shell starts background processes with SIGINT ignored, which the tests of Ctrl-C would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("no times", deadline=None)
@@ -111,6 +113,15 @@ class Child:
         if not line:
             raise AssertionError(f"the child ended without printing a line: {self.process.stderr.read()}")
         return line.strip()
+
+    def hear_soon(self):
+        """Return the same, but kill a process that prints nothing, which then counts as ended."""
+        timer = threading.Timer(SECONDS, self.process.kill)
+        timer.start()
+        try:
+            return self.hear()
+        finally:
+            timer.cancel()
 
     def tell(self, line=""):
         """Send a line to the process."""

@@ -2,7 +2,7 @@
 
 `FLOORS` lists the rooms of the package from the lowest floor to the highest.  A module may import modules of its own room and of lower
 floors, but not of other rooms on the same floor.  ``import`` and ``cimport`` statements count wherever they stand, inside functions too.
-What must be called upward is registered by the upper module (`register_opener` in `shmem/_core.pyx`).
+What must be called upward is registered by the upper module (`register_opener` in `shmem/_bridge/blocks.pyx`).
 """
 
 import re
@@ -17,6 +17,7 @@ FLOORS = [
     {"_sync"},
     {"_heap"},
     {"_sections"},
+    {"_bridge"},
     {"_core"},
     {"_client"},
     {"_objects"},

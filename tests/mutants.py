@@ -98,6 +98,8 @@ class Copy:
         """Make a change, build, run each test and undo the change; return the verdict of each test."""
         path = self.folder / mutant["file"]
         whole = path.read_text()
+        if whole.count(mutant["old"]) != 1:
+            raise SystemExit(f"mutants: {mutant['what']!r} does not fit {mutant['file']}: its text must occur once")
         path.write_text(whole.replace(mutant["old"], mutant["new"]))
         try:
             output = self.build()  # also for a .py file: the build undoes the previous change

@@ -15,6 +15,7 @@ cdef enum heap_wait_t:
     WAIT_A_SLICE = 2         # return INTERRUPTED, with nothing done, after a slice of sleep or a signal: the caller checks for signals
 
 cdef int heap_enter(section_t* section, heap_wait_t wait) noexcept nogil
+cdef int heap_enter_to_change(section_t* section, heap_wait_t wait) noexcept nogil
 cdef void heap_leave(section_t* section) noexcept nogil
 
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,

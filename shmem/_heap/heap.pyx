@@ -114,6 +114,15 @@ cdef int heap_enter(section_t* section, heap_wait_t wait) noexcept nogil:
     return status
 
 
+cdef int heap_enter_to_change(section_t* section, heap_wait_t wait) noexcept nogil:
+    """Take the heap gate to change the heap: the same, or CORRUPTED, without the gate, if the heap is known to be damaged."""
+    cdef int status = heap_enter(section, wait)
+    if status == OK and section.header.broken:
+        heap_leave(section)
+        return CORRUPTED
+    return status
+
+
 cdef inline heap_wait_t _how_to_wait(int flags) noexcept nogil:
     if flags & HEAP_NOWAIT:
         return DO_NOT_WAIT
@@ -303,8 +312,9 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
     if is_out_of_space(status) and _free_abandoned(section):
         status = _place(section, request, block_off)
     if is_out_of_space(status) and dead_left_something(section):
-        heap_recover(section, NO_PARTICIPANT)
-        status = _place(section, request, block_off)
+        status = heap_recover(section, NO_PARTICIPANT)
+        if status == OK:
+            status = _place(section, request, block_off)
     return status
 
 
@@ -361,12 +371,9 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     request.clear_inside = flags & HEAP_ZERO and not zero_outside
     request.wait = _how_to_wait(flags)
     request.dirty_end_off = 0
-    status = heap_enter(section, request.wait)
+    status = heap_enter_to_change(section, request.wait)
     if status != OK:
         return status
-    if section.header.broken:
-        heap_leave(section)
-        return CORRUPTED
     if is_pending:
         _free_abandoned(section)
         fetch_add_seq_cst_u32(_my_pending(section), 1)
@@ -401,12 +408,15 @@ cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil:
 
     An interrupted operation calls this too, so it waits for the gate for at most a slice, then puts the block aside.
     Such a block stays PENDING, and counted, until this process makes another PENDING block, needs the room, trims, or leaves.
+    So does a block of a heap that is known to be damaged.
     """
-    cdef int status = heap_enter(section, WAIT_A_SLICE)
+    cdef int status = heap_enter_to_change(section, WAIT_A_SLICE)
+    if (status == INTERRUPTED or status == CORRUPTED) and _put_aside(section, payload_off):
+        return
     if status == INTERRUPTED:
-        if _put_aside(section, payload_off):
-            return
-        status = heap_enter(section, WAIT_FOREVER)
+        status = heap_enter_to_change(section, WAIT_FOREVER)
+    if status == CORRUPTED:
+        return
     if status == OK:
         heap_release(section, payload_off)
         _free_abandoned(section)
@@ -489,7 +499,7 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
         if status == OK and block_at(section, off).tag == tag:       # the damage was found before the block was freed
             count_used(section, -1, size_bytes)
             status = block_become_hole(section, off, size_bytes)
-    if section.header.root_off == payload_off:
+    if status == OK and section.header.root_off == payload_off:
         store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
     if section.verify != NULL:
         _debug_fill(section, payload_off, size_bytes)
@@ -498,10 +508,10 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
 
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
     """Free a block: 0, INVALID_BLOCK, ALREADY_FREED, CORRUPTED, PINNED, WOULD_BLOCK, INTERRUPTED; on error nothing changes."""
-    cdef int status = heap_enter(section, _how_to_wait(flags))
+    cdef int status = heap_enter_to_change(section, _how_to_wait(flags))
     if status != OK:
         return status
-    status = CORRUPTED if section.header.broken else heap_check_users_block(section, payload_off, serial)
+    status = heap_check_users_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY:
         if array_is_pinned(section, payload_off, True, True):
             status = PINNED
@@ -515,7 +525,7 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
 
 cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
     """Make a used block the root; with offset 0, unset the root."""
-    cdef int status = heap_enter(section, wait)
+    cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
     if payload_off != 0:
@@ -531,12 +541,11 @@ cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil:
     cdef int status, fd = section_descriptor(section)
     if fd < 0:
         return EBADF
-    status = heap_enter(section, wait)
+    status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    if section.header.broken == 0:
-        _free_abandoned(section)
-    status = CORRUPTED if section.header.broken else heap_flush_cache(section)
+    _free_abandoned(section)
+    status = heap_flush_cache(section)
     if status == OK and damaged(not heap_top_is_right(section)):
         status = CORRUPTED               # blocks above `top` may be in use
     if status == OK:

@@ -28,8 +28,8 @@ from shmem._base.layout cimport (
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._heap.heap cimport (
-    HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_leave,
-    heap_release, heap_wait_t)
+    HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
+    heap_enter_to_change, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.name_slots cimport block_has_name, name_t, table_capacity, table_entry, table_find, table_slot_off
 from shmem._heap.pins cimport array_is_pinned
@@ -163,7 +163,7 @@ cdef int _grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept 
     if status != OK:
         return status
     (<name_table_t*>(section.base + new_off)).capacity = capacity
-    status = heap_enter(section, wait)
+    status = heap_enter_to_change(section, wait)
     if status != OK:
         heap_abandon(section, new_off)
         return status
@@ -214,12 +214,10 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
     """Make one attempt under the gate: NOT_FOUND if the table must grow first."""
     cdef uint64_t slot_off = 0
     cdef bint is_linked
-    cdef int status = heap_enter(section, wait)
+    cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    if section.header.broken:
-        status = CORRUPTED
-    elif _must_grow(section, anchor[0]):
+    if _must_grow(section, anchor[0]):
         status = NOT_FOUND if anchor[0] == 0 or table_capacity(section, anchor[0]) != 0 else CORRUPTED
     else:
         status = table_find(section, anchor[0], name, &slot_off)
@@ -298,10 +296,10 @@ cdef int _hide_entry(section_t* section, uint64_t slot_off) noexcept nogil:
 cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil:
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED."""
     cdef uint64_t slot_off = 0
-    cdef int status = heap_enter(section, wait)
+    cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    status = CORRUPTED if section.header.broken else table_find(section, anchor[0], name, &slot_off)
+    status = table_find(section, anchor[0], name, &slot_off)
     if status == OK:
         status = _hide_entry(section, slot_off)
     heap_leave(section)

@@ -25,7 +25,7 @@ from shmem._heap.block_tags cimport block_write_hole, block_write_rear, count_us
 from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
-    heap_commit, heap_enter, heap_leave, heap_wait_t)
+    heap_commit, heap_enter_to_change, heap_leave, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
 
@@ -115,7 +115,7 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
     """Replace the old block by the new one; the deciding store turns the old one into a hole."""
     cdef block_t* old = block_at(section, payload_to_block(payload_off))
     cdef uint64_t type_id, size_bytes, hole_tag
-    cdef int status = heap_enter(section, wait)
+    cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
     status = heap_check_block(section, payload_off, serial)      # it may have been freed meanwhile
@@ -141,10 +141,10 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
                           heap_wait_t wait, uint64_t* old_request) noexcept nogil:
     """Resize in place if possible, which takes the gate: NOT_FOUND if the block must move."""
     cdef uint64_t off = payload_to_block(payload_off)
-    cdef int status = heap_enter(section, wait)
+    cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    status = CORRUPTED if section.header.broken else heap_check_block(section, payload_off, serial)
+    status = heap_check_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, off).tag) != TYPE_PLAIN:
         status = INVALID_BLOCK           # arrays and objects know their own size
     if status == OK and damaged(not slack_fits(block_at(section, off).serial, block_room(section, payload_off))):

@@ -27,7 +27,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem import _core
+from shmem._bridge.blocks import register_opener, travel
 from shmem._base import errors
 from shmem._objects import finding
 
@@ -39,7 +39,10 @@ from shmem._base.layout cimport (
     array_pins, array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
-from shmem._core cimport Mapping, Memory, Placed, allocate_pending, check, place, placed_behind, placed_is_stale, run_step, run_steps
+from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
+from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable
@@ -90,7 +93,10 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
 
 
 cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name."""
+    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name.
+
+    A heap that is known to be damaged is not changed: recovery frees such an array.
+    """
     cdef uint32_t me
     cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t* pins = NULL
@@ -103,7 +109,7 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_
         pins = array_checked_pins(section, payload_off)
     if pins != NULL:
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
-        if (array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
+        if (section.header.broken == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
                 and array_is_unreachable(section, payload_off)):
             status = heap_release(section, payload_off)
     if section.participants[me].pins:
@@ -260,7 +266,7 @@ class SharedArray(np.ndarray):
         return array.view(np.ndarray)
 
     def __reduce_ex__(self, protocol):
-        sent = _core.travel(self)
+        sent = travel(self)
         if sent is not None:
             return sent
         return self.view(np.ndarray).__reduce_ex__(protocol)
@@ -351,7 +357,7 @@ def _open(Mapping mapping, uint64_t payload_off, type_id, uint64_t serial):
     return _open_array(mapping, payload_off, serial)
 
 
-_core.register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)
+register_opener(TYPE_ARRAY, TYPE_ARRAY, _open)
 
 
 # -- making arrays ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 # cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._base.section cimport section_t
-from shmem._core cimport Mapping
+from shmem._bridge.mapping cimport Mapping
 
 
 # Return the id of the type called `name` in the registry of types; register a new type.

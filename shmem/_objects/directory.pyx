@@ -15,8 +15,10 @@ from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
-from shmem._core cimport (
-    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, offset_in, placed_behind, placed_is_stale, run_step, run_steps, wrap)
+from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_is_stale, wrap
+from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport copied_t, table_copy, table_insert, table_look_up, table_remove

@@ -8,7 +8,8 @@ an annotation, and an entry in `fields.KINDS`, so that a process without the cla
 from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, block_t
-from shmem._core cimport Mapping, Placed, placed_is_stale
+from shmem._bridge.blocks cimport Placed, placed_is_stale
+from shmem._bridge.mapping cimport Mapping
 
 
 cdef class FieldType:

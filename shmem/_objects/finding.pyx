@@ -8,7 +8,10 @@ from shmem._base import errors
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport OK, WOULD_BLOCK
-from shmem._core cimport Mapping, Memory, Placed, check, face_of, free_block, offset_in, open_mappings, placed_behind, run_steps, wrap
+from shmem._bridge.blocks cimport Placed, free_block, offset_in, placed_behind, wrap
+from shmem._bridge.calls cimport check, run_steps
+from shmem._bridge.mapping cimport Mapping, face_of, open_mappings
+from shmem._core cimport Memory
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root, heap_wait_t)
 from shmem._sections.process cimport section_of_address

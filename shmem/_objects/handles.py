@@ -11,6 +11,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base.errors import InvalidBlock
+from shmem._bridge.blocks import register_traveller
 from shmem._objects import arrays, finding, lock
 from shmem._objects.shared_memory import SharedMemory
 
@@ -87,7 +88,7 @@ def _import_the_rest():
         importlib.import_module(name)
 
 
-_core.register_traveller(_travel_with_loky)
+register_traveller(_travel_with_loky)
 _core.register_first_opening(_import_the_rest)
 
 

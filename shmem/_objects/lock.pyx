@@ -17,7 +17,9 @@ from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
-from shmem._core cimport Mapping, Memory, check, run_step, step_t, timeout_argument
+from shmem._bridge.calls cimport check, run_step, step_t, timeout_argument
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._sections.process cimport section_unlock, thread_ended
 from shmem._sync.storage_lock cimport (
     lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)

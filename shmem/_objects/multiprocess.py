@@ -7,7 +7,7 @@ Only objects in an open section need it.
 import multiprocessing.util
 from multiprocessing.reduction import ForkingPickler
 
-from shmem._core import Block
+from shmem._bridge.blocks import Block
 from shmem._objects import arrays, finding, handles, struct, waitables
 from shmem._objects.queue import Queue
 from shmem._objects.shared_memory import SharedMemory

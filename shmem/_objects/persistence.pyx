@@ -55,7 +55,9 @@ from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_
 from shmem._base.system cimport (
     boot_id, file_reserve, file_set_size, file_sync, file_write, folder_sync, memory_map, memory_sync, memory_unmap, now_ns,
     pause_ns, random_bytes)
-from shmem._core cimport Mapping, Memory, check, deadline_argument, run_step
+from shmem._bridge.calls cimport check, deadline_argument, run_step
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.chain cimport chain_first_fault
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover

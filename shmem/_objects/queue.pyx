@@ -20,7 +20,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem import _core
+from shmem._bridge.blocks import register_opener, travel
 from shmem._objects import arrays
 from shmem._base import errors
 from shmem._objects import struct as _struct
@@ -35,9 +35,10 @@ from shmem._base.layout cimport LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_ST
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, NO_MEMORY, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK)
-from shmem._core cimport (
-    Mapping, Memory, Placed, allocate_pending, check, deadline_argument, offset_in, place, placed_is_stale, run_step,
-    size_argument, step_t)
+from shmem._bridge.blocks cimport Placed, allocate_pending, offset_in, place, placed_is_stale
+from shmem._bridge.calls cimport check, deadline_argument, run_step, size_argument, step_t
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.codec cimport NOT_A_NUMBER, Codec, Kind, codec_of, load_number, misfit, plain_buffer, store_number
 from shmem._objects.directory cimport give_up_pending, insert_name
@@ -634,7 +635,7 @@ cdef class Queue(Placed):
         return f"{where}, freed>" if placed_is_stale(self) else f"{where}>"
 
     def __reduce__(self):
-        sent = _core.travel(self)
+        sent = travel(self)
         if sent is not None:
             return sent
         raise TypeError("a Queue lies in its section and cannot be pickled; send it as a handle, by multiprocessing or with "
@@ -681,7 +682,7 @@ def _open(Mapping mapping, uint64_t payload_off, type_id, serial):
     return _open_queue(mapping, payload_off, None)
 
 
-_core.register_opener(TYPE_QUEUE, TYPE_QUEUE, _open)
+register_opener(TYPE_QUEUE, TYPE_QUEUE, _open)
 
 
 cdef tuple _record_argument(Mapping mapping, object record, object max_bytes):

@@ -21,7 +21,7 @@ import typing
 import numpy as np
 
 from shmem._base.errors import DAMAGED_TEXT, InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
-from shmem._core import register_opener, travel
+from shmem._bridge.blocks import register_opener, travel
 from shmem._objects.annotations import Scope, evaluate, is_class_variable, own_annotations
 from shmem._objects.fields import (
     MAX_FIELD_BYTES, ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field, resolve_ref)
@@ -32,7 +32,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
-from shmem._core cimport Mapping, Memory, Placed, allocate_block, free_block, placed_is_stale
+from shmem._bridge.blocks cimport Placed, allocate_block, free_block, placed_is_stale
+from shmem._bridge.mapping cimport Mapping
+from shmem._core cimport Memory
 from shmem._objects.directory cimport type_by_id, type_id_for
 from shmem._objects.fields cimport Field, FieldType, TypeCache, TypeEntry, cache_of, forget_types, object_at, raise_stale
 
@@ -542,7 +544,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
 
 
 def open_object(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
-    """Return the object for a used block with the type id of a user's type; called by `_core.wrap`."""
+    """Return the object for a used block with the type id of a user's type; called by `_bridge.blocks.wrap`."""
     cdef TypeEntry entry = entry_of_id(mapping, type_id)
     cdef char* data = mapping.base + payload_off
     cdef uint64_t found = room_at(mapping.section, payload_off)

@@ -2,7 +2,7 @@
 """Declarations of Semaphore, Event and Mutex for other modules."""
 
 cimport cython
-from shmem._core cimport Placed
+from shmem._bridge.blocks cimport Placed
 from shmem._sync.named_file cimport named_t
 
 

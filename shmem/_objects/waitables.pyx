@@ -22,7 +22,7 @@ from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
 from shmem._base.system_tools import named_path
-from shmem._core import register_opener, travel
+from shmem._bridge.blocks import register_opener, travel
 from shmem._objects.fields import KINDS
 
 cimport cython
@@ -39,8 +39,10 @@ from shmem._base.layout cimport (
 from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport pause_ns
-from shmem._core cimport (
-    PART_OF_BLOCK, Mapping, Memory, Placed, allocate_pending, check, deadline_argument, face_of, place, placed_is_stale, run_step, step_t)
+from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, place, placed_is_stale
+from shmem._bridge.calls cimport check, deadline_argument, run_step, step_t
+from shmem._bridge.mapping cimport Mapping, face_of
+from shmem._core cimport Memory
 from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.fields cimport Field, FieldType, field_address, raise_stale
@@ -202,7 +204,7 @@ cdef object _place_new(Waitable self, Memory memory, uint64_t n_bytes, uint32_t 
 
 
 def open_placed(Mapping mapping not None, uint64_t payload_off, uint32_t type_id, serial):
-    """Return the object for a used block of one of these types; `_core.wrap` calls this."""
+    """Return the object for a used block of one of these types; `_bridge.blocks.wrap` calls this."""
     cls = {TYPE_SEMAPHORE: Semaphore, TYPE_EVENT: Event, TYPE_MUTEX: Mutex}[type_id]
     if room_at(mapping.section, payload_off) < (<Words>cls.__shmem_field__).n_bytes:
         raise_damaged(mapping.section, payload_off, f"the block is too small for a {cls.__name__}, which its front tag names")

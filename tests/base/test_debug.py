@@ -1,4 +1,4 @@
-"""`SHMEM_DEBUG`: each check is seen to find what it is for, says so, and aborts; what is right passes."""
+"""`SHMEM_DEBUG`: each check detects its violation, reports it and aborts; correct use passes."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT
 
 LINK_BYTES = LAYOUT["block_t"].size - BLOCK_HEAD_BYTES  # at the start of a freed block
 
-# `words(off)`: memory from there on; `meanwhile(f)`: another thread calls f for ever
+# `words(off)`: the memory from an offset on; `meanwhile(f)`: another thread calls f forever
 PROGRAM = """
 import ctypes, os, resource, sys, threading, warnings
 import shmem
@@ -36,7 +36,7 @@ def link(block, name): return words(BLOCK[name].at(block.offset - BLOCK_HEAD_BYT
 
 
 def run(code, folder, level="1"):
-    """The exit status and what it said, of a program with `SHMEM_DEBUG`."""
+    """Run a program with `SHMEM_DEBUG`; return its exit status and output."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM + code + "\nprint('to the end')", str(folder)],
         capture_output=True,
@@ -130,19 +130,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_found(wrong, tmp_path):
+def test_violations_are_detected(wrong, tmp_path):
     code, words = WRONG[wrong]
-    status, said = run(code, tmp_path)
-    assert status == -signal.SIGABRT, said
-    assert f"shmem: SHMEM_DEBUG: {words}" in said
-    assert "to the end" not in said
+    status, output = run(code, tmp_path)
+    assert status == -signal.SIGABRT, output
+    assert f"shmem: SHMEM_DEBUG: {words}" in output
+    assert "to the end" not in output
 
 
-def test_says_where(tmp_path):
-    """Which file, and at which offset what was expected and found."""
-    _, said = run("a = section.allocate(100)\ntag(a)[0] = 7\nprint(hex(a.offset - BLOCK_HEAD_BYTES))\nsection.allocate(9)", tmp_path)
-    where, said = said.split("\n", 1)
-    assert said.startswith(f"shmem: SHMEM_DEBUG: BAD_TAG: in {tmp_path}/section.shm, at offset {where}: expected 0, found 0x7\n")
+def test_report_names_file_and_offset(tmp_path):
+    """A report names the file, the offset, and the expected and found values."""
+    _, output = run("a = section.allocate(100)\ntag(a)[0] = 7\nprint(hex(a.offset - BLOCK_HEAD_BYTES))\nsection.allocate(9)", tmp_path)
+    where, output = output.split("\n", 1)
+    assert output.startswith(f"shmem: SHMEM_DEBUG: BAD_TAG: in {tmp_path}/section.shm, at offset {where}: expected 0, found 0x7\n")
 
 
 USE = """
@@ -177,18 +177,18 @@ section.trim(); section.close()
 
 
 @pytest.mark.parametrize("level", ["", "0", "1", "2", "yes"])
-def test_what_is_right_passes(level, tmp_path):
+def test_correct_use_passes(level, tmp_path):
     assert run("warnings.simplefilter('ignore')" + USE, tmp_path, level) == (0, "to the end\n")
 
 
 @pytest.mark.parametrize("level", ["", "0"])
-def test_off(level, tmp_path):
+def test_disabled_checks_do_not_report(level, tmp_path):
     """Without SHMEM_DEBUG the same violations are not reported."""
     assert run(PAST_THE_END + "section.allocate(9)\nos._exit(3)", tmp_path, level) == (3, "")
 
 
-def test_thorough_looks_each_time(tmp_path):
-    """With 1 the whole heap is walked as often as that makes 32 blocks a call, with 2 at each call."""
+def test_level_2_checks_the_heap_at_each_call(tmp_path):
+    """Level 1 walks the heap so often that it averages 32 blocks per call, level 2 at each call."""
     code = "blocks = [section.allocate(50) for _ in range(2000)]\nctypes.memset(blocks[1000].address, 1, 60)\n"
     once = code + "section.allocate(50)"
     assert run(once, tmp_path, "2")[0] == -signal.SIGABRT
@@ -203,5 +203,5 @@ a = section.allocate(100)
 view = memoryview(a)
 view[:] = bytes([1]) * 100
 section.free(a)
-print(bytes(view[BLOCK.size - BLOCK_HEAD_BYTES:]).hex())   # behind the links"""
+print(bytes(view[BLOCK.size - BLOCK_HEAD_BYTES:]).hex())   # after the links"""
     assert run(code, tmp_path, level) == (0, seen * (100 - LINK_BYTES) + "\nto the end\n")

@@ -1,4 +1,4 @@
-"""Every exception: its status, its text, and that it survives pickle."""
+"""Exceptions: status, text, and pickling."""
 
 import errno
 import pickle
@@ -31,7 +31,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("cls", EXCEPTIONS)
-def test_pickles_with_its_status(cls):
+def test_exceptions_pickle_with_their_status(cls):
     error = cls("what was asked: what was found")
     error.status = 77
     again = pickle.loads(pickle.dumps(error))
@@ -78,12 +78,12 @@ def test_every_status_is_explained_by_operation_and_section():
         ("mode", "rw"), ("max_participants", 0), ("index", "best_fit"), ("desired_address", 5), ("align", 3), ("path", "a\0b"),
     ],
 )  # fmt: skip
-def test_an_argument_that_is_refused(function, value):
+def test_wrong_argument_raises(function, value):
     with pytest.raises(ValueError, match=rf"^(a )?{function} must .*, got "):
         getattr(arguments, function)(value)
 
 
-def test_sizes_and_names_that_are_refused():
+def test_wrong_sizes_and_names_raise():
     least = heap_start(256) + PAGE_BYTES
     refused = {-1: "non-negative, got -1", 10: f"at least {least:,} bytes .*, got 10", 1 << 50: f"at most .* bytes, got {1 << 50:,}"}
     for size, text in refused.items():
@@ -95,8 +95,8 @@ def test_sizes_and_names_that_are_refused():
         arguments.name(1, "name")
 
 
-def test_statuses_in_c_are_the_same():
-    """`_base/status.pxd` and `shmem.Status` name the same numbers."""
+def test_statuses_in_c_match():
+    """`_base/status.pxd` and `shmem.Status` define the same names and numbers."""
     import re
     from pathlib import Path
 

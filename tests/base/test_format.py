@@ -1,4 +1,4 @@
-"""docs/format.md agrees with the compiled layout, and suffices to read a closed section without `shmem`."""
+"""docs/format.md agrees with the compiled layout, and is sufficient to read a closed section without `shmem`."""
 
 import ast
 import importlib.util
@@ -50,7 +50,7 @@ def test_every_struct_has_a_table():
 
 
 class Reader:
-    """A reader of closed files that follows docs/format.md and uses nothing of the package but the exported layout."""
+    """A reader of closed files that follows docs/format.md and uses only the exported layout of the package."""
 
     def __init__(self, raw):
         self.raw, self.header = raw, LAYOUT["header_t"].read(raw)
@@ -99,7 +99,7 @@ class Reader:
         return np.ndarray(shape.tolist(), dtype, self.raw, payload + head["data_off"], strides.tolist()).copy()
 
 
-def test_reader(section_file):
+def test_independent_reader(section_file):
     arrays = {
         "temperature": np.arange(12.0).reshape(3, 4),
         "Größe": np.array(["a", "bcd"]),

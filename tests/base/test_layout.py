@@ -1,6 +1,6 @@
-"""The layout is the one in `golden_layout.json`: a file written today is read by the next version, or refused by its number.
+"""The layout is that of `golden_layout.json`: the next version can read a file written today, or rejects it by its version number.
 
-After an intended change: ``python tests/base/test_layout.py`` writes the golden file anew.
+After an intended change, ``python tests/base/test_layout.py`` rewrites the golden file.
 """
 
 import json
@@ -55,7 +55,7 @@ STATES = {STATE_HOLE: "hole", STATE_PENDING: "pending", STATE_USED: "used", STAT
 
 
 def described():
-    """Return the layout as it is compiled, with one entry for each fact."""
+    """Return the compiled layout, with one entry for each fact."""
     facts = {name: f"{value:#x}" for name, value in CONSTANTS.items()}
     for name, structure in LAYOUT.items():
         facts[name] = f"{structure.size} bytes"
@@ -79,7 +79,7 @@ def differences(golden, found):
 
 
 def test_golden_layout():
-    """Every size, offset, type and constant; a change that was not intended would make older files unreadable without a word."""
+    """Compare every size, offset, type and constant; an unintended change would silently make older files unreadable."""
     changed = differences(json.loads(GOLDEN_FILE.read_text(encoding="utf-8")), described())
     if changed:
         pytest.fail(
@@ -99,7 +99,7 @@ def test_differences_are_listed(change):
 
 @pytest.mark.parametrize("structure", LAYOUT.values(), ids=list(LAYOUT))
 def test_every_byte_of_a_struct_belongs_to_a_field(structure):
-    """A hole between two fields may have anything in it, and it hides a field that is missing in the table."""
+    """A hole between two fields has undefined contents, and may hide a field that is missing in the table."""
     end = 0
     for field in structure.values():
         assert field.offset == end, field
@@ -168,11 +168,11 @@ def raw(section_file):
         section.free(section.allocate(5000))
         expected = block.offset
         uuid = section.uuid
-    del block  # the last view: only now the section is left
+    del block  # the last view, after which the process leaves the section
     return Path(section_file).read_bytes(), expected, uuid
 
 
-def test_header(raw):
+def test_header_bytes(raw):
     data, root, uuid = raw
     header = HEADER.read(data)
     intents_off = PAGE_BYTES + round_up(N_PARTICIPANTS * PARTICIPANT.size, PAGE_BYTES)
@@ -202,7 +202,7 @@ def test_header(raw):
     assert header["top"] <= len(data)
 
 
-def test_heap(raw):
+def test_block_bytes(raw):
     data, root, _ = raw
     blocks = list(walk(data))
     n_bytes = BLOCK_HEAD_BYTES + N_ASKED + BLOCK_REAR_BYTES
@@ -218,7 +218,7 @@ def test_heap(raw):
     assert max(serials) < HEADER["next_serial"].read(data)
 
 
-def test_array_header(raw):
+def test_array_header_bytes(raw):
     data, _, _ = raw
     ((offset, size, _, _),) = [block for block in walk(data) if block[3] == TYPE_ARRAY]
     payload = offset + BLOCK_HEAD_BYTES
@@ -228,13 +228,13 @@ def test_array_header(raw):
     assert head["data_off"] % LINE_BYTES == 0
     assert [head[name] for name in ("data_bytes", "flags", "n_dims", "n_pin_words")] == [2 * 8, 0, 1, 1]
     format_behind = f"<QqQ{head['dtype_bytes']}s"  # shape, strides, pins, dtype
-    assert struct.unpack_from(format_behind, data, payload + ARRAY.size) == (2, 8, 0, b"'<f8'")  # no pin is left
+    assert struct.unpack_from(format_behind, data, payload + ARRAY.size) == (2, 8, 0, b"'<f8'")  # without pins
     assert ARRAY.size + struct.calcsize(format_behind) <= head["data_off"]
     assert struct.unpack_from("<dd", data, payload + head["data_off"]) == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("name", ["version", "fingerprint"])
-def test_other_version_or_layout_is_refused(section_file, name):
+def test_other_version_or_layout_is_rejected(section_file, name):
     shmem.SharedMemory(section_file, max_size=1 << 20).close()
     with open(section_file, "r+b") as file:
         field = HEADER[name]

@@ -1,4 +1,4 @@
-"""All system calls stand in the pages of the system module, `shmem/_base/system*`."""
+"""All system calls are made by the files of the system module, `shmem/_base/system*`."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from layers import COMMENT, STRINGS
 
 PACKAGE = Path(__file__).resolve().parents[2] / "shmem"
-PAGES = ("_base/system.pyx", "_base/system.pxd", "_base/system_tools.pyx", "_base/system_sysv.pyx")
+SYSTEM_FILES = ("_base/system.pyx", "_base/system.pxd", "_base/system_tools.pyx", "_base/system_sysv.pyx")
 TRACER = ("ptrace.py", "registers.py", "store_trace.py", "stepping.py")  # in testing/crash: they trace other processes, through ctypes
 SYSTEM_MODULES = "ctypes|fcntl|mmap|posix|pty|resource|select|termios"
 FORBIDDEN = [
@@ -19,8 +19,8 @@ FORBIDDEN = [
 ]
 
 
-def offences(name, text):
-    """The lines of a source that belong in the system module; docstrings and comments do not count."""
+def violations(name, text):
+    """Return the lines of a source that belong in the system module; docstrings and comments do not count."""
     text = STRINGS.sub(lambda found: "\n" * found[0].count("\n") if found[0].count("\n") else '""', text)
     lines = COMMENT.sub("", text).splitlines()
     return [f"{name}:{i}: {line.strip()}" for i, line in enumerate(lines, 1) if any(re.search(one, line) for one in FORBIDDEN)]
@@ -35,8 +35,8 @@ def test_only_the_system_module_calls_the_system():
     found = []
     for path in sources():
         name = path.relative_to(PACKAGE).as_posix()
-        if name not in PAGES and (path.parent.name, path.name) not in [("crash", tracer) for tracer in TRACER]:
-            found += offences(name, path.read_text(encoding="utf-8"))
+        if name not in SYSTEM_FILES and (path.parent.name, path.name) not in [("crash", tracer) for tracer in TRACER]:
+            found += violations(name, path.read_text(encoding="utf-8"))
     assert found == []
 
 
@@ -56,12 +56,12 @@ def test_only_the_system_module_calls_the_system():
         "fd = os.open(path, os.O_RDONLY)",
     ],
 )
-def test_a_planted_line_is_found(line):
-    assert len(offences("planted.py", f"x = 1\n{line}\n")) == 1
+def test_planted_line_is_detected(line):
+    assert len(violations("planted.py", f"x = 1\n{line}\n")) == 1
 
 
 @pytest.mark.parametrize(
     "line", ["# /dev/shm", '"""Reads /proc/self/maps."""', "from libc.errno cimport EINTR", 'cdef extern from "<errno.h>" nogil:']
 )
-def test_harmless_lines_are_not(line):
-    assert offences("planted.py", line) == []
+def test_harmless_lines_are_accepted(line):
+    assert violations("planted.py", line) == []

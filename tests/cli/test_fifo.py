@@ -270,10 +270,10 @@ def test_kill_storm(section_file, tmp_path, child):
         found = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
         assert len(found) == len(set(found)), "taken twice"
         n_taken = {producer.number: producer.taken for producer in fifo.chain(queue.fifo.producers)}
-        told = [tuple(map(int, line.split())) for line in found]
-        assert all(number < n_taken.get(producer, sys.maxsize) for producer, number in told)
-        told = [(producer, number) for producer, number in told if producer in n_taken]
-        assert 0 <= sum(n_taken.values()) - len(told) <= n_killed_consumers, "lost"
+        printed = [tuple(map(int, line.split())) for line in found]
+        assert all(number < n_taken.get(producer, sys.maxsize) for producer, number in printed)
+        printed = [(producer, number) for producer, number in printed if producer in n_taken]
+        assert 0 <= sum(n_taken.values()) - len(printed) <= n_killed_consumers, "lost"
         while n_waiting:
             assert queue.get(0) is not None
             n_waiting -= 1

@@ -181,7 +181,7 @@ def wait_for(condition, seconds=20):
         if found:
             return found
         time.sleep(0.005)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition did not become true in time")
 
 
 # -- semaphores and events of shmem -----------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_irregular_files_are_reported(folder, entries, prefix):
     os.mkfifo(folder / f"{prefix}fifo")  # opening it would block
     (folder / "elsewhere").write_bytes(posix_bytes(1, 0))
     (folder / f"{prefix}link").symlink_to(folder / "elsewhere")
-    (folder / prefix).write_bytes(b"a prefix is no name")
+    (folder / prefix).write_bytes(b"a prefix is not a name")
     found = entries("--kind", "shmem", "--kind", "posix")
     assert [entry["name"].removeprefix("/") for entry in found] == ["fifo", "folder", "link"]
     assert {entry["error"] for entry in found} == {"not a regular file"}

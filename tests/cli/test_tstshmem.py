@@ -140,8 +140,8 @@ def test_wrong_arguments_are_reported(capsys, arguments):
 
 
 def test_help_is_printed(capsys):
-    says = {"--help": "fuzz", "tstshmem --help": "--no-locking", "fuzz --help": "--steps", "--version": shmem.__version__}
-    for arguments, word in says.items():
+    expected = {"--help": "fuzz", "tstshmem --help": "--no-locking", "fuzz --help": "--steps", "--version": shmem.__version__}
+    for arguments, word in expected.items():
         with pytest.raises(SystemExit) as caught:
             main(arguments.split())
         assert caught.value.code == 0

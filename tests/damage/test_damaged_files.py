@@ -1,7 +1,7 @@
-"""Files with any bytes changed, cut off or appended: each use of one ends with a result or a documented error.
+"""Files with any bytes changed, cut off or appended: each use returns a result or raises a documented error.
 
-A child process uses them, for what is looked for is a crash, an endless loop, memory without bounds.  `make fuzz` looks longer, and is led
-by coverage; what it and these tests do to a file, and with it, is in `support/damaging.py`.
+A child process uses the files, because these tests look for crashes, endless loops and unbounded memory.  `make fuzz` runs longer and is
+guided by coverage.  The damage, and the use of a damaged file, are defined in `support/damaging.py` for both.
 """
 
 import json
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.damages
 HEADER = LAYOUT["header_t"]
 SETTINGS = settings(max_examples=150, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
-# What is no documented error is told, and so is a section that is still open: then something kept it.
+# Reports an undocumented error, and a section that is still open, which means that a reference to it was kept.
 WORKER = """
 import faulthandler, json, resource, traceback
 sys.path.insert(0, args[0])
 import damaging
-if 'libasan' not in open('/proc/self/maps').read():  # its shadow is larger
+if 'libasan' not in open('/proc/self/maps').read():  # AddressSanitizer's shadow memory is larger
     resource.setrlimit(resource.RLIMIT_DATA, (1 << 31, 1 << 31))
 say('ready')
 for line in sys.stdin:
@@ -38,23 +38,23 @@ for line in sys.stdin:
     faulthandler.dump_traceback_later(20, exit=True)
     try:
         damaging.exercise(path, bytes.fromhex(program), n_times)
-        said = 'well' if os.stat(path).st_blocks * 512 < 1 << 26 else 'the file has grown without bounds'
+        outcome = 'ok' if os.stat(path).st_blocks * 512 < 1 << 26 else 'the file has grown without bounds'
     except BaseException:
-        said = traceback.format_exc()
+        outcome = traceback.format_exc()
     faulthandler.cancel_dump_traceback_later()
-    say(json.dumps(said))
+    say(json.dumps(outcome))
 """
 
 
 class Worker:
-    """The child, started again after it has ended."""
+    """A child process, started again after it has ended."""
 
     def __init__(self, child, folder, code=WORKER):
         self.child, self.code, self.path = child, code, os.path.join(folder, "section")
         self.process = None
 
     def use(self, content, program=damaging.EVERYTHING, n_times=6):
-        """Do what the program says with a file that has this content."""
+        """Run a program on a file with the given content."""
         with open(self.path, "wb") as file:
             file.write(content)
         if self.process is None:
@@ -64,15 +64,15 @@ class Worker:
         process, self.process = self.process, None
         if not select.select([process.process.stdout], [], [], 60)[0]:
             process.kill()
-            raise AssertionError("it hangs")
-        said = json.loads(process.hear())  # AssertionError when it crashed
+            raise AssertionError("the worker hangs")
+        outcome = json.loads(process.hear())  # AssertionError if it crashed
         self.process = process
-        assert said == "well", said
+        assert outcome == "ok", outcome
 
 
 @pytest.fixture
 def folder():
-    """In memory: a test does not wait for a disk."""
+    """A folder in memory, so that tests do not wait for a disk."""
     path = tempfile.mkdtemp(prefix="damaged-", dir="/dev/shm")
     yield path
     shutil.rmtree(path)
@@ -89,14 +89,14 @@ def images():
         return damaged_images.images(path)
 
 
-def test_undamaged(worker, images):
+def test_undamaged_files_work(worker, images):
     for content in images.values():
         worker.use(content, bytes([damaging.CHECK, 0]), 200)
         worker.use(content, damaging.EVERYTHING, 200)
 
 
-def test_any_damage(worker, images):
-    """Wherever hypothesis leads."""
+def test_damage_guided_by_hypothesis(worker, images):
+    """Hypothesis chooses the damage and the program."""
 
     @SETTINGS
     @given(st.sampled_from(sorted(images)), st.randoms(use_true_random=False), st.binary(min_size=12, max_size=12), st.integers(0, 7))
@@ -109,7 +109,7 @@ def test_any_damage(worker, images):
 
 
 def changed(images, rng, n):
-    """So many images, damaged without a guide, which is quicker."""
+    """Yield `n` images with random damage, which is faster than hypothesis."""
     names = sorted(images)
     for _ in range(n):
         image = bytearray(images[rng.choice(names)])
@@ -117,14 +117,14 @@ def changed(images, rng, n):
         yield bytes(image)
 
 
-def test_many(worker, images):
+def test_random_damage(worker, images):
     rng = random.Random(5)
     for image in changed(images, rng, 250):
         worker.use(image, rng.randbytes(12))
 
 
-def test_what_check_says(worker, images):
-    """What `check` calls whole, and what it has repaired, is whole to who opens it."""
+def test_files_that_check_accepts_can_be_used(worker, images):
+    """A file that `check` reports as intact, or has repaired, is intact to a process that opens it."""
     for image in changed(images, random.Random(6), 400):
         worker.use(image, bytes([damaging.CHECK]))
 
@@ -140,7 +140,7 @@ def test_every_field_of_the_header(worker, images, name):
 
 
 def test_every_length(worker, images):
-    """Cut off at a page's end, before and behind it, and inside the header; or longer."""
+    """The file ends at a page border, one byte before or after it, inside the header, or after the section."""
     content = images["arrays tlsf"]
     ends = [HEADER["magic"].size, HEADER["top"].offset, HEADER.size, *range(0, len(content) + 1, PAGE_BYTES)]
     places = [n + more for n in ends for more in (-1, 0, 1)]
@@ -149,8 +149,8 @@ def test_every_length(worker, images):
     worker.use(content + bytes(100000), damaging.EVERYTHING)
 
 
-def test_a_name_of_no_bytes(section_file):
-    """It could not be asked for: there is no such name, and the heap is damaged."""
+def test_empty_name_is_damage(section_file):
+    """A name of 0 bytes cannot be looked up; it is not listed, and the heap is reported as damaged."""
     with shmem.SharedMemory(section_file, max_size=1 << 16, max_participants=5) as section:
         section["name"] = b"bytes"
     with open(section_file, "r+b") as file:
@@ -170,7 +170,7 @@ IMPOSSIBLE = [
 
 @pytest.mark.parametrize(("field", "value"), IMPOSSIBLE)
 def test_refused_file_is_named_and_not_modified(section_file, images, field, value):
-    """For some addresses the kernel reports EPERM, after which opening must not try again for ever."""
+    """For some of these addresses the kernel returns EPERM, which must not cause endless retries."""
     image = bytearray(images["nothing tlsf"])
     HEADER[field].write(image, value)
     with open(section_file, "wb") as file:
@@ -181,8 +181,8 @@ def test_refused_file_is_named_and_not_modified(section_file, images, field, val
         assert file.read() == image
 
 
-def test_an_intent_that_points_beyond_the_file(worker, images):
-    """A section may be larger than its file: `check` reads the file alone, in a private copy that ends where the file does."""
+def test_intent_beyond_the_end_of_the_file(worker, images):
+    """A section may be larger than its file; `check` works on a private copy that ends where the file ends."""
     slot_off = MAX_SECTION_BYTES - PAGE_BYTES
     image = bytearray(damaged_images.with_intent(images["arrays tlsf killed"], operation=INTENT_SWAP_SLOT, slot_off=slot_off, value=0))
     HEADER["max_size"].write(image, MAX_SECTION_BYTES)
@@ -193,14 +193,14 @@ TOO_MUCH = pytest.param("x = bytearray(1 << 32)", marks=pytest.mark.no_sanitizer
 
 
 @pytest.mark.parametrize("fault", ["os.abort()", "1 / 0", TOO_MUCH, "sys.exit(0)", "os._exit(0)"])
-def test_faults_are_found(child, folder, images, fault):
-    """The tests above would notice."""
+def test_planted_faults_are_detected(child, folder, images, fault):
+    """The tests above detect each of these faults."""
     broken = Worker(child, folder, WORKER.replace("damaging.exercise(path, bytes.fromhex(program), n_times)", fault))
     with pytest.raises(AssertionError):
         broken.use(images["nothing tlsf"])
 
 
-def test_a_hang_is_found(child, folder, images):
+def test_hang_is_detected(child, folder, images):
     code = WORKER.replace("damaging.exercise(path, bytes.fromhex(program), n_times)", "time.sleep(30)").replace("later(20", "later(0.2")
     with pytest.raises(AssertionError, match="Timeout"):
         Worker(child, folder, code).use(images["nothing tlsf"])

@@ -1,4 +1,4 @@
-"""A section whose heap, header or lock words were written over: named errors, never a crash, never an endless loop."""
+"""Overwritten heap, header and lock words raise specific errors, and never cause a crash or an endless loop."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.damages
 MAX_SIZE = 1 << 22
 INDEX = LAYOUT["free_index_t"]
 WORD_BYTES = 8
-BEYOND = EVERY_BIT + 1 - BLOCK_MIN_BYTES  # where a block cannot lie
+BEYOND = EVERY_BIT + 1 - BLOCK_MIN_BYTES  # an offset at which a block cannot lie
 
 
 def tag_of(block):
@@ -70,22 +70,22 @@ def scribe(shm):
 
 @pytest.fixture
 def hole(shm, scribe):
-    """(the block before it, where the hole's tag lies); its tag says that it reaches far beyond the section."""
+    """A hole whose tag has a size far beyond the section, as (the block before it, the offset of its tag)."""
     before, block, _behind = (shm.allocate(2000) for _ in range(3))
     shm.free(block)
     scribe[tag_of(block)] = 1 << 40 | HOLE
     return before, tag_of(block)
 
 
-def test_allocating_from_a_hole_that_says_too_much(shm, hole):
+def test_allocate_from_an_oversized_hole(shm, hole):
     assert outcome(lambda: shm.allocate(1500)) == "HeapCorruption"
 
 
-def test_freeing_beside_a_hole_that_says_too_much(shm, hole):
+def test_free_beside_an_oversized_hole(shm, hole):
     assert outcome(lambda: shm.free(hole[0])) == "HeapCorruption"
 
 
-def test_growing_into_a_hole_that_says_too_much(shm, hole):
+def test_reallocate_into_an_oversized_hole(shm, hole):
     assert outcome(lambda: shm.reallocate(hole[0], 3000)) == "HeapCorruption"
 
 
@@ -113,7 +113,7 @@ def test_top_inside_a_block_overwrites_nothing(shm, scribe):
     assert bytes(block) == b"x" * 100_000
 
 
-def test_the_last_one_out_cuts_nothing_where_top_is_wrong(section_file):
+def test_close_does_not_truncate_at_a_wrong_top(section_file):
     with shmem.SharedMemory(section_file, max_size=MAX_SIZE) as section:
         block = section.allocate(100_000)
         memoryview(block)[:] = b"x" * 100_000
@@ -122,16 +122,16 @@ def test_the_last_one_out_cuts_nothing_where_top_is_wrong(section_file):
         assert b"x" * 100_000 in file.read()
 
 
-def test_an_overwritten_end_of_the_last_block_is_not_taken_for_a_wrong_top(shm):
+def test_overwritten_end_of_the_last_block_keeps_top(shm):
     block = shm.allocate(2000)
     scribe = Scribe(shm.path)
     scribe[scribe[TOP] - BLOCK_REAR_BYTES] ^= 1
     shm.allocate(3000)
-    with pytest.raises(shmem.HeapCorruption):  # and it is still told
+    with pytest.raises(shmem.HeapCorruption):  # and the damage is still reported
         shm.free(block)
 
 
-def test_what_was_appended_to_a_closed_section_is_not_taken_for_zeros(section_file):
+def test_bytes_appended_to_a_closed_section_are_cleared(section_file):
     shmem.SharedMemory(section_file, max_size=MAX_SIZE).close()
     with open(section_file, "ab") as file:
         file.write(b"x" * (1 << 17))
@@ -148,12 +148,12 @@ def test_reserved_out_of_bounds(shm, scribe, reserved):
     assert scribe[TOP] <= scribe[RESERVED] <= MAX_SIZE
 
 
-def test_serials_that_no_longer_fit(shm, scribe):
+def test_serial_overflow(shm, scribe):
     scribe[NEXT_SERIAL] = EVERY_BIT
     assert outcome(lambda: len(shm.allocate(10))) == "10"
 
 
-def test_slack_that_is_more_than_the_block(shm, scribe):
+def test_slack_larger_than_the_block(shm, scribe):
     block = shm.allocate(10)
     scribe[BLOCK["serial"].at(tag_of(block))] |= 0xFF << SLACK_SHIFT
     assert outcome(lambda: shm.block(block.offset)) == "HeapCorruption"
@@ -161,14 +161,14 @@ def test_slack_that_is_more_than_the_block(shm, scribe):
     assert outcome(shm.check_heap) == "HeapCorruption"
 
 
-def test_cached_lists_that_lead_outside(shm, scribe):
+def test_cached_lists_outside_the_section(shm, scribe):
     for at in words_of(INDEX["cache_off"]):
         scribe[scribe.index(at)] = BEYOND
     assert outcome(shm.check_heap) == "HeapCorruption"
     assert outcome(lambda: len(shm.allocate(10))) == "10"
 
 
-def test_a_ring_of_holes_that_never_comes_back():
+def test_endless_ring_of_holes():
     with shmem.SharedMemory(max_size=MAX_SIZE, index="next_fit") as shm:
         scribe = Scribe(shm.path)
         blocks = [shm.allocate(2000) for _ in range(6)]
@@ -194,8 +194,8 @@ def test_participants_high_beyond_the_table(shm, scribe):
     assert outcome(lambda: shm.allocate(MAX_SIZE - 10_000)) == "SectionFull"
 
 
-def test_gates_without_an_owner(shm, scribe):
-    """Their owner is not attached: the next caller takes them over."""
+def test_gates_of_absent_owners_are_taken_over(shm, scribe):
+    """The named owner is not attached, so the next caller takes over the gate."""
 
     def all_of_it():
         warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
@@ -221,7 +221,7 @@ def test_channels_full_of_registrations(shm, scribe):
         assert outcome(all_of_it) == "locked"
 
 
-def test_a_gate_that_names_who_is_not_inside_keeps_to_the_timeout(shm, scribe, child):
+def test_gate_of_an_outside_process_times_out(shm, scribe, child):
     other = child("shm = shmem.SharedMemory(shared_name=args[0]); say('there'); input()", shm.name)
     assert other.hear() == "there"
     scribe[GATE] = scribe.owner_word(scribe.entry_of(other.process.pid))
@@ -235,7 +235,7 @@ def test_a_gate_that_names_who_is_not_inside_keeps_to_the_timeout(shm, scribe, c
     assert outcome(lock) == "OwnerDiedWarning"
 
 
-def test_more_readers_than_threads_keep_to_the_timeout(shm, scribe):
+def test_more_readers_than_threads_times_out(shm, scribe):
     readers = scribe.entry(scribe.entry_of(os.getpid()), "readers")
     scribe[readers] |= 1 << 31
 
@@ -248,7 +248,7 @@ def test_more_readers_than_threads_keep_to_the_timeout(shm, scribe):
 
 
 @pytest.mark.parametrize("what", ["allocate", "allocate much", "free", "check_heap", "stats", "look", "snapshot"])
-def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe, tmp_path, what):
+def test_heap_gate_of_an_outside_process_can_be_interrupted(shm, scribe, tmp_path, what):
     block = shm.allocate(10)
     act = {
         "allocate": lambda: shm.allocate(10),
@@ -269,8 +269,8 @@ def test_a_heap_gate_that_names_who_is_not_inside_can_be_interrupted(shm, scribe
     scribe[HEAP_GATE] = 0
 
 
-def test_a_block_beside_a_hole_whose_end_was_overwritten_is_freed(shm, scribe):
-    """The index is mended on the way; that is no reason to keep the block."""
+def test_free_beside_a_hole_with_an_overwritten_end(shm, scribe):
+    """The index is repaired during the call, and the block is freed nevertheless."""
     block, hole, behind = (shm.allocate(2000) for _ in range(3))
     shm.free(hole)
     scribe[tag_of(behind) - BLOCK_REAR_BYTES] ^= 1
@@ -280,7 +280,7 @@ def test_a_block_beside_a_hole_whose_end_was_overwritten_is_freed(shm, scribe):
     assert shm.check_heap().blocks == 1
 
 
-def test_cached_blocks_whose_list_was_cut_are_room_again(shm, scribe):
+def test_cached_blocks_of_a_damaged_list_are_reused(shm, scribe):
     blocks = [shm.allocate(1000) for _ in range(40)]
     shm.allocate(MAX_SIZE - scribe[TOP] - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES)
     for block in blocks:
@@ -293,8 +293,8 @@ def test_cached_blocks_whose_list_was_cut_are_room_again(shm, scribe):
 
 
 @pytest.mark.parametrize("align", [BLOCK_ALIGN_BYTES, BLOCK_MAX_ALIGN_BYTES])
-def test_what_is_carved_while_the_index_is_made_anew_is_counted_once(align):
-    """The list that the rest of the hole, or the gap before the block, is to go to leads outside."""
+def test_blocks_are_counted_once_while_the_index_is_rebuilt(align):
+    """The free list for the rest of the hole, or for the gap before the block, leads outside the section."""
     with shmem.SharedMemory(max_size=MAX_SIZE) as shm:
         scribe = Scribe(shm.path)
         hole, _behind = shm.allocate(64_000), shm.allocate(2000)

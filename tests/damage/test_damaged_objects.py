@@ -1,4 +1,4 @@
-"""Objects, arrays, queues, mutexes whose own words were written over: named errors, never a crash, never an endless loop."""
+"""Overwritten objects, arrays, queues and mutexes raise specific errors, and never cause a crash or an endless loop."""
 
 import queue as standard
 import threading
@@ -75,7 +75,7 @@ def set_tag(scribe, offset, *, size=None, type_id=None):
 
 
 @pytest.mark.parametrize("target", [(1 << 64) - 16, (1 << 64) - 32, 1 << 63, 16, 8, MAX_SIZE, MAX_SIZE - 16], ids=hex)
-def test_a_reference_that_leads_outside(shm, scribe, target):
+def test_reference_outside_the_section(shm, scribe, target):
     node = shm.new(Node)
     scribe[node.offset + Node.next.offset] = target
     assert outcome(lambda: node.next) == "InvalidBlock"
@@ -84,11 +84,11 @@ def test_a_reference_that_leads_outside(shm, scribe, target):
 
 
 @pytest.mark.parametrize("size", [0, BLOCK_ALIGN_BYTES, 1 << 40], ids=hex)
-def test_a_reference_to_a_block_of_impossible_size(shm, scribe, size):
-    """Near the end, so that the object would reach beyond the section."""
+def test_reference_to_a_block_of_impossible_size(shm, scribe, size):
+    """The block lies near the end, so that the object would extend past the section."""
     node, large = shm.new(Node), shm.new(Large)
     scribe[node.offset + Node.next.offset] = large.offset
-    assert node.next.last == 0  # the class is known from here on
+    assert node.next.last == 0  # the class is known from this read on
     type_id = scribe[large.offset - BLOCK_HEAD_BYTES] >> TAG_TYPE_SHIFT
     shm.allocate(MAX_SIZE - scribe[TOP] - 2000)
     small = shm.allocate(100)
@@ -97,15 +97,15 @@ def test_a_reference_to_a_block_of_impossible_size(shm, scribe, size):
     assert outcome(lambda: node.next.last) == "InvalidBlock"
 
 
-def test_an_object_whose_block_says_too_much(shm, scribe):
+def test_object_in_an_oversized_block(shm, scribe):
     node = shm.new(Node)
     set_tag(scribe, node.offset, size=1 << 40)
     assert outcome(lambda: bytes(memoryview(node)[1 << 30 :][:1])) == "HeapCorruption"
     assert outcome(lambda: node.position[1]) == "HeapCorruption"
-    assert outcome(lambda: node.key) == "0"  # where a field lies was checked when the object was made
+    assert outcome(lambda: node.key) == "0"  # the field's offset was checked when the object was made
 
 
-def test_an_object_whose_block_has_more_slack_than_bytes(shm, scribe):
+def test_object_with_too_much_slack(shm, scribe):
     node = shm.new(Node)
     scribe[BLOCK["serial"].at(node.offset - BLOCK_HEAD_BYTES)] |= 0xFF << SLACK_SHIFT
     assert outcome(lambda: memoryview(node)) == "HeapCorruption"
@@ -148,7 +148,7 @@ def test_damaged_type_description_is_another_layout(shm, scribe, old, new, is_kn
         assert outcome(lambda: make_again(shm)) == "LayoutMismatch"
 
 
-def test_a_description_with_base_classes_that_are_no_names(shm, scribe):
+def test_base_classes_are_not_names(shm, scribe):
     shm.root = shm.new(Derived)
     scribe.replace(f'"bases":["{__name__}.Base"]'.encode(), b'"bases":[[1]]')
     assert outcome(lambda: open_again(shm)) == "LayoutMismatch"
@@ -156,15 +156,15 @@ def test_a_description_with_base_classes_that_are_no_names(shm, scribe):
     assert outcome(lambda: open_again(shm)) == "LayoutMismatch"
 
 
-def test_a_type_name_that_is_no_text(shm, scribe):
+def test_type_name_is_not_text(shm, scribe):
     shm.root = shm.new(Base)
     scribe.replace(f"{__name__}.Base".encode(), b"\xff\xfe")
     assert outcome(lambda: open_again(shm).key) == "0"
 
 
 @pytest.mark.parametrize("number", [0, 1, TYPE_FIRST_USER - 1])
-def test_a_number_that_no_type_has(shm, scribe, number):
-    """Found by the fuzzer: a class was registered under the number that says "error" inside the library."""
+def test_invalid_type_number(shm, scribe, number):
+    """Found by the fuzzer: a class was registered under the number that denotes an error inside the library."""
     shm.new(Base)
     scribe[ENTRY["value"].at(scribe.bytes.find(f"{__name__}.Base".encode()) - ENTRY.size)] = number
 
@@ -177,8 +177,8 @@ def test_a_number_that_no_type_has(shm, scribe, number):
 
 
 @pytest.mark.parametrize("type_id", [TYPE_ARRAY, TYPE_NAME_TABLE, TYPE_NAME_ENTRY, TYPE_MUTEX, TYPE_QUEUE, TYPE_FIRST_USER, TYPE_LAST_USER])
-def test_a_block_under_another_type(shm, scribe, type_id):
-    """The smallest there is: too small for an array, a mutex, a queue."""
+def test_block_with_the_wrong_type(shm, scribe, type_id):
+    """A block of the smallest size is too small for an array, a mutex or a queue."""
     shm.root = shm.allocate(8)
     set_tag(scribe, shm.root.offset, type_id=type_id)
     assert outcome(lambda: shm.root) in ("HeapCorruption", "InvalidBlock")
@@ -200,9 +200,9 @@ def offset_of(array):
         ("n_dims", 0xFFFF), ("n_dims", MAX_DIMS + 1), ("n_dims", 0), ("dtype_bytes", 0xFFFF), ("dtype_bytes", 0), ("n_pin_words", HALF),
     ],
 )  # fmt: skip
-def test_a_header_of_an_array_that_leads_outside(shm, scribe, field, value):
+def test_array_header_outside_the_block(shm, scribe, field, value):
     array = shm.zeros(5, "int64", name="array")
-    head, behind = offset_of(array), offset_of(array) + ARRAY.size  # of an array of one dimension: its shape, then its stride
+    head, behind = offset_of(array), offset_of(array) + ARRAY.size  # the shape and the stride of the only dimension
     if field in ARRAY:
         ARRAY[field].write(scribe.bytes, value, head)
     else:
@@ -215,18 +215,18 @@ def test_a_header_of_an_array_that_leads_outside(shm, scribe, field, value):
     assert outcome(look) == "HeapCorruption"
 
 
-def test_a_header_of_an_array_that_is_open(shm, scribe):
+def test_damaged_header_of_an_open_array(shm, scribe):
     array = shm.zeros(5, "int64")
     ARRAY["n_dims"].write(scribe.bytes, 0xFFFF, offset_of(array))
     assert outcome(lambda: shmem.handle(array)) == "HeapCorruption"
     assert outcome(array.sum) == "0"
 
 
-NO_DTYPES = [b"()", b"[]", b"{}", b"5", b"'O'", b"[1]", b"-" * 5, b"(1,)", b"'\\x'", b"\xff", b"'V0'", b"'V9'"]
+INVALID_DTYPES = [b"()", b"[]", b"{}", b"5", b"'O'", b"[1]", b"-" * 5, b"(1,)", b"'\\x'", b"\xff", b"'V0'", b"'V9'"]
 
 
-@pytest.mark.parametrize("text", NO_DTYPES)
-def test_a_dtype_that_is_none(shm, scribe, text):
+@pytest.mark.parametrize("text", INVALID_DTYPES)
+def test_invalid_dtype(shm, scribe, text):
     array = shm.zeros(5, "int64", name="array")
     queue = shm.queue(5, "int64", name="queue")
     at = scribe.bytes.find(b"'<i8'", offset_of(array))
@@ -244,14 +244,14 @@ def test_a_dtype_that_is_none(shm, scribe, text):
         ("data_off", 0), ("data_off", QUEUE.size + 1), ("data_off", EVERY_BIT), ("kind", 0), ("kind", 9), ("text_bytes", HALF),
     ],
 )  # fmt: skip
-def test_a_header_of_a_queue_that_leads_outside(shm, scribe, field, value):
+def test_queue_header_outside_the_block(shm, scribe, field, value):
     queue = shm.queue(5, bytes, max_bytes=100, name="queue")
     QUEUE[field].write(scribe.bytes, value, queue.offset)
     assert outcome(lambda: shm["queue"]) == "HeapCorruption"
 
 
 @pytest.mark.parametrize(("record", "max_bytes"), [("int64", None), (bytes, 8), (Node, None)], ids=["number", "bytes", "object"])
-def test_any_byte_of_a_queue_head_is_changed(shm, scribe, record, max_bytes):
+def test_any_damage_to_a_queue_header(shm, scribe, record, max_bytes):
     """Opening the queue raises an error, or returns a queue that stays within its block."""
     queue = shm.queue(4, record, max_bytes=max_bytes, name="queue")
     after = shm.array(np.arange(100))
@@ -285,7 +285,7 @@ COUNTERS = [("tail", 1 << 63), ("tail", 6), ("tail", 7), ("head", 7), ("head", 7
 @pytest.mark.parametrize(("field", "value"), COUNTERS)
 @pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "not cached"])
 @pytest.mark.parametrize(("record", "items"), [("int64", [1, 2]), (bytes, [b"1", b"2"])], ids=["number", "bytes"])
-def test_queue_counters_that_no_queue_reaches(shm, scribe, field, value, is_cached, record, items):
+def test_impossible_queue_counters(shm, scribe, field, value, is_cached, record, items):
     """Each call reports the offset of the queue, except a put that needs no new look at the head: the last one that it read leaves room."""
     queue = shm.queue(4, record, max_bytes=None if record == "int64" else 100)
     queue.put(items[0])
@@ -325,7 +325,7 @@ def test_byte_string_longer_than_the_queue_allows(shm, scribe):
 
 
 @pytest.mark.parametrize("gate", ["producers_gate", "consumers_gate"])
-def test_a_queue_whose_gates_have_no_owner(shm, scribe, gate):
+def test_queue_gates_of_absent_owners_are_taken_over(shm, scribe, gate):
     queue = shm.queue(5, "int64")
     for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
         scribe[QUEUE[gate].at(queue.offset)] = owner
@@ -335,7 +335,7 @@ def test_a_queue_whose_gates_have_no_owner(shm, scribe, gate):
 # -- semaphores, events, mutexes
 
 
-def test_a_mutex_without_an_owner(shm, scribe):
+def test_mutex_of_an_absent_owner(shm, scribe):
     mutex = shm.mutex()
     for owner in (ABSENT_OWNER, EVERY_BIT, 0xDEAD_0000_0000):
         scribe[MUTEX["owner"].at(mutex.offset)] = owner
@@ -343,7 +343,7 @@ def test_a_mutex_without_an_owner(shm, scribe):
         assert outcome(lambda: mutex.acquire(timeout=5)) in ("True", "OwnerDiedWarning")
 
 
-def test_mutexes_that_are_linked_in_a_circle(shm, scribe):
+def test_circular_list_of_held_mutexes(shm, scribe):
     def three():
         first, second, third = shm.mutex(), shm.mutex(), shm.mutex()
         first.acquire()
@@ -358,7 +358,7 @@ def test_mutexes_that_are_linked_in_a_circle(shm, scribe):
 
 
 @pytest.mark.parametrize("depth", [0, 1 << 31])
-def test_a_depth_that_was_never_reached(shm, scribe, depth):
+def test_impossible_mutex_depth(shm, scribe, depth):
     def wait():
         mutex = shm.mutex()
         condition = threading.Condition(mutex)
@@ -369,7 +369,7 @@ def test_a_depth_that_was_never_reached(shm, scribe, depth):
     assert outcome(wait) == "False"
 
 
-def test_a_depth_of_nothing_is_the_last_one(shm, scribe):
+def test_release_at_depth_zero(shm, scribe):
     def release():
         mutex = shm.mutex()
         mutex.acquire()
@@ -380,7 +380,7 @@ def test_a_depth_of_nothing_is_the_last_one(shm, scribe):
     assert outcome(release) == "False"
 
 
-def test_a_semaphore_and_an_event_full_of_bits(shm, scribe):
+def test_semaphore_and_event_with_all_bits_set(shm, scribe):
     semaphore, event = shm.semaphore(0), shm.event()
     for block, structure in ((semaphore, SEMAPHORE), (event, EVENT)):
         scribe.bytes[block.offset : block.offset + structure.size] = b"\xff" * structure.size

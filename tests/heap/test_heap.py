@@ -1,4 +1,4 @@
-"""Blocks: sizes, alignment, what is refused, and what check_heap sees.  The stateful test is in test_heap_stateful."""
+"""Blocks: sizes, alignment, misuse, and what check_heap detects.  The stateful test is in testing/test_heap_machine.py."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ def shm(request):
 
 
 @pytest.mark.parametrize("size", [0, 1, 15, 16, 24, 25, 40, 41, 1024, 1025, 1056, 4096, 100_000, 1_000_000])
-def test_sizes(shm, size):
+def test_block_sizes(shm, size):
     block = shm.allocate(size)
     assert block.nbytes == len(block) == size
     assert bytes(block) == bytes(size)
@@ -45,7 +45,7 @@ def test_sizes(shm, size):
 
 
 @pytest.mark.parametrize("align", [1, 2, BLOCK_ALIGN_BYTES, 32, 64, 128, BLOCK_MAX_ALIGN_BYTES])
-def test_alignment(shm, align):
+def test_block_alignment(shm, align):
     blocks = [shm.allocate(size, align=align) for size in (1, 100, 1000, 17)]
     for block in blocks:
         assert block.offset % align == 0
@@ -58,12 +58,12 @@ def test_alignment(shm, align):
 
 
 @pytest.mark.parametrize("align", [0, -16, 3, 48, 2 * BLOCK_MAX_ALIGN_BYTES])
-def test_bad_alignment(shm, align):
+def test_wrong_alignment_raises(shm, align):
     with pytest.raises(ValueError, match="power of two"):
         shm.allocate(10, align=align)
 
 
-def test_bad_sizes(shm):
+def test_wrong_sizes_raise(shm):
     with pytest.raises(ValueError, match="must be non-negative"):
         shm.allocate(-1)
     with pytest.raises(TypeError):
@@ -81,7 +81,7 @@ def fill(section, blocks, size):
         blocks.append(section.allocate(size))
 
 
-def test_full_section_goes_on_after_free(shm):
+def test_full_section_is_usable_after_free(shm):
     blocks = []
     with pytest.raises(shmem.SectionFull, match="bytes free"):
         fill(shm, blocks, 50_000)
@@ -95,7 +95,7 @@ def test_full_section_goes_on_after_free(shm):
     shm.allocate(4_000_000)
 
 
-def test_cached_blocks_come_back_before_full(shm):
+def test_cached_blocks_are_reused_before_full(shm):
     blocks = [shm.allocate(1000) for _ in range(64)]
     for block in blocks:
         shm.free(block)
@@ -104,7 +104,7 @@ def test_cached_blocks_come_back_before_full(shm):
     assert shm.check_heap().cached_blocks == 0
 
 
-def test_blocks_of_the_library_are_not_the_users(shm):
+def test_internal_blocks_cannot_be_freed(shm):
     shm["a"] = [1.0, 2.0]
     shm["b"] = b"bytes"
     freed = 0
@@ -120,7 +120,7 @@ def test_blocks_of_the_library_are_not_the_users(shm):
     assert (report.blocks, report.internal_blocks) == (0, 3)
 
 
-def test_stale_and_foreign(shm):
+def test_free_of_stale_or_foreign_blocks_raises(shm):
     block, other = shm.allocate(100), shm.allocate(100)
     shm.free(block)
     with pytest.raises(shmem.InvalidBlock, match="freed already") as caught:
@@ -148,7 +148,7 @@ def test_stale_and_foreign(shm):
     assert shm.check_heap().blocks == 0
 
 
-def test_double_free_of_merged_and_last_blocks(shm):
+def test_free_twice_raises(shm):
     blocks = [shm.allocate(5000) for _ in range(4)]
     for order in (0, 1, 3, 2):
         shm.free(blocks[order])
@@ -158,19 +158,19 @@ def test_double_free_of_merged_and_last_blocks(shm):
     assert shm.check_heap().used_bytes == 0
 
 
-def test_inner_offset_that_looks_like_a_block(shm):
+def test_offset_inside_a_block_is_rejected(shm):
     block = shm.allocate(4096)
     view, at, size = memoryview(block), 5 * BLOCK_ALIGN_BYTES, 64
     BLOCK["tag"].write(view, size | STATE_USED, at)
     BLOCK["serial"].write(view, 1, at)
-    view[at + size - BLOCK_REAR_BYTES : at + size] = size.to_bytes(BLOCK_REAR_BYTES, "little")  # a rear tag, but not sealed
+    view[at + size - BLOCK_REAR_BYTES : at + size] = size.to_bytes(BLOCK_REAR_BYTES, "little")  # a rear tag with a wrong seal
     with pytest.raises(shmem.InvalidBlock):
         shm.free(block.offset + at + BLOCK_HEAD_BYTES)
     shm.free(block)
 
 
 @pytest.mark.damages
-def test_write_past_the_end_is_named(shm):
+def test_write_past_the_end_is_detected(shm):
     n_bytes = BLOCK_MIN_BYTES - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES
     first, second = shm.allocate(n_bytes), shm.allocate(n_bytes)
     assert second.offset == first.offset + BLOCK_MIN_BYTES
@@ -204,8 +204,8 @@ def test_reallocate(shm, zero):
     assert shm.check_heap().blocks == 1
 
 
-def test_a_block_that_was_made_smaller(shm):
-    """By any process: the bytes behind the new end belong to another block."""
+def test_old_handles_of_a_shrunk_block_raise(shm):
+    """The bytes behind the new end may belong to another block."""
     block = shm.allocate(1000)
     other = shm.block(block.offset)
     smaller = shm.reallocate(block, 16)
@@ -216,7 +216,7 @@ def test_a_block_that_was_made_smaller(shm):
     assert memoryview(smaller).nbytes == memoryview(shm.block(other.offset)).nbytes == 16
 
 
-def test_reallocate_moves_and_makes_stale(shm):
+def test_reallocate_moves_and_invalidates(shm):
     block, wall = shm.allocate(100), shm.allocate(100)
     memoryview(block)[:] = b"a" * 100
     moved = shm.reallocate(block, 100_000)
@@ -232,7 +232,7 @@ def test_reallocate_moves_and_makes_stale(shm):
     shm.free(wall)
 
 
-def test_zero_after_reuse(shm):
+def test_reused_memory_is_zeroed(shm):
     for size in (10, 1000, 1025, 70_000, 2_000_000):
         block = shm.allocate(size, zero=False)
         memoryview(block)[:] = b"\xee" * size
@@ -241,7 +241,7 @@ def test_zero_after_reuse(shm):
         shm.trim()
 
 
-def test_trim_gives_memory_back(shm):
+def test_trim_releases_memory(shm):
     block = shm.allocate(3_000_000)
     memoryview(block)[:] = b"\x01" * 3_000_000
     taken = os.stat(shm.path).st_blocks
@@ -252,7 +252,7 @@ def test_trim_gives_memory_back(shm):
     assert not any(bytes(shm.allocate(3_000_000)))
 
 
-def test_find_storage(shm):
+def test_find_storage_returns_the_section(shm):
     block, array = shm.allocate(100), shm.zeros(4)
     assert shmem.find_storage(block) is shm
     assert shmem.find_storage(memoryview(block)[3:]) is shm
@@ -265,7 +265,7 @@ def test_find_storage(shm):
     assert block.section is shm
 
 
-def test_root(shm):
+def test_root_object(shm):
     assert shm.root is None
     block = shm.allocate(10)
     shm.root = block
@@ -300,7 +300,7 @@ def test_stats(shm):
     shm.free(block)
 
 
-def test_growth_takes_backing_only_as_used(tmp_path):
+def test_growth_reserves_space_only_as_used(tmp_path):
     with shmem.SharedMemory(tmp_path / "s", max_size=1 << 36) as section:
         assert os.stat(section.path).st_blocks * 512 < 4 << 20
         section.allocate(10 << 20)
@@ -308,7 +308,7 @@ def test_growth_takes_backing_only_as_used(tmp_path):
 
 
 def test_file_size_limit_is_section_full(tmp_path):
-    """RLIMIT_FSIZE stops a section from being made or grown: SectionFull that names the file system, and nothing is lost."""
+    """When RLIMIT_FSIZE prevents creating or growing a section, SectionFull names the file system, and no data is lost."""
     with shmem.SharedMemory(tmp_path / "s", max_size=1 << 19) as section:
         section["kept"] = [1, 2, 3]
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -328,7 +328,7 @@ def test_file_size_limit_is_section_full(tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
 def test_full_file_system_is_section_full(tmp_path):
-    """On a full disk allocation ends in SectionFull, never in SIGBUS, and goes on after freeing."""
+    """On a full disk allocation raises SectionFull, never SIGBUS, and succeeds again after freeing."""
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)], capture_output=True, check=False)
     if mount.returncode:
         pytest.skip(f"mounting is not permitted here: {mount.stderr.decode()}")
@@ -344,6 +344,6 @@ def test_full_file_system_is_section_full(tmp_path):
             section.free(blocks.pop())
             blocks.append(section.allocate(100_000))
             assert section.check_heap().blocks == len(blocks)
-            del block, blocks, caught  # the traceback in it refers to the blocks
+            del block, blocks, caught  # its traceback refers to the blocks
     finally:
         subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)

@@ -1,4 +1,4 @@
-"""Killed in the middle: the others go on, the heap is whole, nothing allocated is lost."""
+"""Processes killed during heap operations: the others continue, the heap is intact, and no allocated block is lost."""
 
 import os
 import random
@@ -12,7 +12,7 @@ import shmem
 from shmem._base.layout import BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, LAYOUT, OWNER_INDEX_MASK
 
 HEADER, BLOCK = LAYOUT["header_t"], LAYOUT["block_t"]
-# Every operation that changes the heap, in a loop, until it is killed.
+# Every operation that changes the heap, in a loop, until the process is killed.
 WORK = """
 import numpy as np, random, signal
 section = shmem.SharedMemory(**eval(args[0])); rng = random.Random(int(args[1])); mine = []
@@ -48,7 +48,7 @@ def wait_until(condition, seconds=20):
 
 @pytest.mark.parametrize("index", ["tlsf", "next_fit"])
 def test_kill_storm(tmp_path, child, index):
-    """Members are killed at random while all of them change the heap; what is ours stays as it was."""
+    """Members are killed at random while all of them change the heap; the blocks of this process stay unchanged."""
     place = {"file_name": str(tmp_path / "s")}
     rng = random.Random(7)
     with shmem.SharedMemory(**place, max_size=1 << 26, index=index) as section:
@@ -71,7 +71,7 @@ def test_kill_storm(tmp_path, child, index):
         assert all((array == i).all() for i, array in enumerate(kept))
         assert section["kept"].tolist() == list(range(100))
         assert section.stats().participants == (os.getpid(),)
-        # nothing is left but what has an owner: ours, names, and blocks that a killed member had not freed yet
+        # the remaining blocks are this process's, named ones, and those that a killed member had not freed yet
         assert report.blocks <= len(kept) + len(section) + 28 * 21
         for name in list(section):
             del section[name]
@@ -81,7 +81,7 @@ def test_kill_storm(tmp_path, child, index):
 
 
 def test_killed_holding_the_lock_and_allocating(shm, child):
-    """The issue's own words: SIGKILL while it holds the exclusive lock and is allocating."""
+    """SIGKILL while a process holds the exclusive lock and is allocating."""
     for _ in range(5):
         other = child(
             "section = shmem.SharedMemory(shared_name=args[0])\n"
@@ -100,7 +100,7 @@ def test_killed_holding_the_lock_and_allocating(shm, child):
 
 
 def blocks_of(shm):
-    """Offsets of plain blocks, found by trying (the section is small)."""
+    """Return the offsets of plain blocks by trying every offset (the section is small)."""
     found = []
     with open(shm.path, "rb") as file:
         start = HEADER["heap_start"].read_file(file.fileno())
@@ -113,7 +113,7 @@ def blocks_of(shm):
 
 
 def stop(pid):
-    """SIGSTOP, and wait until the process has stopped."""
+    """Send SIGSTOP, and wait until the process has stopped."""
     os.kill(pid, signal.SIGSTOP)
 
     def has_stopped():
@@ -123,8 +123,8 @@ def stop(pid):
     assert wait_until(has_stopped)
 
 
-def test_heap_gate_owner_killed(shm, child):
-    """Stop a member again and again until it is caught inside the heap gate, kill it there, go on."""
+def test_killed_heap_gate_owner(shm, child):
+    """Stop a member repeatedly until it is inside the heap gate, and kill it there."""
     code = "section = shmem.SharedMemory(shared_name=args[0]); say('go')\nwhile True: section.free(section.allocate(100000, zero=False))"
     for caught in range(1, 4):
         other = child(code, shm.name)
@@ -153,7 +153,7 @@ def gate_is_taken(shm):
 
 
 def test_unclean_file_is_recovered(section_file, child):
-    """A process dies as the only one: the next opener makes holes of what was being made."""
+    """The only process dies; the next opener frees the block that it was making."""
     other = child(
         "section = shmem.SharedMemory(args[0], max_size=1 << 28); section['a'] = [1, 2, 3]; say('go')\n"
         "while True: section.free(section.allocate(100_000_000))",
@@ -173,8 +173,8 @@ def test_unclean_file_is_recovered(section_file, child):
         assert not section.recovered
 
 
-def test_pending_block_of_the_dead_is_room_again(child):
-    """A member dies while it clears a large block; who needs the room gets it, without anybody reopening."""
+def test_pending_block_of_a_dead_process_is_reused(child):
+    """A member dies while it clears a large block.  Another process can allocate the memory without reopening the section."""
     with shmem.SharedMemory(max_size=1 << 26) as section:
         code = "section = shmem.SharedMemory(shared_name=args[0]); say('go')\nwhile True: section.free(section.allocate(60_000_000))"
         other = child(code, section.name)
@@ -183,12 +183,12 @@ def test_pending_block_of_the_dead_is_room_again(child):
         other.kill()
         try:
             section.free(section.allocate(60_000_000))
-        except shmem.SectionFull:  # USED if it died between the last store and free(): then it is a leak of the dead program's own
+        except shmem.SectionFull:  # it died between the last store and free(): the block is used, a leak of the dead program
             assert section.check_heap().blocks == 1
 
 
 def test_killed_opener(section_file, child):
-    """Killed anywhere in opening and closing: the next one opens it."""
+    """After a kill anywhere in opening or closing, the next process can open the section."""
     shmem.SharedMemory(section_file, max_size=1 << 20).close()
     for i in range(15):
         other = child("say('go')\nwhile True: shmem.SharedMemory(args[0]).close()", section_file)
@@ -220,7 +220,7 @@ def test_killed_creator(tmp_path, child):
 
 
 def test_damaged_chain_is_read_but_not_changed(section_file):
-    """A front tag overwritten in the file: reading goes on, changing raises."""
+    """After a front tag was overwritten in the file, reading works and changes raise."""
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section["a"] = [1, 2, 3]
         first, second = section.allocate(100), section.allocate(5000)

@@ -1,19 +1,19 @@
 /* The channel of shmem/_sync/channel.pxd, for the models that wait on one.
 
    Its word is `registered` (high half) and `sequence` (low half, the futex); each d_step or atomic here is one
-   instruction, or one system call, there.  A thread is `t`; it has `mine` (the sequence it registered with), `status`, and for
-   notifying `r`, `s`, `ok`, `i`.
+   instruction, or one system call, there.  A thread is `t`; its variables are `mine` (the sequence it registered with), `status`,
+   and for notifying `r`, `s`, `ok`, `i`.
 
-   The kernel.  futex_wait compares and falls asleep in one step.  futex_wake wakes any n sleepers, also those that came
+   The kernel.  futex_wait compares and falls asleep in one step.  futex_wake wakes any n sleepers, even those that came
    after the notification: the queue is first in, first out only among threads of one priority.
 
-   A sleeper looks again by itself (the end of a slice) only after a kill, so a lost wake shows as a deadlock.  One that has a
-   deadline may give up at any moment.  In a model with take-over SLICES bounds how often: else a sleeper that looks again
-   and again, in vain, would be no deadlock.  Then a slice ends at an arbitrary moment EARLY times, and when nothing else can
-   move, once for each thread: that must be enough.
+   A sleeper checks again by itself (the end of a slice) only after a kill, so a lost wake shows as a deadlock.  A sleeper with a
+   deadline may give up at any moment.  In a model with take-over, SLICES bounds the number of slices; otherwise a sleeper that checks
+   repeatedly in vain would not be a deadlock.  A slice then ends EARLY times at an arbitrary moment, and once for each thread when no
+   other step is possible; that must be sufficient.
 
-   THREADS and DEADLINES (which thread has one) come from the model.  `due[t]`: the wakes that t has taken registrations for and
-   has not done yet, for the assertion alone. */
+   The model defines THREADS and DEADLINES (the threads that have one).  `due[t]` is the number of wakes for which t has taken
+   registrations and which it has not done yet; it serves only the assertion. */
 
 #define SLICE_OVER 1     /* ETIMEDOUT, or EINTR */
 byte registered = 0, sequence = 0;
@@ -34,7 +34,7 @@ byte kills = 0;
 #define DUE (due[0] + due[1] + due[2] + due[3] + due[4])
 #endif
 
-/* A model in which its subject never happens proves nothing: with -DREACH=n the place n must be found */
+/* A model that never reaches its subject proves nothing: with -DREACH=n Spin must find the place n */
 #ifndef REACH
 #define REACH 0
 #endif
@@ -52,7 +52,7 @@ inline never_fewer_than_sleepers() { assert(kills > 0 || registered + DUE >= SLE
 inline channel_register() { d_step { mine = sequence; registered++ } }
 
 inline channel_withdraw() {
-    d_step {       /* one round of its loop is enough: it ends when the swap succeeds */
+    d_step {       /* one round of the loop is sufficient, because it ends when the swap succeeds */
         if
 #ifdef WITHDRAW_BLINDLY
         :: registered > 0 ->
@@ -71,7 +71,7 @@ inline channel_sleep() {
         status = 0;
         if
         :: sequence == mine -> asleep[t] = true; never_fewer_than_sleepers()
-        :: else -> REACHED(1)        /* notified between the look and the sleep */
+        :: else -> REACHED(1)        /* notified between the check and the sleep */
         fi
     };
     if
@@ -108,7 +108,7 @@ inline futex_wake(n) {
             i++
         :: else -> break
         od;
-        ok = (i < n);                /* how many it woke: fewer */
+        ok = (i < n);                /* whether it woke fewer than n */
         i = 0;
         due[t] = 0;
         never_fewer_than_sleepers()
@@ -136,7 +136,7 @@ inline channel_notify(n) {       /* with channel_notify_registered */
         :: ok ->
 #ifndef NO_WAKE
             futex_wake(n);
-            d_step {          /* no thread sleeps: the remaining registrations are left over */
+            d_step {          /* no thread sleeps, so the remaining registrations are left over */
                 if
 #ifdef CLEAR_BLINDLY
                 :: ok -> registered = 0
@@ -161,11 +161,11 @@ inline channel_notify(n) {       /* with channel_notify_registered */
 #define MORTAL unless { killed[t] }
 #endif
 
-/* One of the threads named is killed before any of its steps, or none is */
-inline kill_thread(who) {
+/* At most one of the named threads is killed, before any of its steps */
+inline kill_thread(target) {
     d_step {
-        !ended[who] ->
-        if :: due[who] > 0 -> REACHED(2) :: else fi;       /* between taking registrations away and waking */
-        killed[who] = true; asleep[who] = false; due[who] = 0; kills++
+        !ended[target] ->
+        if :: due[target] > 0 -> REACHED(2) :: else fi;       /* between removing registrations and waking */
+        killed[target] = true; asleep[target] = false; due[target] = 0; kills++
     }
 }

@@ -1,9 +1,9 @@
-/* The channel (shmem/_sync/channel.pxd) and on it the semaphore (shmem/_sync/primitives.pxd and _sync/primitives.pyx): two waiters, of which 1 has a
-   deadline, and two signallers, signal(1) and signal(2).  One of the four is killed before any of its steps, or none.
-   With NO_KILLS there is a third waiter.  With BINARY the value is 1 and three threads each take it and give it back.
+/* The channel (shmem/_sync/channel.pxd) and on it the semaphore (shmem/_sync/primitives.pxd and _sync/primitives.pyx): two waiters, the
+   second with a deadline, and two signallers, signal(1) and signal(2).  At most one of the four is killed, before any of its steps.
+   With NO_KILLS there is a third waiter.  With BINARY the value is 1, and three threads each take it and signal it again.
 
-   Claims: what was taken and what is left is what was signalled; registrations and wakes still due are never fewer than
-   sleepers; no waiter sleeps for ever beside a value (no deadlock: as much is signalled as is waited for).
+   Claims: the units taken and the value left add up to the units signalled; registrations and wakes still due are never fewer
+   than sleepers; no waiter sleeps forever while the value is positive (no deadlock, since as much is signalled as is waited for).
 
    Seeded errors: NOTIFY_WITHOUT_SEQUENCE, LOOK_BEFORE_REGISTER, WITHDRAW_BLINDLY, NOTIFY_BEFORE_CHANGE, NO_WAKE, WAKE_ONE,
    GIVE_UP_WITHOUT_LOOK, PLAIN_TAKE, CLEAR_BLINDLY. */
@@ -49,7 +49,7 @@ inline semaphore_signal(n) {     /* _sync/primitives.pxd */
 #endif
 }
 
-inline semaphore_wait() {        /* _sync/primitives.pyx; the spins are one look */
+inline semaphore_wait() {        /* _sync/primitives.pyx; the spins are one check */
     semaphore_try();
     do
     :: got -> break
@@ -70,9 +70,9 @@ inline semaphore_wait() {        /* _sync/primitives.pyx; the spins are one look
 #endif
         semaphore_try();
         if
-        :: got && status != 0 -> REACHED(3); break        /* signalled at the moment it gave up */
+        :: got && status != 0 -> REACHED(3); break        /* signalled at the moment of giving up */
         :: got && status == 0 -> REACHED(4); break
-        :: !got && status == 0 -> REACHED(5)              /* woken, and another thread was quicker */
+        :: !got && status == 0 -> REACHED(5)              /* woken, but another thread took the unit first */
         :: !got && status != 0
         fi;
         if :: DEADLINES(t) -> REACHED(6); break :: true fi;     /* past the deadline, woken or not */

@@ -1,11 +1,11 @@
 /* The event of shmem/_sync/primitives.pyx: one word that is its own channel (shmem/_sync/channel.pxd).  `sequence`, the low half, has the state in
-   bit 0 and counts above it how often it was signaled.
+   bit 0, and above it the number of signals.
 
-   Waiter 0 has no deadline; waiter 1 leaves once, for Ctrl-C or its deadline, and waits again or gives up.  Thread 2 signals and resets
-   at once; when the threads that waited then have gone on, it signals for good.  One of the three is killed before any of its
-   steps, or none.  With NO_KILLS there is another one that signals and resets.
+   Waiter 0 has no deadline; waiter 1 stops waiting once, for Ctrl-C or its deadline, and waits again or gives up.  Thread 2 signals and
+   resets immediately; after the threads that waited then have continued, it signals without a reset.  At most one of the three is
+   killed, before any of its steps.  With NO_KILLS there is another thread that signals and resets.
 
-   Claims: a thread that waits when it is signaled goes on, although a reset follows at once (no deadlock); a thread that goes on was signaled;
+   Claims: a thread that waits during a signal continues, although a reset follows immediately (no deadlock); only signaled threads continue;
    registrations and due wakes are never fewer than sleepers.
 
    Seeded errors: LOOK_AT_STATE_ALONE, SIGNAL_DOES_NOT_COUNT, SINCE_TAKEN_ANEW, SIGNAL_WITHOUT_SWAP, WAKE_ONE, NO_WAKE. */
@@ -25,10 +25,10 @@ byte times_out = 0;
 #define TIMEOUT_EXPIRED 2
 #define INTERRUPTED 3
 
-bool waits[THREADS];       /* and has not been signaled since */
-bool goes_on[THREADS];     /* was signaled while it waited, or before */
+bool waits[THREADS];       /* the thread waits, and was not signaled since */
+bool goes_on[THREADS];     /* the event was signaled while the thread waited, or before */
 
-inline event_sequence() {        /* when the waiting begins */
+inline event_sequence() {        /* at the start of a wait */
     d_step {
         since = sequence;
         if :: since & EVENT_SIGNALED -> goes_on[t] = true :: else -> waits[t] = true fi
@@ -58,7 +58,7 @@ inline event_wait() {
             if :: status != 0 -> times_out = 1; channel_withdraw() :: else fi;
             if
             :: HAS_BEEN_SIGNALED(sequence) ->
-                if :: status == 0 && !(sequence & EVENT_SIGNALED) -> REACHED(4) :: else fi;      /* and reset already */
+                if :: status == 0 && !(sequence & EVENT_SIGNALED) -> REACHED(4) :: else fi;      /* and already reset */
                 result = OK
             :: else ->
                 if
@@ -117,7 +117,7 @@ inline event_signal() {
     atomic { r = 0; s = 0; ok = false }
 }
 
-inline event_reset() {           /* its loop is one step: the swap that succeeds, or the look at an event that is not signaled */
+inline event_reset() {           /* its loop is one step: the swap that succeeds, or the read of an event that is not signaled */
     d_step { if :: sequence & EVENT_SIGNALED -> sequence-- :: else fi }
 }
 
@@ -130,7 +130,7 @@ proctype Waiter(byte t) {
             if
             :: result == OK -> assert(goes_on[t]); break
             :: result == TIMEOUT_EXPIRED -> break
-            :: result == INTERRUPTED ->          /* Ctrl-C was looked for; it goes on waiting */
+            :: result == INTERRUPTED ->          /* checked for Ctrl-C; continues to wait */
                 REACHED(5);
 #ifdef SINCE_TAKEN_ANEW
                 since = sequence

@@ -1,27 +1,27 @@
 /* The storage lock: shmem/_sync/storage_lock.pxd and shmem/_sync/storage_lock.pyx, with a kill before any step.
 
-   Each inline has the name of the function that it models; `_enter` and `_claim` are here three: enter_shared, enter_exclusive with
+   Each inline has the name of the function that it models; `_enter` and `_claim` are split into three: enter_shared, enter_exclusive with
    claim_gate, upgrade with claim_gate_upgrading.  One atomic operation of the code is one step here (d_step, or a
-   single statement); a kill takes effect between any two steps.  Channels (_sync/channel.pxd) are exact but for notifying, which is one
-   step: a kill between its two halves has the effect of one before it.  A sleeper looks again by itself (the end of a slice) only
-   after a kill: a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when nothing else can
-   happen, and not more than three times for a thread: then what is never taken over is an invalid end state, too.
+   single statement); a kill takes effect between any two steps.  Channels (_sync/channel.pxd) are exact, except that notifying
+   is one step: a kill between its two halves has the effect of a kill before it.  A sleeper checks again by itself (the end of a slice)
+   only after a kill, so a wake that is lost without a kill is an invalid end state.  With -DQUIET slices end only when no other step is
+   possible, and at most three times per thread; a lock that is never taken over is then an invalid end state, too.
 
    gown ggen          the gate: owner's entry + 1 and generation       gSR gSW  STARVING      turn n_left  0, READERS_TURN, WRITERS_TURN; readers it is left to
    uown ugen          upgrade                                          egen rd  an entry's word `readers`     blk  its liveness byte
    nR slR frR         channel lock_gate_readers: registrations; thread t asleep; sequence unchanged since t registered
    nW slW frW         lock_gate_writers        nD slD frD  drain       slU  asleep on upgrade
    meant              threads that had registered when the readers' turn began
-   nS nX hS hX        threads inside: for the assertions alone
+   nS nX hS hX        threads inside, only for the assertions
 
-   A thread makes one operation (thread 0: N0), chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.
-   IMPATIENT: a mask of threads that may give up at any time; the others wait for ever, so that they show what is lost.
+   A thread performs one operation (thread 0: N0), chosen from its mask: 1 shared, 2 shared and upgrade, 4 exclusive, 8 exclusive and downgrade.
+   IMPATIENT: a mask of threads that may give up at any time; the others wait forever, so that a lost wake shows.
 
-   With -DWHO=t and KILLS=0 all threads go on for ever, and Spin looks for a cycle in which t makes no progress (pan -l -f: each thread that can
-   move does at last): starvation.  There, a thread that slept in vain starves, a turn is long enough,
-   and no thread that is awake is outrun for ever between a look at the gate and falling asleep (NOT_OUTRUN).
+   With -DWHO=t and KILLS=0 all threads loop forever, and Spin searches for a cycle in which t makes no progress (pan -l -f: weak
+   fairness), which is starvation.  In this mode a thread that slept in vain sets STARVING, a turn is long enough, and a thread
+   that is awake is not overtaken forever between checking the gate and falling asleep (NOT_OUTRUN).
 
-   Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the killed one's entry.
+   Threads 0 and 1 share an entry with -DTWO=1.  With -DREUSE=1 an opener takes the entry of the killed process.
    Left out with -DNO_...: STARVING, FLAG_KEPT, WAKE_WRITER, END_TURN, YIELD, TAKE_OVER, OWN, GENERATION, ORDER, WAKE_UPGRADER, DRAIN_NOTIFY. */
 #ifndef OPS0
 #define OPS0 15
@@ -47,7 +47,7 @@
 #ifndef REUSE
 #define REUSE 0
 #endif
-#ifndef N0                                          /* how many operations thread 0 makes; the others make one */
+#ifndef N0                                          /* the number of operations of thread 0; the others perform one */
 #define N0 1
 #endif
 #ifdef QUIET
@@ -57,7 +57,7 @@
 #define SLICE_ENDS kills > 0
 #define LOOKED skip
 #endif
-#ifdef WHO
+#ifdef WATCHED
 #define LIVE 1
 #define MAY_LACK_PATIENCE 0
 #define NOT_OUTRUN atomic
@@ -68,7 +68,7 @@
 byte last;
 #else
 #define LIVE 0
-#define WHO 99
+#define WATCHED 99
 #define MAY_LACK_PATIENCE 1
 #define NOT_OUTRUN
 #define TURN_MAY_END 1
@@ -127,7 +127,7 @@ bool opening;
 #define ALL(x) x[0] = 0; x[1] = 0; x[2] = 0
 #define NONE(x) !(x[0] || x[1] || x[2])
 #define MEANT(x) meant[0] = x[0]; meant[1] = x[1]; meant[2] = x[2]
-#if LIVE                                             /* first in, first out: enough for two sleepers */
+#if LIVE                                             /* first in, first out; sufficient for two sleepers */
 #define ONE_OF(x) if :: x[0] && last != 0 -> x[0] = 0 :: x[1] && last != 1 -> x[1] = 0 :: x[2] && last != 2 -> x[2] = 0 :: else -> x[last] = 0 fi
 #else
 #define ONE_OF(x) if :: x[0] -> x[0] = 0 :: x[1] -> x[1] = 0 :: x[2] -> x[2] = 0 :: else fi
@@ -140,7 +140,7 @@ bool opening;
 #define channel_withdraw(X) d_step { if :: fr##X[t] && n##X > 0 -> n##X-- :: else fi; fr##X[t] = 0 }
 #define notify_all(X) d_step { if :: n##X > 0 -> n##X = 0; ALL(fr##X); ALL(sl##X) :: else fi }
 #define notify_one(X) atomic { if :: n##X > 0 -> n##X--; ALL(fr##X); if :: NONE(sl##X) -> n##X = 0 :: else -> ONE_OF(sl##X) fi :: else fi }
-/* a slice of sleep, of a registered thread alone; afterwards the thread is not registered */
+/* a slice of sleep, only of a registered thread; afterwards the thread is not registered */
 #define sleep(X) \
   d_step { if :: fr##X[t] -> sl##X[t] = 1; FELL_ASLEEP_##X :: else fi }; \
   if \
@@ -150,8 +150,8 @@ bool opening;
   fi; \
   if :: res != WOKEN -> channel_withdraw(X) :: else -> d_step { fr##X[t] = 0 } fi
 
-/* -- opening the gate, and taking it from the dead ------------------------------------------------------------------------ */
-inline use_readers_turn() {              /* of a reader that registered with the sequence that the turn carries */
+/* -- opening the gate, and taking it over from dead owners ---------------------------------------------------------------- */
+inline use_readers_turn() {              /* by a reader that registered with the sequence of the turn */
 #ifdef NO_END_TURN
   skip
 #else
@@ -269,7 +269,7 @@ inline drain_notify() {
 }
 
 /* -- claiming the gate: res OK, TIMED_OUT ------------------------------------------------------------------------------------- */
-inline claim_open_gate() {                /* a writer; res OK when it has it */
+inline claim_open_gate() {                /* by a writer; res OK if it has the gate */
   d_step { v = turn; w = gSW };
   if
   :: v != 0 && !over && !(v == WRITERS_TURN && registered) ->           /* _leave_turn_to_others: TURN_NS at most */
@@ -415,14 +415,14 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
           :: else
           fi
        fi; res = 0;
-       if :: t == WHO -> progress: skip :: else fi
+       if :: t == WATCHED -> progress: skip :: else fi
     :: else -> break
     od;
   } unless { kf[p] };
 stop: skip;
   d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; said = 0; over = 0; may_give_up = 0 } }
 
-/* process q dies: its threads, what they hold for the assertions, its liveness byte; registrations stay */
+/* process q dies: its threads, the locks they hold (for the assertions) and its liveness byte go; registrations stay */
 inline gone(x) {
   if
   :: inuse[x] && pp[x] == q ->

@@ -1,10 +1,10 @@
-/* A gate, shmem/_sync/gate.pxd, as the heap uses it (shmem/_heap/heap.pyx): thread 0 of the participant in entry 0, thread 1 of the one in
-   entry 1, thread 2 of a process that takes the entry of thread 0 when that one is killed, and clears up what it left.  The owner changes the heap in steps, between
-   which it is not whole; so does recovery.  Thread 0 is killed before any of its steps, and after it one of the others too, so also
-   in recovery and clearing up; or fewer are.
+/* A gate, shmem/_sync/gate.pxd, as the heap uses it (shmem/_heap/heap.pyx): thread 0 of the participant in entry 0, thread 1 of
+   that in entry 1, thread 2 of a process that takes over the entry of thread 0 after its death, and cleans up.  The owner changes the heap
+   in steps, between which it is inconsistent; so does recovery.  Up to two threads are killed before any of their steps: thread 0, and
+   after it one of the others, so also during recovery and cleanup.
    With NO_KILLS there are three participants and no kills.
 
-   Claims: one owner; the owner of the gate finds the heap whole; no deadlock, so take-over comes and no wake is lost.
+   Claims: one owner; the owner of the gate finds the heap consistent; no deadlock, so every take-over happens and no wake is lost.
 
    Seeded errors: NO_RECOVERY, NO_TAKE_OVER, GENERATION_NOT_COMPARED, TAKE_OVER_BLINDLY, WAITERS_NOT_KEPT, WAITERS_NOT_SET,
    NO_WAKE. */
@@ -17,15 +17,15 @@
 
 byte gate = 0;                   /* SIGNATURE of the owner, or 0 */
 bool waiters = false;            /* GATE_WAITERS, in the same word */
-bool asleep[THREADS];            /* on the low half: index and flag, not the generation */
+bool asleep[THREADS];            /* on the low half of the word: index and flag, not the generation */
 bool killed[THREADS];
 bool ended[THREADS];
 byte generation[3];
-bool alive[3];                   /* the liveness byte is locked */
+bool alive[3];                   /* the liveness byte of an entry is locked */
 byte kills = 0, early = 0, late = 0;
 
-bool whole = true;               /* the heap */
-byte inside = 0;                 /* the thread that changes the heap, and 1: for the assertions alone */
+bool whole = true;               /* the heap is consistent */
+byte inside = 0;                 /* the thread that changes the heap + 1; only for the assertions */
 
 #define SIGNATURE(entry, generation) ((generation) * 4 + (entry) + 1)
 #define INDEX_PLUS_1(word) ((word) & 3)
@@ -50,7 +50,7 @@ inline participant_is_alive() {  /* shmem/_base/participants.pyx, of the owner i
     if :: yes -> yes = INDEX_PLUS_1(word) - 1 == entry || alive[INDEX_PLUS_1(word) - 1] :: else fi
 }
 
-inline heap_recover() {          /* shmem/_heap/recovery.pyx: may be killed and begun again */
+inline heap_recover() {          /* shmem/_heap/recovery.pyx; may be killed and started again */
 #ifdef NO_RECOVERY
     skip
 #else
@@ -100,8 +100,8 @@ inline futex_wait() {            /* on `word`, `flag`; out: `timed_out` */
     fi
 }
 
-inline heap_enter() {            /* gate_try, gate_step of shmem/_sync/gate.pxd; the spins are one look */
-    mine = false;                /* its variable `waiters` */
+inline heap_enter() {            /* gate_try, gate_step of shmem/_sync/gate.pxd; the spins are one check */
+    mine = false;                /* the variable `waiters` of the function */
     d_step { yes = gate == 0 && !waiters; if :: yes -> gate = gate_word :: else fi };
     do
     :: yes -> break
@@ -144,7 +144,7 @@ inline heap_leave() {            /* gate_leave */
             :: asleep[0] -> asleep[0] = false
             :: asleep[1] -> asleep[1] = false
             :: asleep[2] -> asleep[2] = false
-            :: else -> REACHED(4)        /* no thread sleeps any more, or not yet */
+            :: else -> REACHED(4)        /* no thread sleeps now */
             fi
         }
 #endif
@@ -183,11 +183,11 @@ proctype Opener(byte t; byte entry) {      /* participant_take, then clear_up_af
     atomic { ended[t] = true; mine = false; word = 0; flag = false; yes = false; timed_out = false; gate_word = 0 }
 }
 
-inline kill_thread(who, entry) {
+inline kill_thread(target, entry) {
     d_step {
-        !ended[who] && alive[entry] ->
-        killed[who] = true; asleep[who] = false; alive[entry] = false; kills++;
-        if :: inside == who + 1 -> inside = 0 :: else fi
+        !ended[target] && alive[entry] ->
+        killed[target] = true; asleep[target] = false; alive[entry] = false; kills++;
+        if :: inside == target + 1 -> inside = 0 :: else fi
     }
 }
 

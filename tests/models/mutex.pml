@@ -1,12 +1,12 @@
-/* The owned mutex of shmem/_sync/primitives.pyx and _sync/primitives.pxd: threads 0 and 1 of the participant in entry 0, thread 2 of the one in entry 1.
+/* The owned mutex of shmem/_sync/primitives.pyx and _sync/primitives.pxd: threads 0 and 1 of the participant in entry 0, thread 2 of that in entry 1.
    Thread 1 may end without unlocking, thread 2 has a deadline.  Threads 0 and 2 have the same thread pointer, as after a fork.
-   One of the two processes is killed before any step of its threads, or none is.  With REUSED thread 1 is of a process that takes
-   the entry of the killed one.  With NO_KILLS no process is killed, and thread 0 locks inside its lock, and once more afterwards.
+   At most one of the two processes is killed, before any step of its threads.  With REUSED thread 1 belongs to a process that takes
+   the entry of the killed one.  With NO_KILLS processes are not killed, and thread 0 locks recursively, and once more afterwards.
 
-   Claims: one holder; a death is told to the next owner, once, and nothing else is; no deadlock, so take-over comes.
+   Claims: one holder; each death is reported once, to the next owner, and only deaths are; no deadlock, so every take-over happens.
 
-   Seeded errors: THREAD_POINTER_ALONE, THREAD_NOT_WIPED, NO_TAKE_OVER, TAKE_OVER_BLINDLY, GENERATION_NOT_COMPARED, DEATH_NOT_TOLD,
-   DEATH_TOLD_TWICE, NO_NOTIFY. */
+   Seeded errors: THREAD_POINTER_ALONE, THREAD_NOT_WIPED, NO_TAKE_OVER, TAKE_OVER_BLINDLY, GENERATION_NOT_COMPARED, DEATH_NOT_REPORTED,
+   DEATH_REPORTED_TWICE, NO_NOTIFY. */
 
 #define THREADS 3
 #define DEADLINES(t) (t == 2)
@@ -24,10 +24,10 @@ byte thread = 0;                 /* THREAD_SIGNATURE of the owner, or 0 */
 byte depth = 0;
 bool died = false;
 byte generation[2];              /* of an entry: the high half of `readers` */
-bool alive[2];                   /* its liveness byte is locked */
+bool alive[2];                   /* the liveness byte of an entry is locked */
 
-bool inside = false;             /* a thread holds the mutex: for the assertions alone */
-bool untold = false;             /* an owner is gone, and its death was not reported yet */
+bool inside = false;             /* a thread holds the mutex; only for the assertions */
+bool unreported = false;             /* an owner is dead, and its death was not reported yet */
 
 #define SIGNATURE(entry, generation) ((generation) * 4 + (entry) + 1)
 #define ENTRY(word) (((word) & 3) - 1)
@@ -89,12 +89,12 @@ inline mutex_claim() {           /* out: `result`, `owner_died` */
 }
 
 inline mutex_sign() {
-#ifdef DEATH_NOT_TOLD
+#ifdef DEATH_NOT_REPORTED
     owner_died = false;
 #endif
     if
     :: died || owner_died ->
-#ifndef DEATH_TOLD_TWICE
+#ifndef DEATH_REPORTED_TWICE
         died = false;
 #endif
         owner_died = true
@@ -114,13 +114,13 @@ inline mutex_lock() {
         if
         :: result == OK ->
             mutex_sign();
-            d_step { assert(!inside && owner_died == untold); inside = true; untold = false }
+            d_step { assert(!inside && owner_died == unreported); inside = true; unreported = false }
         :: else
         fi
     fi
 }
 
-inline mutex_unlock() {          /* its only user is one that has it */
+inline mutex_unlock() {          /* only called by the holder */
     mutex_is_mine();
     assert(yes);
     depth--;
@@ -142,7 +142,7 @@ inline mutexes_release_all() {   /* the thread ends */
     d_step { assert(inside); inside = false };
     died = true;
     thread = 0;
-    d_step { owner = 0; untold = true };
+    d_step { owner = 0; unreported = true };
     channel_notify(1)
 }
 
@@ -175,7 +175,7 @@ proctype Thread(byte t; byte entry) {
 }
 
 #ifdef REUSED
-proctype Opener(byte t; byte entry) {      /* participant_take of shmem/_base/participants.pyx; it is not killed */
+proctype Opener(byte t; byte entry) {      /* participant_take of shmem/_base/participants.pyx; this process is not killed */
     byte mine, status, word, gate_word, result, r, s, i;
     bool yes, owner_died, ok;
     alive[entry] = true;
@@ -196,7 +196,7 @@ inline kill_participant(entry, first, second) {
         killed[first] = true; asleep[first] = false; due[first] = 0;
         killed[second] = true; asleep[second] = false; due[second] = 0;
         alive[entry] = false; kills++;
-        if :: owner == SIGNATURE(entry, 1) -> inside = false; untold = true :: else fi
+        if :: owner == SIGNATURE(entry, 1) -> inside = false; unreported = true :: else fi
     };
     REUSE(entry)
 }

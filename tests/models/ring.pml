@@ -1,13 +1,13 @@
-/* The ring behind Queue, shmem/_sync/ring.pyx, with one slot: producer 0 has two messages; consumers 2 and 3 take one each, and 3 comes back
-   once from its deadline.  One of the three is killed before any of its steps, or none.  With TWO_PRODUCERS no thread is
-   killed, and producers 0 and 1 have a message each.  With GIVES_UP no thread is killed either, there is a third consumer, and
-   consumer 3 may leave without a message: from its deadline, or because the gate does not open in time (or for a signal); if it took one,
-   the producer has one more.
+/* The ring behind Queue, shmem/_sync/ring.pyx, with one slot: producer 0 has two messages; consumers 2 and 3 take one each, and 3 times
+   out once and comes back.  At most one of the three is killed, before any of its steps.  With TWO_PRODUCERS threads are not killed,
+   and producers 0 and 1 have a message each.  With GIVES_UP threads are not killed either, there is a third consumer, and consumer 3
+   may leave without a message: at its deadline, or because the gate does not open in time (or for a signal); if it took a message,
+   the producer puts one more.
 
-   The two gates are modelled in heap_gate.pml (shmem/_sync/gate.pxd): here one is entered in one step, when it is open or its
-   owner is dead.  Producers find the queue full without sleeping: their waiting is the mirror image of the consumers'.
+   The two gates are modelled in heap_gate.pml (shmem/_sync/gate.pxd): here a gate is entered in one step, if it is open or its
+   owner is dead.  Producers do not sleep when the queue is full: their waiting mirrors that of the consumers.
 
-   Claims: every message committed is taken once, whole, in its producer's order; no lost wake (no deadlock).
+   Claims: every committed message is taken once, complete, and in its producer's order; no lost wake (no deadlock).
 
    Seeded errors: TAIL_BEFORE_COPY, HEAD_BEFORE_COPY, NO_GATE, LOOK_BEFORE_REGISTER, NOTIFY_BEFORE_COMMIT, NO_WAKE, WAKE_NOT_PASSED_ON. */
 
@@ -39,7 +39,7 @@ byte producers_gate = NO_OWNER, consumers_gate = NO_OWNER;
 #ifdef GIVES_UP
 bool took[THREADS];
 #endif
-byte last[2];                    /* the number taken last, of each producer */
+byte last[2];                    /* the last number taken, for each producer */
 
 inline enter(gate) {
 #ifdef NO_GATE
@@ -49,7 +49,7 @@ inline enter(gate) {
 #endif
 }
 
-inline enter_or_give_up() {      /* of a consumer; out: `through` */
+inline enter_or_give_up() {      /* by a consumer; out: `through` */
 #ifdef GIVES_UP
     if
     :: enter(consumers_gate); through = true
@@ -60,7 +60,7 @@ inline enter_or_give_up() {      /* of a consumer; out: `through` */
 #endif
 }
 
-inline put_inside() {            /* one message; it waits for room before it enters */
+inline put_inside() {            /* puts one message; the producer waits for room before it enters */
     at = tail;
     if :: at - head_seen == CAPACITY -> head_seen = head :: else fi;
     if
@@ -108,7 +108,7 @@ inline get_inside() {            /* out: `got` */
     fi
 }
 
-inline wait() {                  /* of a consumer */
+inline wait() {                  /* by a consumer */
     do
     :: enter_or_give_up();
         if
@@ -122,7 +122,7 @@ inline wait() {                  /* of a consumer */
         get_inside();
         woken = false;
         if :: got -> break :: else fi;
-        if :: LEAVES(t) && times_out -> break :: else fi;       /* past its deadline, and it has looked */
+        if :: LEAVES(t) && times_out -> break :: else fi;       /* past the deadline, after a check */
 #ifndef LOOK_BEFORE_REGISTER
         channel_register();
         enter_or_give_up();

@@ -1,22 +1,21 @@
-/* The pairs of words whose order the algorithms rely on, on processors whose stores wait in a buffer before others see them.
+/* The pairs of words whose order the algorithms rely on, on processors whose stores wait in a buffer before other threads see them.
 
-   A thread's stores go into its buffer, and from there to memory whenever the buffer likes: with TSO (x86) in order, with WEAK (Arm)
-   in any order.  What the orders of shmem/_atomics.pxd do (no thread here loads a word that it stores, so there is no forwarding):
+   A thread's stores go into its buffer, and from there to memory at any time: with TSO (x86) in order, with WEAK (Arm) in any
+   order.  The effects of the orders of shmem/_atomics.pxd (threads here do not load words that they store, so there is no forwarding):
 
                TSO                                        WEAK
      store_seq_cst, fetch_add_seq_cst,
      compare_exchange_seq_cst   empty the buffer first and last    wait until the buffer is empty, then go into it
-     store_release              like a plain one                   wait until the buffer is empty, then go into it
-     load_seq_cst               like a plain one                   wait until no seq_cst store is in the buffer
-     load_acquire               like a plain one                   no later load is done before it
+     store_release              as a plain store                   wait until the buffer is empty, then go into it
+     load_seq_cst               as a plain load                    wait until no seq_cst store is in the buffer
+     load_acquire               as a plain load                    later loads are done after it
      a plain load               in order                           may be done before an earlier load
 
-   PAIR says which of the pairs below; the code for each is named there.  Each has four operations: 1 and 2 of the first thread,
-   3 and 4 of the second one.  PLAIN=n makes operation n a plain one; in pair 4 operations 1
-   and 4, the data, are plain as it is.
+   PAIR selects one of the pairs below; the code of each is named there.  Each has four operations: 1 and 2 of the first thread,
+   3 and 4 of the second one.  PLAIN=n makes operation n a plain one; in pair 4 operations 1 and 4, on the data, are always plain.
 
-   Claims: a reader and a writer are not both in (1); no waiter sleeps that was not seen (2, 3);
-   a thread that sees a tag sees what it publishes (4). */
+   Claims: a reader and a writer are not both inside (1); every sleeping waiter was seen (2, 3);
+   a thread that sees a tag also sees the data that it publishes (4). */
 
 #ifndef PAIR
 #define PAIR 1
@@ -30,8 +29,8 @@
 #define REACHED(n) assert(REACH != n)
 
 byte memory[2];
-chan buffer[2] = [2] of { byte, byte, bool };  /* word, value, and whether that is a seq_cst store */
-byte n_seq_cst[2];                             /* such stores in the buffer */
+chan buffer[2] = [2] of { byte, byte, bool };  /* word, value, and whether this is a seq_cst store */
+byte n_seq_cst[2];                             /* the number of such stores in the buffer */
 
 inline store_seq_cst(n, word, value) {
     if
@@ -127,13 +126,13 @@ proctype Second(byte t) {
 }
 
 #else
-/* heap_commit, hole_split, heap_set_root (store_release_u64) against heap_check_block, _becomes_hole, get_root_object (load_acquire_u64);
+/* 4: heap_commit, hole_split, heap_set_root (store_release_u64) against heap_check_block, _becomes_hole, get_root_object (load_acquire_u64);
    and of the same shape gate_leave (exchange_release_u64) against gate_try (compare_exchange_acquire_u64), shmem/_sync/gate.pxd */
 #define DATA 0
 #define TAG 1
 
 proctype First(byte t) {
-    buffer[t] ! DATA, 1, false;          /* 1: plain as it is */
+    buffer[t] ! DATA, 1, false;          /* 1: always plain */
     store_release(2, TAG, 1)
 }
 
@@ -142,7 +141,7 @@ proctype Second(byte t) {
     if
     :: tag = memory[TAG]; data = memory[DATA]
 #ifdef WEAK
-    :: PLAIN == 3 -> data = memory[DATA]; tag = memory[TAG]        /* a plain load of the tag does not hold the other one back */
+    :: PLAIN == 3 -> data = memory[DATA]; tag = memory[TAG]        /* a plain load of the tag does not delay the other load */
 #endif
     fi;
     d_step { if :: tag == 1 -> REACHED(1); assert(data == 1) :: else -> REACHED(2) fi }

@@ -267,13 +267,13 @@ def test_get_while_others_delete_and_assign(shm, child):
 def test_get_while_another_process_frees_the_block(shm, child, after, size):
     """A block reused during the lookup is not the one that the name referred to.  A new root may lie at the same offset."""
     code = f"""
-    from shmem import _core
     from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, TAG_TYPE_SHIFT, TYPE_FIRST_USER, TYPE_PLAIN
+    from shmem._bridge.blocks import register_opener
     tag, unused = LAYOUT['block_t']['tag'], TYPE_FIRST_USER - 1
     def opener(mapping, offset, type_id, serial):            # for a type that does not exist
         del section['x']; section.free(offset); section.root = section.allocate({size})
         {after}
-    _core.register_opener(unused, unused, opener)
+    register_opener(unused, unused, opener)
     section = shmem.SharedMemory(shared_name=args[0])
     for look in (lambda: section.get('x'), lambda: section.root):
         section['x'] = b'x' * 300

@@ -179,7 +179,7 @@ def test_unsuitable_values_are_rejected(shm, dtype, value, error):
         ([("a", "i1", 2)], np.array([([1, 2],)], [("p", "i8", 2)]), [([1, 2],)]),
     ],
 )
-def test_arrays_that_fit_are_converted(shm, dtype, source, stored):
+def test_lossless_conversions_are_accepted(shm, dtype, source, stored):
     queue = shm.queue(4, dtype)
     assert queue.put_many(source) == len(stored)
     if stored:

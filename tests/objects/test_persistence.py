@@ -46,8 +46,8 @@ def traced(child, tmp_path, *options):
 
 @needs_strace
 def test_flush_syncs_file_and_directory(child, tmp_path):
-    address, end, said, calls = traced(child, tmp_path)
-    assert said == "flushed"
+    address, end, output, calls = traced(child, tmp_path)
+    assert output == "flushed"
     (sync, sync_arguments, _), *files = calls
     start, length, flag = sync_arguments.split(", ")
     assert (sync, int(start, 16), flag) == ("msync", address, "MS_SYNC")
@@ -62,8 +62,8 @@ def test_flush_raises_disk_errors(child, tmp_path, call):
     # the first opener has already synced the header once
     name, _, when = call.partition(":when=")
     when = int(when) + (name == "msync")
-    _, _, said, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
-    assert said.startswith("OperatingSystemError 5 cannot flush: Input/output error")
+    _, _, output, calls = traced(child, tmp_path, "-e", f"inject={name}:error=EIO:when={when}")
+    assert output.startswith("OperatingSystemError 5 cannot flush: Input/output error")
     assert calls[-1][0] == name
 
 
@@ -166,31 +166,37 @@ def test_snapshot_acquires_the_shared_lock(shm, tmp_path, child):
 
 
 def test_snapshot_is_consistent_while_others_write(shm, tmp_path, child):
-    """Writers change two arrays together under the lock while others allocate; the arrays are equal in every copy."""
+    """Two arrays that a writer changes together, under the lock, and then allocates: equal in every copy.
+
+    Between the two changes the writer waits until the snapshot waits for the lock, or is there.
+    """
     shm["a"], shm["b"] = np.zeros(20_000), np.zeros(20_000)
     other = child(
         """
-        section = shmem.SharedMemory(shared_name=args[0]); a, b = section["a"], section["b"]; say("go")
-        while not os.path.exists(args[1]):
+        section = shmem.SharedMemory(shared_name=args[0]); a, b = section["a"], section["b"]
+        for i in range(5):
             with shmem.exclusive_lock(section):
-                a += 1; b += 1
-            section["n"] = b"x" * 3000
-            del section["n"]
+                a += 1
+                say("half")
+                while not section.stats().lock_waiters and not os.path.exists(args[1] + str(i)): time.sleep(0.001)
+                b += 1
+            for _ in range(50):
+                section["n"] = b"x" * 3000
+                del section["n"]
+            sys.stdin.readline()
         """,
         shm.name,
-        tmp_path / "stop",
+        tmp_path / "copy",
     )
-    other.hear()
-    seen = set()
-    while len(seen) < 5:
-        shm.snapshot(tmp_path / "copy")
-        with shmem.SharedMemory(tmp_path / "copy") as copy:
+    for i in range(5):
+        assert other.hear() == "half"
+        shm.snapshot(tmp_path / f"copy{i}")
+        with shmem.SharedMemory(tmp_path / f"copy{i}") as copy:
             assert np.array_equal(copy["a"], copy["b"])
-            assert (copy["a"] == copy["a"][0]).all()
+            assert (copy["a"] == i + 1).all()
             assert set(copy) <= {"a", "b", "n"}
             copy.check_heap()
-            seen.add(float(copy["a"][0]))
-    (tmp_path / "stop").touch()
+        other.tell()
     other.end()
 
 

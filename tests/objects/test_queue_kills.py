@@ -98,7 +98,7 @@ def stop_inside(member, words, gate):
         if words[gate] & OWNER_INDEX_MASK:
             return
         os.kill(member.process.pid, signal.SIGCONT)
-    raise AssertionError("it was never inside")
+    raise AssertionError("the process was never stopped inside the gate")
 
 
 @pytest.mark.parametrize("gate", ["producers_gate", "consumers_gate"])

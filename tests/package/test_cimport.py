@@ -1,4 +1,4 @@
-"""A client of the C-level interface, compiled against the installed package as an outsider would."""
+"""A client of the C-level interface, compiled against the installed package as an external project."""
 
 import os
 import shutil
@@ -91,7 +91,7 @@ def try_lock(memory, bint exclusive, int64_t timeout_ns):
 
 
 def hand_over(memory, uint64_t semaphore_off, uint64_t event_off, uint64_t mutex_off):
-    """What a semaphore, an event and a mutex found by offset say, one after the other."""
+    """Return the states of a semaphore, an event and a mutex found by offset, in this order."""
     cdef shmem.section_t* section = shmem.section_of(memory)
     cdef shmem.semaphore_t* semaphore = <shmem.semaphore_t*>shmem.pointer(section, semaphore_off)
     cdef shmem.event_t* event = <shmem.event_t*>shmem.pointer(section, event_off)
@@ -137,14 +137,14 @@ with shmem.SharedMemory(max_size=1 << 20) as shm:
     assert [client.push(shm, value) for value in (1, 20, 300)] == [0, 0, 0]
     assert client.total(shm) == (0, 321)
     assert shm.check_heap().blocks == 3
-    assert int.from_bytes(bytes(shm.root)[:8], "little") == 300      # a block to Python
+    assert int.from_bytes(bytes(shm.root)[:8], "little") == 300      # Python sees a block
     assert status_of(shm, True, 0) == status_of(shm, False, 1000) == 0
     with shmem.shared_lock(shm):
         assert status_of(shm, False, 0) == 0
         assert status_of(shm, True, 0) == shmem.Status.timeout_expired
         assert status_of(shm, True, 20_000_000) == shmem.Status.timeout_expired
     with shmem.exclusive_lock(shm):
-        assert client.try_lock(shm, True, 0) == client.try_lock(shm, False, 0) == 0      # nested
+        assert client.try_lock(shm, True, 0) == client.try_lock(shm, False, 0) == 0      # locked already, so these nest
         assert status_of(shm, False, 0) == shmem.Status.timeout_expired
     assert client.unlock_what_is_not_locked(shm) == (shmem.Status.not_owner, shmem.Status.not_owner)
     semaphore, event, mutex = shm.semaphore(), shm.event(), shm.mutex()

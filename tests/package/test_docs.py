@@ -29,13 +29,13 @@ def code_blocks(page, language):
 
 
 def prose(page):
-    """The lines of a page that are neither code nor a table."""
+    """Return the lines of a page that are neither code nor a table."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     return [line for line in text.splitlines() if not line.startswith(("    ", "|"))]
 
 
 def shown_output(block):
-    """The values that comments after `print` calls show, without what a colon or semicolon adds to them."""
+    """Return the values in comments after `print` calls, without the remark after a colon or semicolon."""
     comments = re.findall(r"^.*print\(.*\)  +# (.+)$", block, re.M)
     return [re.split(r"[:;] ", comment)[0] for comment in comments if re.match(r"\d|\[|b?'|True|False", comment)]
 
@@ -44,7 +44,7 @@ def shown_output(block):
 
 
 def documented(module):
-    """The module's docstring, and those of what it defines, extension types included."""
+    """Yield the docstrings of a module and of the objects that it defines, extension types included."""
     yield module.__name__, module.__doc__
     for name, value in vars(module).items():
         if getattr(value, "__module__", None) == module.__name__:
@@ -65,7 +65,7 @@ def test_docstring_examples(name):
     assert runner.summarize(verbose=False).failed == 0
 
 
-def test_some_examples_are_found():
+def test_docstrings_have_examples():
     assert ">>>" in shmem.SharedMemory.__doc__
     assert ">>>" in shmem.Struct.__doc__
 
@@ -76,7 +76,7 @@ def test_some_examples_are_found():
 @needs_checkout
 @pytest.mark.parametrize("page", [page for page in PAGES if code_blocks(page, "python")], ids=page_id)
 def test_page_runs(page, tmp_path):
-    """The Python blocks of a page run one after the other in an empty folder, each as a script."""
+    """Each Python block of a page runs as a script, in order, in one folder that is empty at first."""
     for i, block in enumerate(code_blocks(page, "python")):
         script = tmp_path / f"block{i}.py"
         script.write_text(block, encoding="utf-8")
@@ -102,15 +102,15 @@ def test_readme_is_short():
 
 @needs_checkout
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT or "docs" in page.parts], ids=page_id)
-def test_one_sentence_a_line(page):
-    """A line of prose ends with its sentence, so that a difference between versions shows the sentence that changed."""
+def test_one_sentence_per_line(page):
+    """A line of prose ends with its sentence, so that a diff shows the sentence that changed."""
     joined = [line for line in prose(page) if re.search(r"[a-z)`][.!?] [A-Z`*\[]", re.sub(r"\*\*\w+\.\*\* ", "", line))]
     assert joined == []
 
 
 @needs_checkout
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_links_lead_somewhere(page):
+def test_links_are_valid(page):
     links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith(("http:", "https:", "mailto:"))]
     assert [link for link in local if not (page.parent / link).exists()] == []
@@ -136,7 +136,7 @@ def test_each_command_is_documented():
     assert headings == list(COMMANDS)
 
 
-# -- what pages and code refer to -------------------------------------------------------------------------------
+# -- references between pages and code --------------------------------------------------------------------------
 
 NAMED_FILE = re.compile(r"`((?:shmem|tests|docs|examples|bench|fuzz|tools)/[\w./-]*\w)(?::(\w+))?`")
 DEFINITION = r"^(?:[ \t]*(?:cdef|cpdef|def|class|async def)\b[^=\n]*?|#define[ \t]+)\b{name}\b[ \t]*[(:=]"
@@ -149,7 +149,7 @@ def test_named_files_exist(page):
     missing = []
     for path, name in NAMED_FILE.findall(page.read_text(encoding="utf-8")):
         file = ROOT / path
-        if "NAME" in path:  # stands for any name
+        if "NAME" in path:  # a placeholder
             continue
         if not file.exists() or (name and not re.search(DEFINITION.format(name=name), file.read_text(encoding="utf-8"), re.M)):
             missing.append(f"{path}:{name}")
@@ -158,7 +158,7 @@ def test_named_files_exist(page):
 
 @needs_checkout
 def test_architecture_names_every_module():
-    """A module of the package that docs/architecture.md does not name is one that a reader does not find."""
+    """docs/architecture.md lists every module of the package, so that readers can find it."""
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     modules = [path for suffix in ("py", "pyx", "pxd") for path in (ROOT / "shmem").rglob(f"*.{suffix}")]
     names = {str(path.relative_to(ROOT)) for path in modules if path.stem != "__init__" and not {"crash", "storm"} & {*path.parts}}
@@ -168,7 +168,7 @@ def test_architecture_names_every_module():
 @needs_checkout
 @pytest.mark.parametrize("page", [page for page in PAGES if "decisions" in page.parts and page.name != "README.md"], ids=page_id)
 def test_each_decision_is_complete(page):
-    """An entry has the decision, the reason and what was rejected, in this order."""
+    """An entry has the decision, the reason and the rejected alternatives, in this order."""
     entries = re.split(r"^#{2,3} ", page.read_text(encoding="utf-8"), flags=re.M)[1:]
     complete = re.compile(r"\*\*Decision\.\*\* .*\*\*Reason\.\*\* .*\*\*Rejected\.\*\* ", re.S)
     grouped = [entry for entry in entries if "**Decision.**" in entry or "\n### " not in page.read_text(encoding="utf-8")]

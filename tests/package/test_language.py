@@ -21,7 +21,7 @@ def is_generated(path):
 
 
 def project_files():
-    """The text files of the project: what git knows, or without git what is not generated."""
+    """Return the text files of the project: those tracked by git, or without git those that are not generated."""
     names = ""
     if shutil.which("git"):
         names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
@@ -31,7 +31,7 @@ def project_files():
 
 @needs_checkout
 def test_actors_are_named():
-    """Text names the actor (waiter, owner, caller); a pronoun for any person leaves open which process or thread is meant."""
+    """A text names its actor (waiter, owner, caller); an indefinite pronoun does not tell which process or thread is meant."""
     counts = {str(path.relative_to(ROOT)): len(VAGUE_ACTORS.findall(path.read_text(encoding="utf-8"))) for path in project_files()}
     found = {name: count for name, count in counts.items() if count}
     assert len(counts) > 100
@@ -40,7 +40,7 @@ def test_actors_are_named():
 
 @needs_checkout
 def test_pages_that_files_refer_to_exist():
-    """A file names only pages of this project: each `docs/...` exists, and no other design document is referred to."""
+    """A file refers only to pages of this project: each `docs/...` exists, and other design documents are not named."""
     missing = []
     for path in project_files():
         text = path.read_text(encoding="utf-8")

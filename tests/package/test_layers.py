@@ -4,13 +4,13 @@ import pytest
 from layers import ROOT, violations
 
 
-def test_package():
+def test_package_has_no_violations():
     assert violations(ROOT) == []
 
 
 @pytest.fixture
 def package(tmp_path):
-    """Write a package of one file; return what the check finds in it."""
+    """A function that writes a package of one file and returns its violations."""
 
     def write(path, text):
         place = tmp_path / "shmem" / path
@@ -32,18 +32,18 @@ UPWARD = {
 
 
 @pytest.mark.parametrize("what", UPWARD)
-def test_planted_upward_import(what, package):
+def test_upward_import_is_found(what, package):
     path, text, found = UPWARD[what]
     [violation] = package(path, text)
     assert violation.startswith(found)
 
 
-def test_other_violations(package):
+def test_relative_import_is_found(package):
     [violation] = package("_objects/queue.pyx", "from . import arrays\n")
     assert "relative import" in violation
 
 
-def test_room_without_floor(package):
+def test_room_without_floor_is_found(package):
     [violation] = package("_new/thing.py", "import os\n")
     assert "_new has no floor" in violation
 
@@ -57,5 +57,5 @@ DOWNWARD = {
 
 
 @pytest.mark.parametrize("what", DOWNWARD)
-def test_permitted(what, package):
+def test_permitted_imports_pass(what, package):
     assert package(*DOWNWARD[what]) == []

@@ -63,7 +63,7 @@ def test_traceback_shows_the_public_name():
     assert traceback.format_exception_only(caught.value)[0].startswith("shmem.SectionNotFound: ")
 
 
-def test_attributes_of_the_module():
+def test_module_attributes():
     assert set(shmem.__all__) <= set(dir(shmem))
     with pytest.raises(AttributeError, match="no attribute 'Handel'"):
         shmem.Handel  # noqa: B018

@@ -33,7 +33,7 @@ FOUND = {
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """The bugs, built as the extension is."""
+    """The bugs, compiled like the extension."""
     folder = tmp_path_factory.mktemp("bugs")
     (folder / "bugs.c").write_text(BUGS)
     flags = ["-O1", "-g", "-shared", "-fPIC", "-fsanitize=address,undefined", "-fsanitize-undefined-trap-on-error"]
@@ -42,10 +42,10 @@ def library(tmp_path_factory):
 
 
 @pytest.mark.parametrize("bug", FOUND)
-def test_report(bug, library, tmp_path):
+def test_bug_is_reported(bug, library, tmp_path):
     code = "import ctypes, sys, shmem\nwith shmem.SharedMemory(sys.argv[3], max_size=1 << 20) as shm:\n"
     code += "    getattr(ctypes.CDLL(sys.argv[1]), sys.argv[2])(ctypes.c_void_p(shm.address), 8)\nprint('to the end')"
-    options = os.environ["ASAN_OPTIONS"]  # as they are, but for where reports go: here they are wanted
+    options = os.environ["ASAN_OPTIONS"]  # unchanged, except for the path of reports
     assert "log_path=" in options
     done = subprocess.run(
         [sys.executable, "-P", "-X", "faulthandler", "-c", code, library, bug, tmp_path / "section.shm"],
@@ -58,4 +58,4 @@ def test_report(bug, library, tmp_path):
     assert done.stdout == b""
     report = "".join(path.read_text() for path in tmp_path.glob("report.*"))
     assert FOUND[bug] in report
-    assert f"in {bug} " in report  # the stack is there, too
+    assert f"in {bug} " in report  # the report includes the stack

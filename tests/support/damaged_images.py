@@ -1,7 +1,7 @@
 """Small sections with blocks of every kind, as bytes, for `support/damaging.py` to damage.
 
-Each is taken twice: as the last process leaves it, and as a kill would, with a process attached, gates held, blocks in the
-caches and pins set.  No process is killed for that: a copy of the file has no process that locks a byte of it.
+Each is taken twice: as the last process leaves it, and as a kill leaves it, with a process attached, gates held, blocks in the
+caches and pins set.  This does not need a kill: a copy of the file is not locked by a process.
 """
 
 import os
@@ -54,11 +54,11 @@ class Whole(shmem.Struct, type_name="Whole"):
 
 
 def fill_nothing(section):
-    """A fresh section."""
+    """Leave the section empty."""
 
 
 def fill_blocks(section):
-    """Blocks of all size classes, every second one freed again; aligned ones among them."""
+    """Allocate blocks of all size classes, some aligned, and free every second one."""
     sizes = [0, 1, 25, 40, 200, 503, 1025, 2000]
     blocks = [section.allocate(size, align=align) for align in (16, 512) for size in sizes]
     for block in blocks:
@@ -72,7 +72,7 @@ def fill_blocks(section):
 
 
 def fill_names(section):
-    """A directory that has grown, with gaps."""
+    """Make a directory that has grown and has gaps."""
     section["block"] = b"bytes"
     block = section["block"]
     for i in range(120):
@@ -82,7 +82,7 @@ def fill_names(section):
 
 
 def fill_arrays(section):
-    """Arrays of many kinds, some of them reachable through a view only."""
+    """Make arrays of many kinds, some of them reachable only through a view."""
     section["a"] = np.arange(30, dtype="<i2")
     section["f"] = np.asfortranarray(np.arange(12.0).reshape(3, 4))
     section["record"] = np.zeros(3, [("x", "<f4"), ("n", "<i8", (2,)), ("s", "S3")])
@@ -98,7 +98,7 @@ def fill_arrays(section):
 
 
 def fill_objects(section):
-    """Objects that refer to one another, in a cycle too."""
+    """Make objects that refer to one another, some of them in a cycle."""
     last = section.new(Part, number=3, weight=1.5, other=section.allocate(40))
     last.next = section.new(Part, number=2, next=section.new(Part, number=1, next=last))
     section.root = section.new(Whole, flag=True, name=b"whole", values=range(5), first=last)
@@ -110,7 +110,7 @@ def fill_objects(section):
 
 
 def fill_primitives(section):
-    """Synchronisation primitives in blocks of their own."""
+    """Make synchronisation primitives in blocks of their own."""
     section.semaphore(2, name="semaphore")
     section.event(True, name="event")
     section.mutex(name="mutex").acquire()
@@ -119,7 +119,7 @@ def fill_primitives(section):
 
 
 def fill_queues(section):
-    """Queues of records, of byte strings and of objects: empty, with something in them, full, shut down."""
+    """Make queues of records, byte strings and objects: empty, partly filled, full and shut down."""
     numbers = section.queue(5, "<i8", name="numbers")
     for i in range(5):
         numbers.put(i)
@@ -153,7 +153,7 @@ def read_used(path):
 
 
 def as_killed(path, fill, **options):
-    """Return the content of the file if its process were killed while it holds the lock."""
+    """Return the content that the file would have if its process were killed while it holds the lock."""
     with shmem.SharedMemory(path, **LEAST, **options) as section:
         kept = fill(section)
         with shmem.shared_lock(section), shmem.exclusive_lock(section):
@@ -163,7 +163,7 @@ def as_killed(path, fill, **options):
 
 
 def with_intent(content, *, operation, slot_off, value, make=(0, 0), drop=(0, 0)):
-    """Return the content after a kill in the middle of a change: participant 0 has an intent, and owns the heap gate."""
+    """Return the content after a kill during a change: participant 0 has an intent, and owns the heap gate."""
     content = bytearray(content)
     at = HEADER["intents_off"].read(content)
     for name, found in {"operation": operation, "slot_off": slot_off, "value": value, "make_off": make, "drop_off": drop}.items():
@@ -173,7 +173,7 @@ def with_intent(content, *, operation, slot_off, value, make=(0, 0), drop=(0, 0)
 
 
 def with_intents(content):
-    """Return an image for each kind of intent, decided and not."""
+    """Return an image for each kind of intent, both committed and not."""
     found, used = [], []
     offset, directory, top = (HEADER[name].read(content) for name in ("heap_start", "directory_off", "top"))
     while offset < top:

@@ -1,9 +1,9 @@
 """Damage to the file of a section, and every use of a damaged file.
 
-`change` damages: it knows the layout and the values that cause trouble.  `exercise` opens the file and does everything that a user
-can do.  Each step ends with a result or with an exception that the library documents; every other exception leaves
-`exercise`.  Every wait is bounded, and so is every size.  The tests and the fuzzer use both: the former with a `random.Random` that
-hypothesis drives, the latter with one of its own and guided by coverage.
+`change` damages an image; it knows the layout and the values that cause trouble.  `exercise` opens the file and does everything that
+a user can do.  Each step returns a result or raises an exception that the library documents; every other exception leaves
+`exercise`.  Waits and sizes are bounded.  The tests and the fuzzer use both functions: the tests with a `random.Random` that hypothesis
+drives, the fuzzer with one of its own and guided by coverage.
 
 A *program* is a byte string: each byte is one of the steps.
 """
@@ -43,7 +43,7 @@ from shmem._cli import check as _check
 PROGRAM_BYTES = 12
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
 HEADER, BLOCK, INTENT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["intent_t"]
-NUMBERS = [field for field in HEADER.values() if field.ctype in ("uint64", "uint32")]  # of the header
+NUMBERS = [field for field in HEADER.values() if field.ctype in ("uint64", "uint32")]  # fields of the header
 FIELDS = [field.offset for field in NUMBERS if field.name not in ("magic", "version", "fingerprint", "desired_address")]
 TEXTS = [b"|O", b"O", b"<f8", b"<U9", b"|V0", b"|S0", b"M8[as]", b"[('x', '|O')]", b"[('x', '<f4', (2, 2))]", b"[" * 50, b"\xff\xfe", b"'",
          b"()", b"{}", b"1e999999", b"<f8\0", b"object", b"<f16", b"[('x', '<i8', 2147483647)]"]  # fmt: skip
@@ -53,7 +53,7 @@ TEXTS = [b"|O", b"O", b"<f8", b"<U9", b"|V0", b"|S0", b"M8[as]", b"[('x', '|O')]
 
 
 def word(image, at):
-    """Return eight bytes as a number; 0 outside of the image."""
+    """Return eight bytes as a number, or 0 outside the image."""
     return struct.unpack_from("<Q", image, at)[0] if 0 <= at <= len(image) - WORD_BYTES else 0
 
 
@@ -64,7 +64,7 @@ def put(image, at, value, n_bytes=8):
 
 
 def header(image, name):
-    """Return a word of the header; 0 where the image is too short."""
+    """Return a word of the header, or 0 where the image is too short."""
     return word(image, HEADER[name].offset)
 
 
@@ -86,7 +86,7 @@ def seal(image, at, size):
 
 
 def place(image, blocks, rng):
-    """Return the offset of some word, more often of one that the library uses."""
+    """Return the offset of a random word, preferring those that the library uses."""
     kind = rng.randrange(10)
     if blocks and kind < 6:
         at, size = blocks[rng.randrange(len(blocks))]
@@ -127,7 +127,7 @@ def number(image, blocks, at, rng):
 
 
 def change_tag(image, blocks, rng):
-    """Another size, state or type, with a rear tag that agrees."""
+    """Change the size, state or type of a tag, with a rear tag that agrees."""
     if blocks:
         at, size = blocks[rng.randrange(len(blocks))]
         step, another = BLOCK_ALIGN_BYTES, blocks[rng.randrange(len(blocks))][1]
@@ -143,7 +143,7 @@ def put_clean(image, value):
 
 
 def change_intent(image, blocks, rng):
-    """The intent of a participant that was about to change something."""
+    """Write the intent of a participant that was about to make a change."""
     if blocks:
         values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, BLOCK_HEAD_BYTES)[rng.randrange(3)] for _ in range(6)]
         slot = values[0]
@@ -157,7 +157,7 @@ def change_intent(image, blocks, rng):
 
 
 def change_text(image, blocks, rng):
-    """Another text where a dtype is written, or elsewhere."""
+    """Overwrite the text of a dtype, or of something else."""
     text = TEXTS[rng.randrange(len(TEXTS))]
     known = [at for at in (image.find(old) for old in (b"<i2", b"<f8", b"[(", b"<i8", b"|S", b"M8", b"Part", b"int32", b"name")) if at > 0]
     if known:
@@ -166,7 +166,7 @@ def change_text(image, blocks, rng):
 
 
 def change_length(image, blocks, rng):
-    """A shorter file, or a longer one."""
+    """Make the file shorter or longer."""
     if rng.randrange(2):
         del image[rng.randrange(max(1, len(image))) :]
     else:
@@ -174,7 +174,7 @@ def change_length(image, blocks, rng):
 
 
 def change_region(image, blocks, rng):
-    """One piece copied over another, or both exchanged."""
+    """Copy one piece over another, or exchange both."""
     if len(image) > 64:
         n = min(8 << rng.randrange(8), len(image) // 2)
         one, two = (place(image, blocks, rng) % (len(image) - n) for _ in range(2))
@@ -185,7 +185,7 @@ def change_region(image, blocks, rng):
 
 
 def change_bytes(image, blocks, rng):
-    """A byte, or a half word."""
+    """Change a byte or a half word."""
     at = place(image, blocks, rng) + rng.randrange(8)
     if rng.randrange(2):
         put(image, at, rng.randrange(256), 1)
@@ -194,7 +194,7 @@ def change_bytes(image, blocks, rng):
 
 
 def change_word(image, blocks, rng):
-    """A word."""
+    """Change a word."""
     at = place(image, blocks, rng)
     put(image, at, number(image, blocks, at, rng))
 
@@ -213,7 +213,7 @@ def change(image, rng):
             seal(image, at, size)
 
 
-# -- looking at what is found ---------------------------------------------------------------------------------
+# -- reading the contents -------------------------------------------------------------------------------------
 
 
 class Finding(Exception):
@@ -269,7 +269,7 @@ def look_at_fields(section, found, depth):
 
 
 def use_queue(queue):
-    """Put and get, without waiting."""
+    """Put and get without waiting."""
     queue.qsize(), queue.full(), queue.empty(), queue.is_shutdown
     for use in (
         lambda: queue.get(timeout=0),
@@ -406,12 +406,12 @@ STEPS = [
     Session.free_foreign, Session.name, Session.unname, Session.arrays, Session.objects, Session.primitives, Session.queues, Session.lock,
     Session.trim, Session.snapshot,
 ]  # fmt: skip
-CHECK = 0xFF  # as the first byte of a program: the command `check`, too
+CHECK = 0xFF  # as the first byte of a program: run the command `check` too
 EVERYTHING = bytes([*range(len(STEPS)), 5, 7, 6, 9, 5, 0])
 
 
 def session(path, program, n_times, **options):
-    """Open the file, do these steps, close it."""
+    """Open the file, run the steps, close it."""
     with contextlib.suppress(shmem.ShmemError), shmem.SharedMemory(path, **options) as section:
         opened = Session(section, n_times)
         for step in program:
@@ -420,7 +420,7 @@ def session(path, program, n_times, **options):
 
 
 def check_command(path):
-    """Run `python -m shmem check`, with a repair; a file that it reports as whole or repaired must be whole."""
+    """Run `python -m shmem check` with a repair; a file that it reports as intact or repaired must be intact."""
     for options in ((False, True), (True, False)):
         with contextlib.redirect_stdout(io.StringIO()):
             report = _check.examine(path, *options)
@@ -433,7 +433,7 @@ def check_command(path):
 
 
 def exercise(path, program, n_times=6, **options):
-    """Do everything with a file, in the order of the program.
+    """Run a program on a file.
 
     Raises
     ------

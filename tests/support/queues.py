@@ -1,4 +1,4 @@
-"""Helpers of the tests of queues."""
+"""Helpers for the tests of queues."""
 
 import threading
 import time
@@ -53,7 +53,7 @@ def in_thread(function, *args):
 
     def result():
         thread.join(PATIENCE)
-        assert found, "it still waits"
+        assert found, "the call did not return in time"
         value, error = found[0]
         if error is not None:
             raise error

@@ -1,4 +1,4 @@
-"""Overwriting the words of a section, and the outcome of that."""
+"""Overwrites the words of a section, and runs code on the result in a separate process."""
 
 import contextlib
 import mmap
@@ -19,14 +19,14 @@ TOP, RESERVED, NEXT_SERIAL, GATE, GATE_READERS, GATE_WRITERS, UPGRADE, DRAIN, HE
 RING_OFF = LAYOUT["free_index_t"]["rover_off"].offset  # from the start of the index
 HEAD, HOLE, USED = BLOCK_HEAD_BYTES, STATE_HOLE, STATE_USED
 EVERY_BIT = (1 << 64) - 1
-ABSENT_OWNER = 0x1234_5678 << OWNER_GENERATION_SHIFT | 60_000  # an owner's word that names no participant
+ABSENT_OWNER = 0x1234_5678 << OWNER_GENERATION_SHIFT | 60_000  # the word of an owner that is not a participant
 SECONDS = 20
 
 
 class Scribe:
-    """All bytes of a section, without the checks and locks that guard them."""
+    """Access to all bytes of a section, without checks and locks."""
 
-    WORD = struct.Struct("Q")  # native: a word is loaded or stored at once, for the processes that use it meanwhile
+    WORD = struct.Struct("Q")  # native: loads and stores of a word are atomic for processes that use it at the same time
 
     def __init__(self, path):
         with open(path, "r+b") as file:
@@ -56,11 +56,11 @@ class Scribe:
         return next(i for i in range(n) if self[self.entry(i, "pid")] == pid)
 
     def owner_word(self, i):
-        """Return the word by which the participant of entry `i` signs what it owns."""
+        """Return the word that the participant of entry `i` writes into what it owns."""
         return self[self.entry(i, "readers")] >> OWNER_GENERATION_SHIFT << OWNER_GENERATION_SHIFT | i + 1
 
     def replace(self, old, new):
-        """Overwrite a text that occurs once; a shorter one is padded with spaces."""
+        """Overwrite a text that occurs once; a shorter new text is padded with spaces."""
         at = self.bytes.find(old)
         assert at >= 0, old
         assert self.bytes.find(old, at + 1) < 0, old
@@ -68,12 +68,12 @@ class Scribe:
 
 
 def outcome(act):
-    """Call `act()` in a process of its own; return the value as a text, or the name of the exception or of the signal that ended it."""
+    """Call `act()` in a separate process; return the value as text, or the name of the exception or signal that ended it."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            signal.alarm(SECONDS)  # ends also a loop that ignores signals
+            signal.alarm(SECONDS)  # also ends a loop that ignores signals
             try:
                 text = str(act())
             except BaseException as error:
@@ -81,7 +81,7 @@ def outcome(act):
             os.write(writing, text.encode())
         os._exit(0)
     os.close(writing)
-    with open(reading) as said:
-        text = said.read()
+    with open(reading) as file:
+        text = file.read()
     _, status = os.waitpid(child, 0)
     return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else text

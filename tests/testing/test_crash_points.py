@@ -1,4 +1,4 @@
-"""`python -m shmem crashtest`: a short sweep of kills at every instruction finds no failure, and each broken operation is found."""
+"""`python -m shmem crashtest`: kills at every instruction do not find a failure, and broken operations are detected."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def crashtest(*arguments, code=""):
 
 
 def table(output):
-    """Return the numbers of each line by operation; those of the last line under the name "total"."""
+    """Return the numbers of each line by operation; the last line is named "total"."""
     found = {}
     for line in output.splitlines()[1:]:
         fields = line[55:].split()
@@ -75,7 +75,7 @@ def memory_folder():
     ids=["heap", "reallocate", "names", "locks"],
 )
 def test_every_instruction(names, tmp_path, memory_folder):
-    """Each line of the table counts stores that changed something, states and kills; no recovery fails, and no store is missed."""
+    """Each line of the table counts changing stores, states and kills; every recovery succeeds, and every store is seen."""
     options = "--keep", tmp_path / "kept", "--folder", memory_folder
     status, output = crashtest("--quick", *options, *[f"--operation={name}" for name in names])
     assert status == 0, output
@@ -88,23 +88,23 @@ def test_every_instruction(names, tmp_path, memory_folder):
         assert kills >= 1
         assert failed == 0
     assert "after 100.0 % of them a copy was kept at once" in output
-    assert "stepping saw 100.0 % of them" in output  # write protection finds no other stores
+    assert "stepping saw 100.0 % of them" in output  # write protection does not find other stores
     assert not (tmp_path / "kept").exists()
 
 
 @needs_ptrace
-def test_the_cleaner_is_killed_too():
-    """Each state's repair is followed, as is that of each state inside the repair, and so on."""
+def test_killed_recovery_is_completed():
+    """The recovery of each state is followed, and so is that of each state inside the recovery, recursively."""
     status, output = crashtest("--quick", "--repairs", "alike", "--operation", "free: into the cache")
     assert status == 0, output
     _, _, states, _, repairs, again, inside, _, failed = table(output)["free: into the cache"]
     assert states <= 20
-    assert repairs - again <= 3 * states  # of the operation's own states: open, join, live
+    assert repairs - again <= 3 * states  # of the operation's own states, in three ways: open, join, live
     assert again >= inside > 50
     assert failed == 0
 
 
-# Before the second operation's repairs a pause, longer than any single repair may take.
+# Pauses before the second operation's repairs for longer than a single repair may take.
 IDLE = """
 import time
 from shmem.testing.crash import repairs as _repairs
@@ -120,18 +120,18 @@ _repairs.Closure.run = later
 
 
 @needs_ptrace
-def test_a_repairer_may_have_nothing_to_do():
-    """A repairer that waits between the repairs of two operations does not count as hanging."""
+def test_idle_repairer_does_not_count_as_hanging():
+    """A repairer may wait between the repairs of two operations."""
     names = ["lock: shared", "lock: exclusive"]
     status, output = crashtest("--quick", "--jobs=1", "--repairs", "alike", *[f"--operation={name}" for name in names], code=IDLE)
     assert status == 0, output
     assert all(table(output)[name][4] > 0 for name in names)
 
 
-def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
-    """Two participants are dead: one has an intent to move the root, the other has the heap gate.
+def test_intent_in_a_reused_entry_is_completed(tmp_path, child):
+    """Two participants are dead: one has an intent to move the root, the other owns the heap gate.
 
-    The process that is given the first one's entry completes the move.
+    The process that reuses the first one's entry completes the move.
     """
     path = tmp_path / "s"
     with shmem.SharedMemory(path, max_size=1 << 16, max_participants=3) as shm:
@@ -143,7 +143,7 @@ def test_an_intent_in_the_entry_that_one_gets(tmp_path, child):
         intent = {"operation": INTENT_MOVE, "slot_off": old, "value": hole_tag, "make_off": (new.offset, 0)}
         for name, value in intent.items():
             INTENT[name].write(scribe.bytes, value, HEADER["intents_off"].read(scribe.bytes) + INTENT.size)  # participant 1's
-        scribe[old] = hole_tag  # decided
+        scribe[old] = hole_tag  # committed
         scribe[moved] = scribe[moved] & ~TAG_STATE_MASK | STATE_PENDING | 1 << TAG_TYPE_SHIFT  # participant 1's
         for i, n_pending in ((1, 1), (2, 0)):
             for name, value in {"readers": 1 << OWNER_GENERATION_SHIFT, "attached": 1, "pending": n_pending}.items():
@@ -171,8 +171,8 @@ def _(prefix):
 
 
 @needs_ptrace
-def test_files():
-    """A folder is intact between any two system calls of a process that makes, replaces or repairs a file."""
+def test_files_are_replaced_atomically():
+    """A folder is intact between any two system calls of a process that creates, replaces or repairs a file."""
     names = ["file: create a section", "file: snapshot, replacing another", "file: make a named semaphore"]
     status, output = crashtest(*[f"--operation={name}" for name in names])
     assert status == 0, output
@@ -221,8 +221,8 @@ ptrace.request = refuse
 
 @needs_ptrace
 @pytest.mark.parametrize(("code", "wrong"), [(TWO_STEPS, "neither before nor after"), (WRITES_PAST, "HeapCorruption")])
-def test_what_is_broken_is_found(code, wrong, tmp_path):
-    """An operation that is visible half done is found, as is one that breaks the chain of blocks for an instruction."""
+def test_broken_operations_are_detected(code, wrong, tmp_path):
+    """An operation that is visible half done is detected, and so is one that breaks the chain of blocks for one instruction."""
     status, output = crashtest("--quick", "--operation", "broken", "--keep", tmp_path, code=code)
     assert status == 1
     assert wrong in output
@@ -232,7 +232,7 @@ def test_what_is_broken_is_found(code, wrong, tmp_path):
     assert all(path.stat().st_size >= 24576 for path in kept)  # sections
 
 
-def test_what_cannot_be_done_is_said():
+def test_unsupported_requests_are_reported():
     """Wrong arguments, an unsupported processor, and an Arm processor without LSE are reported."""
     assert crashtest("--operation", "no such thing")[0] == 2
     status, output = crashtest("--quick", "--jobs=0")

@@ -1,4 +1,4 @@
-"""Random operations on a heap against a model, for both indexes of free blocks; and that the model would notice."""
+"""Random operations on a heap against a model, for both indexes of free blocks; planted faults are detected."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ import shmem
 from shmem.__main__ import main
 from shmem.testing.heap_machine import HeapMachine, NextFitHeapMachine
 
-# The same operations every time, so that a change is judged by what it changed; `python -m shmem fuzz` looks for new ones.
+# The same operations every time, so that a failure is due to the change under test; `python -m shmem fuzz` tries new ones.
 SETTINGS = settings(
     max_examples=120, stateful_step_count=50, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
@@ -38,7 +38,7 @@ def no_clearing(monkeypatch):
 
 
 def no_move(monkeypatch):
-    """What a block holds is lost when it moves."""
+    """Lose the contents of a block that moves."""
 
     def reallocate(self, obj, size, zero=True):
         block = self.allocate(size)
@@ -49,7 +49,7 @@ def no_move(monkeypatch):
 
 
 def forgetful(monkeypatch):
-    """The names are gone after closing."""
+    """Lose the names on closing."""
     close = shmem.SharedMemory.close
 
     def forget(self):
@@ -61,7 +61,7 @@ def forgetful(monkeypatch):
 
 
 @pytest.mark.parametrize("break_it", [no_free, no_clearing, no_move, forgetful])
-def test_faults_are_found(monkeypatch, break_it):
+def test_planted_faults_are_detected(monkeypatch, break_it):
     break_it(monkeypatch)
     with pytest.raises((AssertionError, shmem.ShmemError)):
         run_state_machine_as_test(HeapMachine, settings=settings(SETTINGS, report_multiple_bugs=False, phases=[Phase.generate]))
@@ -77,7 +77,7 @@ def test_fuzz_prints_the_shortest_sequence(monkeypatch, capsys):
     assert "reproduce with --index next_fit --seed 5 --steps 2000" in text
 
 
-def test_fuzz_leaves_no_file(tmp_path):
+def test_fuzz_leaves_no_files(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "temporary").mkdir()
     done = subprocess.run(

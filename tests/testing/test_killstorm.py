@@ -1,4 +1,4 @@
-"""`python -m shmem killstorm`: a short storm finds no problem, and each broken promise is found."""
+"""`python -m shmem killstorm`: a short storm does not find a problem, and each broken promise is detected."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from shmem.testing.storm.actor import OPERATIONS
 
 @pytest.fixture
 def killstorm(tmp_path):
-    """Return a function that runs a storm after some code, which members inherit: it returns the exit status and the report."""
+    """A function that runs a storm after some code, which members inherit; it returns the exit status and the report."""
 
     def run(*arguments, code="", kills_per_second=8):
         program = (
@@ -29,7 +29,7 @@ def killstorm(tmp_path):
             try:
                 out, err = process.communicate(timeout=180)
             finally:
-                process.kill()  # its members die with it
+                process.kill()  # this also kills its members
         assert err == ""
         assert list(tmp_path.iterdir()) == []
         assert list(Path("/dev/shm").glob(f"shmem.killstorm-{process.pid}*")) == []
@@ -39,8 +39,8 @@ def killstorm(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["file", "anonymous"])
-def test_storm(kind, killstorm):
-    """No problem is found; every operation was done, and some members were killed at work."""
+def test_storm_finds_no_problem(kind, killstorm):
+    """Every common operation is performed, and some members are killed while they work."""
     more = ["--anonymous", "--index", "next_fit"] if kind == "anonymous" else []
     code = until_kills(5, "self.totals.kills - self.totals.idle_kills")
     status, report = killstorm("--seconds", 6, "--operations", 2000, *more, code=code)
@@ -70,12 +70,12 @@ def test_storm_of_the_heap(index, killstorm):
 
 
 def until_kills(n, kills):
-    """Return code that lets a round with `--operations` go on until there were that many kills."""
+    """Return code that extends a round with `--operations` until `kills` reaches `n`."""
     return f"counts = Storm.counts\nStorm.counts = lambda self: counts(self) * ({kills} >= {n} or bool(self.ledger.stop[0]))"
 
 
-def test_what_killed_ones_had_in_hand_is_accounted_for(killstorm):
-    """Members kill themselves between making a block and noting where it is, before it is linked or freed, or in a lock."""
+def test_objects_of_killed_members_are_accounted_for(killstorm):
+    """Members kill themselves between making a block and recording its offset, before linking or freeing it, or inside a lock."""
     code = f"storm.WAYS = {{'by itself': 1}}\n{until_kills(10, 'self.totals.caught')}"
     status, report = killstorm("--operations", 1000, code=code)
     assert report["problems"] == []
@@ -84,7 +84,7 @@ def test_what_killed_ones_had_in_hand_is_accounted_for(killstorm):
     assert report["returned"] + report["lost"] + report["blamed"] + report["lost_tokens"] + report["lost_messages"] > 0
 
 
-# One thread of each member kills the process after its tenth step, between making a block and noting where it is.
+# One thread of each member kills the process after its tenth step, between making a block and recording its offset.
 DIES = """
 take, noted, bury = Actor.take, Actor.about_to_make, Storm._bury
 def die(self, it):
@@ -97,15 +97,15 @@ Actor.take, Storm._bury = die, expect_it
 """
 
 
-def test_what_is_lost_is_accounted_for(killstorm):
-    """A block that was made but not yet noted is counted as lost and freed."""
+def test_unrecorded_blocks_are_accounted_for(killstorm):
+    """A block that was made but not yet recorded is counted as lost, and freed."""
     status, report = killstorm("--operations", 500, code=DIES, kills_per_second=1)
     assert report["problems"] == []
     assert status == 0
     assert report["lost"] > 0
 
 
-# The storm kills no member, and lets all end by themselves: a fault cannot vanish with its process, nor be put down to a kill.
+# Members are not killed, but end by themselves: a fault cannot disappear with its process, nor be attributed to a kill.
 NO_KILLS = "storm.WAYS, storm.MERCIES = {'stopped and continued': 1}, (1,)\n"
 
 BROKEN = {
@@ -113,11 +113,11 @@ BROKEN = {
         "Actor.use_temporary = lambda self: self.shm.allocate(77)",
         ["leak at", "77 bytes, bytes; no killed process was making such a block"],
     ),
-    "leak of a killed one, of another size": (
+    "leak of a killed process, of another size": (
         DIES + "Actor.about_to_make = lambda self, what, n=0: noted(self, what, n + 1)",
         ["leak at", "no killed process was making such a block"],
     ),
-    "no lock": (
+    "lock without effect": (
         "class Nothing(contextlib.nullcontext):\n    def __init__(self, *_, **__): super().__init__()\nshmem.exclusive_lock = Nothing\n"
         "for lock in ('lock', 'unlock'): setattr(shmem.SharedMemory, lock, lambda *_, **__: None)",
         ["actor "],
@@ -139,7 +139,7 @@ BROKEN = {
         "Actor.use_token = lambda self: self.tokens.signal()",
         ["the semaphore's value is"],
     ),
-    "stuck": (  # only in check_heap: an actor that waits for others would be found stuck first
+    "stuck": (  # only in check_heap, because an actor that waits for others would be reported as stuck first
         NO_KILLS + "Actor.use_event = Actor.consume = lambda self: None\nActor.check_heap = lambda self: shmem.Event().wait()",
         ["made no progress for", "in 'check_heap'", "Fatal Python error: Aborted", "thread"],
     ),
@@ -161,7 +161,7 @@ BROKEN = {
         "Actor.change_root = lambda self: self.shm.__delitem__('anchor 1')",
         ["KeyError: 'anchor 1'"],
     ),
-    "participant stays": (  # one process in the whole storm: several could fill the table of participants first
+    "participant stays": (  # only one process, because several could fill the table of participants first
         NO_KILLS + "def stay(self):\n    Actor.use_temporary = lambda self: None\n"
         "    try: os.close(os.open(os.path.join(self.storm.folder, 'stayed'), os.O_CREAT | os.O_EXCL))\n"
         "    except FileExistsError: return\n"
@@ -172,19 +172,19 @@ BROKEN = {
         ["participants are left"],
     ),
 }
-PATIENCE = {"stuck": 5, "does not end": 5, "participant stays": 5}  # seconds; too long for a slow machine to be taken for stuck
+PATIENCE = {"stuck": 5, "does not end": 5, "participant stays": 5}  # seconds; long enough for slow machines
 
 
 @pytest.mark.damages
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_is_broken_is_found(what, killstorm):
-    """Break each promise, by a client or by a primitive that does not do what it should: the storm reports it."""
+def test_broken_promises_are_detected(what, killstorm):
+    """Each promise is broken, by a client or by a primitive that misbehaves, and the storm reports it."""
     code, texts = BROKEN[what]
     n_operations = 20_000 if what == "stuck" else 1000
     status, report = killstorm("--operations", n_operations, "--patience", PATIENCE.get(what, 60), code=code, kills_per_second=0.2)
     assert status == 1
-    said = "\n".join(report["problems"] + report["log"])
-    assert all(text in said for text in texts), said
+    output = "\n".join(report["problems"] + report["log"])
+    assert all(text in output for text in texts), output
     assert report["seed"] >= 0
 
 

@@ -52,7 +52,7 @@ TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
 
 
 class Damage(Exception):
-    """A promise that does not hold of a section after a kill."""
+    """A violated guarantee for a section after a kill."""
 
 
 def entry_off(i):
@@ -151,7 +151,7 @@ def observe(shm):
 
 
 def _empty(shm):
-    """Delete and free everything: no pin of a dead participant and no half-made block may be in the way."""
+    """Delete and free everything: pins of dead participants and pending blocks must not prevent this."""
     shm.root = None
     for name in list(shm):
         del shm[name]
@@ -276,7 +276,7 @@ def _open(task, folder, partner):
 
 
 def _pour_beside(task, shm):
-    """Pour the state into the section during the activity of the process beside the victim, or after it if that had ended by then."""
+    """Write the state into the section during the activity of the process beside the victim, or after it if it had ended by then."""
     with survivor(task["operation"], shm):
         if not task["let_go"]:
             pour(shm.path, task["state"])
@@ -370,7 +370,7 @@ def survivor(name, shm):
 
 
 def _serve(link, folder, partner):
-    """Serve tasks: the answer to each is (observation, None) or (None, text of what is wrong)."""
+    """Serve tasks: the answer to each is (observation, None) or (None, error text)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warnings.simplefilter("ignore", shmem.OwnerDiedWarning)
@@ -438,7 +438,7 @@ class Checker:
         self.link.send(task)
 
     def answer(self, timeout=LONGEST_SECONDS):
-        """Return the observation and a text of what is wrong, one of which is None.  A checker that hangs or dies is replaced."""
+        """Return the observation and an error text, one of which is None.  A checker that hangs or dies is replaced."""
         try:
             if self.link.poll(timeout):
                 return self.link.recv()
@@ -472,7 +472,7 @@ class Pool:
         self.checkers = [Checker(os.path.join(folder, f"checker{i}")) for i in range(n)]
 
     def run(self, tasks):
-        """Do all tasks; yield (task, observation, text of what is wrong) for each, in any order."""
+        """Do all tasks; yield (task, observation, error text) for each, in any order."""
         tasks = iter(tasks)
         idle, busy = list(self.checkers), {}
         while True:

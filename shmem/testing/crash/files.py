@@ -319,7 +319,7 @@ class FileSweep:
 
 
 def _ask(operation, prefix):
-    """Call `operation.look` in a process of its own; return what it sees and a text of what is wrong, one of which is None."""
+    """Call `operation.look` in a process of its own; return what it sees and an error text, one of which is None."""
     mine, its = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: numpy's, which are idle

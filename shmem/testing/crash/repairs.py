@@ -246,7 +246,7 @@ class Repairer:
         seen : dict or None
             The observation.
         wrong : str or None
-            What is wrong.
+            An error text.
         """
         try:
             if self._tracee is None:
@@ -281,7 +281,7 @@ class Closure:
     put : callable
         ``put(kind, content)`` prepares the file for a repair of that kind.
     accept : callable
-        ``accept(seen)`` returns None, or a text of what is wrong with an observation.
+        ``accept(seen)`` returns None, or an error text about an observation.
     """
 
     def __init__(self, repairers, likeness, put, accept):

@@ -19,7 +19,7 @@ from shmem.testing.storm.contents import Node, Violation
 CHILD_OPERATIONS = 60
 _PRODUCER_SHIFT, _NUMBER_MASK = 32, 0xFFFFFFFF  # a message is its producer and a number
 
-# what an operation may raise because other processes were killed, or are in its way
+# the exceptions that an operation may raise because other processes were killed, or block it
 EXPECTED = (shmem.LockTimeout, shmem.DeadlockError, shmem.SectionFull, shmem.NameExists, shmem.QueueEmpty, shmem.QueueFull)
 
 OPERATIONS = []  # (name, weight, name of the method)
@@ -96,7 +96,7 @@ class Actor:
     def point(self):
         """Mark a moment at which a kill leaves something to clean up or to account for.
 
-        The storm may wish that a member kill itself at the n-th of its next points.
+        The storm may order a member to kill itself at the n-th of its next points.
         """
         wishes, member = self.storm.ledger.wishes, self.number // ledger.ACTORS_OF_MEMBER
         if wishes[member] == 1:
@@ -257,7 +257,7 @@ class Actor:
 
     @operation("temporary", 4)
     def use_temporary(self):
-        """Make a temporary array, which goes with its last view."""
+        """Make a temporary array, which is freed with its last view."""
         n = self.rng.randrange(1, 5000)
         if self.rng.random() < 0.5:
             array = self.shm.full(n, n, "int32", temporary=True)
@@ -508,7 +508,7 @@ class Actor:
 
     @operation("snapshot", 1)
     def snapshot(self):
-        """Write a snapshot and verify that it is whole and consistent."""
+        """Write a snapshot and verify that it is complete and consistent."""
         path = os.path.join(self.storm.folder, f"snapshot-{self.number}")
         self.shm.snapshot(path)
         with shmem.SharedMemory(path) as copy:
@@ -532,7 +532,7 @@ class Actor:
 
     @operation("side section", 4)
     def use_side(self):
-        """Use a section beside the main one, made by the first actor that opens it.  Half of these sections are anonymous."""
+        """Use a second section, made by the first actor that opens it.  Half of these sections are anonymous."""
         with shmem.SharedMemory(**self.storm.side(self.rng.randrange(2 * contents.N_SIDES)), max_size=contents.SIDE_BYTES) as side:
             n = self.rng.randrange(1, 300)
             name = f"array {self.rng.randrange(4)}"

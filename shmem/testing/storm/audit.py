@@ -16,7 +16,7 @@ HEADER, PARTICIPANT, INTENT = LAYOUT["header_t"], LAYOUT["participant_t"], LAYOU
 
 
 class Audit:
-    """The examination of what a round left.
+    """The examination of a section after a round.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Audit:
         self.storm, self.ledger, self.totals, self.problem = storm, storm.ledger, storm.totals, storm.problem
 
     def run(self):
-        """Examine what the round left, and put right what killed members left undone."""
+        """Examine the section after the round, and repair what killed members left incomplete."""
         try:
             self.storm.wait_until_left(self.storm.keeper)
             if self.storm.keeper is None:
@@ -91,7 +91,7 @@ class Audit:
         return lost_at_most
 
     def _settle_witnesses(self, witness):
-        """Only actors that were killed may have left a witness unequal."""
+        """Verify that only killed actors have left a witness unequal."""
         kinds = (contents.WITNESS, ledger.LOCK_BLAME, "lock"), (contents.MUTEX_WITNESS, ledger.MUTEX_BLAME, "mutex")
         for at, column, what in kinds:
             if witness[at + 1] != witness[at + 2]:
@@ -108,7 +108,7 @@ class Audit:
                     )
 
     def _settle_tokens(self, tokens):
-        """The semaphore has all its units except those that killed actors held; restore them."""
+        """Verify that the semaphore has all its units except those that killed actors held, which are restored."""
         states = [int(row[ledger.TOKEN]) for _, row in self._dead()]
         most = contents.N_TOKENS - states.count(ledger.HAS_TOKEN)
         least = most - states.count(ledger.PERHAPS)
@@ -120,7 +120,7 @@ class Audit:
             tokens.signal(contents.N_TOKENS - value)
 
     def _settle_queue(self, which, queue):
-        """Take what is left; every message was delivered, except those that killed consumers had just taken."""
+        """Take the remaining messages; verify that every message was delivered, except those that killed consumers had just taken."""
         reader = acting.Actor.__new__(acting.Actor)
         reader.storm, reader.number, reader.last = self.storm, ledger.MAX_ACTORS - 1, {}
         queue.shutdown()  # the end of the round shuts it down only if a member was left
@@ -157,7 +157,7 @@ class Audit:
         return [leak for leak in self._check_file(when, self._closed()) if leak.offset not in linked]
 
     def _find_leaks(self, linked, lost_at_most):
-        """Blocks that nothing leads to must be those that killed actors were making; free them, and no more may be left."""
+        """Verify that unreachable blocks are those that killed actors were making; free them, and verify that none are left."""
         lost = self._unlinked("when all members have left", linked)
         for leak in lost:
             if leak.type == "bytes":
@@ -176,11 +176,11 @@ class Audit:
             for leak in lost:
                 shm.free(leak.offset)
         if self._unlinked("when the lost blocks are freed", linked):
-            self.problem("blocks that nothing leads to remain after all lost blocks were freed")
+            self.problem("blocks that are unreachable remain after all lost blocks were freed")
         self._check_table(self._closed())
 
     def _check_table(self, path):
-        """No process is attached, so every entry of the table of participants is free, and no intent is noted."""
+        """Verify that, with no process attached, every entry of the participants' table is free and there is no intent."""
         with open(path, "rb") as file:
             content = file.read()
         table, intents = HEADER["participants_off"].read(content), HEADER["intents_off"].read(content)
@@ -195,7 +195,7 @@ class Audit:
     # -- the other sections
 
     def _audit_sides(self):
-        """The sections beside the main one are whole, and go with their last process."""
+        """Verify that the other sections are intact, and are removed by their last process."""
         for number in range(2 * contents.N_SIDES):
             place = self.storm.side(number)
             with shmem.SharedMemory(**place, max_size=contents.SIDE_BYTES) as side:

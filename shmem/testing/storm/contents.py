@@ -19,7 +19,7 @@ NODE_TYPE = "shmem.killstorm.Node"
 
 
 class Violation(Exception):
-    """A promise that does not hold."""
+    """A violated guarantee."""
 
 
 class Node(shmem.Struct, type_name=NODE_TYPE):
@@ -52,7 +52,7 @@ def furnish(shm):
 
 
 def furnish_queues(shm):
-    """Make the two queues anew: the previous round shut them down."""
+    """Create the two queues again: the previous round shut them down."""
     for name in ("queue 0", "queue 1"):
         if name in shm:
             del shm[name]

@@ -144,7 +144,7 @@ class Storm:
         return {"file_name": os.path.join(self.folder, f"side-{number}")}
 
     def problem(self, text):
-        """Note a promise that does not hold."""
+        """Note a violated guarantee."""
         self.totals.problems.append(text)
 
     # -- the storm
