@@ -37,6 +37,7 @@ from shmem._base.errors import (
 )
 from shmem._base.public import set_module as _set_module
 from shmem._objects.arrays import SharedArray
+from shmem._objects.event import Event
 from shmem._objects.fields import (
     Array,
     Bytes,
@@ -57,10 +58,11 @@ from shmem._objects.fields import (
 )
 from shmem._objects.finding import deallocate, find_storage
 from shmem._objects.lock import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._objects.mutex import Mutex
 from shmem._objects.queue import Queue
+from shmem._objects.semaphore import Semaphore
 from shmem._objects.shared_memory import SharedMemory
 from shmem._objects.struct import Struct
-from shmem._objects.waitables import Event, Mutex, Semaphore
 
 __version__ = "0.1.0"
 

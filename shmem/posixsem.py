@@ -8,9 +8,9 @@ import os
 import time
 
 from shmem._base import errors
-from shmem._objects import finding, waitables
+from shmem._objects import finding
+from shmem._objects.semaphore import Semaphore, has_waiters
 from shmem._objects.shared_memory import SharedMemory
-from shmem._objects.waitables import Semaphore
 
 __all__ = ["SemaphoreUnavailable", "sem_destroy", "sem_getvalue", "sem_init", "sem_post", "sem_timedwait", "sem_trywait", "sem_wait"]
 
@@ -170,7 +170,7 @@ def sem_destroy(sem):
         The name was removed already.
     """
     _checked(sem, "sem_destroy")
-    if waitables.has_waiters(sem):
+    if has_waiters(sem):
         raise _error(errors.OperatingSystemError, errno.EBUSY, "sem_destroy: a thread waits for the semaphore")
     if sem.name is not None:
         sem.unlink()

@@ -8,8 +8,11 @@ import multiprocessing.util
 from multiprocessing.reduction import ForkingPickler
 
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, finding, handles, struct, waitables
+from shmem._objects import arrays, finding, handles, struct
+from shmem._objects.event import Event
+from shmem._objects.mutex import Mutex
 from shmem._objects.queue import Queue
+from shmem._objects.semaphore import Semaphore
 from shmem._objects.shared_memory import SharedMemory
 
 
@@ -38,7 +41,7 @@ def _leave_at_end(_):
 for _cls in (SharedMemory, Block, Queue):
     _register_class(_cls)
 ForkingPickler.register(arrays.SharedArray, _reduce_array)
-for _cls in (waitables.Semaphore, waitables.Event, waitables.Mutex):
+for _cls in (Semaphore, Event, Mutex):
     ForkingPickler.register(_cls, _reduce_waitable)
 struct.on_new_class.append(_register_class)  # before the walk: another thread may define a class meanwhile
 for _cls in list(_with_subclasses(struct.Struct)):

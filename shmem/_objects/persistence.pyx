@@ -215,7 +215,7 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
 
     The caller owns the heap gate.
     """
-    cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag, i = 0
+    cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag, serial, i = 0
     cdef int status = OK
     cdef bint is_copied
     while off < top and status == OK:
@@ -225,7 +225,8 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
         if is_copied:
             i += 1
         elif tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_QUEUE:
-            tag = tag_make(size_bytes, STATE_PENDING, 0)         # it was PENDING when the queues were copied
+            serial = block_at(section, off).serial
+            tag = tag_make(size_bytes, STATE_PENDING, 0, serial)         # it was PENDING when the queues were copied
         if is_copied or tag_state(tag) == STATE_PENDING or (tag_state(tag) != STATE_USED and size_bytes >= PAGE_BYTES):
             status = _copy_run(section, fd, run_off, off)
             if status == OK and not is_copied:
@@ -389,7 +390,8 @@ def _copy_to(Memory memory, target, timeout, what):
         fd, beside = system_tools.create_beside(target, stat.S_IMODE(os.fstat(own_fd).st_mode) if own_fd >= 0 else 0o600)
         status = write_copy(memory, fd, timeout)
         if status == TIMEOUT_EXPIRED:
-            raise explain(status, f"{what} within {float(timeout):g} s", {"holder": "a process stands still inside a queue operation; let it continue, or kill it"})
+            raise explain(status, f"{what} within {float(timeout):g} s", {
+                "holder": "a process stands still inside a queue operation; let it continue, or kill it"})
         if status < 0:
             check(status, mapping, what)
         if status > 0:

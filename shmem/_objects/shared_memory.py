@@ -9,9 +9,12 @@ import numpy as np
 from shmem import _core
 from shmem._base import errors
 from shmem._bridge.blocks import Block, travel
-from shmem._objects import arrays, directory, finding, persistence, struct, waitables
+from shmem._objects import arrays, directory, finding, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
+from shmem._objects.event import place_event
+from shmem._objects.mutex import place_mutex
+from shmem._objects.semaphore import place_semaphore
 
 
 class _Items(collections.abc.ItemsView):
@@ -151,7 +154,7 @@ class SharedMemory(_core.Memory):
         name : str, optional
             Name in the directory, assigned in the same step.
         """
-        return waitables.place_semaphore(self, value, name)
+        return place_semaphore(self, value, name)
 
     def event(self, signaled=False, *, name=None):
         """Return a new `Event` in the section.
@@ -163,7 +166,7 @@ class SharedMemory(_core.Memory):
         name : str, optional
             Name in the directory, assigned in the same step.
         """
-        return waitables.place_event(self, signaled, name)
+        return place_event(self, signaled, name)
 
     def mutex(self, *, name=None):
         """Return a new, unlocked `Mutex` in the section.
@@ -173,7 +176,7 @@ class SharedMemory(_core.Memory):
         name : str, optional
             Name in the directory, assigned in the same step.
         """
-        return waitables.place_mutex(self, name)
+        return place_mutex(self, name)
 
     # -- the directory
 

@@ -8,7 +8,7 @@ from scribe import HEAD, Scribe
 
 import shmem
 from shmem import Array, Bytes, Ref, Struct, int64
-from shmem._base.layout import STATE_CACHED, STATE_HOLE, STATE_USED, TAG_SIZE_MASK, TAG_STATE_MASK
+from shmem._base.layout import STATE_CACHED, STATE_HOLE, STATE_USED, make_tag, read_tag
 
 pytestmark = pytest.mark.damages
 
@@ -26,8 +26,8 @@ def killed_while_freeing(shm, obj, state):
     """Put the block into the state left by a process killed between the stores of the tag and of the serial."""
     memory, tag_off = Scribe(shm.path), obj.offset - HEAD
     tag = memory[tag_off]
-    assert tag & TAG_STATE_MASK == STATE_USED
-    memory[tag_off] = tag & TAG_SIZE_MASK | state
+    assert read_tag(tag).state == STATE_USED
+    memory[tag_off] = make_tag(read_tag(tag).size, state)
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ import warnings
 
 import shmem
 from shmem import exclusive_lock, shared_lock
-from shmem._objects import waitables
+from shmem._objects.semaphore import has_waiters
 
 
 def in_child(function):
@@ -147,5 +147,5 @@ def outcome(call, *args, **kwargs):
 
 
 def wait_until_has_waiters(semaphore):
-    while not waitables.has_waiters(semaphore):
+    while not has_waiters(semaphore):
         os.sched_yield()

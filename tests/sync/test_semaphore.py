@@ -18,7 +18,7 @@ from workers import outcome, pass_on, wait_until_has_waiters
 import shmem
 from shmem._base.layout import LAYOUT, NAMED_EVENT, NAMED_SEMAPHORE, NAMED_VERSION, PAGE_BYTES
 from shmem._base.layout import SEMAPHORE_MAX as MAX
-from shmem._objects import waitables
+from shmem._objects.semaphore import has_waiters
 
 NAMED = LAYOUT["named_t"]
 
@@ -242,7 +242,7 @@ def test_killed_waiter_takes_nothing(name, child):
     assert other.hear() == "up"
     wait_until_has_waiters(semaphore)
     other.kill()
-    assert waitables.has_waiters(semaphore) is False  # the killed waiter's registration is detected
+    assert has_waiters(semaphore) is False  # the killed waiter's registration is detected
     semaphore.signal()
     assert semaphore.value == 1
     assert semaphore.wait(20)
