@@ -9,8 +9,8 @@ A value is loaded once, and the local copy is checked and used, because another 
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64, load_seq_cst_u32
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, SLACK_SHIFT, STATE_USED, block_t, payload_bytes, payload_to_block, seal, tag_size,
-    tag_state)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, STATE_USED, block_t, payload_bytes, payload_to_block, seal, serial_slack,
+    tag_size, tag_state)
 from shmem._base.section cimport block_at, section_t, word_at
 
 cdef extern from *:
@@ -77,4 +77,4 @@ cdef inline bint block_is_stale(const block_t* block, uint64_t serial) noexcept 
 
 cdef inline bint slack_fits(uint64_t serial_word, uint64_t room_bytes) noexcept nogil:
     """Return whether the slack in a serial word is at most the payload of the block."""
-    return serial_word >> SLACK_SHIFT <= room_bytes
+    return serial_slack(serial_word) <= room_bytes

@@ -11,7 +11,7 @@ from shmem._base import errors
 from libc.stdint cimport uint64_t
 from shmem._atomics cimport load_relaxed_u64
 from shmem._base.bounds cimport block_room, damaged, slack_fits
-from shmem._base.layout cimport SLACK_SHIFT, payload_to_block
+from shmem._base.layout cimport serial_slack, payload_to_block
 from shmem._base.section cimport block_at, section_t
 
 
@@ -34,4 +34,4 @@ cdef uint64_t asked_at(section_t* section, uint64_t payload_off) except? 0xfffff
     cdef uint64_t serial_word = load_relaxed_u64(&block_at(section, payload_to_block(payload_off)).serial)
     if damaged(not slack_fits(serial_word, room)):
         raise_damaged(section, payload_off, "the serial word of the block holds an impossible slack")
-    return room - (serial_word >> SLACK_SHIFT)
+    return room - serial_slack(serial_word)

@@ -13,16 +13,27 @@ The section::
 A block::
 
     offset          +8             +16 (payload, 16-byte aligned)                  size-8      size
-    | tag           | slack/serial | payload ....................................... | rear      |
-      size 4..47      slack 56..63   hole and cached block: next, previous offset       size,
-      state 0..3      serial 0..55                                                     sealed
-      type 48..63
+    | tag           | serial word  | payload ....................................... | rear      |
+                      serial 0..55   hole and cached block: next, previous offset       size,
+                      slack 56..61                                                     sealed
+                      names 62..63
+
+A tag has one of two formats.  The size decides which, so two tags of one block are equal if they mean the same::
+
+    wide     state 0..2   0     size 4..47                                  type 48..63
+    small    state 0..2   1     size 4..10   gated 11   serial 12..47       type 48..63     PENDING, USED of up to 2,032 bytes
 
 * `tag` is authoritative.  HOLE: type 0.  PENDING: the type field holds the index of the participant that is
   making the block.  USED: the type field holds the type id.  CACHED: freed, but kept whole in a list; type 0.
+* The serial in a small tag is the low 36 bits of the block's serial.  A compare-and-swap of such a tag therefore cannot hit another block
+  that has the place by now.  One load shows state and serial.
+* `gated` is set, under the heap gate, before a name or the root leads to a small block, and before it is resized in place.  It is never
+  cleared while the block lives.  It marks the blocks whose end must go through the heap gate.
 * `serial` is meaningful in PENDING and USED.  A serial never repeats in the life of a section.
-* `slack` is the number of payload bytes at the end that were not requested: the whole payload minus `Block.nbytes`.
-  It shares the word of the serial because the tag has no free bits.
+* `slack` is the number of payload bytes at the end that were not requested: the whole payload minus `Block.nbytes`.  It is at most 56:
+  24 in the smallest block, and 32 of a remainder too small for a hole.
+* `names` is an index: how many names of the directory lead to the block, where 3 means three or more.  An array counts them exactly in
+  its header, and leaves this field 0.
 * `rear` is derived from the tag: `size ^ salt ^ end * golden`.  It is meaningful in every state.
 * Nothing here is a pointer: `..._off` is an offset from the start of the section.
 """
@@ -48,7 +59,7 @@ cdef extern from *:
 
     #define MAGIC_BEING_MADE 0x57454e4d454d4853ull  /* "SHMEMNEW" */
     #define MAGIC            0x0a1a314d454d4853ull  /* "SHMEM1\\x1a\\n" */
-    #define LAYOUT_VERSION 1u
+    #define LAYOUT_VERSION 2u
 
     typedef struct {
         uint64_t magic;               /* written last */
@@ -62,7 +73,7 @@ cdef extern from *:
         uint64_t desired_address;     /* 0: any address */
         uint32_t index_kind;
         uint32_t max_participants;
-        uint32_t clean;               /* 1: the last participant left the section whole */
+        uint32_t clean;               /* 1: the last participant left the section cleanly */
         uint32_t broken;              /* 1: the chain cannot be walked */
         char boot_id[40];
         uint64_t participants_off;
@@ -104,6 +115,18 @@ cdef extern from *:
         uint8_t spare6[8];
         uint32_t participants_high;   /* line of its own: bounds every scan */
         uint8_t spare7[60];
+        uint64_t change_count;        /* line of its own, and from here on reserved: no version of the library uses it yet */
+        uint64_t n_claims;
+        uint64_t claims_until;
+        uint64_t doomed_off;
+        uint64_t attributes_off;
+        uint8_t spare9[24];
+        uint64_t room_bytes;          /* line of its own */
+        uint64_t backing_off;
+        uint64_t unbacked_pages;
+        uint64_t types_version;
+        uint8_t spare10[32];
+        uint64_t change_channels[64];
     } header_t;
     _Static_assert(offsetof(header_t, magic) == 0, "layout");
     _Static_assert(offsetof(header_t, version) == 8, "layout");
@@ -127,7 +150,10 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, heap_gate) == 704, "layout");
     _Static_assert(offsetof(header_t, used_blocks) == 768, "layout");
     _Static_assert(offsetof(header_t, participants_high) == 832, "layout");
-    _Static_assert(sizeof(header_t) == 896, "layout");
+    _Static_assert(offsetof(header_t, change_count) == 896, "layout");
+    _Static_assert(offsetof(header_t, room_bytes) == 960, "layout");
+    _Static_assert(offsetof(header_t, change_channels) == 1024, "layout");
+    _Static_assert(sizeof(header_t) == 1536 && sizeof(header_t) <= PAGE_BYTES, "layout");
 
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
@@ -136,7 +162,10 @@ cdef extern from *:
         uint32_t pins;                /* upper bound for the number of its pinned arrays */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
         uint64_t pid;                 /* for diagnostics only */
-        uint8_t spare[32];
+        uint64_t magazine_off;        /* from here on reserved: no version of the library uses it yet */
+        uint64_t room_bytes;
+        uint64_t log_off;
+        uint8_t spare[8];
     } participant_t;
     _Static_assert(offsetof(participant_t, readers) == 0, "layout");
     _Static_assert(offsetof(participant_t, attached) == 8, "layout");
@@ -160,7 +189,7 @@ cdef extern from *:
 
     typedef struct {
         uint64_t tag;
-        uint64_t serial;              /* slack << 56 | serial */
+        uint64_t serial;              /* names << 62 | slack << 56 | serial */
         uint64_t next_off;            /* from here on payload; links of a hole or cached block */
         uint64_t previous_off;
     } block_t;
@@ -174,11 +203,19 @@ cdef extern from *:
     #define BLOCK_MIN_BYTES 48u
     #define BLOCK_ALIGN_BYTES 16u
     #define BLOCK_MAX_ALIGN_BYTES 4096u
+    #define TAG_STATE_MASK 7ull
+    #define TAG_SMALL 8ull                /* the small format */
+    #define TAG_GATED 0x800ull            /* small format only */
     #define TAG_SIZE_MASK 0x0000fffffffffff0ull
-    #define TAG_STATE_MASK 15u
+    #define TAG_SMALL_SIZE_MASK 0x7f0ull  /* also the largest size of the small format */
+    #define TAG_SERIAL_SHIFT 12
+    #define TAG_SERIAL_MASK 0x0000000fffffffffull
     #define TAG_TYPE_SHIFT 48
     #define SERIAL_MASK 0x00ffffffffffffffull
     #define SLACK_SHIFT 56
+    #define SLACK_MASK 0x3full
+    #define NAMES_SHIFT 62
+    #define NAMES_MANY 3ull               /* three names or more */
     #define GOLDEN 0x9e3779b97f4a7c15ull  /* 2**64 / golden ratio, odd: spreads offsets and names */
 
     #define TLSF_FIRST_LEVELS 40
@@ -204,15 +241,21 @@ cdef extern from *:
     typedef struct {                  /* payload of a name table; slots follow */
         uint64_t capacity;            /* a power of two */
         uint64_t filled;              /* slots that are not empty, an index */
+        uint64_t live;                /* slots that show an entry, an index */
+        uint64_t old_off;             /* payload of the table that this one replaces, until its entries are moved; or 0 */
+        uint64_t cursor;              /* slots of the old table that are moved */
+        uint64_t kind;                /* reserved: 0 */
     } name_table_t;
     typedef struct { uint64_t hash; uint64_t entry_off; } name_slot_t;
     typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
         uint64_t value;               /* directory: payload offset; types: type id */
         uint64_t serial;              /* directory: serial of the named block; another block may have its place by now */
+        uint64_t version;             /* reserved: 0 */
+        uint64_t attributes_off;      /* reserved: 0 */
         uint32_t name_bytes;
         uint32_t data_bytes;
     } name_entry_t;
-    _Static_assert(sizeof(name_table_t) == 16 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 24, "layout");
+    _Static_assert(sizeof(name_table_t) == 48 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 40, "layout");
     #define SLOT_EMPTY 0u
     #define SLOT_REMOVED 1u
 
@@ -234,11 +277,16 @@ cdef extern from *:
         uint16_t n_dims;
         uint16_t dtype_bytes;
         uint32_t n_pin_words;
-        uint32_t spare;
+        uint32_t n_names;             /* names of the directory that lead here, an index */
+        uint32_t n_claims;            /* from here on reserved: 0 */
+        uint32_t n_more_pins;
+        uint64_t capacity_bytes;
+        uint64_t append_gate;
+        uint8_t spare[8];
     } array_t;
     _Static_assert(offsetof(array_t, flags) == 16, "layout");
     _Static_assert(offsetof(array_t, n_pin_words) == 24, "layout");
-    _Static_assert(sizeof(array_t) == 32, "layout");
+    _Static_assert(sizeof(array_t) == 64, "layout");
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
     #define ARRAY_UNNAMED 2u          /* its last name was deleted: freed with its last pin */
 
@@ -322,7 +370,7 @@ cdef extern from *:
             offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
-            TLSF_SECOND_LEVELS, sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
+            TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
         uint64_t hash = FNV_BASIS;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;
@@ -380,6 +428,16 @@ cdef extern from *:
         uint64_t cached_bytes
         uint64_t recoveries
         uint32_t participants_high
+        uint64_t change_count
+        uint64_t n_claims
+        uint64_t claims_until
+        uint64_t doomed_off
+        uint64_t attributes_off
+        uint64_t room_bytes
+        uint64_t backing_off
+        uint64_t unbacked_pages
+        uint64_t types_version
+        uint64_t change_channels[64]
 
     ctypedef struct participant_t:
         uint64_t readers
@@ -388,6 +446,9 @@ cdef extern from *:
         uint32_t pins
         uint32_t waiting
         uint64_t pid
+        uint64_t magazine_off
+        uint64_t room_bytes
+        uint64_t log_off
 
     ctypedef struct intent_t:
         uint64_t operation
@@ -408,11 +469,19 @@ cdef extern from *:
     const size_t BLOCK_MIN_BYTES
     const size_t BLOCK_ALIGN_BYTES
     const size_t BLOCK_MAX_ALIGN_BYTES
-    const uint64_t TAG_SIZE_MASK
     const uint64_t TAG_STATE_MASK
+    const uint64_t TAG_SMALL
+    const uint64_t TAG_GATED
+    const uint64_t TAG_SIZE_MASK
+    const uint64_t TAG_SMALL_SIZE_MASK
+    const int TAG_SERIAL_SHIFT
+    const uint64_t TAG_SERIAL_MASK
     const int TAG_TYPE_SHIFT
     const uint64_t SERIAL_MASK
     const int SLACK_SHIFT
+    const uint64_t SLACK_MASK
+    const int NAMES_SHIFT
+    const uint64_t NAMES_MANY
     const uint64_t GOLDEN
 
     enum: TLSF_FIRST_LEVELS
@@ -432,6 +501,10 @@ cdef extern from *:
     ctypedef struct name_table_t:
         uint64_t capacity
         uint64_t filled
+        uint64_t live
+        uint64_t old_off
+        uint64_t cursor
+        uint64_t kind
 
     ctypedef struct name_slot_t:
         uint64_t hash
@@ -440,6 +513,8 @@ cdef extern from *:
     ctypedef struct name_entry_t:
         uint64_t value
         uint64_t serial
+        uint64_t version
+        uint64_t attributes_off
         uint32_t name_bytes
         uint32_t data_bytes
 
@@ -458,6 +533,11 @@ cdef extern from *:
         uint16_t n_dims
         uint16_t dtype_bytes
         uint32_t n_pin_words
+        uint32_t n_names
+        uint32_t n_claims
+        uint32_t n_more_pins
+        uint64_t capacity_bytes
+        uint64_t append_gate
 
     const uint32_t ARRAY_TEMPORARY
     const uint32_t ARRAY_UNNAMED
@@ -571,20 +651,48 @@ cdef inline uint64_t control_bytes(uint32_t max_participants) noexcept nogil:
     return PAGE_BYTES + 2 * participants_bytes(max_participants) + INDEX_BYTES
 
 
-cdef inline uint64_t tag_make(uint64_t size_bytes, uint64_t state, uint64_t type_id) noexcept nogil:
-    return size_bytes | state | (type_id << TAG_TYPE_SHIFT)
+cdef inline uint64_t tag_make(uint64_t size_bytes, uint64_t state, uint64_t type_id, uint64_t serial) noexcept nogil:
+    """Return the tag of a PENDING or USED block; the bits of `serial` that have no place in it are ignored."""
+    cdef uint64_t tag = size_bytes | state | type_id << TAG_TYPE_SHIFT
+    return tag if size_bytes > TAG_SMALL_SIZE_MASK else tag | TAG_SMALL | (serial & TAG_SERIAL_MASK) << TAG_SERIAL_SHIFT
+
+
+cdef inline uint64_t tag_make_free(uint64_t size_bytes, uint64_t state) noexcept nogil:
+    """Return the tag of a HOLE or a CACHED block."""
+    return size_bytes | state
 
 
 cdef inline uint64_t tag_size(uint64_t tag) noexcept nogil:
-    return tag & TAG_SIZE_MASK
+    return tag & (TAG_SMALL_SIZE_MASK if tag & TAG_SMALL else TAG_SIZE_MASK)
 
 
 cdef inline uint64_t tag_state(uint64_t tag) noexcept nogil:
     return tag & TAG_STATE_MASK
 
 
+cdef inline bint tag_has_serial(uint64_t tag, uint64_t serial) noexcept nogil:
+    """Whether the serial in the tag is this one, as far as the tag has it; a wide tag has none, and none of its own to differ."""
+    return not tag & TAG_SMALL or ((tag >> TAG_SERIAL_SHIFT ^ serial) & TAG_SERIAL_MASK) == 0
+
+
+cdef inline bint tag_has_right_format(uint64_t tag) noexcept nogil:
+    """Whether the tag has the format that its size and state demand."""
+    cdef uint64_t state = tag_state(tag), is_small = (tag & TAG_SMALL) != 0
+    if state == STATE_HOLE or state == STATE_CACHED:
+        return not is_small
+    return is_small == (tag_size(tag) <= TAG_SMALL_SIZE_MASK)
+
+
 cdef inline uint64_t tag_type(uint64_t tag) noexcept nogil:
     return tag >> TAG_TYPE_SHIFT
+
+
+cdef inline uint64_t serial_slack(uint64_t serial_word) noexcept nogil:
+    return serial_word >> SLACK_SHIFT & SLACK_MASK
+
+
+cdef inline uint64_t serial_names(uint64_t serial_word) noexcept nogil:
+    return serial_word >> NAMES_SHIFT
 
 
 cdef inline uint64_t seal(uint64_t salt, uint64_t size_bytes, uint64_t end_off) noexcept nogil:

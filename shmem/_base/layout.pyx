@@ -17,6 +17,7 @@ Every constant is an attribute of this module under its C name.  `CONSTANTS` map
 import os
 import struct
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from libc.stdint cimport uint64_t
 
@@ -25,11 +26,13 @@ from shmem._base.layout cimport (
     CACHE_BINS, CHANNEL_WAITERS_SHIFT, END_OF_ADDRESSES, EVENT_SIGNALED, FNV_BASIS, FNV_PRIME, GOLDEN, INDEX_BYTES, INDEX_NEXT_FIT,
     INDEX_TLSF, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
     INTENT_SWAP_SLOT, LAYOUT_VERSION, LINE_BYTES, MAGIC, MAGIC_BEING_MADE, MAX_DIMS, MAX_LABEL_BYTES, MAX_NAME_BYTES, MAX_PARTICIPANTS,
-    MAX_SECTION_BYTES, NAMED_EVENT, NAMED_MAGIC, NAMED_SEMAPHORE, NAMED_VERSION, NAME_HASH_FACTOR, PAGE_BYTES, QUEUE_BYTES,
-    QUEUE_RECORDS, QUEUE_STRUCT, SEMAPHORE_MAX, SERIAL_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
-    STATE_PENDING, STATE_USED, TAG_SIZE_MASK, TAG_STATE_MASK, TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT,
+    MAX_SECTION_BYTES, NAMED_EVENT, NAMED_MAGIC, NAMED_SEMAPHORE, NAMED_VERSION, NAMES_MANY, NAMES_SHIFT, NAME_HASH_FACTOR, PAGE_BYTES,
+    QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, SEMAPHORE_MAX, SERIAL_MASK, SLACK_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
+    STATE_PENDING, STATE_USED, TAG_GATED, TAG_SERIAL_MASK, TAG_SERIAL_SHIFT, TAG_SIZE_MASK, TAG_SMALL, TAG_SMALL_SIZE_MASK, TAG_STATE_MASK,
+    TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT,
     TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, TYPE_QUEUE,
-    TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint, seal)
+    TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint, seal, tag_has_right_format,
+    tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
 from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS
@@ -60,10 +63,13 @@ cdef extern from *:
         FIELD(lock_gate), FIELD(owner_deaths), FIELD(death_notice), FIELD(spare2), FIELD(lock_gate_readers), FIELD(lock_gate_writers),
         FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate), FIELD(spare5),
         FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),
-        FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7),
+        FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims), FIELD(claims_until),
+        FIELD(doomed_off), FIELD(attributes_off), FIELD(spare9), FIELD(room_bytes), FIELD(backing_off), FIELD(unbacked_pages),
+        FIELD(types_version), FIELD(spare10), FIELD(change_channels),
     #undef S
     #define S participant_t
-        STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(spare),
+        STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(magazine_off), FIELD(room_bytes),
+        FIELD(log_off), FIELD(spare),
     #undef S
     #define S intent_t
         STRUCT(), FIELD(operation), FIELD(slot_off), FIELD(value), FIELD(make_off), FIELD(drop_off), FIELD(spare),
@@ -75,16 +81,17 @@ cdef extern from *:
         STRUCT(), FIELD(tag), FIELD(serial), FIELD(next_off), FIELD(previous_off),
     #undef S
     #define S name_table_t
-        STRUCT(), FIELD(capacity), FIELD(filled),
+        STRUCT(), FIELD(capacity), FIELD(filled), FIELD(live), FIELD(old_off), FIELD(cursor), FIELD(kind),
     #undef S
     #define S name_slot_t
         STRUCT(), FIELD(hash), FIELD(entry_off),
     #undef S
     #define S name_entry_t
-        STRUCT(), FIELD(value), FIELD(serial), FIELD(name_bytes), FIELD(data_bytes),
+        STRUCT(), FIELD(value), FIELD(serial), FIELD(version), FIELD(attributes_off), FIELD(name_bytes), FIELD(data_bytes),
     #undef S
     #define S array_t
-        STRUCT(), FIELD(data_off), FIELD(data_bytes), FIELD(flags), FIELD(n_dims), FIELD(dtype_bytes), FIELD(n_pin_words), FIELD(spare),
+        STRUCT(), FIELD(data_off), FIELD(data_bytes), FIELD(flags), FIELD(n_dims), FIELD(dtype_bytes), FIELD(n_pin_words), FIELD(n_names),
+        FIELD(n_claims), FIELD(n_more_pins), FIELD(capacity_bytes), FIELD(append_gate), FIELD(spare),
     #undef S
     #define S semaphore_t
         STRUCT(), FIELD(value), FIELD(spare), FIELD(channel),
@@ -255,6 +262,45 @@ def rear_tag(salt, size_bytes, end_off):
     return seal(salt, size_bytes, end_off)
 
 
+def make_tag(size_bytes, state, type_id=TYPE_PLAIN, serial=0):
+    """Return the front tag of a block.
+
+    Parameters
+    ----------
+    size_bytes : int
+        Size of the block in bytes.
+    state : int
+        STATE_HOLE, STATE_PENDING, STATE_USED or STATE_CACHED.
+    type_id : int, optional
+        Type of a used block, or the index of the participant that makes a pending one.
+    serial : int, optional
+        Serial number of the block, or its serial word.
+    """
+    if state in (STATE_HOLE, STATE_CACHED):
+        return tag_make_free(size_bytes, state)
+    return tag_make(size_bytes, state, type_id, serial)
+
+
+class Tag(NamedTuple):
+    """What a front tag says."""
+
+    size: int
+    state: int
+    type_id: int
+    serial: int | None
+    """The low 36 bits of the block's serial number; None in the wide format."""
+    is_gated: bool
+    is_right: bool
+    """Whether the tag has the format that its size and state demand."""
+
+
+def read_tag(tag):
+    """Return a front tag, a 64-bit number, as a `Tag`."""
+    serial = tag >> TAG_SERIAL_SHIFT & TAG_SERIAL_MASK if tag & TAG_SMALL else None
+    return Tag(tag_size(tag), tag_state(tag), tag_type(tag), serial, bool(tag & TAG_SMALL and tag & TAG_GATED),
+               tag_has_right_format(tag))
+
+
 def name_hash(bytes name):
     """Return the hash by which a name is found in a name table."""
     return hash_name(name, len(name))
@@ -276,8 +322,10 @@ CONSTANTS = dict(
     READERS_COUNT_MASK=<uint64_t>READERS_COUNT_MASK,
     # blocks
     BLOCK_HEAD_BYTES=BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES=BLOCK_REAR_BYTES, BLOCK_MIN_BYTES=BLOCK_MIN_BYTES,
-    BLOCK_ALIGN_BYTES=BLOCK_ALIGN_BYTES, BLOCK_MAX_ALIGN_BYTES=BLOCK_MAX_ALIGN_BYTES, TAG_SIZE_MASK=TAG_SIZE_MASK,
-    TAG_STATE_MASK=TAG_STATE_MASK, TAG_TYPE_SHIFT=TAG_TYPE_SHIFT, SERIAL_MASK=SERIAL_MASK, SLACK_SHIFT=SLACK_SHIFT, GOLDEN=GOLDEN,
+    BLOCK_ALIGN_BYTES=BLOCK_ALIGN_BYTES, BLOCK_MAX_ALIGN_BYTES=BLOCK_MAX_ALIGN_BYTES, TAG_STATE_MASK=TAG_STATE_MASK,
+    TAG_SMALL=TAG_SMALL, TAG_GATED=TAG_GATED, TAG_SIZE_MASK=TAG_SIZE_MASK, TAG_SMALL_SIZE_MASK=TAG_SMALL_SIZE_MASK,
+    TAG_SERIAL_SHIFT=TAG_SERIAL_SHIFT, TAG_SERIAL_MASK=TAG_SERIAL_MASK, TAG_TYPE_SHIFT=TAG_TYPE_SHIFT, SERIAL_MASK=SERIAL_MASK,
+    SLACK_SHIFT=SLACK_SHIFT, SLACK_MASK=SLACK_MASK, NAMES_SHIFT=NAMES_SHIFT, NAMES_MANY=NAMES_MANY, GOLDEN=GOLDEN,
     STATE_HOLE=STATE_HOLE, STATE_PENDING=STATE_PENDING, STATE_USED=STATE_USED, STATE_CACHED=STATE_CACHED,
     # types
     TYPE_PLAIN=TYPE_PLAIN, TYPE_ARRAY=TYPE_ARRAY, TYPE_NAME_TABLE=TYPE_NAME_TABLE, TYPE_NAME_ENTRY=TYPE_NAME_ENTRY,

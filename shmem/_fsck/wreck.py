@@ -44,6 +44,7 @@ from shmem._base.layout import (
     MAX_PARTICIPANTS,
     PAGE_BYTES,
     SERIAL_MASK,
+    SLACK_MASK,
     SLACK_SHIFT,
     SLOT_EMPTY,
     SLOT_REMOVED,
@@ -51,15 +52,15 @@ from shmem._base.layout import (
     STATE_HOLE,
     STATE_PENDING,
     STATE_USED,
-    TAG_SIZE_MASK,
-    TAG_STATE_MASK,
-    TAG_TYPE_SHIFT,
+    TAG_SERIAL_MASK,
     TYPE_ARRAY,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
     heap_start,
+    make_tag,
     name_hash,
+    read_tag,
     rear_tag,
 )
 from shmem._fsck import entries as _entries
@@ -110,11 +111,6 @@ def is_text(name):
         return len(name.decode()) > 0 and len(name) <= MAX_NAME_BYTES
     except UnicodeDecodeError:
         return False
-
-
-def make_tag(size, state, type_id=TYPE_PLAIN):
-    """Return the front tag of a block."""
-    return size | state | type_id << TAG_TYPE_SHIFT
 
 
 class Wreck:
@@ -198,9 +194,18 @@ class Wreck:
         return rear_tag(self.salt, self.word(end - BLOCK_REAR_BYTES), end)
 
     def tag(self, offset):
-        """Return (size, state, type id) of the front tag at `offset`."""
-        tag = self.word(offset)
-        return tag & TAG_SIZE_MASK, tag & TAG_STATE_MASK, tag >> TAG_TYPE_SHIFT
+        """Return (size, state, type id) of the front tag at `offset`; a tag of the wrong format has state 0."""
+        tag = read_tag(self.word(offset))
+        return tag.size, tag.state if tag.is_right else 0, tag.type_id
+
+    def put_tag(self, offset, size, state, type_id=TYPE_PLAIN):
+        """Write the front tag of a block, with its serial number."""
+        self.put(offset, make_tag(size, state, type_id, self.serial(offset)))
+
+    def put_serial_word(self, offset, value):
+        """Write the serial word of a pending or used block, and its tag, which has the serial number too."""
+        self.put(BLOCK["serial"].at(offset), value)
+        self.put_tag(offset, *self.tag(offset))
 
     def serial(self, offset):
         """Return the serial number of the block at `offset`."""
@@ -208,7 +213,7 @@ class Wreck:
 
     def slack(self, offset):
         """Return how many bytes at the end of the payload of the block at `offset` were not requested."""
-        return self.word(BLOCK["serial"].at(offset)) >> SLACK_SHIFT
+        return self.word(BLOCK["serial"].at(offset)) >> SLACK_SHIFT & SLACK_MASK
 
     def payload(self, offset):
         """Return the size of the payload of the block at `offset`, in bytes."""
@@ -386,8 +391,8 @@ class Wreck:
     def _renew(self, offset, size):
         """Make a block whose front tag is lost a used one, unless it is found in a list of free blocks later."""
         self.renewed[offset] = size
-        self.put(offset, make_tag(size, STATE_USED))
         self.put(BLOCK["serial"].at(offset), 0)
+        self.put_tag(offset, size, STATE_USED)
 
     def _last_piece(self, offset, size, state):
         """Keep a block of which only the first part exists, and fill it up; the file was truncated, or the end of the heap is unknown."""
@@ -434,10 +439,12 @@ class Wreck:
         """Add bytes that are too few for a block to the block before them."""
         self.report(offset + self.blocks[offset], f"{n_bytes} bytes without a tag, too few for a block",
                     f"the block before, at {offset:#x}, is enlarged")  # fmt: skip
+        _, state, type_id = self.tag(offset)
         self.blocks[offset] += n_bytes
-        self.put(offset, self.word(offset) + n_bytes)
-        serial_at = BLOCK["serial"].at(offset)
-        self.put(serial_at, self.word(serial_at) + (n_bytes << SLACK_SHIFT) & WORD_MASK)
+        self.put_tag(offset, self.blocks[offset], state, type_id)
+        if state in (STATE_PENDING, STATE_USED):
+            word, slack = self.word(BLOCK["serial"].at(offset)), min(self.slack(offset) + n_bytes, SLACK_MASK)
+            self.put_serial_word(offset, word & ~(SLACK_MASK << SLACK_SHIFT) | slack << SLACK_SHIFT)
 
     def _lost_piece(self, offset, size):
         self.report(offset, f"{size:,} bytes without a tag, up to {offset + size:#x}",
@@ -475,6 +482,8 @@ class Wreck:
             if value < self.top or value > round_up(max(self.field("max_size"), self.size), PAGE_BYTES):
                 self.report_field(name, f"{name} is {value:#x}", "set to the end of the heap")
                 self.put_field(name, round_up(self.top, PAGE_BYTES))
+        for offset in self.blocks:
+            self._compare_serials(offset)
         next_serial = self.field("next_serial")
         serials = {offset: self.serial(offset) for offset in self.blocks if self.tag(offset)[1] in (STATE_PENDING, STATE_USED)}
         above = [offset for offset, serial in serials.items() if serial > next_serial - self.was_clean]
@@ -485,6 +494,21 @@ class Wreck:
             for offset in above:
                 self.report(offset, "the block's serial number was overwritten", "the block gets a new one")
                 self.nameless.add(offset)
+
+    def _compare_serials(self, offset):
+        """Restore the serial number of a small block from its tag, or the one in the tag, where the two differ."""
+        tag, serial, next_serial = read_tag(self.word(offset)), self.serial(offset), self.field("next_serial")
+        if tag.serial is None or offset in self.renewed:
+            return
+        if tag.serial == serial & TAG_SERIAL_MASK and not tag.serial < next_serial <= serial:
+            return
+        others = self.word(BLOCK["serial"].at(offset)) & ~SERIAL_MASK
+        if not 0 < serial < next_serial <= TAG_SERIAL_MASK and 0 < tag.serial < next_serial:
+            self.report(offset, "the block's serial number was overwritten", "it is restored from the front tag")
+            serial = tag.serial
+        else:
+            self.report(offset, "the serial number in the front tag was overwritten", "it is written again")
+        self.put_serial_word(offset, serial | others)
 
     # -- 3. blocks
 
@@ -526,13 +550,13 @@ class Wreck:
                 self.report(
                     offset, "an array's header does not fit its block", "the array becomes a plain block", "shape and dtype of the array"
                 )
-                self.put(offset, make_tag(size, STATE_USED))
+                self.put_tag(offset, size, STATE_USED)
             if type_id == TYPE_NAME_ENTRY and self.entry(offset + BLOCK_HEAD_BYTES) is None:
                 self.report(offset, "a name is not text, or does not fit its block", "now a plain block", "a name")
-                self.put(offset, make_tag(size, STATE_USED))
+                self.put_tag(offset, size, STATE_USED)
             if self.slack(offset) > size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES:
                 self.report(offset, "the block's slack is larger than its payload", "set to 0", "how many bytes were requested")
-                self.put(BLOCK["serial"].at(offset), self.serial(offset))
+                self.put_serial_word(offset, self.serial(offset))
 
     # -- 4. names
 
@@ -546,7 +570,7 @@ class Wreck:
         if not self.is_used(payload_off, TYPE_NAME_ENTRY):
             return None
         room = self.payload(payload_off - BLOCK_HEAD_BYTES)
-        value, serial, n_name, n_data = ENTRY.read(self.raw, payload_off).values()
+        value, serial, _, _, n_name, n_data = ENTRY.read(self.raw, payload_off).values()
         at = payload_off + ENTRY.size
         if room < ENTRY.size or n_name + n_data > room - ENTRY.size or not is_text(self.raw[at : at + n_name]):
             return None
@@ -599,24 +623,24 @@ class Wreck:
         renewed = self.renewed
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
-                self.put(offset, make_tag(size, STATE_USED, TYPE_NAME_TABLE))
+                self.put_tag(offset, size, STATE_USED, TYPE_NAME_TABLE)
         shown = {entry for which in TABLES for _, _, entry in self.slots(self.table(which))}
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in shown:
-                self.put(offset, make_tag(size, STATE_USED, TYPE_NAME_ENTRY))
+                self.put_tag(offset, size, STATE_USED, TYPE_NAME_ENTRY)
                 if self.entry(offset + BLOCK_HEAD_BYTES) is None:
-                    self.put(offset, make_tag(size, STATE_USED))
+                    self.put_tag(offset, size, STATE_USED)
         named = {entry.value: entry for entry in self.entries("directory")}
         free = self._listed_as_free() if renewed else set()
         for offset, size in renewed.items():
             payload, kind = offset + BLOCK_HEAD_BYTES, self.tag(offset)[2]
             if kind == TYPE_PLAIN and payload not in named and offset in free:
-                self.put(offset, make_tag(size, STATE_HOLE))
+                self.put_tag(offset, size, STATE_HOLE)
                 self.notes.append(f"{offset:#x}: this block was free")
                 continue
             if kind == TYPE_PLAIN and self.array_fits(offset):
                 kind = TYPE_ARRAY
-                self.put(offset, make_tag(size, STATE_USED, TYPE_ARRAY))
+                self.put_tag(offset, size, STATE_USED, TYPE_ARRAY)
             self.nameless.add(offset)
             kinds = {TYPE_PLAIN: "kept as a plain block", TYPE_ARRAY: "kept as an array", TYPE_NAME_TABLE: "kept as a table of names",
                      TYPE_NAME_ENTRY: "kept as a name"}  # fmt: skip
@@ -625,7 +649,7 @@ class Wreck:
         for offset in self.nameless:
             payload, serial_at = offset + BLOCK_HEAD_BYTES, BLOCK["serial"].at(offset)
             serial = named[payload].serial if payload in named else self.field("next_serial")
-            self.put(serial_at, serial | (0 if offset in renewed else self.word(serial_at) & ~SERIAL_MASK))
+            self.put_serial_word(offset, serial | (0 if offset in renewed else self.word(serial_at) & ~SERIAL_MASK))
             self.put_field("next_serial", max(serial + 1, self.field("next_serial")))
 
     def _listed_as_free(self):
@@ -671,7 +695,7 @@ class Wreck:
         for entry in sorted([*self.entries(which), *orphans], key=lambda entry: self.serial(entry.offset - BLOCK_HEAD_BYTES)):
             entries[entry.name] = entry
         n_filled = sum(entry != SLOT_EMPTY for _, _, entry in slots)
-        is_counted = n_filled == self.word(TABLE["filled"].at(table))
+        is_counted = (n_filled, len(shown)) == (self.word(TABLE["filled"].at(table)), self.word(TABLE["live"].at(table)))
         if not bad and not lost and not orphans and (is_counted or not self.was_clean):
             return
         n_gone = max(0, len(bad) - len(orphans))
@@ -692,14 +716,17 @@ class Wreck:
                 i = (i + 1) % len(slots)
             self.put(SLOT["hash"].at(slots[i]), value)
             self.put(SLOT["entry_off"].at(slots[i]), entry.offset)
-        self.put(TABLE["filled"].at(table), min(len(entries), len(slots)))
+        for count in ("filled", "live"):
+            self.put(TABLE[count].at(table), min(len(entries), len(slots)))
 
     def _remove(self, entry):
-        for at, _, shown in self.slots(self.table("directory")):
+        table = self.table("directory")
+        for at, _, shown in self.slots(table):
             if shown == entry.offset:
                 self.put(SLOT["entry_off"].at(at), SLOT_REMOVED)
+                self.put(TABLE["live"].at(table), self.word(TABLE["live"].at(table)) - 1 & WORD_MASK)
         offset = entry.offset - BLOCK_HEAD_BYTES
-        self.put(offset, make_tag(self.blocks[offset], STATE_HOLE))
+        self.put_tag(offset, self.blocks[offset], STATE_HOLE)
 
     # -- 5. the rest
 

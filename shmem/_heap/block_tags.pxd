@@ -6,10 +6,10 @@ Values that are read (a neighbour's tag, a rear tag) are checked against the hea
 """
 
 from libc.stdint cimport uint64_t
-from shmem._atomics cimport load_relaxed_u64
+from shmem._atomics cimport compare_exchange_release_u64, load_relaxed_u64
 from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SLACK_SHIFT, STATE_HOLE, payload_bytes, seal, tag_make, tag_size, tag_state)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SLACK_SHIFT, STATE_HOLE, TAG_GATED, TAG_SMALL, block_t, payload_bytes, seal, tag_make_free, tag_size, tag_state)
 from shmem._base.section cimport block_at, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 
@@ -20,12 +20,21 @@ cdef inline void block_write_rear(section_t* section, uint64_t off, uint64_t siz
 
 cdef inline void block_write_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil:
     """Write the tags of a hole that is not in the chain yet."""
-    block_at(section, off).tag = tag_make(size_bytes, STATE_HOLE, 0)
+    block_at(section, off).tag = tag_make_free(size_bytes, STATE_HOLE)
     block_write_rear(section, off, size_bytes)
 
 
+cdef inline void block_set_gated(block_t* block) noexcept nogil:
+    """Mark a used block, if its tag has the small format, as one whose end must go through the heap gate."""
+    cdef uint64_t tag = load_relaxed_u64(&block.tag)
+    while tag & TAG_SMALL and not tag & TAG_GATED:
+        if compare_exchange_release_u64(&block.tag, tag, tag | TAG_GATED):
+            return
+        tag = load_relaxed_u64(&block.tag)
+
+
 cdef inline uint64_t serial_word(uint64_t serial, uint64_t size_bytes, uint64_t request_bytes) noexcept nogil:
-    """Return the word that holds a block's slack and serial."""
+    """Return the serial word of a block that no name leads to."""
     return serial | (payload_bytes(size_bytes) - request_bytes) << SLACK_SHIFT
 
 
@@ -37,7 +46,7 @@ cdef inline uint64_t hole_before(section_t* section, uint64_t off) noexcept nogi
     size_bytes = seal(section.salt, word_at(section, off - BLOCK_REAR_BYTES)[0], off)
     if size_bytes < BLOCK_MIN_BYTES or size_bytes > off - section.heap_start or size_bytes & 15:
         return 0                         # a write past the end of the preceding block: check_heap reports it
-    return off - size_bytes if block_at(section, off - size_bytes).tag == tag_make(size_bytes, STATE_HOLE, 0) else 0
+    return off - size_bytes if block_at(section, off - size_bytes).tag == tag_make_free(size_bytes, STATE_HOLE) else 0
 
 
 cdef inline int hole_behind(section_t* section, uint64_t end_off, uint64_t* hole_bytes) noexcept nogil:

@@ -9,7 +9,7 @@ All calls are made under the heap gate.
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport damaged, heap_top
-from shmem._base.layout cimport CACHE_BINS, STATE_CACHED, tag_make
+from shmem._base.layout cimport CACHE_BINS, STATE_CACHED, tag_make_free
 from shmem._base.section cimport block_at, section_t
 
 cdef enum:
@@ -31,7 +31,7 @@ cdef inline bint cache_put(section_t* section, uint64_t off, uint64_t size_bytes
     cdef uint32_t i = cache_bin(size_bytes)
     if i >= CACHE_BINS or section.index.cache_count[i] >= CACHE_LIMIT:
         return False
-    store_release_u64(&block_at(section, off).tag, tag_make(size_bytes, STATE_CACHED, 0))        # commit: freed
+    store_release_u64(&block_at(section, off).tag, tag_make_free(size_bytes, STATE_CACHED))        # commit: freed
     block_at(section, off).serial = 0
     block_at(section, off).next_off = section.index.cache_off[i]
     section.index.cache_off[i] = off
@@ -51,7 +51,7 @@ cdef inline uint64_t cache_take(section_t* section, uint64_t size_bytes) noexcep
     if off == 0:
         return 0
     if damaged(off < section.heap_start or off > heap_top(section) - size_bytes or off & 15
-               or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
+               or block_at(section, off).tag != tag_make_free(size_bytes, STATE_CACHED)):
         section.index.cache_off[i] = 0   # a damaged list: its blocks are recovered when all lists are emptied
         section.index.cache_count[i] = 0
         return 0

@@ -52,14 +52,14 @@ from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_take
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
     TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make,
-    tag_size, tag_state, tag_type)
+    tag_has_right_format, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport owner_index
 from shmem._base.participants cimport section_descriptor
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
     ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
 from shmem._heap.backing cimport backing_end, backing_give_back, backing_reserve, is_out_of_space
-from shmem._heap.block_tags cimport block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
+from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
@@ -76,7 +76,8 @@ ctypedef struct request_t:
     uint64_t request_bytes
     uint64_t size_bytes                  # of the block
     uint64_t align_bytes
-    uint64_t state_and_type              # the tag without its size
+    uint64_t state
+    uint64_t type_id                     # PENDING: the index of the maker
     bint clear_inside                    # clear before the commit
     heap_wait_t wait
     uint64_t dirty_end_off               # out: above this the payload is zero already
@@ -147,7 +148,7 @@ cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes
         status = index_remove(section, off + size_bytes, next_bytes)
         size_bytes += next_bytes
         block_write_rear(section, off, size_bytes)
-    store_release_u64(&block_at(section, off).tag, tag_make(size_bytes, STATE_HOLE, 0))        # commit: freed, merged behind
+    store_release_u64(&block_at(section, off).tag, tag_make_free(size_bytes, STATE_HOLE))        # commit: freed, merged behind
     block_at(section, off).serial = 0                # from here on handles to the block are detected as stale
     previous_off = hole_before(section, off)
     if previous_off != 0 and status == OK:
@@ -155,7 +156,7 @@ cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes
         start_off = previous_off
         size_bytes += off - previous_off
         block_write_rear(section, start_off, size_bytes)
-        store_release_u64(&block_at(section, start_off).tag, tag_make(size_bytes, STATE_HOLE, 0))     # commit: merged before
+        store_release_u64(&block_at(section, start_off).tag, tag_make_free(size_bytes, STATE_HOLE))     # commit: merged before
     if status != OK:
         return status
     if start_off + size_bytes == section.header.top:
@@ -180,16 +181,18 @@ cdef int heap_flush_cache(section_t* section) noexcept nogil:
 
 # -- from a hole to a block -----------------------------------------------------------------------------
 
-cdef inline void _write_inner(section_t* section, uint64_t off, uint64_t size_bytes, request_t* request) noexcept nogil:
-    """Write all of a block except its tag, while it is not visible to other processes."""
+cdef inline uint64_t _write_inner(section_t* section, uint64_t off, uint64_t size_bytes, request_t* request) noexcept nogil:
+    """Write all of a block except its tag, while it is not visible to other processes; return the tag."""
+    cdef uint64_t serial = section.header.next_serial & SERIAL_MASK
     cdef uint64_t payload_off = block_to_payload(off), rear_off = off + size_bytes - BLOCK_REAR_BYTES
     if request.dirty_end_off > rear_off:
         request.dirty_end_off = rear_off
     if request.clear_inside and request.dirty_end_off > payload_off:
         memset(section.base + payload_off, 0, request.dirty_end_off - payload_off)
-    block_at(section, off).serial = serial_word(section.header.next_serial & SERIAL_MASK, size_bytes, request.request_bytes)
+    block_at(section, off).serial = serial_word(serial, size_bytes, request.request_bytes)
     section.header.next_serial += 1
     block_write_rear(section, off, size_bytes)
+    return tag_make(size_bytes, request.state, request.type_id, serial)
 
 
 cdef int _mend_index(section_t* section, uint64_t off) noexcept nogil:
@@ -201,9 +204,10 @@ cdef int _mend_index(section_t* section, uint64_t off) noexcept nogil:
 
 
 cdef int _reuse_cached(section_t* section, uint64_t off, request_t* request) noexcept nogil:
+    cdef uint64_t tag
     request.dirty_end_off = off + request.size_bytes
-    _write_inner(section, off, request.size_bytes, request)
-    store_release_u64(&block_at(section, off).tag, request.size_bytes | request.state_and_type)     # commit
+    tag = _write_inner(section, off, request.size_bytes, request)
+    store_release_u64(&block_at(section, off).tag, tag)                                             # commit
     return OK
 
 
@@ -211,7 +215,7 @@ cdef int hole_split(section_t* section, uint64_t hole_off, request_t* request, u
     """Carve the block out of a hole; the remainders before it (for alignment) and after it stay holes."""
     cdef uint64_t hole_bytes = tag_size(load_relaxed_u64(&block_at(section, hole_off).tag))
     cdef uint64_t gap = gap_before(hole_off, request.align_bytes)
-    cdef uint64_t size_bytes = request.size_bytes, rest = hole_bytes - gap - size_bytes, off = hole_off + gap
+    cdef uint64_t size_bytes = request.size_bytes, rest = hole_bytes - gap - size_bytes, off = hole_off + gap, tag
     cdef int status
     if damaged(hole_bytes < gap + size_bytes or not size_fits(hole_off, hole_bytes, heap_top(section))
                or not is_sealed(section, hole_off, hole_bytes)):
@@ -225,14 +229,14 @@ cdef int hole_split(section_t* section, uint64_t hole_off, request_t* request, u
     if rest:
         block_write_hole(section, off + size_bytes, rest)
     request.dirty_end_off = off + size_bytes
-    _write_inner(section, off, size_bytes, request)
+    tag = _write_inner(section, off, size_bytes, request)
     if gap:
-        block_at(section, off).tag = size_bytes | request.state_and_type
+        block_at(section, off).tag = tag
         block_write_rear(section, hole_off, gap)
-        store_release_u64(&block_at(section, hole_off).tag, tag_make(gap, STATE_HOLE, 0))           # commit
+        store_release_u64(&block_at(section, hole_off).tag, tag_make_free(gap, STATE_HOLE))           # commit
         status = index_insert(section, hole_off, gap)
     else:
-        store_release_u64(&block_at(section, off).tag, size_bytes | request.state_and_type)         # commit
+        store_release_u64(&block_at(section, off).tag, tag)                                         # commit
     if rest and status == OK:
         status = index_insert(section, off + size_bytes, rest)
     block_off[0] = off
@@ -274,8 +278,7 @@ cdef int _place_above_top(section_t* section, request_t* request, uint64_t* bloc
         store_release_u64(&header.high_water, new_top)       # before anything is written above it
     if gap:
         block_write_hole(section, top, gap)
-    _write_inner(section, off, request.size_bytes, request)
-    block_at(section, off).tag = request.size_bytes | request.state_and_type
+    block_at(section, off).tag = _write_inner(section, off, request.size_bytes, request)
     store_release_u64(&header.top, new_top)                                                          # commit
     block_off[0] = off
     return OK if gap == 0 or index_insert(section, top, gap) == OK else _mend_index(section, off)
@@ -374,12 +377,11 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     status = heap_enter_to_change(section, request.wait)
     if status != OK:
         return status
+    request.state = STATE_PENDING if is_pending else STATE_USED
+    request.type_id = section.private.index_plus_1 - 1 if is_pending else type_id
     if is_pending:
         _free_abandoned(section)
         fetch_add_seq_cst_u32(_my_pending(section), 1)
-        request.state_and_type = tag_make(0, STATE_PENDING, section.private.index_plus_1 - 1)
-    else:
-        request.state_and_type = tag_make(0, STATE_USED, type_id)
     status = _place_somehow(section, &request, &off)
     if status == OK:
         count_used(section, 1, tag_size(block_at(section, off).tag))
@@ -399,7 +401,7 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
 cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id) noexcept nogil:
     """Turn a PENDING block into a USED one by one store; the payload is complete before it."""
     cdef block_t* block = block_at(section, payload_to_block(payload_off))
-    store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id))
+    store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id, block.serial))
     _pending_over(section)
 
 
@@ -477,7 +479,7 @@ cdef void _debug_neighbours(section_t* section, uint64_t off, uint64_t size_byte
     if off + size_bytes < section.header.top:
         tag = block_at(section, off + size_bytes).tag
         if (tag_size(tag) < BLOCK_MIN_BYTES or tag_size(tag) > section.header.top - off - size_bytes
-                or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_CACHED):
+                or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_CACHED or not tag_has_right_format(tag)):
             debug_fail(b"the tag after the freed block was overwritten", section.path, off + size_bytes, 0, tag)
 
 
@@ -531,6 +533,8 @@ cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial
     if payload_off != 0:
         status = heap_check_block(section, payload_off, serial)
     if status == OK:
+        if payload_off != 0:
+            block_set_gated(block_at(section, payload_to_block(payload_off)))
         store_release_u64(&section.header.root_off, payload_off)
     heap_leave(section)
     return status

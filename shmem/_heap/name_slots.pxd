@@ -15,4 +15,3 @@ cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, 
 cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil
 cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil
 cdef uint64_t table_slot_off(uint64_t table_off, uint64_t i) noexcept nogil
-cdef bint block_has_name(section_t* section, uint64_t payload_off, uint64_t but_slot_off) noexcept nogil

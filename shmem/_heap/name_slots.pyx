@@ -93,16 +93,3 @@ cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, 
         n_left -= 1
     slot_off[0] = free_off
     return NOT_FOUND
-
-
-cdef bint block_has_name(section_t* section, uint64_t payload_off, uint64_t but_slot_off) noexcept nogil:
-    """Return whether a name in the directory, other than the one in `but_slot_off`, refers to this very block."""
-    cdef uint64_t i, at, table_off = section.header.directory_off
-    cdef uint64_t serial = block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK
-    cdef name_entry_t* entry
-    for i in range(table_capacity(section, table_off)):
-        at = table_slot_off(table_off, i)
-        entry = table_entry(section, at)
-        if entry != NULL and entry.value == payload_off and entry.serial == serial and at != but_slot_off:
-            return True
-    return False

@@ -31,7 +31,8 @@ from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_enter_to_change, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
-from shmem._heap.name_slots cimport block_has_name, name_t, table_capacity, table_entry, table_find, table_slot_off
+from shmem._heap.name_counts cimport names_add, names_drop, names_of
+from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_find, table_slot_off
 from shmem._heap.pins cimport array_is_pinned
 
 cdef enum:
@@ -110,11 +111,8 @@ cdef inline int _allocation_wait(heap_wait_t wait) noexcept nogil:
     return HEAP_STOP if wait == WAIT_A_SLICE else 0
 
 
-cdef uint64_t _count_live(section_t* section, uint64_t table_off) noexcept nogil:
-    cdef uint64_t i, n_live = 0
-    for i in range(table_capacity(section, table_off)):
-        n_live += table_entry(section, table_slot_off(table_off, i)) != NULL
-    return n_live
+cdef inline uint64_t _live(section_t* section, uint64_t table_off) noexcept nogil:
+    return (<name_table_t*>(section.base + table_off)).live if table_capacity(section, table_off) else 0
 
 
 cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table) noexcept nogil:
@@ -131,6 +129,7 @@ cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table
             j = (j + 1) & (table.capacity - 1)
         slots[j] = slot[0]
         table.filled += 1
+        table.live += 1
 
 
 cdef int _swap_table(section_t* section, uint64_t* anchor, uint64_t new_off) noexcept nogil:
@@ -154,7 +153,7 @@ cdef int _grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept 
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
-    n_live = _count_live(section, anchor[0])
+    n_live = _live(section, anchor[0])
     heap_leave(section)
     while capacity < 4 * (n_live + 1):
         capacity *= 2
@@ -167,7 +166,7 @@ cdef int _grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept 
     if status != OK:
         heap_abandon(section, new_off)
         return status
-    if _count_live(section, anchor[0]) * 4 > capacity * 3:       # other processes were faster: try again
+    if _live(section, anchor[0]) * 4 > capacity * 3:       # other processes were faster: try again
         heap_leave(section)
         heap_abandon(section, new_off)
         return OK
@@ -181,11 +180,22 @@ cdef bint _must_grow(section_t* section, uint64_t table_off) noexcept nogil:
     return capacity == 0 or ((<name_table_t*>(section.base + table_off)).filled + 1) * 4 > capacity * 3
 
 
-cdef int _show_entry(section_t* section, uint64_t slot_off, const name_t* name, uint64_t entry_off, uint64_t pending_off,
-                     uint32_t pending_type) noexcept nogil:
+cdef void _count_shown(section_t* section, uint64_t table_off, bint was_empty, uint64_t value, uint64_t serial) noexcept nogil:
+    """Count a name that was shown, and with it the block that it leads to.  The caller holds the gate."""
+    cdef name_table_t* table = <name_table_t*>(section.base + table_off)
+    table.live += 1
+    if was_empty:
+        table.filled += 1
+    if serial != 0:
+        names_add(section, value)
+        if tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_ARRAY:
+            (<array_t*>(section.base + value)).flags &= ~(ARRAY_UNNAMED | ARRAY_TEMPORARY)
+
+
+cdef void _show_entry(section_t* section, uint64_t slot_off, const name_t* name, uint64_t entry_off, uint64_t pending_off,
+                      uint32_t pending_type) noexcept nogil:
     """Make the one store that creates a name, and with it a pending value.  The caller owns the gate."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
-    cdef bint was_empty = slot.entry_off == SLOT_EMPTY
     slot.hash = name.hash
     intent_begin(my_intent(section), INTENT_SWAP_SLOT | <uint64_t>TYPE_NAME_ENTRY << INTENT_FIRST_TYPE_SHIFT
                  | <uint64_t>pending_type << INTENT_SECOND_TYPE_SHIFT, <char*>&slot.entry_off - section.base, entry_off,
@@ -195,7 +205,6 @@ cdef int _show_entry(section_t* section, uint64_t slot_off, const name_t* name, 
     if pending_off != 0:
         heap_commit(section, pending_off, pending_type)
     intent_end(my_intent(section))
-    return was_empty
 
 
 cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogil:
@@ -213,7 +222,7 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
                       uint64_t serial, uint64_t pending_off, uint32_t pending_type, heap_wait_t wait) noexcept nogil:
     """Make one attempt under the gate: NOT_FOUND if the table must grow first."""
     cdef uint64_t slot_off = 0
-    cdef bint is_linked
+    cdef bint was_empty
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
@@ -224,14 +233,16 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
         if status == OK:
             status = NAME_EXISTS
         elif status == NOT_FOUND:
-            is_linked = serial != 0 and pending_off == 0
-            status = heap_check_block(section, value, serial) if is_linked else OK         # still there?
+            if serial != 0 and pending_off == 0:
+                status = heap_check_block(section, value, serial)       # it may have been freed meanwhile
+            else:
+                status = OK
             if value == 0:
                 (<name_entry_t*>(section.base + entry_off)).value = _next_number(section, anchor[0])
-            if status == OK and _show_entry(section, slot_off, name, entry_off, pending_off, pending_type):
-                (<name_table_t*>(section.base + anchor[0])).filled += 1
-            if status == OK and is_linked and tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_ARRAY:
-                (<array_t*>(section.base + value)).flags &= ~(ARRAY_UNNAMED | ARRAY_TEMPORARY)      # it has a name
+            if status == OK:
+                was_empty = (<name_slot_t*>(section.base + slot_off)).entry_off == SLOT_EMPTY
+                _show_entry(section, slot_off, name, entry_off, pending_off, pending_type)
+                _count_shown(section, anchor[0], was_empty, value, serial)
     heap_leave(section)
     return status
 
@@ -254,6 +265,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     entry = <name_entry_t*>(section.base + entry_off)
     entry.value = value
     entry.serial = serial
+    entry.version = entry.attributes_off = 0
     entry.name_bytes = name.n_bytes
     entry.data_bytes = data_bytes
     memcpy(entry_name(entry), name.text, name.n_bytes)
@@ -271,18 +283,23 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     return status
 
 
-cdef int _hide_entry(section_t* section, uint64_t slot_off) noexcept nogil:
+cdef int _hide_entry(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
     """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
     cdef name_entry_t* entry = table_entry(section, slot_off)
-    cdef uint64_t entry_off = slot.entry_off, drop_off = 0
+    cdef name_table_t* table = <name_table_t*>(section.base + table_off)
+    cdef uint64_t entry_off = slot.entry_off, value = entry.value, drop_off = 0
+    cdef bint is_linked = heap_check_block(section, value, entry.serial) == OK
     cdef int status
-    if (heap_check_block(section, entry.value, entry.serial) == OK and section.header.root_off != entry.value
-            and not block_has_name(section, entry.value, slot_off)):
-        drop_off = entry.value
+    if is_linked and section.header.root_off != value and names_of(section, value) <= 1:
+        drop_off = value
     intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED,
                  0, 0, entry_off, drop_off)
     store_release_u64(&slot.entry_off, SLOT_REMOVED)                                                # commit
+    if table.live:
+        table.live -= 1
+    if is_linked:
+        names_drop(section, value)
     status = heap_release(section, entry_off)
     if drop_off != 0 and status == OK:
         if tag_type(block_at(section, payload_to_block(drop_off)).tag) == TYPE_ARRAY and array_is_pinned(section, drop_off, False, True):
@@ -301,6 +318,6 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
         return status
     status = table_find(section, anchor[0], name, &slot_off)
     if status == OK:
-        status = _hide_entry(section, slot_off)
+        status = _hide_entry(section, anchor[0], slot_off)
     heap_leave(section)
     return status

@@ -13,7 +13,6 @@ from shmem._base.bounds cimport block_room, damaged
 from shmem._base.layout cimport ARRAY_TEMPORARY, ARRAY_UNNAMED, array_t
 from shmem._base.participants cimport participant_entry_is_alive
 from shmem._base.section cimport section_t
-from shmem._heap.name_slots cimport block_has_name
 
 cdef extern from * nogil:
     int __builtin_ctzll(unsigned long long value)
@@ -60,7 +59,7 @@ cdef bint array_is_unreachable(section_t* section, uint64_t payload_off) noexcep
     cdef array_t* array = <array_t*>(section.base + payload_off)
     if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0 or section.header.root_off == payload_off:
         return False
-    if block_has_name(section, payload_off, 0):
+    if array.n_names != 0:
         array.flags &= ~(ARRAY_TEMPORARY | ARRAY_UNNAMED)
         return False
     return True

@@ -15,13 +15,13 @@ from libc.string cimport memcpy, memset
 from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport block_room, damaged, slack_fits
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, SERIAL_MASK, SLACK_SHIFT,
-    STATE_HOLE, STATE_USED, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, tag_make,
-    tag_size, tag_type)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, NAMES_SHIFT, SERIAL_MASK,
+    STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, serial_names,
+    serial_slack, tag_make, tag_make_free, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t, word_at
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, NO_MEMORY, OK
 from shmem._heap.backing cimport backing_end, backing_reserve
-from shmem._heap.block_tags cimport block_write_hole, block_write_rear, count_used, hole_behind, serial_word
+from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_behind, serial_word
 from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
@@ -35,7 +35,7 @@ cdef void _begin_resize(section_t* section, uint64_t off, uint64_t new_tag, uint
     """Record the bytes to clear after the tag is written or, for a block that shrinks, the two payload words to restore if it is not."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t old_bytes = tag_size(block.tag), new_bytes = tag_size(new_tag)
-    cdef uint64_t old_request = payload_bytes(old_bytes) - (block.serial >> SLACK_SHIFT), clear_off = 0, clear_end_off = 0
+    cdef uint64_t old_request = payload_bytes(old_bytes) - serial_slack(block.serial), clear_off = 0, clear_end_off = 0
     if new_bytes < old_bytes:
         intent_begin(my_intent(section), INTENT_SHRINK, off, new_tag, new_serial, word_at(section, off + new_bytes)[0], block.serial,
                      word_at(section, off + new_bytes - BLOCK_REAR_BYTES)[0])
@@ -70,8 +70,11 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
     if rest < BLOCK_MIN_BYTES:
         new_bytes += rest
         rest = 0
-    new_tag = tag_make(new_bytes, STATE_USED, tag_type(block.tag))
-    new_serial = serial_word(block.serial & SERIAL_MASK, new_bytes, request_bytes)
+    block_set_gated(block)
+    new_tag = tag_make(new_bytes, STATE_USED, tag_type(block.tag), block.serial)
+    if new_tag & TAG_SMALL:
+        new_tag |= TAG_GATED
+    new_serial = serial_word(block.serial & SERIAL_MASK, new_bytes, request_bytes) | serial_names(block.serial) << NAMES_SHIFT
     _begin_resize(section, off, new_tag, new_serial, request_bytes, zero)
     if rest:
         block_write_hole(section, off + new_bytes, rest)
@@ -122,7 +125,7 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
     if status == OK:
         type_id = tag_type(old.tag)
         size_bytes = tag_size(old.tag)
-        hole_tag = tag_make(size_bytes, STATE_HOLE, 0)
+        hole_tag = tag_make_free(size_bytes, STATE_HOLE)
         intent_begin(my_intent(section), INTENT_MOVE | type_id << INTENT_FIRST_TYPE_SHIFT,
                      payload_to_block(payload_off), hole_tag, new_payload_off, 0, 0, 0)
         store_release_u64(&old.tag, hole_tag)                                                       # commit
@@ -151,7 +154,7 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
         heap_leave(section)
         return CORRUPTED                 # which recovery cannot repair
     if status == OK:
-        old_request[0] = block_room(section, payload_off) - (block_at(section, off).serial >> SLACK_SHIFT)
+        old_request[0] = block_room(section, payload_off) - serial_slack(block_at(section, off).serial)
         status = _extend_last_block(section, off, request_bytes)
     if status == OK:
         status = _resize_in_place(section, off, request_bytes, zero)

@@ -15,10 +15,11 @@ before it.  So recovery may be killed at any instruction and run again.
 
 1. Walk the chain.  If it cannot be walked, set `broken`: the section can still be read, and each change raises HeapCorruption.
 2. Finish or undo the intents of dead participants.
-3. Walk again.  PENDING blocks of dead participants, and CACHED ones, become holes.  Pins of dead participants are dropped, and arrays
+3. Count the names of each block, and the slots of each name table.
+4. Walk again.  PENDING blocks of dead participants, and CACHED ones, become holes.  Pins of dead participants are dropped, and arrays
    without a name or pin are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
-4. A hole at the end lowers `top`.
-5. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
+5. A hole at the end lowers `top`.
+6. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
 A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.
 """
@@ -34,13 +35,15 @@ from shmem._base.layout cimport (
     ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
     INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED,
     TYPE_ARRAY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
-    seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+    seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.participants cimport participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
+from shmem._heap.name_counts cimport names_recount
 from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable, pin_words
 
 cdef enum:
@@ -92,7 +95,7 @@ cdef bint _is_used(section_t* section, uint64_t payload_off) noexcept nogil:
 cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t participant, uint64_t type_id) noexcept nogil:
     cdef block_t* block = _intent_block(section, payload_off)
     if block != NULL and tag_state(block.tag) == STATE_PENDING and tag_type(block.tag) == participant:
-        store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id))
+        store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_USED, type_id, block.serial))
 
 
 cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -103,7 +106,7 @@ cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
     if tag_type(block.tag) == TYPE_ARRAY and array_is_pinned(section, payload_off, False, True):
         (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED
         return
-    store_release_u64(&block.tag, tag_make(tag_size(block.tag), STATE_HOLE, 0))
+    store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
 
 
 cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
@@ -165,18 +168,6 @@ cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t
     return left == 0 and array_is_unreachable(section, payload_off)
 
 
-cdef void _recount_table(section_t* section, uint64_t payload_off, uint64_t room) noexcept nogil:
-    """Count the slots of a name table that are not empty: `filled` is an index and is rebuilt."""
-    cdef name_table_t* table = <name_table_t*>(section.base + payload_off)
-    cdef uint64_t i, filled = 0, capacity = load_relaxed_u64(&table.capacity)
-    if room < sizeof(name_table_t) or capacity > (room - sizeof(name_table_t)) // sizeof(name_slot_t):
-        return
-    for i in range(capacity):
-        if table_slots(table)[i].entry_off != SLOT_EMPTY:
-            filled += 1
-    table.filled = filled
-
-
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
     """Turn a block that recovery frees into a hole by one store; return True for every hole."""
     cdef block_t* block = block_at(section, off)
@@ -186,7 +177,7 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
         return True
     if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
             or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
-        if compare_exchange_release_u64(&block.tag, tag, tag_make(tag_size(tag), STATE_HOLE, 0)):
+        if compare_exchange_release_u64(&block.tag, tag, tag_make_free(tag_size(tag), STATE_HOLE)):
             block.serial = 0
             return True
     return False
@@ -201,8 +192,6 @@ cdef void _keep_block(section_t* section, uint64_t off, uint64_t tag, uint64_t* 
     section.header.used_bytes += size_bytes
     if (block.serial & SERIAL_MASK) > last_serial[0]:
         last_serial[0] = block.serial & SERIAL_MASK
-    if tag_type(tag) == TYPE_NAME_TABLE and tag_state(tag) == STATE_USED:
-        _recount_table(section, block_to_payload(off), payload_bytes(size_bytes))
 
 
 cdef int _finish_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil:
@@ -229,7 +218,7 @@ cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
                 hole_off, hole_bytes = off, size_bytes
             else:
                 hole_bytes += size_bytes
-                store_release_u64(&block_at(section, hole_off).tag, tag_make(hole_bytes, STATE_HOLE, 0))
+                store_release_u64(&block_at(section, hole_off).tag, tag_make_free(hole_bytes, STATE_HOLE))
         else:
             if hole_off != 0:
                 status = _finish_hole(section, hole_off, hole_bytes)
@@ -263,6 +252,7 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         # (NO_PARTICIPANT), which finishes it itself
         if former != NO_PARTICIPANT or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
+    names_recount(section)               # the sweep frees arrays without a name
     status = _sweep(section, &dead)
     if status != OK:
         store_release_u32(&section.header.broken, 1)
@@ -273,6 +263,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
             section.participants[i].pins = 0
     if section.header.root_off != 0 and not _is_used(section, section.header.root_off):
         store_release_u64(&section.header.root_off, 0)
+    if section.header.root_off != 0:
+        block_set_gated(block_at(section, payload_to_block(section.header.root_off)))
     section.header.recoveries += 1
     store_release_u32(&section.header.broken, 0)
     return OK

@@ -12,9 +12,9 @@ from shmem._atomics cimport load_relaxed_u64
 from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE, STATE_PENDING,
-    TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, header_t,
-    name_slot_t, name_table_t, payload_bytes, seal, table_slots, tag_make, tag_size, tag_state, tag_type)
+    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
+    STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t,
+    block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport GATE_WAITERS
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
@@ -22,6 +22,7 @@ from shmem._heap.cached_blocks cimport cache_bin_bytes
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
+from shmem._heap.name_counts cimport entry_leads_to_block, names_of
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 
@@ -69,6 +70,7 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
     """Check one block: its rear tag, its serial, and whether it and the block before are both holes."""
     cdef block_t* block = block_at(section, off)
     cdef uint64_t size_bytes = tag_size(tag), end_off = off + size_bytes, rear
+    cdef Problem problem
     if tag_state(tag) == STATE_HOLE and after_hole:
         return _say(facts, HOLES_TOUCH, off, 0, 0)
     rear = seal(section.salt, word_at(section, end_off - 8)[0], end_off)
@@ -76,11 +78,17 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
         return _say(facts, BAD_REAR, off, size_bytes, rear)
     if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED:
         return FINE
-    if (block.serial & SERIAL_MASK) >= section.header.next_serial or not slack_fits(block.serial, payload_bytes(size_bytes)):
+    if ((block.serial & SERIAL_MASK) >= section.header.next_serial or not slack_fits(block.serial, payload_bytes(size_bytes))
+            or not tag_has_serial(tag, block.serial)):
         return _say(facts, BAD_SERIAL, off, section.header.next_serial, block.serial & SERIAL_MASK)
-    if tag_state(tag) != STATE_PENDING and tag_type(tag) == TYPE_ARRAY:
-        return _check_array(section, off, facts)
-    return FINE
+    if tag_state(tag) == STATE_PENDING:
+        return FINE
+    problem = _check_array(section, off, facts) if tag_type(tag) == TYPE_ARRAY else FINE
+    if problem == FINE:
+        facts.n_names += names_of(section, block_to_payload(off))
+        if tag_type(tag) != TYPE_ARRAY and names_of(section, block_to_payload(off)) == NAMES_MANY:
+            facts.has_many_names = True
+    return problem
 
 
 cdef Problem _check_chain(section_t* section, heap_facts_t* facts) noexcept nogil:
@@ -169,7 +177,7 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
             n_here += 1
             n_seen += 1
             if (n_seen > facts.n_cached or off < section.heap_start or off & 15 or off > heap_top(section) - BLOCK_MIN_BYTES
-                    or block_at(section, off).tag != tag_make(size_bytes, STATE_CACHED, 0)):
+                    or block_at(section, off).tag != tag_make_free(size_bytes, STATE_CACHED)):
                 return _say(facts, BAD_CACHE, off, facts.n_cached, n_seen)
             off = block_at(section, off).next_off
         if n_here != section.index.cache_count[i]:
@@ -177,9 +185,16 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
     return FINE if n_seen == facts.n_cached else _say(facts, BAD_CACHE, 0, facts.n_cached, n_seen)
 
 
+cdef bint _is_gated(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef uint64_t tag = block_at(section, payload_to_block(payload_off)).tag
+    return not tag & TAG_SMALL or tag & TAG_GATED
+
+
 cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
-    cdef uint64_t i, at, n_filled = 0, capacity = table_capacity(section, table_off)
+    """One table; of the directory also the counts of names that the blocks keep."""
+    cdef uint64_t i, at, n_filled = 0, n_live = 0, n_linked = 0, capacity = table_capacity(section, table_off)
     cdef name_table_t* table
+    cdef name_entry_t* entry
     if table_off == 0:
         return FINE
     if capacity == 0:
@@ -189,9 +204,23 @@ cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* 
         at = table_slot_off(table_off, i)
         if table_slots(table)[i].entry_off != SLOT_EMPTY:
             n_filled += 1
-        if table_slots(table)[i].entry_off > SLOT_REMOVED and table_entry(section, at) == NULL:
+        if table_slots(table)[i].entry_off <= SLOT_REMOVED:
+            continue
+        n_live += 1
+        entry = table_entry(section, at)
+        if entry == NULL:
             return _say(facts, BAD_NAME, at, 0, (<name_slot_t*>(section.base + at)).entry_off)
-    return FINE if n_filled == table.filled else _say(facts, BAD_NAME, table_off, table.filled, n_filled)
+        if table_off == section.header.directory_off and entry_leads_to_block(section, entry):
+            n_linked += 1
+            if names_of(section, entry.value) == 0 or not _is_gated(section, entry.value):
+                return _say(facts, BAD_NAME_COUNT, payload_to_block(entry.value), 1, 0)
+    if n_filled != table.filled or n_live != table.live:
+        return _say(facts, BAD_NAME_COUNT, table_off, n_filled, table.filled)
+    if table_off != section.header.directory_off:
+        return FINE
+    if n_linked < facts.n_names or (n_linked != facts.n_names and not facts.has_many_names):
+        return _say(facts, BAD_NAME_COUNT, table_off, n_linked, facts.n_names)
+    return FINE
 
 
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil:

@@ -215,7 +215,7 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
 
     The caller owns the heap gate.
     """
-    cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag, i = 0
+    cdef uint64_t off = section.heap_start, run_off = section.heap_start, top = section.header.top, size_bytes, tag, serial, i = 0
     cdef int status = OK
     cdef bint is_copied
     while off < top and status == OK:
@@ -225,7 +225,8 @@ cdef int _copy_blocks(section_t* section, int fd, queues_t* queues) noexcept nog
         if is_copied:
             i += 1
         elif tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_QUEUE:
-            tag = tag_make(size_bytes, STATE_PENDING, 0)         # it was PENDING when the queues were copied
+            serial = block_at(section, off).serial
+            tag = tag_make(size_bytes, STATE_PENDING, 0, serial)         # it was PENDING when the queues were copied
         if is_copied or tag_state(tag) == STATE_PENDING or (tag_state(tag) != STATE_USED and size_bytes >= PAGE_BYTES):
             status = _copy_run(section, fd, run_off, off)
             if status == OK and not is_copied:

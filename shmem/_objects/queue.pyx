@@ -57,8 +57,9 @@ cdef class Queue(RingCaller):
     record          put takes                                            get returns
     ==============  ===================================================  ==========================================
     a dtype         a value that fits: a number, a byte string, text,    bool, int, float or complex for such dtypes,
-                    a date, an array, a tuple or a record, as a field    else numpy's object for it; always a copy
-                    of that type takes
+                    a date, a tuple or a record, as a field of that      else numpy's object for it; always a copy
+                    type takes; for a dtype with a shape, an array of
+                    that shape, or a scalar, which fills it
     ``bytes``       bytes or any other buffer, up to `max_bytes`         bytes
     a Struct class  an object of it in this section; the values of its   a `numpy.record` with the fields as attributes,
                     fields, as a dict or a tuple; a record               references as offsets; a copy

@@ -32,7 +32,7 @@ cdef class Items:
     cdef int write(self, Placed queue, char* at, object item) except -1:
         """Write the bytes of an item over zeros, or raise Misfit."""
         if self.record is self.dtype or not self.write_object(queue, at, item):
-            self.codec.store(at, item)
+            self.codec.store_whole(at, item)
         return 0
 
     cdef bint write_object(self, Placed queue, char* at, object item) except -1:
@@ -85,13 +85,16 @@ cdef class Items:
         base, shape = self.dtype.subdtype or (self.dtype, ())
         if array.ndim == 0:
             raise TypeError("put_many: the items must be a sequence of them, got an array of no dimensions")
-        if len(array) and array.shape[1:] != shape:
+        is_scalars = array.ndim == 1 and shape != ()
+        if len(array) and array.shape[1:] != shape and not is_scalars:
             raise ValueError(f"put_many: the items must have the shape {shape}, got an array of shape {array.shape}")
         if array.dtype != base:
             try:
                 array = codec_of(base).convert(array)
             except Misfit as error:
                 raise error.named("put_many: the items") from None
+        if is_scalars:
+            array = np.broadcast_to(array.reshape((-1,) + (1,) * len(shape)), array.shape + shape)
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 

@@ -19,7 +19,11 @@ from shmem._base.layout import (
     SERIAL_MASK,
     SLOT_REMOVED,
     STATE_USED,
+    TAG_SERIAL_MASK,
+    TAG_SERIAL_SHIFT,
     TAG_SIZE_MASK,
+    TAG_SMALL,
+    TAG_SMALL_SIZE_MASK,
     TAG_STATE_MASK,
     TAG_TYPE_SHIFT,
     TYPE_ARRAY,
@@ -64,10 +68,11 @@ class Reader:
         at = self.header["heap_start"]
         while at < self.header["top"]:
             block = LAYOUT["block_t"].read(self.raw, at)
-            size = block["tag"] & TAG_SIZE_MASK
+            size = block["tag"] & (TAG_SMALL_SIZE_MASK if block["tag"] & TAG_SMALL else TAG_SIZE_MASK)
             rear = int.from_bytes(self.raw[at + size - BLOCK_REAR_BYTES : at + size], "little")
             assert rear == size ^ self.header["salt"] ^ (at + size) * GOLDEN & WORD
             if block["tag"] & TAG_STATE_MASK == STATE_USED:
+                assert not block["tag"] & TAG_SMALL or (block["tag"] >> TAG_SERIAL_SHIFT ^ block["serial"]) & TAG_SERIAL_MASK == 0
                 yield at + BLOCK_HEAD_BYTES, block["tag"] >> TAG_TYPE_SHIFT, block["serial"] & SERIAL_MASK
             at += size
         assert at == self.header["top"]

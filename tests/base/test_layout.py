@@ -26,20 +26,19 @@ from shmem._base.layout import (
     MAX_PARTICIPANTS,
     PAGE_BYTES,
     SERIAL_MASK,
+    SLACK_MASK,
     SLACK_SHIFT,
     STATE_CACHED,
     STATE_HOLE,
     STATE_PENDING,
     STATE_USED,
-    TAG_SIZE_MASK,
-    TAG_STATE_MASK,
-    TAG_TYPE_SHIFT,
     TYPE_ARRAY,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
     heap_start,
     name_hash,
+    read_tag,
     rear_tag,
 )
 
@@ -143,12 +142,13 @@ def walk(raw):
     header = HEADER.read(raw)
     offset = header["heap_start"]
     while offset < header["top"]:
-        tag = BLOCK["tag"].read(raw, offset)
-        size = tag & TAG_SIZE_MASK
+        tag = read_tag(BLOCK["tag"].read(raw, offset))
+        size = tag.size
         assert size >= BLOCK_MIN_BYTES
+        assert tag.is_right
         rear = int.from_bytes(raw[offset + size - BLOCK_REAR_BYTES : offset + size], "little")
         assert rear_tag(header["salt"], rear, offset + size) == size
-        yield offset, size, STATES[tag & TAG_STATE_MASK], tag >> TAG_TYPE_SHIFT
+        yield offset, size, STATES[tag.state], tag.type_id
         offset += size
     assert offset == header["top"]
 
@@ -209,7 +209,7 @@ def test_block_bytes(raw):
     size = round_up(n_bytes, BLOCK_ALIGN_BYTES)
     assert blocks[0] == (root - BLOCK_HEAD_BYTES, size, "used", TYPE_PLAIN)
     assert data[root : root + N_ASKED] == b"x" * N_ASKED
-    assert BLOCK["serial"].read(data, blocks[0][0]) >> SLACK_SHIFT == size - n_bytes > 0
+    assert BLOCK["serial"].read(data, blocks[0][0]) >> SLACK_SHIFT & SLACK_MASK == size - n_bytes > 0
     used = [block for block in blocks if block[2] == "used"]
     assert {state for _, _, state, _ in blocks} <= {"used", "hole"}
     assert sorted(type_id for _, _, _, type_id in used) == [TYPE_PLAIN, TYPE_ARRAY, TYPE_NAME_TABLE, TYPE_NAME_ENTRY]

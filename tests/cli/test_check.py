@@ -30,8 +30,10 @@ from shmem._base.layout import (
     OWNER_GENERATION_SHIFT,
     PAGE_BYTES,
     SLOT_REMOVED,
-    TAG_SIZE_MASK,
+    TAG_SERIAL_MASK,
+    TAG_SERIAL_SHIFT,
     heap_start,
+    read_tag,
 )
 
 HEADER, BLOCK, PARTICIPANT, INTENT = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "intent_t"))
@@ -106,7 +108,7 @@ def set_field(path, name, value):
 def block_of(path, payload):
     """Return (begin, end) of a block."""
     begin = payload - BLOCK_HEAD_BYTES
-    return begin, begin + (word(path, begin) & TAG_SIZE_MASK)
+    return begin, begin + read_tag(word(path, begin)).size
 
 
 def digest(path):
@@ -330,6 +332,25 @@ def test_slot_overwritten(made, capsys, damage):
     if damage == "zero":
         poke(path, at, bytes(SLOT.size))
     repaired(capsys, path)
+    assert_intact(path)
+
+
+@pytest.mark.parametrize("which", ["tag", "word"])
+def test_serial_number_overwritten_in_one_of_two_places(made, capsys, which):
+    """The tag of a small block repeats the serial number, so nothing is lost."""
+    path, _ = made
+    _, entry = slot_of(path, b"last")
+    begin = entry - BLOCK_HEAD_BYTES
+    serial = word(path, BLOCK["serial"].at(begin))
+    if which == "tag":
+        poke(path, begin, (word(path, begin) ^ 1 << TAG_SERIAL_SHIFT).to_bytes(8, "little"))
+    else:
+        poke(path, BLOCK["serial"].at(begin), (serial ^ 1 << 30).to_bytes(8, "little"))
+    report = repaired(capsys, path)
+    assert "serial" in report["findings"][0]["problem"]
+    assert report["findings"][0]["lost"] == ""
+    assert word(path, BLOCK["serial"].at(begin)) == serial
+    assert read_tag(word(path, begin)).serial == serial & TAG_SERIAL_MASK
     assert_intact(path)
 
 

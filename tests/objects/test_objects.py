@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scribe import HEAD, Scribe
 
 import shmem
 from shmem import Array, Bytes, InvalidBlock, ReadOnlyError, Ref, Struct, bool_, float32, float64, int8, int64, uint8
-from shmem._base.layout import STATE_CACHED, STATE_USED, TAG_STATE_MASK
 
 INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 
@@ -418,18 +416,6 @@ def test_access_after_free_raises(shm):
     with pytest.raises(InvalidBlock):
         shm.free(node)
     assert replacement.key == 3
-
-
-def test_object_is_stale_after_the_first_store_of_free(shm):
-    node = shm.new(Node, key=1)
-    scribe, tag_off = Scribe(shm.path), node.offset - HEAD
-    tag = scribe[tag_off]
-    assert tag & TAG_STATE_MASK == STATE_USED
-    scribe[tag_off] = tag & ~TAG_STATE_MASK | STATE_CACHED  # the state left by a process killed right after that store
-    with pytest.raises(InvalidBlock, match="was freed"):
-        node.key  # noqa: B018
-    scribe[tag_off] = tag
-    assert node.key == 1
 
 
 def test_reallocating_an_object_raises(shm):

@@ -8,7 +8,7 @@ from scribe import HEAD, Scribe
 
 import shmem
 from shmem import Array, Bytes, Ref, Struct, int64
-from shmem._base.layout import STATE_CACHED, STATE_HOLE, STATE_USED, TAG_SIZE_MASK, TAG_STATE_MASK
+from shmem._base.layout import STATE_CACHED, STATE_HOLE, STATE_USED, make_tag, read_tag
 
 pytestmark = pytest.mark.damages
 
@@ -26,8 +26,8 @@ def killed_while_freeing(shm, obj, state):
     """Put the block into the state left by a process killed between the stores of the tag and of the serial."""
     memory, tag_off = Scribe(shm.path), obj.offset - HEAD
     tag = memory[tag_off]
-    assert tag & TAG_STATE_MASK == STATE_USED
-    memory[tag_off] = tag & TAG_SIZE_MASK | state
+    assert read_tag(tag).state == STATE_USED
+    memory[tag_off] = make_tag(read_tag(tag).size, state)
     try:
         yield
     finally:
@@ -101,6 +101,8 @@ def test_stale_array(shm, freed):
                 "name a part": lambda: shm.__setitem__("x", array[3:]),
                 "refer to": lambda: setattr(holder, "array", array),
                 "handle": lambda: shmem.handle(array),
+                "buffer": lambda: memoryview(array.base),
+                "new array": lambda: np.frombuffer(array.base, np.int64),
             }
         )
     holder.array = array
@@ -126,3 +128,16 @@ def test_stale_queue(shm, freed):
         )
         assert "freed" in repr(queue)
     assert queue.get() == 5
+
+
+def test_buffer_of_a_freed_array(shm):
+    array = shm.array(np.arange(10))
+    hold = array.base
+    assert np.frombuffer(hold, array.dtype).tolist() == list(range(10))
+    n_bytes = shm.block(hold.offset).nbytes
+    shm.free(array)
+    with pytest.raises(shmem.InvalidBlock):
+        memoryview(hold)
+    assert shm.allocate(n_bytes).offset == hold.offset
+    with pytest.raises(shmem.InvalidBlock):
+        memoryview(hold)

@@ -21,11 +21,9 @@ from shmem._base.layout import (
     PAGE_BYTES,
     SLOT_REMOVED,
     STATE_USED,
-    TAG_SIZE_MASK,
-    TAG_STATE_MASK,
-    TAG_TYPE_SHIFT,
     TYPE_NAME_ENTRY,
     TYPE_PLAIN,
+    read_tag,
 )
 
 HEADER, BLOCK, INTENT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["intent_t"]
@@ -177,10 +175,10 @@ def with_intents(content):
     found, used = [], []
     offset, directory, top = (HEADER[name].read(content) for name in ("heap_start", "directory_off", "top"))
     while offset < top:
-        tag = BLOCK["tag"].read(content, offset)
-        if tag & TAG_STATE_MASK == STATE_USED and tag >> TAG_TYPE_SHIFT == TYPE_PLAIN:
+        tag = read_tag(BLOCK["tag"].read(content, offset))
+        if tag.state == STATE_USED and tag.type_id == TYPE_PLAIN:
             used.append(offset)
-        offset += tag & TAG_SIZE_MASK
+        offset += tag.size
     one, two = used[0], used[-1]
     tag, serial = BLOCK["tag"].read(content, one), BLOCK["serial"].read(content, one)
     one_payload, two_payload = one + BLOCK_HEAD_BYTES, two + BLOCK_HEAD_BYTES

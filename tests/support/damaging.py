@@ -30,12 +30,15 @@ from shmem._base.layout import (
     INTENT_SWAP_SLOT,
     LAYOUT,
     PAGE_BYTES,
+    SERIAL_MASK,
     STATE_CACHED,
     TAG_SIZE_MASK,
-    TAG_TYPE_SHIFT,
+    TAG_SMALL,
     TYPE_FIRST_USER,
     TYPE_LAST_USER,
     TYPE_QUEUE,
+    make_tag,
+    read_tag,
     rear_tag,
 )
 from shmem._cli import check as _check
@@ -72,7 +75,7 @@ def chain(image):
     """Return (offset, size) of the blocks, as far as the front tags lead."""
     found, at, top = [], header(image, "heap_start"), min(header(image, "top"), len(image))
     while 0 < at < top and len(found) < 2000:
-        size = word(image, at) & TAG_SIZE_MASK
+        size = read_tag(word(image, at)).size
         if size < BLOCK_MIN_BYTES:
             break
         found.append((at, size))
@@ -133,7 +136,9 @@ def change_tag(image, blocks, rng):
         step, another = BLOCK_ALIGN_BYTES, blocks[rng.randrange(len(blocks))][1]
         other = (size, size, size + step, size - step, another, BLOCK_MIN_BYTES, 1 << rng.randrange(4, 48))[rng.randrange(7)]
         types = [*range(TYPE_QUEUE + 1), TYPE_FIRST_USER, TYPE_FIRST_USER + 1, 99, TYPE_LAST_USER]
-        put(image, at, other & TAG_SIZE_MASK | rng.randrange(STATE_CACHED + 2) | types[rng.randrange(len(types))] << TAG_TYPE_SHIFT)
+        serial = word(image, BLOCK["serial"].at(at)) + (0, 0, 1)[rng.randrange(3)]
+        tag = make_tag(other & TAG_SIZE_MASK, rng.randrange(STATE_CACHED + 2), types[rng.randrange(len(types))], serial & SERIAL_MASK)
+        put(image, at, tag ^ (TAG_SMALL if rng.randrange(8) == 0 else 0))
         seal(image, at, other)
 
 

@@ -16,8 +16,8 @@ from shmem._base.layout import (
     OWNER_GENERATION_SHIFT,
     STATE_HOLE,
     STATE_PENDING,
-    TAG_STATE_MASK,
-    TAG_TYPE_SHIFT,
+    make_tag,
+    read_tag,
 )
 from shmem.testing.crash import ptrace
 
@@ -139,12 +139,13 @@ def test_intent_in_a_reused_entry_is_completed(tmp_path, child):
         memoryview(new)[:4] = b"here"
         old, moved = shm.root.offset - BLOCK_HEAD_BYTES, new.offset - BLOCK_HEAD_BYTES
         scribe = Scribe(path)
-        hole_tag = scribe[old] & ~TAG_STATE_MASK | STATE_HOLE
+        hole_tag = make_tag(read_tag(scribe[old]).size, STATE_HOLE)
         intent = {"operation": INTENT_MOVE, "slot_off": old, "value": hole_tag, "make_off": (new.offset, 0)}
         for name, value in intent.items():
             INTENT[name].write(scribe.bytes, value, HEADER["intents_off"].read(scribe.bytes) + INTENT.size)  # participant 1's
         scribe[old] = hole_tag  # committed
-        scribe[moved] = scribe[moved] & ~TAG_STATE_MASK | STATE_PENDING | 1 << TAG_TYPE_SHIFT  # participant 1's
+        serial = scribe[LAYOUT["block_t"]["serial"].at(moved)]
+        scribe[moved] = make_tag(read_tag(scribe[moved]).size, STATE_PENDING, 1, serial)  # participant 1's
         for i, n_pending in ((1, 1), (2, 0)):
             for name, value in {"readers": 1 << OWNER_GENERATION_SHIFT, "attached": 1, "pending": n_pending}.items():
                 PARTICIPANT[name].write(scribe.bytes, value, scribe.entry_start(i))

@@ -31,16 +31,15 @@ from shmem._base.layout import (
     BLOCK_REAR_BYTES,
     LAYOUT,
     PAGE_BYTES,
+    SLACK_MASK,
     SLACK_SHIFT,
     SLOT_REMOVED,
     STATE_USED,
-    TAG_SIZE_MASK,
-    TAG_STATE_MASK,
-    TAG_TYPE_SHIFT,
     TYPE_ARRAY,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
+    read_tag,
 )
 
 MAX_SIZE = 1 << 16
@@ -64,12 +63,11 @@ def blocks_of(content):
     """Yield the chain of blocks in a section's bytes, each as (offset of the payload, size of the payload, state, type)."""
     offset, top = HEADER["heap_start"].read(content), HEADER["top"].read(content)
     while offset < top:
-        tag = BLOCK["tag"].read(content, offset)
-        size = tag & TAG_SIZE_MASK
-        if size < BLOCK_MIN_BYTES:
-            raise Damage(f"the chain of blocks cannot be walked: tag {tag:#x} at offset {offset:#x}")
-        yield offset + BLOCK_HEAD_BYTES, size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES, tag & TAG_STATE_MASK, tag >> TAG_TYPE_SHIFT
-        offset += size
+        tag = read_tag(BLOCK["tag"].read(content, offset))
+        if tag.size < BLOCK_MIN_BYTES or not tag.is_right:
+            raise Damage(f"the chain of blocks cannot be walked: {tag} at offset {offset:#x}")
+        yield offset + BLOCK_HEAD_BYTES, tag.size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES, tag.state, tag.type_id
+        offset += tag.size
 
 
 def _reachable(content):
@@ -92,7 +90,7 @@ def _users_block(content, offset, size, type_id):
     The content of an object is not among them: its maker may have been killed between the stores to two fields.
     """
     if type_id == TYPE_PLAIN:
-        wanted = size - (BLOCK["serial"].read(content, offset - BLOCK_HEAD_BYTES) >> SLACK_SHIFT)
+        wanted = size - (BLOCK["serial"].read(content, offset - BLOCK_HEAD_BYTES) >> SLACK_SHIFT & SLACK_MASK)
         return type_id, wanted, bytes(content[offset : offset + wanted])
     if type_id == TYPE_ARRAY:
         data, n_bytes = ARRAY["data_off"].read(content, offset), ARRAY["data_bytes"].read(content, offset)
