@@ -106,8 +106,9 @@ cdef class Queue(Placed):
     record          put takes                                            get returns
     ==============  ===================================================  ==========================================
     a dtype         a value that fits: a number, a byte string, text,    bool, int, float or complex for such dtypes,
-                    a date, an array, a tuple or a record, as a field    else numpy's object for it; always a copy
-                    of that type takes
+                    a date, a tuple or a record, as a field of that      else numpy's object for it; always a copy
+                    type takes; for a dtype with a shape, an array of
+                    that shape, or a scalar, which fills it
     ``bytes``       bytes or any other buffer, up to `max_bytes`         bytes
     a Struct class  an object of it in this section; the values of its   a `numpy.record` with the fields as attributes,
                     fields, as a dict or a tuple; a record               references as offsets; a copy
@@ -329,7 +330,7 @@ cdef class Queue(Placed):
     cdef int write_record(self, char* at, object item) except -1:
         """Write the bytes of an item over zeros, or raise Misfit."""
         if self.record is self.dtype or not self.write_object(at, item):
-            self.codec.store(at, item)
+            self.codec.store_whole(at, item)
         return 0
 
     cdef bint write_object(self, char* at, object item) except -1:
@@ -436,13 +437,16 @@ cdef class Queue(Placed):
         base, shape = self.dtype.subdtype or (self.dtype, ())
         if array.ndim == 0:
             raise TypeError("put_many: the items must be a sequence of them, got an array of no dimensions")
-        if len(array) and array.shape[1:] != shape:
+        is_scalars = array.ndim == 1 and shape != ()
+        if len(array) and array.shape[1:] != shape and not is_scalars:
             raise ValueError(f"put_many: the items must have the shape {shape}, got an array of shape {array.shape}")
         if array.dtype != base:
             try:
                 array = codec_of(base).convert(array)
             except Misfit as error:
                 raise error.named("put_many: the items") from None
+        if is_scalars:
+            array = np.broadcast_to(array.reshape((-1,) + (1,) * len(shape)), array.shape + shape)
         return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
     cdef object put_many_bytes(self, items, int64_t deadline_ns):
