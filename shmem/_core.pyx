@@ -38,7 +38,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_opening, explain_problem
-from shmem._base.system_tools import section_path, shared_name_of
+from shmem._base.system_tools import present_path, section_path, shared_name_of
 from shmem._bridge.leftovers import GENERATED
 from shmem._bridge.mapping import register_face_maker
 
@@ -128,7 +128,7 @@ cdef _put_on_face(Memory memory, Mapping mapping):
     memory.section_id = mapping.section.id
     memory.bytes = mapping
     memory._path = os.fsdecode(mapping.section.path)
-    memory._name = shared_name_of(memory._path) if mapping.section.anonymous else memory._path
+    memory._anonymous = mapping.section.anonymous
     memory._mode = "read_write" if mapping.writable else "read_only"
     mapping.face = weakref.ref(memory)
 
@@ -249,11 +249,16 @@ cdef class Memory:
     @property
     def name(self):
         """The name by which other processes attach: the shared name of an anonymous section, the path of a file."""
-        return self._name
+        path = self.path
+        return shared_name_of(path) if self._anonymous else path
 
     @property
     def path(self):
-        """The path of the file that backs the section."""
+        """The path of the file that backs the section: its present one if the file was moved, the last known one after `close`."""
+        cdef section_t* section
+        if self.mapping is not None:
+            section = self.mapping.section
+            self._path = present_path(self._path, section.device, section.inode, section.fd)
         return self._path
 
     @property
