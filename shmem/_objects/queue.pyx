@@ -20,7 +20,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._objects import arrays
 from shmem._base import errors
 from shmem._objects import struct as _struct
@@ -639,9 +639,6 @@ cdef class Queue(Placed):
         return f"{where}, freed>" if placed_is_stale(self) else f"{where}>"
 
     def __reduce__(self):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError("a Queue lies in its section and cannot be pickled; send it as a handle, by multiprocessing or with "
                         "shmem.handle(queue)")
 
