@@ -13,11 +13,12 @@ from shmem._atomics cimport store_release_u32
 from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    OPENING_BYTE, participant_generation, participant_left_something, participant_take, participants_any_alive, section_descriptor)
+    OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
+    participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport (
-    byte_lock, file_close, file_facts, file_facts_t, file_reopen, liveness_drop, memory_unmap, memory_wiped_by_fork, process_mutex_lock,
+    byte_lock, file_close, file_facts, file_facts_t, file_reopen, memory_unmap, memory_wiped_by_fork, process_mutex_lock,
     process_mutex_unlock)
 from shmem._heap.heap cimport WAIT_A_SLICE, WAIT_FOREVER, heap_enter, heap_leave, heap_sweep
 from shmem._heap.recovery cimport dead_left_something, heap_recover
@@ -128,6 +129,6 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     section.participants[index].pid = 0
     store_release_u32(&section.participants[index].attached, 0)
     memset(section.private, 0, sizeof(private_t))
-    liveness_drop(section.liveness_page, section.liveness_fd)
+    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)
     section.liveness_page = NULL
     section.liveness_fd = -1
