@@ -275,9 +275,10 @@ cdef void section_leave(section_t* section) noexcept nogil:
     process_mutex_unlock()
 
 
-cdef void section_remove_abandoned(const char* path) noexcept nogil:
-    """Remove a section of this user that no process is attached to or is opening."""
+cdef bint section_remove_abandoned(const char* path) noexcept nogil:
+    """Remove a section of this user that no process is attached to or is opening; return whether that was done."""
     cdef int fd = -1, opening_fd = -1
+    cdef bint removed = False
     cdef bint is_locked = True
     cdef file_facts_t facts
     process_mutex_lock()
@@ -286,7 +287,8 @@ cdef void section_remove_abandoned(const char* path) noexcept nogil:
                 and byte_lock(opening_fd, OPENING_BYTE, False) == OK):
             if (byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) == OK and not is_locked
                     and _path_means(path, &facts)):
-                file_remove(path)
+                removed = file_remove(path) == OK
     file_close(opening_fd)
     file_close(fd)
     process_mutex_unlock()
+    return removed
