@@ -711,8 +711,8 @@ class Wreck:
         lost = [at for at, found, entry in shown if found != name_hash(entry.name)]
         for entry in sorted([*self.entries(which), *orphans], key=lambda entry: self.serial(entry.offset - BLOCK_HEAD_BYTES)):
             entries[entry.name] = entry
-        is_counted = all(self._is_counted(payload) for payload in self.both(which)) and self._moves_right(which)
-        if not bad and not lost and not orphans and (is_counted or not self.was_clean):
+        is_counted = all(self._is_counted(payload) for payload in self.both(which))
+        if not bad and not lost and not orphans and self._moves_right(which) and (is_counted or not self.was_clean):
             return
         n_gone = max(0, len(bad) - len(orphans))
         names = ", ".join(repr(entry.name.decode("utf-8", "replace")) for entry in orphans)
