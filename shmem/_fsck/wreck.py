@@ -733,7 +733,7 @@ class Wreck:
         return all(
             table != old
             and not self.old(old)
-            and cursor <= self.capacity(old)
+            and 0 < self.capacity(old) >= cursor
             and not any(entry > SLOT_REMOVED and (i < cursor or entry in shown) for i, (_, _, entry) in enumerate(self.slots(old)))
             for old in olds
         )
