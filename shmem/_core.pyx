@@ -55,7 +55,7 @@ from shmem._bridge.blocks cimport (
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
 from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
-from shmem._heap.heap cimport WAIT_A_SLICE, heap_trim
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_sweep, heap_trim
 from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
 from shmem._sections.header cimport open_request_t
 from shmem._sections.opening cimport section_join
@@ -159,6 +159,10 @@ cdef int _count_heap_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _trim_step(section_t* section, void* request) noexcept nogil:
     return heap_trim(section, WAIT_A_SLICE)
+
+
+cdef int _sweep_step(section_t* section, void* request) noexcept nogil:
+    return heap_sweep(section, WAIT_A_SLICE, <uint64_t*>request)
 
 
 cdef class Memory:
@@ -296,6 +300,28 @@ cdef class Memory:
         """Return the memory or disk space behind the last block to the file system."""
         cdef Mapping mapping = self.writable_mapping("trim the section")
         check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
+
+    def sweep(self):
+        """Free what processes that were killed left in the heap: blocks that they were making, and arrays of which only they had views.
+
+        Attaching does the same, and so do an allocation that would fail and one in several hundred others.
+        If no killed process left anything, the cost is a look at each participant; otherwise every block is visited.
+        Blocks that a killed process had allocated, and to which no name leads, stay allocated.
+
+        Returns
+        -------
+        int
+            The number of bytes that became free, block overhead included.
+
+        Raises
+        ------
+        HeapCorruption
+            A block is damaged.
+        """
+        cdef Mapping mapping = self.writable_mapping("sweep the section")
+        cdef uint64_t n_bytes = 0
+        check(run_steps(mapping.section, _sweep_step, &n_bytes), mapping, "sweep the section")
+        return n_bytes
 
     # -- heap
 

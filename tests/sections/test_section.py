@@ -266,6 +266,7 @@ def test_read_only_memory_is_protected(place, child):
                 lambda: reader.__setitem__("b", [1]),
                 lambda: reader.__delitem__("a"),
                 reader.trim,
+                reader.sweep,
             ):
                 with pytest.raises(shmem.ReadOnlyError) as caught:
                     change()
