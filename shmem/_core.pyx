@@ -30,6 +30,7 @@ Lock order, outermost first; no thread takes an earlier one while holding a late
 
 import operator
 import os
+import warnings
 import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -123,6 +124,19 @@ cdef section_t* _open_section(open_request_t* request, str path, object shared_n
     return section
 
 
+cdef int _warn_of_limits(Mapping mapping, str path, max_size, max_participants) except -1:
+    """Warn if the section is smaller than was asked for."""
+    cdef section_t* section = mapping.section
+    cdef list texts = []
+    if max_size is not None and max_size > section.size_bytes:
+        texts.append(f"max_size is {section.size_bytes:,}, not {max_size:,}: only a first opener that may write makes a section larger")
+    if max_participants is not None and max_participants > section.max_participants:
+        texts.append(f"max_participants is {section.max_participants:,}, not {max_participants:,}: it is set when a section is created")
+    if texts:
+        warnings.warn(f"{path!r} was opened with its present limits: {'; '.join(texts)}", errors.LimitWarning, 1)
+    return 0
+
+
 cdef _put_on_face(Memory memory, Mapping mapping):
     memory.mapping = mapping
     memory.section_id = mapping.section.id
@@ -203,6 +217,7 @@ cdef class Memory:
         _before_opening()
         mapping.take(_open_section(&request, path, shared_name), not request.read_only)
         _put_on_face(self, mapping)
+        _warn_of_limits(mapping, path, max_size, max_participants)
 
     cdef Mapping opened(self):
         if self.mapping is None:
