@@ -44,8 +44,8 @@ cdef extern from *:
     #include <stdint.h>
     _Static_assert(__atomic_always_lock_free(8, 0), "64-bit atomics must not need a lock");
 
-    /* `make chaos`: before one in SHMEM_CHAOS atomic operations the thread yields, or sleeps for up to 0.1 ms.  A race that needs a pause of
-       a few instructions in the right place then occurs within seconds. */
+    /* `make chaos`: before one in SHMEM_CHAOS atomic operations the thread yields, or sleeps for up to 0.1 ms.  A race that needs a pause
+       of a few instructions in the right place then occurs within seconds. */
     #if defined(SHMEM_CHAOS) && SHMEM_CHAOS
     #include <errno.h>
     #include <sched.h>

@@ -370,7 +370,8 @@ cdef extern from *:
             offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
-            TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
+            TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
+            sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
         uint64_t hash = FNV_BASIS;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;

@@ -24,15 +24,14 @@ from libc.stdint cimport uint64_t
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, BLOCK_MAX_ALIGN_BYTES, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES,
     CACHE_BINS, CHANNEL_WAITERS_SHIFT, END_OF_ADDRESSES, EVENT_SIGNALED, FNV_BASIS, FNV_PRIME, GOLDEN, INDEX_BYTES, INDEX_NEXT_FIT,
-    INDEX_TLSF, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
-    INTENT_SWAP_SLOT, LAYOUT_VERSION, LINE_BYTES, MAGIC, MAGIC_BEING_MADE, MAX_DIMS, MAX_LABEL_BYTES, MAX_NAME_BYTES, MAX_PARTICIPANTS,
-    MAX_SECTION_BYTES, NAMED_EVENT, NAMED_MAGIC, NAMED_SEMAPHORE, NAMED_VERSION, NAMES_MANY, NAMES_SHIFT, NAME_HASH_FACTOR, PAGE_BYTES,
-    QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, SEMAPHORE_MAX, SERIAL_MASK, SLACK_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
+    INDEX_TLSF, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK, INTENT_SWAP_SLOT,
+    LAYOUT_VERSION, LINE_BYTES, MAGIC, MAGIC_BEING_MADE, MAX_DIMS, MAX_LABEL_BYTES, MAX_NAME_BYTES, MAX_PARTICIPANTS, MAX_SECTION_BYTES,
+    NAMED_EVENT, NAMED_MAGIC, NAMED_SEMAPHORE, NAMED_VERSION, NAMES_MANY, NAMES_SHIFT, NAME_HASH_FACTOR, PAGE_BYTES, QUEUE_BYTES,
+    QUEUE_RECORDS, QUEUE_STRUCT, SEMAPHORE_MAX, SERIAL_MASK, SLACK_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
     STATE_PENDING, STATE_USED, TAG_GATED, TAG_SERIAL_MASK, TAG_SERIAL_SHIFT, TAG_SIZE_MASK, TAG_SMALL, TAG_SMALL_SIZE_MASK, TAG_STATE_MASK,
-    TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT,
-    TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, TYPE_QUEUE,
-    TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint, seal, tag_has_right_format,
-    tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER,
+    TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint,
+    seal, tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
 from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS
@@ -63,13 +62,13 @@ cdef extern from *:
         FIELD(lock_gate), FIELD(owner_deaths), FIELD(death_notice), FIELD(spare2), FIELD(lock_gate_readers), FIELD(lock_gate_writers),
         FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate), FIELD(spare5),
         FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),
-        FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims), FIELD(claims_until),
-        FIELD(doomed_off), FIELD(attributes_off), FIELD(spare9), FIELD(room_bytes), FIELD(backing_off), FIELD(unbacked_pages),
+        FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims),
+        FIELD(claims_until), FIELD(doomed_off), FIELD(attributes_off), FIELD(spare9), FIELD(room_bytes), FIELD(backing_off), FIELD(unbacked_pages),
         FIELD(types_version), FIELD(spare10), FIELD(change_channels),
     #undef S
     #define S participant_t
-        STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(magazine_off), FIELD(room_bytes),
-        FIELD(log_off), FIELD(spare),
+        STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(magazine_off),
+        FIELD(room_bytes), FIELD(log_off), FIELD(spare),
     #undef S
     #define S intent_t
         STRUCT(), FIELD(operation), FIELD(slot_off), FIELD(value), FIELD(make_off), FIELD(drop_off), FIELD(spare),
@@ -282,16 +281,22 @@ def make_tag(size_bytes, state, type_id=TYPE_PLAIN, serial=0):
 
 
 class Tag(NamedTuple):
-    """What a front tag says."""
+    """What a front tag says.
+
+    Attributes
+    ----------
+    serial : int or None
+        The low 36 bits of the block's serial number; None in the wide format.
+    is_right : bool
+        Whether the tag has the format that its size and state demand.
+    """
 
     size: int
     state: int
     type_id: int
     serial: int | None
-    """The low 36 bits of the block's serial number; None in the wide format."""
     is_gated: bool
     is_right: bool
-    """Whether the tag has the format that its size and state demand."""
 
 
 def read_tag(tag):

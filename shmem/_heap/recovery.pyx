@@ -35,9 +35,8 @@ from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
-    INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED,
-    TYPE_ARRAY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
-    seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
+    array_t, block_t, block_to_payload, intent_t, payload_to_block, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.participants cimport participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
