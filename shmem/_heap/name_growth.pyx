@@ -79,7 +79,7 @@ cdef int _drop_old(section_t* section, uint64_t table_off) noexcept nogil:
 
 
 cdef int names_move_some(section_t* section, uint64_t table_off) noexcept nogil:
-    cdef uint64_t old_off = table_old(section, table_off), capacity, _i
+    cdef uint64_t old_off = table_old(section, table_off), capacity, i
     cdef name_table_t* table
     cdef int status
     if old_off == 0:
