@@ -5,6 +5,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._base import errors
+from shmem._base.public import refuse_construction
 
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport SERIAL_MASK, TYPE_PLAIN, block_t, payload_to_block, tag_type
@@ -211,6 +212,9 @@ cdef class Block(Placed):
         if sent is not None:
             return sent
         raise TypeError("a Block cannot be pickled, since its bytes are in the section; pickle bytes(block), or send shmem.handle(block)")
+
+
+refuse_construction(Placed, Block)
 
 
 cdef Placed placed_behind(object obj):

@@ -23,6 +23,7 @@ from libc.string cimport memcpy, memset
 from shmem._bridge.blocks import register_opener, travel
 from shmem._objects import arrays
 from shmem._base import errors
+from shmem._base.public import refuse_construction
 from shmem._objects import struct as _struct
 from shmem._objects.codec import Misfit
 from shmem._objects.fields import RefField
@@ -754,3 +755,6 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     if name is None:
         heap_commit(section, payload_off, TYPE_QUEUE)
     return queue
+
+
+refuse_construction(Queue)
