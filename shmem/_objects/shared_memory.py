@@ -8,7 +8,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base import errors
-from shmem._bridge.blocks import Block, travel
+from shmem._bridge.blocks import Block
 from shmem._objects import arrays, directory, finding, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
@@ -356,9 +356,6 @@ class SharedMemory(_core.Memory):
         return f"<shmem.SharedMemory {self.name!r} {state}>"
 
     def __reduce__(self):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
 
 
