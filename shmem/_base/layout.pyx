@@ -63,8 +63,8 @@ cdef extern from *:
         FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate), FIELD(spare5),
         FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),
         FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims),
-        FIELD(claims_until), FIELD(doomed_off), FIELD(attributes_off), FIELD(spare9), FIELD(room_bytes), FIELD(backing_off), FIELD(unbacked_pages),
-        FIELD(n_claims), FIELD(types_version), FIELD(spare10), FIELD(change_channels),
+        FIELD(claims_until), FIELD(doomed_off), FIELD(attributes_off), FIELD(spare9), FIELD(room_bytes), FIELD(backing_off),
+        FIELD(unbacked_pages), FIELD(types_version), FIELD(spare10), FIELD(change_channels),
     #undef S
     #define S participant_t
         STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(magazine_off),

@@ -79,7 +79,7 @@ cdef int _drop_old(section_t* section, uint64_t table_off) noexcept nogil:
 
 
 cdef int names_move_some(section_t* section, uint64_t table_off) noexcept nogil:
-    cdef uint64_t old_off = table_old(section, table_off), capacity, i
+    cdef uint64_t old_off = table_old(section, table_off), capacity, n_left = SLOTS_A_CHANGE
     cdef name_table_t* table
     cdef int status
     if old_off == 0:
@@ -88,9 +88,8 @@ cdef int names_move_some(section_t* section, uint64_t table_off) noexcept nogil:
     capacity = table_capacity(section, old_off)
     if capacity == 0 or old_off == table_off:
         return CORRUPTED
-    for _i in range(SLOTS_A_CHANGE):
-        if table.cursor >= capacity:
-            break
+    while n_left and table.cursor < capacity:
+        n_left -= 1
         status = _move_slot(section, old_off, table_off, table_slot_off(old_off, table.cursor))
         if status != OK:
             return status
