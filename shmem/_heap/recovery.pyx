@@ -265,6 +265,7 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         store_release_u64(&section.header.root_off, 0)
     if section.header.root_off != 0:
         block_set_gated(block_at(section, payload_to_block(section.header.root_off)))
-    section.header.recoveries += 1
+    if section.header.clean == 0:        # otherwise it was closed in order: only pins of views that were alive at exit are swept
+        section.header.recoveries += 1
     store_release_u32(&section.header.broken, 0)
     return OK

@@ -7,3 +7,4 @@ cdef void sign_with(section_t* section, uint32_t index, uint32_t generation) noe
 cdef int become_participant(section_t* section) noexcept nogil
 cdef int attach_child(section_t* section) noexcept nogil
 cdef void cease_to_participate(section_t* section) noexcept nogil
+cdef void rest_with_views(section_t* section) noexcept nogil

@@ -11,7 +11,8 @@ from libc.string cimport memset
 from shmem._atomics cimport store_release_u32
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    OPENING_BYTE, participant_generation, participant_left_something, participant_take, participants_any_alive, section_descriptor)
+    ATTACHED_RESTS, OPENING_BYTE, participant_generation, participant_left_something, participant_take, participants_others_active,
+    section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport byte_lock, file_close, file_reopen, liveness_drop, process_mutex_lock, process_mutex_unlock
@@ -52,13 +53,14 @@ cdef int become_participant(section_t* section) noexcept nogil:
 cdef int attach_child(section_t* section) noexcept nogil:
     """Make a child whose fork no handler saw a participant of its own, if any participant is still alive."""
     cdef int status = OK, opening_fd = -1, fd
+    cdef bint any_rests
     process_mutex_lock()
     if section.private.index_plus_1 == 0:
         fd = section_descriptor(section)
         status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
         if status == OK:
             status = byte_lock(opening_fd, OPENING_BYTE, True)
-        if status == OK and not participants_any_alive(section):
+        if status == OK and not participants_others_active(section, &any_rests):
             status = CLOSED                  # the last participant has truncated or removed the file
         if status == OK:
             section.n_forks += 1
@@ -83,3 +85,13 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     liveness_drop(section.liveness_page, section.liveness_fd)
     section.liveness_page = NULL
     section.liveness_fd = -1
+
+
+cdef void rest_with_views(section_t* section) noexcept nogil:
+    """Leave at exit with views alive: take part in nothing any more, but keep entry, pins and liveness byte until the process ends.
+
+    The caller holds the opening byte.  Exit handlers may still read the views, and threads write to them.  So what they lie in must not be
+    given to others before the kernel drops the byte; then the pins are those of a dead participant.
+    """
+    store_release_u32(&section.participants[section.private.index_plus_1 - 1].attached, ATTACHED_RESTS)
+    memset(section.private, 0, sizeof(private_t))
