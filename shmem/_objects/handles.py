@@ -45,14 +45,14 @@ def handle(obj):
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
         raise InvalidBlock(f"cannot make a handle of this {type(obj).__name__}: it is not in a section that is open in this process")
-    anonymous = memory.path != memory.name
+    device, inode, anonymous = finding.file_of(memory)
     offset = serial = 0
     view = None
     if obj is not memory:
         offset, serial = finding.locate(memory, obj)
         if isinstance(obj, np.ndarray) and not arrays.is_whole(obj):
             view = arrays.view_facts(obj)
-    return Handle(memory.path, memory.name, anonymous, memory.uuid, memory.mode, offset, serial, view)
+    return Handle(memory.path, memory.name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view)
 
 
 # -- multiprocessing sends handles automatically --------------------------------------------------------

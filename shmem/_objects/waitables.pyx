@@ -36,6 +36,7 @@ from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, place, placed_is_stale
 from shmem._bridge.calls cimport check, deadline_argument, run_step, step_t
+from shmem._bridge.leftovers cimport made_room
 from shmem._bridge.mapping cimport Mapping, face_of
 from shmem._core cimport Memory
 from shmem._heap.heap cimport heap_commit
@@ -145,6 +146,9 @@ cdef int _open_file(Waitable self, str name, named_state_t* initial, permissions
     request.user = 0
     with nogil:
         status = named_open(&request)
+    if status != OK and made_room(status):
+        with nogil:
+            status = named_open(&request)
     if status != OK:
         raise explain_named(status, "open", what, path, request.user)
     room.named = request.named

@@ -16,8 +16,8 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport byte_lock, file_close, file_reopen, liveness_drop, process_mutex_lock, process_mutex_unlock
-from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_leave
-from shmem._heap.recovery cimport heap_recover
+from shmem._heap.heap cimport WAIT_A_SLICE, WAIT_FOREVER, heap_enter, heap_leave, heap_sweep
+from shmem._heap.recovery cimport dead_left_something, heap_recover
 from shmem._sync.storage_lock cimport lock_forget
 
 
@@ -68,6 +68,13 @@ cdef int attach_child(section_t* section) noexcept nogil:
         file_close(opening_fd)
     process_mutex_unlock()
     return status
+
+
+cdef void sweep_after_joining(section_t* section) noexcept nogil:
+    """Free what participants left that died in other entries.  If the heap gate is held for longer than a slice, another one will do it."""
+    cdef uint64_t n_bytes = 0
+    if dead_left_something(section):
+        heap_sweep(section, WAIT_A_SLICE, &n_bytes)
 
 
 cdef void cease_to_participate(section_t* section) noexcept nogil:

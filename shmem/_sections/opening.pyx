@@ -34,10 +34,11 @@ from shmem._base.system cimport (
     byte_lock, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reopen, file_reserve,
     file_set_size, file_system_is_coherent, file_system_kind, liveness_drop, memory_map, memory_unmap, memory_wiped_by_fork, path_facts,
     process_mutex_lock, process_mutex_unlock, user_id)
+from shmem._heap.heap cimport LOOK_EVERY
 from shmem._heap.verify cimport heap_verify
 from shmem._sections.first_and_last cimport first_create, first_recover, first_reserved, first_reset, mark_in_use, section_depart
 from shmem._sections.header cimport header_check
-from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate
+from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate, sweep_after_joining
 from shmem._sections.process cimport sections_add, sections_find, sections_remove
 
 cdef enum:
@@ -69,6 +70,7 @@ cdef section_t* _create(int fd, open_request_t* request, const file_facts_t* fac
     section.inode = facts.inode
     section.anonymous = request.anonymous
     section.attach = attach_child
+    section.n_until_look = LOOK_EVERY
     if debug_level:
         section.verify = heap_verify
     section.n_holds = 1
@@ -158,8 +160,10 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         status = become_participant(section)
     if status == OK and is_first:
         status = first_recover(section, request.was_unclean)
-    elif status == OK and section.header.clean:
-        status = mark_in_use(section)
+    elif status == OK:
+        if section.header.clean:
+            status = mark_in_use(section)
+        sweep_after_joining(section)
     if status != OK and is_first and not request.was_made:
         file_set_size(section.fd, facts.size_bytes)         # restore the size that was found
     return status
@@ -280,9 +284,10 @@ cdef void section_leave(section_t* section) noexcept nogil:
     process_mutex_unlock()
 
 
-cdef void section_remove_abandoned(const char* path) noexcept nogil:
-    """Remove a section of this user that no process is attached to or is opening."""
+cdef bint section_remove_abandoned(const char* path) noexcept nogil:
+    """Remove a section of this user that no process is attached to or is opening; return whether that was done."""
     cdef int fd = -1, opening_fd = -1
+    cdef bint removed = False
     cdef bint is_locked = True
     cdef file_facts_t facts
     process_mutex_lock()
@@ -291,7 +296,8 @@ cdef void section_remove_abandoned(const char* path) noexcept nogil:
                 and byte_lock(opening_fd, OPENING_BYTE, False) == OK):
             if (byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) == OK and not is_locked
                     and _path_means(path, &facts)):
-                file_remove(path)
+                removed = file_remove(path) == OK
     file_close(opening_fd)
     file_close(fd)
     process_mutex_unlock()
+    return removed

@@ -34,6 +34,7 @@ cdef extern from *:
     enum: WAIT_NS
 
 cdef section_t* _sections = NULL             # of this process
+cdef uint64_t _n_forks = 0                   # that the handlers saw, in this process and in those that it descends from
 
 
 cdef void sections_add(section_t* section) noexcept nogil:
@@ -136,11 +137,18 @@ cdef void thread_ended(void* unused) noexcept nogil:
 
 # -- fork ---------------------------------------------------------------------------------------------------
 
+cdef uint64_t process_fork_count() noexcept nogil:
+    """Return a number that changes with each fork, in the parent and in the child."""
+    return _n_forks
+
+
 cdef void _before_fork() noexcept nogil:
+    global _n_forks
     cdef section_t* section
     cdef uint32_t index = 0
     cdef uint64_t former_readers = 0
     process_mutex_lock()
+    _n_forks += 1
     section = _sections
     while section != NULL:
         section.child_index_plus_1 = 0

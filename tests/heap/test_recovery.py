@@ -3,13 +3,15 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 import shmem
 from shmem._base.layout import BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, LAYOUT, OWNER_INDEX_MASK
 
-HEADER, BLOCK = LAYOUT["header_t"], LAYOUT["block_t"]
+HEADER, BLOCK, PARTICIPANT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["participant_t"]
+MANY = 1000  # allocations, of which at least one looks for what dead participants left
 
 
 def wait_until(condition, seconds=20):
@@ -110,6 +112,47 @@ def test_unclean_file_is_recovered(section_file, child):
         assert section["a"].tolist() == [1, 2, 3]
     with shmem.SharedMemory(section_file) as section:
         assert not section.recovered
+
+
+@pytest.mark.parametrize("way", ["attach", "sweep", "allocate little", "allocate much"])
+def test_remains_of_killed_processes_are_swept(shm, child, way):
+    """A temporary array of a killed process, where no allocation fails, and no process takes the place of the dead one."""
+    kept = shm.zeros(10, temporary=True)
+    other = child(
+        "section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(100_000, temporary=True); say(1); time.sleep(60)", shm.name
+    )
+    other.hear()
+    assert shm.sweep() == 0
+    other.kill()
+    assert shm.stats().used > 800_000
+    if way == "attach":
+        other = child("section = shmem.SharedMemory(shared_name=args[0]); say(section.stats().used); time.sleep(60)", shm.name)
+        assert int(other.hear()) < 800_000
+        other.kill()
+    elif way == "sweep":
+        assert 800_000 < shm.sweep() < 810_000
+        assert shm.sweep() == 0
+    else:
+        size = 10 if way == "allocate little" else 100_000
+        for _ in range(MANY):
+            shm.free(shm.allocate(size))
+    assert shm.stats().used < 800_000
+    assert kept.sum() == 0
+    assert shm.check_heap().blocks == 1
+
+
+def test_remains_in_an_entry_that_was_just_taken(shm, child):
+    """While `attached` is 2, an entry has a new owner, which is alive, and still what its former owner left in the heap."""
+    other = child(
+        "section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(100_000, temporary=True); say(1); time.sleep(60)", shm.name
+    )
+    other.hear()
+    entry = HEADER["participants_off"].read(Path(shm.path).read_bytes()) + LAYOUT["participant_t"].size
+    with open(shm.path, "r+b") as file:
+        assert PARTICIPANT["pid"].read_file(file.fileno(), entry) == other.process.pid
+        PARTICIPANT["attached"].write_file(file.fileno(), 2, entry)
+    assert shm.sweep() > 800_000
+    assert shm.check_heap().blocks == 0
 
 
 def test_pending_block_of_a_dead_process_is_reused(child):

@@ -486,6 +486,39 @@ def in_namespace(mount):
     return before
 
 
+@pytest.mark.parametrize("call", ["allocate", "reallocate", "name", "open", "semaphore"])
+def test_leftovers_are_removed_before_full(child, call):
+    """A process that has looked for leftovers already meets those that were made since, which fill /dev/shm."""
+    code = '''
+import signal, subprocess
+section = shmem.SharedMemory(max_size=1 << 26)
+block = section.allocate(10)
+killed = """
+import os, shmem, signal
+section = shmem.SharedMemory(max_size=1 << 26)
+while True:
+    try:
+        section.allocate(4000, zero=False)
+    except shmem.SectionFull:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+say(subprocess.run([sys.executable, "-P", "-c", killed]).returncode == -signal.SIGKILL, len(os.listdir("/dev/shm")))
+if args[0] == "allocate":
+    section.allocate(2_000_000)
+elif args[0] == "reallocate":
+    section.reallocate(block, 2_000_000)
+elif args[0] == "name":
+    section.zeros(2_000_000, "u1", name="array")
+elif args[0] == "open":
+    shmem.SharedMemory(shared_name="other", max_size=1 << 20).close()
+else:
+    shmem.Semaphore("new").unlink()
+say(len(os.listdir("/dev/shm")))
+'''
+    lines = child(code, call, before=in_namespace("mount -t tmpfs -o size=4m tmpfs /dev/shm")).end().splitlines()
+    assert lines == ["True 2", "1"]
+
+
 def test_full_dev_shm(child):
     """Sections, their queues and locks, and named semaphores and events, when no page is left."""
     code = """

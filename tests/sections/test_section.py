@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workers import in_child
 
 import shmem
 from shmem._base.layout import (
@@ -91,6 +92,31 @@ def test_anonymous_section_of_killed_processes_is_removed(child):
     assert os.path.exists(kept)
     living.kill()
     os.unlink(kept)
+
+
+@pytest.mark.parametrize("maker", ["the parent", "another child"])
+def test_forked_processes_remove_what_killed_ones_left(maker):
+    """Processes that are forked from one that has looked already, and are killed: their sections are removed by the next one."""
+    shmem.SharedMemory(max_size=1 << 20).close()  # this process has looked
+    before = set(Path("/dev/shm").glob("shmem.*"))
+
+    def leave():
+        section = shmem.SharedMemory(max_size=1 << 20)
+        os.kill(os.getpid(), signal.SIGKILL)
+        section.close()
+
+    assert in_child(leave) == -signal.SIGKILL
+    left = set(Path("/dev/shm").glob("shmem.*")) - before
+    assert len(left) == 1
+
+    def make():
+        shmem.SharedMemory(max_size=1 << 20).close()
+        assert not any(path.exists() for path in left)
+
+    if maker == "the parent":
+        make()
+    else:
+        assert in_child(make) == 0
 
 
 def test_named_section_of_a_killed_process_is_kept(section_file, child):
@@ -240,6 +266,7 @@ def test_read_only_memory_is_protected(place, child):
                 lambda: reader.__setitem__("b", [1]),
                 lambda: reader.__delitem__("a"),
                 reader.trim,
+                reader.sweep,
             ):
                 with pytest.raises(shmem.ReadOnlyError) as caught:
                     change()

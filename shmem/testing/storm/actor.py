@@ -499,6 +499,11 @@ class Actor:
         self.shm.check_heap()
         self.shm.stats()
 
+    @operation("sweep", 1)
+    def sweep(self):
+        """Free what killed processes left."""
+        self.shm.sweep()
+
     @operation("trim, flush", 1)
     def trim_and_flush(self):
         """Return memory to the system; write the section to its file."""
