@@ -27,7 +27,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._base import errors
 from shmem._objects import finding
 
@@ -263,9 +263,6 @@ class SharedArray(np.ndarray):
         return array.view(np.ndarray)
 
     def __reduce_ex__(self, protocol):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __reduce__(self):

@@ -16,7 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._objects.codec import Misfit
 
 from shmem._atomics cimport load_acquire_u32
@@ -331,9 +331,6 @@ cdef class Queue(RingCaller):
         return f"{where}, freed>" if placed_is_stale(self) else f"{where}>"
 
     def __reduce__(self):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError("a Queue lies in its section and cannot be pickled; send it as a handle, by multiprocessing or with "
                         "shmem.handle(queue)")
 

@@ -21,7 +21,7 @@ from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
 from shmem._base.system_tools import named_path
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._objects.fields import KINDS
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -349,9 +349,6 @@ cdef class Waitable(Placed):
         if self.mapping is None:
             raise TypeError(f"{_a(kind)} without a name belongs to this process alone; give it a name, or place it in a section with "
                             f"SharedMemory.{kind.lower()}()")
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError(f"{_a(kind)} in a section cannot be pickled; multiprocessing sends it as a handle, otherwise send shmem.handle(it)")
 
     @classmethod

@@ -27,12 +27,13 @@ from libc.string cimport strdup
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
     MAGIC_BEING_MADE, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
-from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE, participants_any_alive, section_descriptor
+from shmem._base.participants cimport (
+    LIVENESS_BYTE, OPENING_BYTE, participant_drop_liveness, participants_any_alive, section_close_descriptor, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
     byte_lock, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reopen, file_reserve,
-    file_set_size, file_system_is_coherent, file_system_kind, liveness_drop, memory_map, memory_unmap, memory_wiped_by_fork, path_facts,
+    file_set_size, file_system_is_coherent, file_system_kind, memory_map, memory_unmap, memory_wiped_by_fork, path_facts,
     process_mutex_lock, process_mutex_unlock, user_id)
 from shmem._heap.heap cimport LOOK_EVERY
 from shmem._heap.verify cimport heap_verify
@@ -53,8 +54,8 @@ cdef void _destroy(section_t* section) noexcept nogil:
     memory_unmap(section.base, section.size_bytes)
     memory_unmap(section.read_only_base, section.size_bytes)
     memory_unmap(section.private, sizeof(private_t))
-    liveness_drop(section.liveness_page, section.liveness_fd)        # of a process that rested; its last view is gone
-    file_close(section.fd)
+    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)       # of a process that rested; its last view is gone
+    section_close_descriptor(section, section.fd)
     free(section.path)
     free(section)
 
@@ -176,7 +177,7 @@ cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil
     cdef int status
     request.size_bytes = section.size_bytes
     facts.size_bytes = 0
-    if file_facts(section.fd, &facts) != 0:
+    if file_facts(section_descriptor(section), &facts) != 0:
         facts.size_bytes = section.size_bytes
     status = header_check(section.header, facts.size_bytes, request)
     if status != OK:

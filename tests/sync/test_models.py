@@ -110,6 +110,16 @@ TABLE = [
     ("heap_gate.pml", "NO_KILLS WAITERS_NOT_KEPT", DEADLOCK, SAFETY),
     ("heap_gate.pml", "NO_KILLS WAITERS_NOT_SET", DEADLOCK, SAFETY),
     ("heap_gate.pml", "NO_KILLS NO_WAKE", DEADLOCK, SAFETY),
+    # a name table that grows
+    ("name_growth.pml", "", CLEAN, SAFETY),
+    *(("name_growth.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 5)),
+    ("name_growth.pml", "SLOT_CLEARED_FIRST", ASSERTION, SAFETY),
+    ("name_growth.pml", "CURSOR_FIRST", ASSERTION, SAFETY),
+    ("name_growth.pml", "DUPLICATES_STAY", ASSERTION, SAFETY),
+    ("name_growth.pml", "COUNTS_STAY", ASSERTION, SAFETY),
+    ("name_growth.pml", "DROPPED_EARLY", ASSERTION, SAFETY),
+    ("name_growth.pml", "DROPPED_WITHOUT_INTENT", ASSERTION, SAFETY),
+    ("name_growth.pml", "LOOK_UP_NEW_ONLY", ASSERTION, SAFETY),
     # the queue's ring
     ("ring.pml", "", CLEAN, SAFETY),
     ("ring.pml", "TWO_PRODUCERS", CLEAN, SAFETY),
