@@ -24,8 +24,9 @@ Lock order, outermost first; no thread takes an earlier one while holding a late
 2. the storage lock of a section
 3. the process mutex
 4. the opening byte of a section's file
-5. the heap gate of a section
-6. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
+5. the reserve gate of a section
+6. the heap gate of a section
+7. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
 """
 
 import operator
@@ -482,4 +483,6 @@ cdef class Memory:
 
 
 cdef section_t* section_of(object memory) except NULL:
-    return (<Memory?>memory).opened().section
+    if not isinstance(memory, Memory):
+        raise TypeError(f"memory must be a SharedMemory, got {type(memory).__name__}")
+    return (<Memory>memory).opened().section

@@ -135,7 +135,7 @@ cdef enum:
     MAX_LINKS = 40
     MIN_PIECE_BYTES = 65536              # for which space is allocated, or given back, by one system call
     MAX_PIECE_BYTES = 16 << 20
-    MAX_PUNCH_BYTES = 1 << 30
+    MIN_PUNCH_BYTES = 1 << 30
 
 cdef char _zeros[ZEROS_BYTES]            # not on the stack: a thread's stack may be smaller
 
@@ -429,10 +429,15 @@ cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t res
 
 
 cdef int file_give_back(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
-    """Return the backing of [start, end) to the file system, in pieces; it reads as zeros afterwards."""
+    """Return the backing of [start, end) to the file system, in pieces; it reads as zeros afterwards.
+
+    The time depends on the backing and not on the length, and most of a long range has none.
+    """
     cdef uint64_t off = start_off, n
     while off < end_off:
-        n = MAX_PUNCH_BYTES if end_off - off > <uint64_t>MAX_PUNCH_BYTES else end_off - off
+        n = ((end_off - off) >> 4) & ~<uint64_t>(MIN_PUNCH_BYTES - 1)        # complete pages
+        if n < MIN_PUNCH_BYTES:
+            n = MIN_PUNCH_BYTES if end_off - off > <uint64_t>MIN_PUNCH_BYTES else end_off - off
         if fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <int64_t>off, <int64_t>n) == 0:
             off += n
         elif errno != EINTR:

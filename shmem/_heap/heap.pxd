@@ -32,6 +32,9 @@ cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial
 cdef int heap_sweep(section_t* section, heap_wait_t wait, uint64_t* n_bytes) noexcept nogil
 cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil
 
+# for callers that own the reserve gate, and not the heap gate
+cdef int heap_give_back(section_t* section, heap_wait_t wait) noexcept nogil
+
 # for callers that own the heap gate
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil

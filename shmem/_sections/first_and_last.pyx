@@ -78,7 +78,7 @@ cdef void section_quiet(section_t* section) noexcept nogil:
     cdef header_t* header = section.header
     cdef uint32_t i
     cdef uint32_t n_holders = word_has_owner(header.lock_gate)
-    header.lock_gate = header.upgrade = header.heap_gate = 0
+    header.lock_gate = header.upgrade = header.heap_gate = header.reserve_gate = 0
     header.lock_gate_readers = header.lock_gate_writers = header.drain = 0
     header.participants_high = 0
     for i in range(section.max_participants):
