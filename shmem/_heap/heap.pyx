@@ -43,8 +43,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport (
-    compare_exchange_acquire_u64, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32,
-    store_release_u64)
+    compare_exchange_acquire_u64, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u32,
+    store_release_u32, store_release_u64)
 from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
@@ -458,6 +458,14 @@ cdef bint _free_abandoned(section_t* section) noexcept nogil:
             _pending_over(section)
             found = True
     return found
+
+
+cdef bint heap_is_filled(section_t* section) noexcept nogil:
+    """Return whether this process has PENDING blocks other than those that were put aside: a thread fills them, or is about to."""
+    cdef uint32_t i, n_aside = 0
+    for i in range(MAX_ABANDONED):
+        n_aside += load_acquire_u64(&section.private.abandoned_off[i]) != 0
+    return load_seq_cst_u32(_my_pending(section)) > n_aside
 
 
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
