@@ -159,7 +159,7 @@ cdef extern from *:
 
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
-        uint32_t attached;            /* 2: taken; 1: taken, and its former owner cleaned up after; 0: left in order */
+        uint32_t attached;            /* 0: left; 1: taken, and its former owner cleaned up after; 2: taken; 3: rests, at exit with views */
         uint32_t pending;             /* upper bound for the number of its PENDING blocks */
         uint32_t pins;                /* upper bound for the number of its pinned arrays */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */

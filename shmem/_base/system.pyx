@@ -102,7 +102,7 @@ cdef extern from "<sys/vfs.h>" nogil:
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE
-    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE
+    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE
     int MADV_DONTFORK, MADV_WIPEONFORK, MS_SYNC
     void* MAP_FAILED
     void* mmap(void* address, size_t length, int protection, int flags, int fd, int64_t offset)
@@ -605,6 +605,16 @@ cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address
 cdef void memory_unmap(void* base, uint64_t size_bytes) noexcept nogil:
     if base != NULL:
         munmap(base, size_bytes)
+
+
+cdef int memory_detach(char* base, uint64_t size_bytes, bint writable) noexcept nogil:
+    """Put zeroed private memory in place of mapped pages, so that they can be accessed after their file was truncated: 0 or an errno."""
+    cdef void* mapped
+    if size_bytes == 0:
+        return 0
+    mapped = mmap(base, size_bytes, PROT_READ | PROT_WRITE if writable else PROT_READ,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)
+    return errno if mapped == MAP_FAILED else 0
 
 
 cdef int memory_sync(void* base, uint64_t size_bytes) noexcept nogil:
