@@ -4,6 +4,7 @@
 import enum
 import functools
 import inspect
+import threading
 import warnings
 import weakref
 
@@ -22,7 +23,8 @@ from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._sections.process cimport section_unlock, thread_ended
 from shmem._sync.storage_lock cimport (
-    lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
+    LOCK_RETURNS_FOR_SIGNALS, LOCK_RETURNS_RARELY, lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_request,
+    lock_request_abandon, lock_request_t, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
 
 
 class LockMode(enum.Enum):
@@ -53,23 +55,29 @@ cdef int _tell_of_death(Mapping mapping, bint exclusive) except -1:
 
 
 cdef int _exclusive_step(section_t* section, void* request) noexcept nogil:
-    return lock_exclusive_wait(section, (<int64_t*>request)[0], True)
+    return lock_exclusive_wait(section, <lock_request_t*>request)
 
 
 cdef int _shared_step(section_t* section, void* request) noexcept nogil:
-    return lock_shared_wait(section, (<int64_t*>request)[0], True)
+    return lock_shared_wait(section, <lock_request_t*>request)
 
 
 cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
-    """Wait for the lock without the GIL.  Between slices the thread has no claim on it; signal handlers run, the handle may be closed."""
-    cdef int64_t deadline_ns = deadline_after(timeout_ns)
+    """Wait for the lock without the GIL.  Between slices signal handlers run, in the main thread, and the handle may be closed."""
+    cdef bint runs_handlers = threading.get_ident() == threading.main_thread().ident
+    cdef lock_request_t request = lock_request(
+        deadline_after(timeout_ns), LOCK_RETURNS_FOR_SIGNALS if runs_handlers else LOCK_RETURNS_RARELY)
     cdef step_t step = _exclusive_step if exclusive else _shared_step
-    cdef int status = run_step(mapping.section, step, &deadline_ns)
-    while status == INTERRUPTED:
-        PyErr_CheckSignals()
-        if not mapping.is_open:
-            raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
-        status = run_step(mapping.section, step, &deadline_ns)
+    cdef int status = run_step(mapping.section, step, &request)
+    try:
+        while status == INTERRUPTED:
+            PyErr_CheckSignals()
+            if not mapping.is_open:
+                raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
+            status = run_step(mapping.section, step, &request)
+    except BaseException:
+        lock_request_abandon(mapping.section, &request)
+        raise
     if status != OK:
         check(status, mapping, f"acquire the {'exclusive' if exclusive else 'shared'} lock" + (
             f" within {timeout_ns / 1e9:g} s" if status == TIMEOUT_EXPIRED else ""))

@@ -28,7 +28,7 @@ from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._sections.header cimport header_fill
 from shmem._sections.membership cimport cease_to_participate, sign_with
 from shmem._sync.primitives cimport mutexes_release_all
-from shmem._sync.storage_lock cimport lock_release_all, lock_thread_ended
+from shmem._sync.storage_lock cimport lock_release_all, lock_reservation_drop, lock_thread_ended
 
 
 # -- the first opener ---------------------------------------------------------------------------------------
@@ -172,6 +172,7 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
     if at_exit:
         lock_thread_ended(section)
     lock_release_all(section)
+    lock_reservation_drop(section)
     if is_serialised:
         while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
             pass
