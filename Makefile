@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 MINUTES ?= 60
+SECONDS ?= 150
 JOBS ?= 1
 DEBUG ?= 0
 
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 export SHMEM_DEBUG_INFO := $(DEBUG)
 .NOTPARALLEL:
-.PHONY: help demo test sanitize bench fuzz lint mutants wheel sdist build clean ci ci-full
+.PHONY: help demo test sanitize chaos bench fuzz lint mutants wheel sdist build clean ci ci-full
 
 help:
 	@echo "make demo      set up, build, run the demo: writes demo-output/hillshade.png"
@@ -31,6 +32,7 @@ help:
 	@echo "make bench     measure, beside peers"
 	@echo "make lint      ruff, cython-lint, cython -Wextra, and the direction of imports"
 	@echo "make sanitize  the tests against a build with address and undefined-behaviour sanitizers, and SHMEM_DEBUG=1"
+	@echo "make chaos     kill storms on a build that delays atomic operations at random: SECONDS=150 for each of four"
 	@echo "make fuzz      damaged files, led by coverage: MINUTES=60 JOBS=1"
 	@echo "make mutants   break each promise of docs/reliability.md once, and see its test fail"
 	@echo "make wheel     a wheel in dist/"
@@ -73,6 +75,19 @@ sanitize:
 	  if [ -e "$$report" ]; then echo "== $$report"; cat "$$report"; echo "a sanitizer found something: see above"; status=1; fi; \
 	done; exit $$status
 
+# -- chaos: an environment of its own, whose extensions yield or sleep before one in 400 atomic operations, at random (`shmem/_atomics.pxd`)
+#
+# Four kill storms of SECONDS each: a file and an anonymous section, with and without SHMEM_DEBUG=1.
+CHAOS := $(VENV)-chaos
+
+chaos:
+	@$(MAKE) --no-print-directory VENV="$(CHAOS)" COPIES=no SHMEM_CFLAGS="-O1 -DSHMEM_CHAOS=400" "$(CHAOS)/.installed"
+	@$(CHAOS)/bin/python -P -c "from shmem._base.debug import DELAYED_ONE_IN; assert DELAYED_ONE_IN == 400"
+	@for debug in 0 1; do for section in "" "--anonymous --index next_fit"; do \
+	  echo "== SHMEM_DEBUG=$$debug killstorm $$section"; \
+	  SHMEM_DEBUG=$$debug "$(CHAOS)/bin/python" -P -m shmem killstorm --seconds $(SECONDS) $$section $(ARGS) || exit 1; \
+	done; done
+
 bench:
 	$(PYTHON) bench/make_bench.py $(ARGS)
 
@@ -113,9 +128,11 @@ sdist: $(VENV)/.made
 ci:
 	.ci/run
 
-# All tests under sanitizers, every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on an anonymous section, a quarter of an hour of fuzzing.
+# All tests under sanitizers, ten minutes of chaos, every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on
+# an anonymous section, a quarter of an hour of fuzzing.
 ci-full: ci $(VENV)/.test
 	$(MAKE) --no-print-directory sanitize
+	$(MAKE) --no-print-directory chaos
 	$(MAKE) --no-print-directory mutants
 	$(RUN) -P -m shmem crashtest
 	$(RUN) -P -m shmem killstorm --seconds 600

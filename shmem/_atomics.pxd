@@ -44,36 +44,76 @@ cdef extern from *:
     #include <stdint.h>
     _Static_assert(__atomic_always_lock_free(8, 0), "64-bit atomics must not need a lock");
 
-    static inline uint32_t load_relaxed_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline uint64_t load_relaxed_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static inline uint32_t load_acquire_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline uint64_t load_acquire_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static inline uint32_t load_seq_cst_u32(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
-    static inline uint64_t load_seq_cst_u64(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    /* `make chaos`: before one in SHMEM_CHAOS atomic operations the thread yields, or sleeps for up to 0.1 ms.  A race that needs a pause of
+       a few instructions in the right place then occurs within seconds. */
+    #if defined(SHMEM_CHAOS) && SHMEM_CHAOS
+    #include <errno.h>
+    #include <sched.h>
+    #include <time.h>
+    static inline void delay_at_random(void) {
+        static __thread uint32_t state;
+        struct timespec pause = {0, 0};
+        int saved_errno = errno;
+        if (state == 0) {
+            clock_gettime(CLOCK_MONOTONIC, &pause);
+            state = ((uint32_t)pause.tv_nsec ^ (uint32_t)((uintptr_t)&state >> 4)) | 1;
+        }
+        state ^= state << 13;            /* xorshift, Marsaglia 2003 */
+        state ^= state >> 17;
+        state ^= state << 5;
+        if (state % SHMEM_CHAOS == 0) {
+            if (state >> 31) sched_yield();
+            else {
+                pause.tv_sec = 0;
+                pause.tv_nsec = (long)((state >> 8) % 100000);
+                nanosleep(&pause, NULL);
+            }
+        }
+        errno = saved_errno;
+    }
+    #else
+    #undef SHMEM_CHAOS
+    #define SHMEM_CHAOS 0
+    #define delay_at_random() ((void)0)
+    #endif
 
-    static inline void store_relaxed_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-    static inline void store_relaxed_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-    static inline void store_release_u32(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline void store_release_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-    static inline void store_seq_cst_u64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint32_t load_relaxed_u32(const uint32_t *p) { delay_at_random(); return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline uint64_t load_relaxed_u64(const uint64_t *p) { delay_at_random(); return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static inline uint32_t load_acquire_u32(const uint32_t *p) { delay_at_random(); return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline uint64_t load_acquire_u64(const uint64_t *p) { delay_at_random(); return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static inline uint32_t load_seq_cst_u32(const uint32_t *p) { delay_at_random(); return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static inline uint64_t load_seq_cst_u64(const uint64_t *p) { delay_at_random(); return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 
-    static inline uint32_t exchange_seq_cst_u32(uint32_t *p, uint32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
-    static inline uint64_t exchange_release_u64(uint64_t *p, uint64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_RELEASE); }
-    static inline uint64_t exchange_seq_cst_u64(uint64_t *p, uint64_t v) { return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline void store_relaxed_u32(uint32_t *p, uint32_t v) { delay_at_random(); __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+    static inline void store_relaxed_u64(uint64_t *p, uint64_t v) { delay_at_random(); __atomic_store_n(p, v, __ATOMIC_RELAXED); }
+    static inline void store_release_u32(uint32_t *p, uint32_t v) { delay_at_random(); __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline void store_release_u64(uint64_t *p, uint64_t v) { delay_at_random(); __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline void store_seq_cst_u64(uint64_t *p, uint64_t v) { delay_at_random(); __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+
+    static inline uint32_t exchange_seq_cst_u32(uint32_t *p, uint32_t v)
+    { delay_at_random(); return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint64_t exchange_release_u64(uint64_t *p, uint64_t v)
+    { delay_at_random(); return __atomic_exchange_n(p, v, __ATOMIC_RELEASE); }
+    static inline uint64_t exchange_seq_cst_u64(uint64_t *p, uint64_t v)
+    { delay_at_random(); return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST); }
 
     static inline int compare_exchange_acquire_u64(uint64_t *p, uint64_t expected, uint64_t desired)
-    { return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED); }
+    { delay_at_random(); return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED); }
     static inline int compare_exchange_release_u64(uint64_t *p, uint64_t expected, uint64_t desired)
-    { return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED); }
+    { delay_at_random(); return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED); }
     static inline int compare_exchange_seq_cst_u32(uint32_t *p, uint32_t expected, uint32_t desired)
-    { return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
+    { delay_at_random(); return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
     static inline int compare_exchange_seq_cst_u64(uint64_t *p, uint64_t expected, uint64_t desired)
-    { return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
+    { delay_at_random(); return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); }
 
-    static inline uint32_t fetch_add_seq_cst_u32(uint32_t *p, uint32_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
-    static inline uint32_t fetch_sub_seq_cst_u32(uint32_t *p, uint32_t v) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
-    static inline uint64_t fetch_add_seq_cst_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
-    static inline uint64_t fetch_sub_seq_cst_u64(uint64_t *p, uint64_t v) { return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint32_t fetch_add_seq_cst_u32(uint32_t *p, uint32_t v)
+    { delay_at_random(); return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint32_t fetch_sub_seq_cst_u32(uint32_t *p, uint32_t v)
+    { delay_at_random(); return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint64_t fetch_add_seq_cst_u64(uint64_t *p, uint64_t v)
+    { delay_at_random(); return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST); }
+    static inline uint64_t fetch_sub_seq_cst_u64(uint64_t *p, uint64_t v)
+    { delay_at_random(); return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
 
     /* no access: cannot fault, even past the mapping */
     static inline void prefetch(const void *p) { __builtin_prefetch(p); }
@@ -101,6 +141,7 @@ cdef extern from *:
     #endif
     #endif
     """
+    const uint32_t SHMEM_CHAOS
     uint32_t load_relaxed_u32(const uint32_t* p) noexcept nogil
     uint64_t load_relaxed_u64(const uint64_t* p) noexcept nogil
     uint32_t load_acquire_u32(const uint32_t* p) noexcept nogil

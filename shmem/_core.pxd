@@ -11,8 +11,8 @@ cdef class Memory:
     cdef Mapping mapping              # None once closed
     cdef uint64_t section_id          # kept after close(), which may come before the end of a `with` block
     cdef const unsigned char[::1] bytes
-    cdef str _name
     cdef str _path
+    cdef bint _anonymous
     cdef str _mode
     cdef object __weakref__
     cdef Mapping opened(self)         # return the mapping, or raise ClosedError

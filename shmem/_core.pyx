@@ -30,6 +30,7 @@ Lock order, outermost first; no thread takes an earlier one while holding a late
 
 import operator
 import os
+import warnings
 import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -38,7 +39,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_opening, explain_problem
-from shmem._base.system_tools import section_path, shared_name_of
+from shmem._base.system_tools import present_path, section_path, shared_name_of
+from shmem._bridge.leftovers import GENERATED
 from shmem._bridge.mapping import register_face_maker
 
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
@@ -52,14 +54,14 @@ from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
 from shmem._bridge.blocks cimport (
     Block, allocate_block, free_block, make_block, offset_in, placed_behind, reallocate_block, wrap)
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
+from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
-from shmem._heap.heap cimport WAIT_A_SLICE, heap_trim
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_sweep, heap_trim
 from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
 from shmem._sections.header cimport open_request_t
-from shmem._sections.opening cimport section_join, section_remove_abandoned
+from shmem._sections.opening cimport section_join
 from shmem._sections.process cimport process_setup, sections_depart
 
-cdef object _RANDOM = "anonymous-"              # prefix of generated names
 cdef object _face_class = None
 cdef object _first_opening = None
 
@@ -96,28 +98,6 @@ def depart_all():
 
 # -- opening ------------------------------------------------------------------------------------------------
 
-cdef bint _looked_for_abandoned = False
-
-
-cdef int _remove_abandoned() except -1:
-    """Once per process, remove sections with generated names that killed processes left behind: no process will open them again."""
-    global _looked_for_abandoned
-    cdef bytes path
-    if _looked_for_abandoned:
-        return 0
-    _looked_for_abandoned = True
-    folder, prefix = os.path.split(section_path(_RANDOM))
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return 0
-    for name in names:
-        if name.startswith(prefix):
-            path = os.fsencode(f"{folder}/{name}")
-            section_remove_abandoned(path)
-    return 0
-
-
 cdef int _before_opening() except -1:
     global _first_opening
     callback = _first_opening
@@ -130,10 +110,13 @@ cdef int _before_opening() except -1:
 cdef section_t* _open_section(open_request_t* request, str path, object shared_name) except NULL:
     cdef section_t* section = NULL
     cdef int status = INTERRUPTED
+    cdef bint is_retry = False
     while status == INTERRUPTED:
         PyErr_CheckSignals()
         with nogil:
             status = section_join(request, &section)
+        if not is_retry and made_room(status):
+            is_retry, status = True, INTERRUPTED
     if status != OK:
         raise explain_opening(status, path, shared_name, {
             "found": request.found, "wanted": request.wanted, "found_label": request.found_label.decode("ascii", "replace"),
@@ -141,12 +124,25 @@ cdef section_t* _open_section(open_request_t* request, str path, object shared_n
     return section
 
 
+cdef int _warn_of_limits(Mapping mapping, str path, max_size, max_participants) except -1:
+    """Warn if the section is smaller than was asked for."""
+    cdef section_t* section = mapping.section
+    cdef list texts = []
+    if max_size is not None and max_size > section.size_bytes:
+        texts.append(f"max_size is {section.size_bytes:,}, not {max_size:,}: only a first opener that may write makes a section larger")
+    if max_participants is not None and max_participants > section.max_participants:
+        texts.append(f"max_participants is {section.max_participants:,}, not {max_participants:,}: it is set when a section is created")
+    if texts:
+        warnings.warn(f"{path!r} was opened with its present limits: {'; '.join(texts)}", errors.LimitWarning, 1)
+    return 0
+
+
 cdef _put_on_face(Memory memory, Mapping mapping):
     memory.mapping = mapping
     memory.section_id = mapping.section.id
     memory.bytes = mapping
     memory._path = os.fsdecode(mapping.section.path)
-    memory._name = shared_name_of(memory._path) if mapping.section.anonymous else memory._path
+    memory._anonymous = mapping.section.anonymous
     memory._mode = "read_write" if mapping.writable else "read_only"
     mapping.face = weakref.ref(memory)
 
@@ -179,6 +175,10 @@ cdef int _trim_step(section_t* section, void* request) noexcept nogil:
     return heap_trim(section, WAIT_A_SLICE)
 
 
+cdef int _sweep_step(section_t* section, void* request) noexcept nogil:
+    return heap_sweep(section, WAIT_A_SLICE, <uint64_t*>request)
+
+
 cdef class Memory:
     """The core of `SharedMemory`, which users see: section and heap."""
 
@@ -194,8 +194,8 @@ cdef class Memory:
         elif file_name is None:
             if max_size is None:
                 raise ValueError("file_name or shared_name must be given to open a section, or max_size to create an anonymous one")
-            shared_name = _RANDOM + os.urandom(8).hex()
-            _remove_abandoned()
+            shared_name = GENERATED + os.urandom(8).hex()
+            remove_leftovers_once()
         label = (shared_name or "").encode()
         path = section_path(shared_name) if file_name is None else arguments.path(file_name)
         encoded = os.fsencode(path)
@@ -217,6 +217,7 @@ cdef class Memory:
         _before_opening()
         mapping.take(_open_section(&request, path, shared_name), not request.read_only)
         _put_on_face(self, mapping)
+        _warn_of_limits(mapping, path, max_size, max_participants)
 
     cdef Mapping opened(self):
         if self.mapping is None:
@@ -263,11 +264,16 @@ cdef class Memory:
     @property
     def name(self):
         """The name by which other processes attach: the shared name of an anonymous section, the path of a file."""
-        return self._name
+        path = self.path
+        return shared_name_of(path) if self._anonymous else path
 
     @property
     def path(self):
-        """The path of the file that backs the section."""
+        """The path of the file that backs the section: its present one if the file was moved, the last known one after `close`."""
+        cdef section_t* section
+        if self.mapping is not None:
+            section = self.mapping.section
+            self._path = present_path(self._path, section.device, section.inode, section.fd)
         return self._path
 
     @property
@@ -309,6 +315,28 @@ cdef class Memory:
         """Return the memory or disk space behind the last block to the file system."""
         cdef Mapping mapping = self.writable_mapping("trim the section")
         check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
+
+    def sweep(self):
+        """Free what processes that were killed left in the heap: blocks that they were making, and arrays of which only they had views.
+
+        Attaching does the same, and so do an allocation that would fail and one in several hundred others.
+        If no killed process left anything, the cost is a look at each participant; otherwise every block is visited.
+        Blocks that a killed process had allocated, and to which no name leads, stay allocated.
+
+        Returns
+        -------
+        int
+            The number of bytes that became free, block overhead included.
+
+        Raises
+        ------
+        HeapCorruption
+            A block is damaged.
+        """
+        cdef Mapping mapping = self.writable_mapping("sweep the section")
+        cdef uint64_t n_bytes = 0
+        check(run_steps(mapping.section, _sweep_step, &n_bytes), mapping, "sweep the section")
+        return n_bytes
 
     # -- heap
 

@@ -28,7 +28,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdio cimport fflush, fprintf, stderr
 from libc.stdlib cimport abort
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, load_seq_cst_u64, store_seq_cst_u64, thread_pointer
+from shmem._atomics cimport SHMEM_CHAOS, compare_exchange_seq_cst_u64, load_seq_cst_u64, store_seq_cst_u64, thread_pointer
 
 cdef extern from "Python.h" nogil:
     ctypedef struct PyThreadState:
@@ -44,6 +44,8 @@ ctypedef struct holder_t:
     uint32_t holds
 
 cdef holder_t _holders[N_SLOTS]
+
+DELAYED_ONE_IN = SHMEM_CHAOS             # `make chaos`: one in so many atomic operations is delayed; 0 in every other build
 
 
 def set_level(level):

@@ -112,6 +112,8 @@ ctypedef struct section_t:
     # SHMEM_DEBUG, else NULL: check everything before the heap gate is released; and how many blocks may be checked
     void (*verify)(section_t*) noexcept nogil
     uint64_t n_to_verify
+    uint32_t n_until_look         # allocations until one looks for what dead participants left; under the heap gate
+    bint sweep_is_due             # one found something, but must not wait; under the heap gate
     bint was_recovered                   # this process was the first opener, and the file had not been closed
 
 

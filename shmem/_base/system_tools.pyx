@@ -43,6 +43,29 @@ def shared_name_of(str path):
     return path[len(_ANONYMOUS):] if path.startswith(_ANONYMOUS) else None
 
 
+def present_path(str path, uint64_t device, uint64_t inode, int fd):
+    """Return the present path of an open file.
+
+    Parameters
+    ----------
+    path : str
+        Its last known path, which is returned if it still leads to the file, or if no other path is known.
+    device, inode : int
+        Of the file.
+    fd : int
+        A descriptor of the file.
+    """
+    for found in (path, f"/proc/self/fd/{fd}"):
+        try:
+            found = found if found == path else os.readlink(found)
+            facts = os.stat(found)
+        except OSError:
+            continue
+        if facts.st_dev == device and facts.st_ino == inode:
+            return found
+    return path
+
+
 def named_path(str kind, str name):
     """Return the path of a named semaphore or event; `kind` is ``"semaphore"`` or ``"event"``."""
     return f"{MEMORY_FOLDER}/shmem-{kind}.{name}"

@@ -21,23 +21,11 @@ cdef enum:
     SMALL_BYTES = 65536           # up to this size allocation first tries without releasing the GIL
 
 cdef list _openers = []                         # (first type id, last type id, callable)
-cdef object _traveller = None
 
 
 def register_opener(first_type, last_type, opener):
     """Register `opener(mapping, payload_off, type_id, serial)`, which makes the Python object for blocks with these type ids."""
     _openers.append((first_type, last_type, opener))
-
-
-def register_traveller(traveller):
-    """Register `traveller(obj)`: the reduced form of `obj` for a pickler that sends to another process, None for any other pickler."""
-    global _traveller
-    _traveller = traveller
-
-
-def travel(obj):
-    """Return the value of `__reduce__` if a handle is being sent, None if the object is being stored."""
-    return _traveller(obj) if _traveller is not None else None
 
 
 # -- allocation -------------------------------------------------------------------------------------------
@@ -207,9 +195,6 @@ cdef class Block(Placed):
         return f"<shmem.Block of {self.n_bytes} bytes at offset {self.payload_off():#x}>"
 
     def __reduce__(self):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError("a Block cannot be pickled, since its bytes are in the section; pickle bytes(block), or send shmem.handle(block)")
 
 

@@ -13,7 +13,8 @@ ctypedef int (*step_t)(section_t* section, void* request) noexcept nogil
 cdef int run_step(section_t* section, step_t step, void* request) noexcept
 
 # Repeat a step until it is not INTERRUPTED, and return its status.  Python's signal handlers run after each slice; if one raises, so does
-# this, and the operation has not happened.
+# this, and the operation has not happened.  A step that fails for lack of space has done nothing; it is repeated once if leftovers could be
+# removed.
 cdef int run_steps(section_t* section, step_t step, void* request) except? -200
 
 # Raise the exception for `status`; return 0 for OK.  `what` describes the operation.

@@ -18,6 +18,7 @@ from shmem._base.owner cimport owner_index
 from shmem._base.section cimport busy_begin, busy_end, section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, NO_MEMORY, OK
 from shmem._base.system cimport pause_ns
+from shmem._bridge.leftovers cimport made_room
 from shmem._bridge.mapping cimport Mapping
 
 
@@ -34,11 +35,18 @@ cdef int run_step(section_t* section, step_t step, void* request) noexcept:
     return status
 
 
-cdef int run_steps(section_t* section, step_t step, void* request) except? -200:
+cdef int _run_until_done(section_t* section, step_t step, void* request) except? -200:
     cdef int status = run_step(section, step, request)
     while status == INTERRUPTED:
         PyErr_CheckSignals()
         status = run_step(section, step, request)
+    return status
+
+
+cdef int run_steps(section_t* section, step_t step, void* request) except? -200:
+    cdef int status = _run_until_done(section, step, request)
+    if status != OK and made_room(status):
+        status = _run_until_done(section, step, request)
     return status
 
 

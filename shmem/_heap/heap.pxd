@@ -8,6 +8,9 @@ cdef enum:
     HEAP_PENDING = 4         # leave the block PENDING: the caller fills it, then calls heap_commit
     HEAP_STOP = 8            # return INTERRUPTED, with nothing done, after each slice of waiting for the gate; the caller checks signals
 
+cdef enum:
+    LOOK_EVERY = 512         # allocations of a process, after which one looks for what dead participants left
+
 # How long to wait for the gate.
 cdef enum heap_wait_t:
     DO_NOT_WAIT = 0          # return WOULD_BLOCK if the gate is taken
@@ -24,6 +27,7 @@ cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id
 cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil
 cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil
+cdef int heap_sweep(section_t* section, heap_wait_t wait, uint64_t* n_bytes) noexcept nogil
 cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil
 
 # for callers that own the heap gate

@@ -321,6 +321,41 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
     return status
 
 
+cdef int _look_now_and_then(section_t* section, heap_wait_t wait) noexcept nogil:
+    """Count an allocation, under the gate; with each LOOK_EVERY-th one, free what dead participants left.
+
+    An allocation that must not wait returns WOULD_BLOCK instead, once, and the next one that may wait does it.
+    """
+    if section.n_until_look != 0 and not (section.sweep_is_due and wait != DO_NOT_WAIT):
+        section.n_until_look -= 1
+        return OK
+    section.n_until_look = LOOK_EVERY - 1
+    section.sweep_is_due = False
+    if not dead_left_something(section):
+        return OK
+    if wait == DO_NOT_WAIT:
+        section.sweep_is_due = True
+        return WOULD_BLOCK
+    return heap_recover(section, NO_PARTICIPANT)
+
+
+cdef int heap_sweep(section_t* section, heap_wait_t wait, uint64_t* n_bytes) noexcept nogil:
+    """Free what dead participants left; `n_bytes` is the size of the blocks that became free."""
+    cdef uint64_t used_bytes
+    cdef int status = heap_enter_to_change(section, wait)
+    n_bytes[0] = 0
+    if status != OK:
+        return status
+    used_bytes = section.header.used_bytes
+    _free_abandoned(section)
+    if dead_left_something(section):
+        status = heap_recover(section, NO_PARTICIPANT)
+    if status == OK and section.header.used_bytes < used_bytes:
+        n_bytes[0] = used_bytes - section.header.used_bytes
+    heap_leave(section)
+    return status
+
+
 # -- allocate -------------------------------------------------------------------------------------------
 
 cdef inline uint32_t* _my_pending(section_t* section) noexcept nogil:
@@ -375,6 +410,10 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     request.wait = _how_to_wait(flags)
     request.dirty_end_off = 0
     status = heap_enter_to_change(section, request.wait)
+    if status == OK:
+        status = _look_now_and_then(section, request.wait)
+        if status != OK:
+            heap_leave(section)
     if status != OK:
         return status
     request.state = STATE_PENDING if is_pending else STATE_USED

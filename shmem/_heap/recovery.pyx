@@ -6,7 +6,8 @@ Recovery runs under the heap gate, when
 * a participant takes the gate over from a dead owner,
 * a participant takes over the entry of a dead one that left something in the heap,
 * an index is found damaged,
-* an allocation is about to fail, or the section is checked, and a dead participant left something,
+* a dead participant left something, and a participant attaches, an allocation is about to fail, an allocation looks for that as each
+  LOOK_EVERY-th does, or the section is swept or checked,
 * the first opener finds a section that was not closed, or the last participant leaves one in which something was left,
 * an image is repaired (`_sections/image.pyx`).
 
@@ -21,14 +22,15 @@ before it.  So recovery may be killed at any instruction and run again.
 5. A hole at the end lowers `top`.
 6. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
-A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.
+A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.  Until it has done so
+(`attached` is 2), what the entry has in the heap is its former owner's, although the entry is alive.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport (
-    compare_exchange_release_u64, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+    compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
 from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
@@ -57,13 +59,18 @@ cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
     return index >= MAX_PARTICIPANTS or dead.bits[index >> 3] >> (index & 7) & 1
 
 
+cdef inline bint _is_of_the_living(section_t* section, uint32_t index) noexcept nogil:
+    """Return whether what an entry has in the heap belongs to a live participant."""
+    return load_acquire_u32(&section.participants[index].attached) != 2 and participant_entry_is_alive(section, index)
+
+
 cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
     """Mark the entries whose owner is dead, or that have none, once, so that heap and pins are treated alike."""
     cdef uint32_t i, high = participants_bound(section)
     cdef bint is_alive
     memset(dead, 0xff, sizeof(dead_t))
     for i in range(section.max_participants):
-        is_alive = former != ALL_PARTICIPANTS and former != i and i < high and participant_entry_is_alive(section, i)
+        is_alive = former != ALL_PARTICIPANTS and former != i and i < high and _is_of_the_living(section, i)
         if is_alive:
             dead.bits[i >> 3] &= ~(1 << (i & 7))
 
@@ -72,7 +79,7 @@ cdef bint dead_left_something(section_t* section) noexcept nogil:
     """Return whether a dead participant left something in the heap."""
     cdef uint32_t i
     for i in range(participants_bound(section)):
-        if participant_left_something(section, i) and not participant_entry_is_alive(section, i):
+        if participant_left_something(section, i) and not _is_of_the_living(section, i):
             return True
     return False
 

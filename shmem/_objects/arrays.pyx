@@ -27,16 +27,17 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._base import errors
 from shmem._objects import finding
 
-from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
+from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64
 from shmem._base.bounds cimport damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, TYPE_ARRAY, array_dtype, array_header_bytes,
-    array_pins, array_shape, array_strides, array_t, payload_to_block, round_up, tag_type)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
+    TYPE_ARRAY, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up,
+    tag_state, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
@@ -109,8 +110,8 @@ cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_
         pins = array_checked_pins(section, payload_off)
     if pins != NULL:
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
-        if (section.header.broken == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) and not array_is_pinned(section, payload_off, False, True)
-                and array_is_unreachable(section, payload_off)):
+        if (section.header.broken == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED)
+                and not array_is_pinned(section, payload_off, False, True) and array_is_unreachable(section, payload_off)):
             status = heap_release(section, payload_off)
     if section.participants[me].pins:
         fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)
@@ -214,7 +215,15 @@ cdef class ArrayHold(Placed):
             self.key = None
         return 0
 
+    cdef bint is_stale(self) noexcept:
+        """Return whether the block was freed.  While the array is being made, the block is PENDING."""
+        cdef block_t* block = block_at(self.mapping.section, payload_to_block(self.payload_off()))
+        cdef uint64_t state = tag_state(load_acquire_u64(&block.tag))
+        return (state != STATE_USED and state != STATE_PENDING) or (load_relaxed_u64(&block.serial) ^ self.serial) & SERIAL_MASK != 0
+
     def __getbuffer__(self, Py_buffer* view, int flags):
+        if self.is_stale():
+            raise errors.InvalidBlock(f"cannot use the array at offset {self.payload_off():#x}: its block was freed")
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to an array")
         PyBuffer_FillInfo(view, self, self.start, self.n_bytes, not self.mapping.writable, flags)
@@ -266,9 +275,6 @@ class SharedArray(np.ndarray):
         return array.view(np.ndarray)
 
     def __reduce_ex__(self, protocol):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
     def __reduce__(self):

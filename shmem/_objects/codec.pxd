@@ -43,6 +43,9 @@ cdef class Codec:
     # fields are not written.
     cdef int store(self, char* at, object value) except -1
 
+    # The same for a whole item: a value that has a shape must have the shape of the dtype.  A scalar fills it.
+    cdef int store_whole(self, char* at, object value) except -1
+
     # Return the same values as an array of this dtype, or raise Misfit if `store` would refuse one of them.
     cdef object convert(self, object source)
 

@@ -210,6 +210,9 @@ cdef class Codec:
     cdef int store(self, char* at, object value) except -1:
         raise NotImplementedError
 
+    cdef int store_whole(self, char* at, object value) except -1:
+        return self.store(at, value)
+
     cdef object convert(self, object source):
         """Convert element by element, unless a subclass overrides it."""
         cdef bytearray room = bytearray(source.size * self.n_bytes)
@@ -427,17 +430,22 @@ cdef class ArrayCodec(Codec):
     cdef tuple shape
     cdef list steps                   # bytes from one item to the next, for each dimension
 
+    cdef int store_whole(self, char* at, object value) except -1:
+        value = self.as_array(value)
+        if self.is_sequence(value) or (isinstance(value, ndarray) and value.ndim):
+            return self.fill(at, 0, value, True)
+        return self.store(at, value)
+
     cdef int store(self, char* at, object value) except -1:
         cdef Py_ssize_t n_dims = len(self.shape), depth, axis
-        if not isinstance(value, (list, tuple)) and self.is_buffer(value):
-            value = np.asarray(value)
+        value = self.as_array(value)
         if isinstance(value, ndarray) and value.ndim:
-            return self.store_source(at, 0, value)
+            return self.store_source(at, 0, value, False)
         depth = self.depth(value)
         if depth > n_dims:
-            raise self.wrong_shape(value)
+            raise self.wrong_shape(value, False)
         axis = n_dims - depth
-        self.fill(at, axis, value)
+        self.fill(at, axis, value, False)
         if axis == 0:
             return 0
         cdef size_t n_filled = self.steps[axis - 1], done
@@ -459,6 +467,10 @@ cdef class ArrayCodec(Codec):
             return self.element.dtype.kind not in "SV"
         return hasattr(value, "__array__") and not isinstance(value, (np.generic, ndarray))
 
+    cdef object as_array(self, object value):
+        """Return the array behind a buffer of elements, and any other value as it is."""
+        return np.asarray(value) if not isinstance(value, (list, tuple)) and self.is_buffer(value) else value
+
     cdef Py_ssize_t depth(self, object value) except -1:
         cdef Py_ssize_t found = 0
         while self.is_sequence(value):
@@ -468,37 +480,40 @@ cdef class ArrayCodec(Codec):
             value = value[0]
         return found + (value.ndim if isinstance(value, ndarray) else 0)
 
-    cdef object wrong_shape(self, object value):
-        return Misfit(ValueError, f"must be an array that can be broadcast to shape {self.shape}, got {shown(value)}")
+    cdef object wrong_shape(self, object value, bint is_whole):
+        wanted = f"have the shape {self.shape}" if is_whole else f"be an array that can be broadcast to shape {self.shape}"
+        return Misfit(ValueError, f"must {wanted}, got {shown(value)}")
 
-    cdef int store_source(self, char* at, Py_ssize_t axis, object source) except -1:
-        """Write an array over the dimensions from `axis` on."""
+    cdef int store_source(self, char* at, Py_ssize_t axis, object source, bint is_whole) except -1:
+        """Write an array over the dimensions from `axis` on; if it must be whole, it is not broadcast."""
+        if is_whole and source.shape != self.shape[axis:]:
+            raise self.wrong_shape(source, is_whole)
         target = np.ndarray(self.shape[axis:], self.element.dtype,
                             PyMemoryView_FromMemory(at, self.steps[axis - 1] if axis else self.n_bytes, PyBUF_WRITE))
         found = source if source.dtype == self.element.dtype else self.element.convert(source)
         try:
             target[...] = found
         except ValueError:
-            raise self.wrong_shape(source) from None
+            raise self.wrong_shape(source, is_whole) from None
         return 0
 
-    cdef int fill(self, char* at, Py_ssize_t axis, object value) except -1:
-        """Write a nested sequence over the dimensions from `axis` on."""
+    cdef int fill(self, char* at, Py_ssize_t axis, object value, bint is_whole) except -1:
+        """Write a nested sequence over the dimensions from `axis` on; if it must be whole, a single item is not repeated."""
         cdef Py_ssize_t i, n_items
         cdef size_t step
         if isinstance(value, ndarray) and value.ndim:
-            return self.store_source(at, axis, value)
+            return self.store_source(at, axis, value, is_whole)
         if axis == len(self.shape):
             return self.element.store(at, value)
         if not self.is_sequence(value):
-            raise self.wrong_shape(value)
+            raise self.wrong_shape(value, is_whole)
         items = list(value)
         n_items, step = len(items), self.steps[axis]
-        if n_items != self.shape[axis] and n_items != 1:
-            raise self.wrong_shape(value)
+        if n_items != self.shape[axis] and (is_whole or n_items != 1):
+            raise self.wrong_shape(value, is_whole)
         for i in range(n_items):
             try:
-                self.fill(at + i * step, axis + 1, items[i])
+                self.fill(at + i * step, axis + 1, items[i], is_whole)
             except Misfit as error:
                 error.found_in(i)
                 raise

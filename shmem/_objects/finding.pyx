@@ -84,12 +84,23 @@ def reopen(Memory memory, offset, serial):
     return wrap(memory.opened(), offset, serial)
 
 
-def find_open(uuid, mode):
-    """Return an open handle of this process for the section with that uuid, or None.  Another thread may close it at any moment."""
+def file_of(Memory memory):
+    """Return (device, inode, whether the section is anonymous), which a handle stores for an open section."""
+    cdef section_t* section = memory.opened().section
+    return section.device, section.inode, bool(section.anonymous)
+
+
+def find_open(uuid, mode, uint64_t device, uint64_t inode):
+    """Return an open handle of this process for the section with that uuid in that file, or None.
+
+    A copied file has the uuid of the original, so the uuid alone does not identify a section.
+    Another thread may close the handle at any moment.
+    """
     cdef Mapping mapping
     for found in open_mappings():
         mapping = found
-        if mapping.writable == (mode == "read_write") and (<char*>mapping.section.header.uuid)[:16] == uuid:
+        if (mapping.writable == (mode == "read_write") and mapping.section.device == device and mapping.section.inode == inode
+                and (<char*>mapping.section.header.uuid)[:16] == uuid):
             memory = face_of(mapping)
             if memory is not None:               # None: closed meanwhile
                 return memory

@@ -1,9 +1,8 @@
-"""Handles: small picklable references to objects in a section, and the hooks by which multiprocessing sends them automatically."""
+"""Handles: small picklable references to objects in a section, and the hooks by which multiprocessing and loky send them automatically."""
 
 import atexit
 import contextlib
 import importlib
-import sys
 import threading
 import time
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from shmem import _core
 from shmem._base.errors import InvalidBlock
-from shmem._bridge.blocks import register_traveller
 from shmem._objects import arrays, finding, lock
 from shmem._objects.shared_memory import SharedMemory
 
@@ -45,17 +43,17 @@ def handle(obj):
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
         raise InvalidBlock(f"cannot make a handle of this {type(obj).__name__}: it is not in a section that is open in this process")
-    anonymous = memory.path != memory.name
+    device, inode, anonymous = finding.file_of(memory)
     offset = serial = 0
     view = None
     if obj is not memory:
         offset, serial = finding.locate(memory, obj)
         if isinstance(obj, np.ndarray) and not arrays.is_whole(obj):
             view = arrays.view_facts(obj)
-    return Handle(memory.path, memory.name, anonymous, memory.uuid, memory.mode, offset, serial, view)
+    return Handle(memory.path, memory.name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view)
 
 
-# -- multiprocessing sends handles automatically --------------------------------------------------------
+# -- multiprocessing and loky send handles automatically -------------------------------------------------
 
 
 def _open_handle(sent):
@@ -67,28 +65,12 @@ def reduce_to_handle(obj):
     return _open_handle, (handle(obj),)
 
 
-def _travel_with_loky(obj):
-    """Reduce `obj` to a handle if loky pickles it.
-
-    loky has its own table of reducers, which cannot be filled before loky is imported.  So this looks for its `dump` among the callers.
-    """
-    frame = sys._getframe(2)
-    for _ in range(6):
-        if frame is None:
-            return None
-        if frame.f_globals.get("__name__", "").endswith("loky.backend.reduction"):
-            return reduce_to_handle(obj) if not isinstance(obj, np.ndarray) or finding.find_storage(obj) is not None else None
-        frame = frame.f_back
-    return None
-
-
 def _import_the_rest():
     """Import the modules that an open section may need but `import shmem` does not; later an import may find no free descriptor."""
     for name in ("json", "shmem._objects.multiprocess", "shmem._objects.records"):
         importlib.import_module(name)
 
 
-register_traveller(_travel_with_loky)
 _core.register_first_opening(_import_the_rest)
 
 

@@ -22,6 +22,8 @@ class Handle:
     name: str
     anonymous: bool
     uuid: bytes
+    device: int
+    inode: int
     mode: str
     offset: int = 0
     serial: int = 0
@@ -42,7 +44,7 @@ class Handle:
         InvalidBlock
             The object was freed meanwhile.
         """
-        section = finding.find_open(self.uuid, self.mode) or self._attach()
+        section = finding.find_open(self.uuid, self.mode, self.device, self.inode) or self._attach()
         if self.offset == 0:
             return section
         try:
@@ -52,11 +54,15 @@ class Handle:
         return found if self.view is None else arrays.view_again(found, *self.view)
 
     def _attach(self):
+        """Attach by path, to the file for which the handle was made: a copy that replaced it has the same uuid, but another inode."""
         place = {"shared_name": self.name} if self.anonymous else {"file_name": self.path}
         section = SharedMemory(**place, mode=self.mode)
         if section.uuid != self.uuid:
             section.close()
             raise NotASection(f"cannot open {self.path!r}: the name now belongs to another section")
+        if finding.file_of(section)[1] != self.inode:
+            section.close()
+            raise NotASection(f"cannot open {self.path!r}: the name now belongs to a copy of the section; make a new handle from the copy")
         return section
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base import errors
-from shmem._bridge.blocks import Block, travel
+from shmem._bridge.blocks import Block
 from shmem._objects import arrays, directory, finding, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
@@ -50,7 +50,7 @@ class SharedMemory(_core.Memory):
     max_size : int, optional
         Maximum size of the section in bytes, control pages included.  If given, a missing section is created; otherwise the section
         must exist.  Memory or disk space is allocated only as it is used.  The first opener of an existing section grows it if
-        `max_size` is larger.
+        `max_size` is larger; a later one gets a `LimitWarning`.
     mode : {"read_write", "read_only"}
         With ``"read_only"`` the memory management unit rejects stores, and arrays are marked read-only.  Locks work.
     desired_address : int, optional
@@ -60,13 +60,13 @@ class SharedMemory(_core.Memory):
     max_participants : int, optional
         Maximum number of processes attached at the same time, 256 by default; used at creation.
     permissions : int
-        Permission bits of the file; used at creation.
+        Permission bits of the file, whatever the umask; used at creation.
     trust_owner : bool
         Accept a section that belongs to another user.
 
     Raises
     ------
-    SectionNotFound, NotASection, LayoutMismatch, AddressInUse, TooManyParticipants, UntrustedOwner, SectionFull
+    SectionNotFound, NotASection, LayoutMismatch, AddressInUse, TooManyParticipants, UntrustedOwner, AccessDenied, SectionFull
 
     Examples
     --------
@@ -356,9 +356,6 @@ class SharedMemory(_core.Memory):
         return f"<shmem.SharedMemory {self.name!r} {state}>"
 
     def __reduce__(self):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")
 
 

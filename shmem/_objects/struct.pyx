@@ -21,7 +21,7 @@ import typing
 import numpy as np
 
 from shmem._base.errors import DAMAGED_TEXT, InvalidBlock, LayoutMismatch, ReadOnlyError, ShmemError
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._objects.annotations import Scope, evaluate, is_class_variable, own_annotations
 from shmem._objects.fields import (
     MAX_FIELD_BYTES, ArrayField, Ref, RefField, as_field_type, field_type_from_description, make_field, resolve_ref)
@@ -225,7 +225,7 @@ class StructMeta(type):
         layout.scope = Scope(cls, classes_by_qualified_name)
         type.__setattr__(cls, "_shmem_layout_", layout)
         if _generic is None:
-            prepare(layout, sys._getframe())
+            prepare(layout)
         else:
             layout.is_generic = True
             layout.pending, layout.description, layout.type_names = _generic
@@ -247,10 +247,11 @@ cdef str name_of_type(cls, type_name):
     return type_name
 
 
-cdef int prepare(Layout layout, frame) except -1:
+cdef int prepare(Layout layout) except -1:
     """Lay the class out if its annotations can already be evaluated, and register it under its name."""
     layout.pending = own_annotations(layout.cls)
-    layout.scope.see(frame)
+    with contextlib.suppress(ValueError):       # a thread that runs no Python function has no frame
+        layout.scope.see(sys._getframe())
     with contextlib.suppress(NameError):        # a name is defined later: layout_of tries again
         layout.lay_out()
         layout.resolve()
@@ -364,9 +365,6 @@ cdef class StructBase(Placed):
         return f"{where}: {', '.join(values)}>" if values else f"{where}>"
 
     def __reduce_ex__(self, protocol):
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError(f"cannot pickle or copy a {type(self).__name__}: it is in shared memory; send shmem.handle(obj), which "
                         "multiprocessing does automatically, or store its fields")
 

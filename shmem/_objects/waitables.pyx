@@ -21,7 +21,7 @@ from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
 from shmem._base.system_tools import named_path
-from shmem._bridge.blocks import register_opener, travel
+from shmem._bridge.blocks import register_opener
 from shmem._objects.fields import KINDS
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -36,6 +36,7 @@ from shmem._base.section cimport section_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, place, placed_is_stale
 from shmem._bridge.calls cimport check, deadline_argument, run_step, step_t
+from shmem._bridge.leftovers cimport made_room
 from shmem._bridge.mapping cimport Mapping, face_of
 from shmem._core cimport Memory
 from shmem._heap.heap cimport heap_commit
@@ -145,6 +146,9 @@ cdef int _open_file(Waitable self, str name, named_state_t* initial, permissions
     request.user = 0
     with nogil:
         status = named_open(&request)
+    if status != OK and made_room(status):
+        with nogil:
+            status = named_open(&request)
     if status != OK:
         raise explain_named(status, "open", what, path, request.user)
     room.named = request.named
@@ -345,9 +349,6 @@ cdef class Waitable(Placed):
         if self.mapping is None:
             raise TypeError(f"{_a(kind)} without a name belongs to this process alone; give it a name, or place it in a section with "
                             f"SharedMemory.{kind.lower()}()")
-        sent = travel(self)
-        if sent is not None:
-            return sent
         raise TypeError(f"{_a(kind)} in a section cannot be pickled; multiprocessing sends it as a handle, otherwise send shmem.handle(it)")
 
     @classmethod

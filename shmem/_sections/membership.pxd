@@ -5,5 +5,6 @@ from shmem._base.section cimport section_t
 cdef void clear_up_after(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil
 cdef void sign_with(section_t* section, uint32_t index, uint32_t generation) noexcept nogil
 cdef int become_participant(section_t* section) noexcept nogil
+cdef void sweep_after_joining(section_t* section) noexcept nogil
 cdef int attach_child(section_t* section) noexcept nogil
 cdef void cease_to_participate(section_t* section) noexcept nogil

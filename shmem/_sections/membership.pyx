@@ -11,12 +11,13 @@ from libc.string cimport memset
 from shmem._atomics cimport store_release_u32
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    OPENING_BYTE, participant_generation, participant_left_something, participant_take, participants_any_alive, section_descriptor)
+    OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
+    participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
-from shmem._base.system cimport byte_lock, file_close, file_reopen, liveness_drop, process_mutex_lock, process_mutex_unlock
-from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_leave
-from shmem._heap.recovery cimport heap_recover
+from shmem._base.system cimport byte_lock, file_close, file_reopen, process_mutex_lock, process_mutex_unlock
+from shmem._heap.heap cimport WAIT_A_SLICE, WAIT_FOREVER, heap_enter, heap_leave, heap_sweep
+from shmem._heap.recovery cimport dead_left_something, heap_recover
 from shmem._sync.storage_lock cimport lock_forget
 
 
@@ -68,6 +69,13 @@ cdef int attach_child(section_t* section) noexcept nogil:
     return status
 
 
+cdef void sweep_after_joining(section_t* section) noexcept nogil:
+    """Free what participants left that died in other entries.  If the heap gate is held for longer than a slice, another one will do it."""
+    cdef uint64_t n_bytes = 0
+    if dead_left_something(section):
+        heap_sweep(section, WAIT_A_SLICE, &n_bytes)
+
+
 cdef void cease_to_participate(section_t* section) noexcept nogil:
     """Leave in order: free the entry and drop the liveness byte.
 
@@ -80,6 +88,6 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     section.participants[index].pid = 0
     store_release_u32(&section.participants[index].attached, 0)
     memset(section.private, 0, sizeof(private_t))
-    liveness_drop(section.liveness_page, section.liveness_fd)
+    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)
     section.liveness_page = NULL
     section.liveness_fd = -1

@@ -27,17 +27,18 @@ from libc.string cimport strdup
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
     MAGIC_BEING_MADE, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
-from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE, participants_any_alive, section_descriptor
+from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE, participants_any_alive, section_close_descriptor, section_descriptor
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
     byte_lock, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reopen, file_reserve,
     file_set_size, file_system_is_coherent, file_system_kind, memory_map, memory_unmap, memory_wiped_by_fork, path_facts,
     process_mutex_lock, process_mutex_unlock, user_id)
+from shmem._heap.heap cimport LOOK_EVERY
 from shmem._heap.verify cimport heap_verify
 from shmem._sections.first_and_last cimport first_create, first_recover, first_reserved, first_reset, section_depart
 from shmem._sections.header cimport header_check
-from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate
+from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate, sweep_after_joining
 from shmem._sections.process cimport sections_add, sections_find, sections_remove
 
 cdef enum:
@@ -52,7 +53,7 @@ cdef void _destroy(section_t* section) noexcept nogil:
     memory_unmap(section.base, section.size_bytes)
     memory_unmap(section.read_only_base, section.size_bytes)
     memory_unmap(section.private, sizeof(private_t))
-    file_close(section.fd)
+    section_close_descriptor(section, section.fd)
     free(section.path)
     free(section)
 
@@ -68,6 +69,7 @@ cdef section_t* _create(int fd, open_request_t* request, const file_facts_t* fac
     section.inode = facts.inode
     section.anonymous = request.anonymous
     section.attach = attach_child
+    section.n_until_look = LOOK_EVERY
     if debug_level:
         section.verify = heap_verify
     section.n_holds = 1
@@ -155,6 +157,8 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         status = become_participant(section)
     if status == OK and is_first:
         status = first_recover(section, request.was_unclean)
+    elif status == OK:
+        sweep_after_joining(section)
     if status != OK and is_first and not request.was_made:
         file_set_size(section.fd, facts.size_bytes)         # restore the size that was found
     return status
@@ -167,7 +171,7 @@ cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil
     cdef int status
     request.size_bytes = section.size_bytes
     facts.size_bytes = 0
-    if file_facts(section.fd, &facts) != 0:
+    if file_facts(section_descriptor(section), &facts) != 0:
         facts.size_bytes = section.size_bytes
     status = header_check(section.header, facts.size_bytes, request)
     if status != OK:
@@ -275,9 +279,10 @@ cdef void section_leave(section_t* section) noexcept nogil:
     process_mutex_unlock()
 
 
-cdef void section_remove_abandoned(const char* path) noexcept nogil:
-    """Remove a section of this user that no process is attached to or is opening."""
+cdef bint section_remove_abandoned(const char* path) noexcept nogil:
+    """Remove a section of this user that no process is attached to or is opening; return whether that was done."""
     cdef int fd = -1, opening_fd = -1
+    cdef bint removed = False
     cdef bint is_locked = True
     cdef file_facts_t facts
     process_mutex_lock()
@@ -286,7 +291,8 @@ cdef void section_remove_abandoned(const char* path) noexcept nogil:
                 and byte_lock(opening_fd, OPENING_BYTE, False) == OK):
             if (byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) == OK and not is_locked
                     and _path_means(path, &facts)):
-                file_remove(path)
+                removed = file_remove(path) == OK
     file_close(opening_fd)
     file_close(fd)
     process_mutex_unlock()
+    return removed

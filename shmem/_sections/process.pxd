@@ -13,4 +13,5 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil
 cdef uint32_t sections_depart() noexcept nogil
 cdef void thread_ended(void* unused) noexcept nogil
 
+cdef uint64_t process_fork_count() noexcept nogil
 cdef int process_setup() noexcept nogil

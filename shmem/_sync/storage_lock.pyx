@@ -52,7 +52,8 @@ check the owner in it, swap that very word.
 Signals.  A request returns INTERRUPTED to its caller, which runs signal handlers and calls again with the same request.  A drainer keeps
 the gate meanwhile, with RESERVED and a number beside its owner word.  An upgrader also keeps `upgrade`, which never stops readers.
 `claimed` of the thread states what is kept.  The next call resumes it, by a swap of exactly the reserved word.  It is dropped if the
-caller abandons the request, if the thread requests the lock in a handler, and if the thread ends.  The interrupted request then begins anew.
+caller abandons the request, if the thread requests the lock in a handler, and if the thread ends.  The interrupted request then begins
+anew.
 A handler may wait for another process that waits for the gate.  So a waiter that has seen the same reservation for RESERVED_NS opens the
 gate in the owner's stead.  A longer handler costs the writer its place, and cannot cause a deadlock.  The number distinguishes one long
 reservation from many short ones.  When the process leaves the section (`section.leaves`), a drainer opens the gate instead, after its

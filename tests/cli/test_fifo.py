@@ -235,7 +235,7 @@ def test_interrupt_reports_the_count(section_file, child):
 
 
 @pytest.mark.filterwarnings("ignore::shmem.OwnerDiedWarning")
-def test_kill_storm(section_file, tmp_path, child):
+def test_kill_storm_of_fifo_commands(section_file, tmp_path, child):
     """Every message taken was printed by a consumer, except for at most one message of each killed consumer."""
     rng = random.Random(17)
     logs, n_killed_consumers, n_killed = [], 0, 0

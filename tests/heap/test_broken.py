@@ -53,6 +53,7 @@ CHANGES = {
     "grow": lambda shm, block: shm.reallocate(block, LARGE),
     "shrink": lambda shm, block: shm.reallocate(block, 10),
     "trim": lambda shm, _: shm.trim(),
+    "sweep": lambda shm, _: shm.sweep(),
     "set the root": lambda shm, block: shm.set_root_object(block),
     "unset the root": lambda shm, _: shm.set_root_object(None),
     "name a new array": lambda shm, _: shm.__setitem__("new", [1, 2]),

@@ -1,42 +1,17 @@
 """Processes killed during heap operations: the others continue, the heap is intact, and no allocated block is lost."""
 
 import os
-import random
 import signal
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 
 import shmem
 from shmem._base.layout import BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, LAYOUT, OWNER_INDEX_MASK
 
-HEADER, BLOCK = LAYOUT["header_t"], LAYOUT["block_t"]
-# Every operation that changes the heap, in a loop, until the process is killed.
-WORK = """
-import numpy as np, random, signal
-section = shmem.SharedMemory(**eval(args[0])); rng = random.Random(int(args[1])); mine = []
-lock = shmem.exclusive_lock(section)
-say('go')
-while True:
-    what = rng.randrange(7)
-    if what == 0:
-        mine.append(section.allocate(rng.choice([10, 100, 1000, 5000, 60000])))
-    elif what == 1 and mine:
-        section.free(mine.pop(rng.randrange(len(mine))))
-    elif what == 2 and mine:
-        i = rng.randrange(len(mine)); mine[i] = section.reallocate(mine[i], rng.choice([10, 200, 3000, 40000]))
-    elif what == 3:
-        section.zeros(rng.choice([5, 5000]), name=f'{args[1]} {rng.random()}')
-    elif what == 4:
-        names = [name for name in section if name.startswith(args[1] + ' ')]
-        for name in names[:5]: del section[name]
-    elif what == 5:
-        with lock: section.free(section.allocate(100))
-    else:
-        section.copy(np.arange(300), temporary=True)
-    while len(mine) > 20: section.free(mine.pop())
-"""
+HEADER, BLOCK, PARTICIPANT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["participant_t"]
+MANY = 1000  # allocations, of which at least one looks for what dead participants left
 
 
 def wait_until(condition, seconds=20):
@@ -44,40 +19,6 @@ def wait_until(condition, seconds=20):
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
-
-
-@pytest.mark.parametrize("index", ["tlsf", "next_fit"])
-def test_kill_storm(tmp_path, child, index):
-    """Members are killed at random while all of them change the heap; the blocks of this process stay unchanged."""
-    place = {"file_name": str(tmp_path / "s")}
-    rng = random.Random(7)
-    with shmem.SharedMemory(**place, max_size=1 << 26, index=index) as section:
-        kept = [section.full(1000, i) for i in range(20)]
-        section["kept"] = np.arange(100)
-        members = [child(WORK, place, i) for i in range(3)]
-        for member in members:
-            member.hear()
-        for round_ in range(25):
-            time.sleep(rng.random() * 0.05)
-            victim = rng.randrange(len(members))
-            members[victim].kill()
-            members[victim] = child(WORK, place, 100 + round_)
-            section.check_heap()
-            members[victim].hear()
-        for member in members:
-            member.kill()
-        report = section.check_heap()
-        assert report.pending_blocks == 0
-        assert all((array == i).all() for i, array in enumerate(kept))
-        assert section["kept"].tolist() == list(range(100))
-        assert section.stats().participants == (os.getpid(),)
-        # the remaining blocks are this process's, named ones, and those that a killed member had not freed yet
-        assert report.blocks <= len(kept) + len(section) + 28 * 21
-        for name in list(section):
-            del section[name]
-        del kept
-    with shmem.SharedMemory(**place) as section:
-        section.check_heap()
 
 
 def test_killed_holding_the_lock_and_allocating(shm, child):
@@ -171,6 +112,47 @@ def test_unclean_file_is_recovered(section_file, child):
         assert section["a"].tolist() == [1, 2, 3]
     with shmem.SharedMemory(section_file) as section:
         assert not section.recovered
+
+
+@pytest.mark.parametrize("way", ["attach", "sweep", "allocate little", "allocate much"])
+def test_remains_of_killed_processes_are_swept(shm, child, way):
+    """A temporary array of a killed process, where no allocation fails, and no process takes the place of the dead one."""
+    kept = shm.zeros(10, temporary=True)
+    other = child(
+        "section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(100_000, temporary=True); say(1); time.sleep(60)", shm.name
+    )
+    other.hear()
+    assert shm.sweep() == 0
+    other.kill()
+    assert shm.stats().used > 800_000
+    if way == "attach":
+        other = child("section = shmem.SharedMemory(shared_name=args[0]); say(section.stats().used); time.sleep(60)", shm.name)
+        assert int(other.hear()) < 800_000
+        other.kill()
+    elif way == "sweep":
+        assert 800_000 < shm.sweep() < 810_000
+        assert shm.sweep() == 0
+    else:
+        size = 10 if way == "allocate little" else 100_000
+        for _ in range(MANY):
+            shm.free(shm.allocate(size))
+    assert shm.stats().used < 800_000
+    assert kept.sum() == 0
+    assert shm.check_heap().blocks == 1
+
+
+def test_remains_in_an_entry_that_was_just_taken(shm, child):
+    """While `attached` is 2, an entry has a new owner, which is alive, and still what its former owner left in the heap."""
+    other = child(
+        "section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(100_000, temporary=True); say(1); time.sleep(60)", shm.name
+    )
+    other.hear()
+    entry = HEADER["participants_off"].read(Path(shm.path).read_bytes()) + LAYOUT["participant_t"].size
+    with open(shm.path, "r+b") as file:
+        assert PARTICIPANT["pid"].read_file(file.fileno(), entry) == other.process.pid
+        PARTICIPANT["attached"].write_file(file.fileno(), 2, entry)
+    assert shm.sweep() > 800_000
+    assert shm.check_heap().blocks == 0
 
 
 def test_pending_block_of_a_dead_process_is_reused(child):

@@ -251,6 +251,47 @@ def test_rejected_value_leaves_the_array_field_unchanged(shm):
         assert obj.text.tolist() == [b"a", b"b"]
 
 
+@pytest.mark.parametrize(
+    "item",
+    [[5], [5, 6], (5, 6), [[5, 6]], [[5], [6]], [[5, 6], [7]], [[5, 6], 7], [[5, 6], [7, 8], [9, 10]], [],
+     [[[5, 6], [7, 8]]], np.zeros(2), np.zeros((1, 2)), np.zeros((2, 1)), np.zeros((1, 2, 2)), np.zeros((3, 2)), [np.zeros(2), np.zeros(1)],
+     memoryview(b"ab"), bytearray(b"abcd"), array.array("b", [1, 2])],
+)  # fmt: skip
+def test_queue_does_not_broadcast_arrays(shm, item):
+    """An item for a dtype with a shape must have that shape, however it is put."""
+    queue = shm.queue(4, "(2,2)f8")
+    with pytest.raises(ValueError, match=r"^put: the item.* must have the shape"):
+        queue.put(item)
+    with pytest.raises(ValueError, match=r"^put_many: item 0.* must have the shape"):
+        queue.put_many([item])
+    if isinstance(item, np.ndarray):
+        with pytest.raises(ValueError, match=r"^put_many: the items must have the shape"):
+            queue.put_many(item[None])
+    assert queue.empty()
+
+
+@pytest.mark.parametrize("item", [[[1, 2], [3, 4]], ((1, 2), (3, 4)), [np.array([1, 2]), (3, 4)], np.array([[1, 2], [3, 4]], "i2"),
+                                  memoryview(np.array([[1, 2], [3, 4]])), [range(1, 3), [np.array(3), 4]]])  # fmt: skip
+def test_queue_takes_arrays_of_its_shape(shm, item):
+    queue = shm.queue(4, "(2,2)f8")
+    queue.put(item)
+    queue.put_many([item])
+    assert queue.get_many(2).tolist() == [[[1, 2], [3, 4]]] * 2
+
+
+@pytest.mark.parametrize("shape", ["", "(2,)", "(2,2)"])
+def test_scalar_fills_an_item(shm, shape):
+    queue = shm.queue(8, f"{shape}f8")
+    for scalar in (5, np.int8(5), np.array(5)):
+        queue.put(scalar)
+        queue.put_many([scalar])
+    queue.put_many(np.array([5, 5], "i2"))
+    assert queue.get_many(8).tolist() == np.full(8, 5, f"{shape}f8").tolist()
+    with pytest.raises(TypeError):
+        queue.put_many(np.array(5))
+    assert queue.empty()
+
+
 def test_array_fields_broadcast(shm):
     class Holder(Struct):
         array: Array[shmem.int16, 2, 3]

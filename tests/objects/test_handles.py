@@ -1,14 +1,16 @@
 """Handles: multiprocessing sends them for objects in a section; opening one fails after its object was freed."""
 
 import concurrent.futures
+import contextlib
 import importlib
 import multiprocessing
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
-from workers import Point, add_one, bump, describe, fill
+from workers import Point, add_number, add_one, bump, describe, fill
 
 import shmem
 from shmem._objects import finding  # not public
@@ -136,3 +138,64 @@ def test_section_closed_while_a_handle_opens(section_file, monkeypatch):
 
     monkeypatch.setattr(finding, "reopen", late)
     assert sent.open().sum() == 6
+
+
+def two_copies(tmp_path):
+    """Return the paths of two copies of a section with an array `x`."""
+    with shmem.SharedMemory(tmp_path / "template", max_size=1 << 20) as section:
+        section.zeros(3, name="x")
+    return [shutil.copy(tmp_path / "template", tmp_path / name) for name in "ab"]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_copies_of_a_file_are_not_confused(tmp_path, method):
+    """A copy has the uuid of the original, and both are open, in this process and in the receiver."""
+    with contextlib.ExitStack() as stack:
+        a, b = (stack.enter_context(shmem.SharedMemory(path)) for path in two_copies(tmp_path))
+        assert a.uuid == b.uuid
+        for section in (a, b):
+            assert np.shares_memory(shmem.handle(section["x"]).open(), section["x"])
+            assert shmem.handle(section).open() is section
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            for number, section in enumerate((a, b, a), 1):
+                pool.apply(add_number, (section["x"], number))
+                assert pool.apply(np.ndarray.tolist, (section["x"],)) == section["x"].tolist()
+        assert a["x"].tolist() == [4, 4, 4]
+        assert b["x"].tolist() == [2, 2, 2]
+
+
+def test_handle_of_a_section_that_a_copy_replaced(tmp_path, child):
+    """The path leads to the copy, which has the same uuid; another process must not write there by mistake."""
+    a, b = two_copies(tmp_path)
+    with shmem.SharedMemory(a) as section:
+        sent = pickle.dumps(shmem.handle(section["x"])).hex()
+        os.rename(a, tmp_path / "moved")
+        os.rename(b, a)
+        code = """
+        import pickle
+        try:
+            pickle.loads(bytes.fromhex(args[0])).open()[:] = 1
+        except shmem.NotASection as error:
+            say(error)
+        """
+        assert "a copy of the section" in child(code, sent).end()
+        with shmem.SharedMemory(a) as copy:
+            assert copy["x"].tolist() == [0, 0, 0]
+            assert np.shares_memory(pickle.loads(bytes.fromhex(sent)).open(), section["x"])
+
+
+def test_moved_section_reports_its_present_path(place, tmp_path, child):
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        section["x"] = [1, 2]
+        before = section.path
+        assert section.path == before
+        os.rename(before, before + "-moved")
+        assert section.path == before + "-moved"
+        assert section.name == (place["shared_name"] + "-moved" if "shared_name" in place else section.path)
+        assert shmem.handle(section["x"]).path == section.path
+        if "file_name" in place:  # an anonymous section is labelled with its name
+            code = "import pickle; say(pickle.loads(bytes.fromhex(args[0])).open().tolist())"
+            assert child(code, pickle.dumps(shmem.handle(section["x"])).hex()).end() == "[1, 2]\n"
+        os.rename(before + "-moved", before)
+        assert section.path == before
+    assert section.path == before

@@ -51,6 +51,7 @@ OPERATIONS = {
     "place": "section.semaphore(name='new')",
     "reallocate": "section.reallocate(block, 100_000)",
     "trim": "section.trim()",
+    "sweep": "section.sweep()",
     "set the root": "section.set_root_object(block)",
     "unset the root": "section.set_root_object(None)",
     "get the root": "section.get_root_object()",

@@ -36,7 +36,7 @@ queue.shutdown()
 
 
 @pytest.mark.parametrize("maxsize", [2, 50])
-def test_kill_storm(child, maxsize):
+def test_kill_storm_of_producers_and_consumers(child, maxsize):
     """Every message of a producer is delivered once, except those that killed consumers had just taken, at most three each."""
     rng = random.Random(11 + maxsize)
     with shmem.SharedMemory(max_size=1 << 28) as shm:

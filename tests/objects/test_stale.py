@@ -101,6 +101,8 @@ def test_stale_array(shm, freed):
                 "name a part": lambda: shm.__setitem__("x", array[3:]),
                 "refer to": lambda: setattr(holder, "array", array),
                 "handle": lambda: shmem.handle(array),
+                "buffer": lambda: memoryview(array.base),
+                "new array": lambda: np.frombuffer(array.base, np.int64),
             }
         )
     holder.array = array
@@ -126,3 +128,16 @@ def test_stale_queue(shm, freed):
         )
         assert "freed" in repr(queue)
     assert queue.get() == 5
+
+
+def test_buffer_of_a_freed_array(shm):
+    array = shm.array(np.arange(10))
+    hold = array.base
+    assert np.frombuffer(hold, array.dtype).tolist() == list(range(10))
+    n_bytes = shm.block(hold.offset).nbytes
+    shm.free(array)
+    with pytest.raises(shmem.InvalidBlock):
+        memoryview(hold)
+    assert shm.allocate(n_bytes).offset == hold.offset
+    with pytest.raises(shmem.InvalidBlock):
+        memoryview(hold)

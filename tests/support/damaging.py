@@ -391,6 +391,7 @@ class Session:
 
     def trim(self):
         self.section.trim()
+        self.section.sweep()
         self.section.flush()
 
     def snapshot(self):

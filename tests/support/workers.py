@@ -86,6 +86,10 @@ def add_one(array):
     return array[:2]
 
 
+def add_number(array, number):
+    array += number
+
+
 def bump(point):
     point.n += 1
     return point

@@ -58,7 +58,9 @@ TABLE = [
     *(("gate.pml", f"SIGNALS=1 KILLS=0 OPS0=4 OPS1=1 OPS2=1 REACH={n}", REACHED, SAFETY) for n in (8, 9)),
     ("gate.pml", "SIGNALS=1 KILLS=0 OPS0=2 OPS1=4 OPS2=1 REACH=10", REACHED, SAFETY),
     ("gate.pml", "SIGNALS=1 KILLS=0 NO_BREAK HANDLER_WAITS OPS0=4 OPS1=1 OPS2=1", DEADLOCK, SAFETY),
+    ("gate.pml", "SIGNALS=1 VICTIM=0 OPS0=4 OPS1=0 OPS2=1", CLEAN, SAFETY),
     ("gate.pml", "SIGNALS=1 NO_CLEAR QUIET VICTIM=0 OPS0=4 OPS1=4 OPS2=1", ASSERTION, SAFETY),
+    ("gate.pml", "SIGNALS=4 NO_CLEAR QUIET REUSE=1 N0=2 OPS0=5 OPS1=0 OPS2=4", ASSERTION, SAFETY),
     # fairness of the lock: thread 2 is never starved, as a reader among writers, a writer among readers, or a writer among both
     ("gate.pml", "WATCHED=2 KILLS=0 OPS0=4 OPS1=4 OPS2=1", CLEAN, LIVENESS),
     ("gate.pml", "WATCHED=2 KILLS=0 OPS0=4 OPS1=1 OPS2=1", CLEAN, LIVENESS),

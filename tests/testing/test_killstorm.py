@@ -53,6 +53,22 @@ def test_storm_finds_no_problem(kind, killstorm):
     assert common <= {name for name, n in report["operations"].items() if n > 0}
 
 
+HEAP = ["own block", "temporary", "name: array", "check_heap"]  # what changes the heap without the lock, and the check of the heap
+
+
+@pytest.mark.parametrize("index", ["tlsf", "next_fit"])
+def test_storm_of_the_heap_alone_finds_no_problem(index, killstorm):
+    """Without the other operations, members use the heap at the same moment far more often."""
+    chosen = f"actor.OPERATIONS[:] = [one for one in actor.OPERATIONS if one[0] in {HEAP}]\n"
+    code = chosen + until_kills(5, "self.totals.kills - self.totals.idle_kills")
+    status, report = killstorm("--seconds", 3, "--operations", 2000, "--index", index, code=code)
+    assert report["problems"] == []
+    assert status == 0
+    assert report["kills"] - report["idle_kills"] >= 5
+    assert sorted(report["operations"]) == sorted(HEAP)
+    assert min(report["operations"].values()) > 100
+
+
 def until_kills(n, kills):
     """Return code that extends a round with `--operations` until `kills` reaches `n`."""
     return f"counts = Storm.counts\nStorm.counts = lambda self: counts(self) * ({kills} >= {n} or bool(self.ledger.stop[0]))"
@@ -136,6 +152,12 @@ BROKEN = {
         "def spoil(self):\n    with shmem.exclusive_lock(self.shm):\n        for offset in self.slots.tolist():\n"
         "            if offset: memoryview(self.shm.block(offset))[-1:] = b'?'\nActor.use_temporary = spoil",
         ["Violation"],
+    ),
+    "content of a reallocated block": (
+        "reallocate = shmem.SharedMemory.reallocate\ndef spoil(self, block, size):\n    block = reallocate(self, block, size)\n"
+        "    memoryview(block)[8] ^= 1\n    return block\nshmem.SharedMemory.reallocate = spoil\n"
+        "Actor._reallocate_slot = lambda *_: None",
+        ["use_own_block", "Violation"],
     ),
     "does not end": (
         NO_KILLS + "member.end_member = lambda *_: time.sleep(60)",

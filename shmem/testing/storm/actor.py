@@ -181,21 +181,40 @@ class Actor:
         self.let_go()
 
     def _reallocate_slot(self, i, block, number):
-        former = block.nbytes
         self.take(block)
         self.slots[i] = 0
-        size = self._size()
         try:
-            with self.made(ledger.BLOCK, size):
-                block = self.shm.reallocate(block, size)
+            block = self._reallocate(block, number)
         except shmem.SectionFull:
             self.slots[i] = block.offset  # the block is unchanged
             self.let_go()
             raise
-        offset = self.take(block)
+        self.slots[i] = block.offset
+        self.let_go()
+
+    def _reallocate(self, block, number):
+        """Reallocate a block that is in hand, verify what it kept, fill it and return it."""
+        former, size = block.nbytes, self._size()
+        with self.made(ledger.BLOCK, size):
+            block = self.shm.reallocate(block, size)
+        self.take(block)
         contents.verify_block(block, former, number)
         contents.fill(block, number)
-        self.slots[i] = offset
+        return block
+
+    @operation("own block", 8)
+    def use_own_block(self):
+        """Allocate a block, reallocate it some times and free it, all without the lock: only the heap's gate excludes other actors."""
+        number, size = self.rng.randrange(1 << 40), self._size()
+        with self.made(ledger.BLOCK, size):
+            block = self.shm.allocate(size)
+        self.take(block)
+        contents.fill(block, number)
+        with contextlib.suppress(shmem.SectionFull):  # the block is unchanged
+            for _ in range(self.rng.choice([0, 1, 4, 30])):
+                block = self._reallocate(block, number)
+        contents.verify_block(block, number=number)
+        self.shm.free(block)
         self.let_go()
 
     @operation("list", 12)
@@ -240,7 +259,10 @@ class Actor:
     def use_temporary(self):
         """Make a temporary array, which is freed with its last view."""
         n = self.rng.randrange(1, 5000)
-        array = self.shm.full(n, n, "int32", temporary=True)
+        if self.rng.random() < 0.5:
+            array = self.shm.full(n, n, "int32", temporary=True)
+        else:
+            array = self.shm.copy(np.full(n, n, "int32"), temporary=True)
         self.point()
         contents.verify_array(array)
 
@@ -476,6 +498,11 @@ class Actor:
         """Verify the heap while other processes change it."""
         self.shm.check_heap()
         self.shm.stats()
+
+    @operation("sweep", 1)
+    def sweep(self):
+        """Free what killed processes left."""
+        self.shm.sweep()
 
     @operation("trim, flush", 1)
     def trim_and_flush(self):

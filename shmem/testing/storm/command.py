@@ -39,6 +39,7 @@ import traceback
 import warnings
 
 import shmem
+from shmem._base.debug import DELAYED_ONE_IN
 from shmem._base.system_tools import MEMORY_FOLDER
 from shmem._cli.progress import make_bar
 from shmem.testing.storm.audit import Audit
@@ -123,6 +124,8 @@ def print_totals(totals, log, file):
         f"semaphore; made but not yet noted: {totals.lost:,} blocks; owners of the lock killed: {totals.owner_deaths:,}",
     ]
     print(*lines, sep="\n", file=file)
+    if DELAYED_ONE_IN:
+        print(f"  one in {DELAYED_ONE_IN} atomic operations was delayed at random", file=file)
     if totals.problems:
         print(f"{len(totals.problems)} PROBLEMS, seed {totals.seed}:", file=file)
         for problem in totals.problems:
