@@ -36,7 +36,7 @@ cdef extern from *:
         uint32_t claim_number;          /* of that claim: one more for each */
         uint64_t reserved;              /* the other thread's reservation of the lock that was seen last, and since when; 0: none */
         int64_t reserved_since_ns;
-        uint8_t spare[8];
+        uint64_t task;                  /* the task that took the lock, see _bridge/tasks.pxd; 0: unknown; 1: several share it */
     } thread_t;
     typedef struct {
         uint64_t owner_word;             /* generation << 32 | index + 1: the signature of this process */
@@ -66,6 +66,7 @@ cdef extern from *:
         uint32_t claim_number
         uint64_t reserved
         int64_t reserved_since_ns
+        uint64_t task
 
     ctypedef struct private_t:
         uint64_t owner_word

@@ -123,6 +123,8 @@ cdef inline int unlock_shared(section_t* section) noexcept nogil:
     if me == NULL or me.shared == 0:
         return NOT_OWNER
     me.shared -= 1
+    if me.shared == 0 and me.exclusive == 0:
+        me.task = 0
     if me.shared == 0 and me.counted:
         me.counted = 0
         # before the channel is read; partner: a draining writer, which registers there and then reads `readers`
@@ -141,6 +143,8 @@ cdef inline int unlock_exclusive(section_t* section) noexcept nogil:
     me.exclusive -= 1
     if me.exclusive:
         return OK
+    if me.shared == 0:
+        me.task = 0
     if section.verify != NULL:
         lock_verify_gate(section)
     if me.shared and not me.counted:
