@@ -52,7 +52,7 @@ from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
 from shmem._bridge.blocks cimport (
-    Block, allocate_block, free_block, make_block, offset_in, placed_behind, reallocate_block, wrap)
+    Block, allocate_block, free_block, make_block, note_freed, offset_in, placed_behind, reallocate_block, wrap)
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
 from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
@@ -392,9 +392,13 @@ cdef class Memory:
         cdef Mapping mapping = self.writable_mapping("reallocate a block")
         cdef uint64_t payload_off = offset_in(mapping, obj)
         cdef uint64_t size_bytes = size_argument(mapping, size)
+        cdef Block new
         if not isinstance(obj, Block):
             raise TypeError(f"reallocate takes a Block, got {type(obj).__name__}; arrays and typed objects have a fixed size")
-        return make_block(mapping, reallocate_block(mapping, payload_off, placed_behind(obj).serial, size_bytes, bool(zero)))
+        new = make_block(mapping, reallocate_block(mapping, payload_off, placed_behind(obj).serial, size_bytes, bool(zero)))
+        if new.serial != (<Block>obj).serial:
+            note_freed(<Block>obj)
+        return new
 
     def free(self, obj):
         """Free a block.
@@ -418,6 +422,7 @@ cdef class Memory:
             free_block(mapping, obj, 0)
         else:
             free_block(mapping, offset_in(mapping, obj), placed_behind(obj).serial)
+            note_freed(placed_behind(obj))
 
     def block(self, offset):
         """Return the block at an offset.

@@ -207,7 +207,7 @@ class SharedMemory(_core.Memory):
         return iter(directory.keys(self))
 
     def __len__(self):
-        return len(directory.keys(self))
+        return directory.length(self)
 
     def keys(self):
         """Return a view of the names in the order of their creation."""
