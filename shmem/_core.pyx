@@ -330,8 +330,8 @@ cdef class Memory:
 
         Parameters
         ----------
-        size : int
-            In bytes.  0 allocates the smallest block.
+        size : int or str
+            In bytes, or a text such as "64M" or "1GiB".  0 allocates the smallest block.
         zero : bool
             Whether to clear the memory.
         align : int
@@ -357,8 +357,8 @@ cdef class Memory:
         ----------
         obj : Block
             Stale afterwards if the block had to move.
-        size : int
-            In bytes.
+        size : int or str
+            In bytes, or a text such as "64M" or "1GiB".
         zero : bool
             Whether to clear the bytes that are added.
 

@@ -262,6 +262,8 @@ class SharedArray(np.ndarray):
     `joblib.dump` store its data.
     """
 
+    __slots__ = ()
+
     @property
     def section(self):
         """The `SharedMemory` that contains the array; None for a copy outside of any section."""
