@@ -10,12 +10,14 @@ except ImportError as _error:
     raise
 
 from shmem._base.errors import (
+    AccessDenied,
     AddressInUse,
     ClosedError,
     DeadlockError,
     HeapCorruption,
     InvalidBlock,
     LayoutMismatch,
+    LimitWarning,
     LockError,
     LockTimeout,
     NameExists,
@@ -67,6 +69,7 @@ from shmem._objects.struct import Struct
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessDenied",
     "AddressInUse",
     "Array",
     "Block",
@@ -80,6 +83,7 @@ __all__ = [
     "InvalidBlock",
     "LayoutMismatch",
     "LockDescriptor",
+    "LimitWarning",
     "LockError",
     "LockMode",
     "LockTimeout",

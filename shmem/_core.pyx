@@ -30,6 +30,7 @@ Lock order, outermost first; no thread takes an earlier one while holding a late
 
 import operator
 import os
+import warnings
 import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -51,7 +52,7 @@ from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
 from shmem._bridge.blocks cimport (
-    Block, allocate_block, free_block, make_block, offset_in, placed_behind, reallocate_block, wrap)
+    Block, allocate_block, free_block, make_block, note_freed, offset_in, placed_behind, reallocate_block, wrap)
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
 from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
@@ -121,6 +122,19 @@ cdef section_t* _open_section(open_request_t* request, str path, object shared_n
             "found": request.found, "wanted": request.wanted, "found_label": request.found_label.decode("ascii", "replace"),
             "max_size": request.size_bytes})
     return section
+
+
+cdef int _warn_of_limits(Mapping mapping, str path, max_size, max_participants) except -1:
+    """Warn if the section is smaller than was asked for."""
+    cdef section_t* section = mapping.section
+    cdef list texts = []
+    if max_size is not None and max_size > section.size_bytes:
+        texts.append(f"max_size is {section.size_bytes:,}, not {max_size:,}: only a first opener that may write makes a section larger")
+    if max_participants is not None and max_participants > section.max_participants:
+        texts.append(f"max_participants is {section.max_participants:,}, not {max_participants:,}: it is set when a section is created")
+    if texts:
+        warnings.warn(f"{path!r} was opened with its present limits: {'; '.join(texts)}", errors.LimitWarning, 1)
+    return 0
 
 
 cdef _put_on_face(Memory memory, Mapping mapping):
@@ -203,6 +217,7 @@ cdef class Memory:
         _before_opening()
         mapping.take(_open_section(&request, path, shared_name), not request.read_only)
         _put_on_face(self, mapping)
+        _warn_of_limits(mapping, path, max_size, max_participants)
 
     cdef Mapping opened(self):
         if self.mapping is None:
@@ -377,9 +392,13 @@ cdef class Memory:
         cdef Mapping mapping = self.writable_mapping("reallocate a block")
         cdef uint64_t payload_off = offset_in(mapping, obj)
         cdef uint64_t size_bytes = size_argument(mapping, size)
+        cdef Block new
         if not isinstance(obj, Block):
             raise TypeError(f"reallocate takes a Block, got {type(obj).__name__}; arrays and typed objects have a fixed size")
-        return make_block(mapping, reallocate_block(mapping, payload_off, placed_behind(obj).serial, size_bytes, bool(zero)))
+        new = make_block(mapping, reallocate_block(mapping, payload_off, placed_behind(obj).serial, size_bytes, bool(zero)))
+        if new.serial != (<Block>obj).serial:
+            note_freed(<Block>obj)
+        return new
 
     def free(self, obj):
         """Free a block.
@@ -403,6 +422,7 @@ cdef class Memory:
             free_block(mapping, obj, 0)
         else:
             free_block(mapping, offset_in(mapping, obj), placed_behind(obj).serial)
+            note_freed(placed_behind(obj))
 
     def block(self, offset):
         """Return the block at an offset.

@@ -9,12 +9,14 @@ import os
 import queue
 
 __all__ = [
+    "AccessDenied",
     "AddressInUse",
     "ClosedError",
     "DeadlockError",
     "HeapCorruption",
     "InvalidBlock",
     "LayoutMismatch",
+    "LimitWarning",
     "LockError",
     "LockTimeout",
     "NameExists",
@@ -203,6 +205,12 @@ class OperatingSystemError(ShmemError, OSError):
     """The operating system refused a request; `.status` and `.errno` are the error number."""
 
 
+class AccessDenied(ShmemError, PermissionError):
+    """This process may not read and write the file, or not create it."""
+
+    status = 13
+
+
 class LayoutMismatch(ShmemError, TypeError):
     """A section, or a type in it, has another version or layout."""
 
@@ -273,6 +281,10 @@ class QueueShutDown(ShmemError, getattr(queue, "ShutDown", Exception)):
     """The queue was shut down: no item can be put, or none is left to get."""
 
     status = Status.queue_closed
+
+
+class LimitWarning(UserWarning):
+    """A section was opened with a larger `max_size` or `max_participants` than it has; the message states the values in force."""
 
 
 class OwnerDiedWarning(UserWarning):

@@ -45,6 +45,8 @@ _LIMITS = {
     errno.ENOMEM: ": this process has too little address space left (RLIMIT_AS, `ulimit -v`), or the machine too little memory",
     errno.ENOSYS: ": /proc is not mounted, and the kernel offers no other way",
 }
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DENIED_TEXT = "; read and write permission is needed in every mode, because the locks are in the file"
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -151,8 +153,8 @@ def explain_opening(status, path, shared_name, request, operation="open"):
     if status == errno.ENOENT:
         cls, text = _errors.SectionNotFound, "the section does not exist; pass max_size to create it"
     else:
-        cls = _errors.ReadOnlyError if status in (errno.EACCES, errno.EPERM, errno.EROFS) else _errors.OperatingSystemError
-        text = _errors.get_error_text(status) + _LIMITS.get(status, "")
+        cls = _errors.AccessDenied if status in _DENIED else _errors.OperatingSystemError
+        text = _errors.get_error_text(status) + (_DENIED_TEXT if status in _DENIED else _LIMITS.get(status, ""))
     return _with_status(cls(f"{what}: {text}"), status, errno=status, filename=path)
 
 

@@ -124,7 +124,7 @@ cdef extern from *:
         uint64_t room_bytes;          /* line of its own */
         uint64_t backing_off;
         uint64_t unbacked_pages;
-        uint64_t types_version;
+        uint64_t types_version;       /* the last type id that was given; 0: none yet */
         uint8_t spare10[32];
         uint64_t change_channels[64];
     } header_t;

@@ -11,6 +11,8 @@ cdef enum:
 cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil
 cdef int section_descriptor(section_t* section) noexcept nogil
+cdef void section_close_descriptor(section_t* section, int fd) noexcept nogil
+cdef void participant_drop_liveness(section_t* section, void* page, int kept_fd) noexcept nogil
 cdef bint participants_any_alive(section_t* section) noexcept nogil
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil

@@ -15,15 +15,16 @@ section's file.  Liveness is asked of the kernel, never guessed from process ids
   as locked.  A descriptor that user code closed, and that leads to another file by now, would report every participant dead.
 """
 
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, EBADF
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport (
-    compare_exchange_seq_cst_u32, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32, store_seq_cst_u64)
-from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index
+    compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32)
+from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index, readers_count
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, TOO_MANY_PARTICIPANTS
-from shmem._base.system cimport byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, liveness_take, process_id
+from shmem._base.system cimport (
+    byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, liveness_drop, liveness_take, process_id)
 
 
 cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
@@ -31,11 +32,36 @@ cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
     return file_facts(fd, &facts) == 0 and facts.device == section.device and facts.inode == section.inode
 
 
+cdef void _take_my_byte_again(section_t* section, int fd) noexcept nogil:
+    """Lock this process's liveness byte again, if user code closed the descriptor that kept the lock.
+
+    Too late if another process has taken the entry meanwhile.  Of several threads that come here at once, one takes the byte.
+    """
+    cdef void* page = NULL
+    cdef int kept_fd = -1
+    cdef uint32_t index = section.private.index_plus_1 - 1
+    if liveness_take(fd, section.path, LIVENESS_BYTE + index, False, &section.keeps_fd, &page, &kept_fd) != 0:
+        return
+    if participant_generation(section, index) == section.private.generation:
+        section.liveness_page, section.liveness_fd = page, kept_fd
+    else:
+        liveness_drop(page, kept_fd)
+
+
 cdef int section_descriptor(section_t* section) noexcept nogil:
     """Return a descriptor of the section's file, opened again by its path if user code closed the old one; -1 if the path is gone.
 
-    Every function that changes the file calls this first: the old number may lead to another file by now.
+    Every function that changes the file calls this first: the old number may lead to another file by now.  Where a descriptor keeps the
+    lock on this process's liveness byte, it is verified too.
     """
+    cdef int fd = _section_descriptor(section)
+    if (section.liveness_fd >= 0 and fd >= 0 and section.private.index_plus_1 != 0
+            and not _descriptor_is_the_section(section, section.liveness_fd)):
+        _take_my_byte_again(section, fd)
+    return fd
+
+
+cdef int _section_descriptor(section_t* section) noexcept nogil:
     cdef int fd = section.fd, new_fd = -1
     if _descriptor_is_the_section(section, fd):
         return fd
@@ -48,13 +74,23 @@ cdef int section_descriptor(section_t* section) noexcept nogil:
     return section.fd if _descriptor_is_the_section(section, section.fd) else -1
 
 
+cdef void section_close_descriptor(section_t* section, int fd) noexcept nogil:
+    """Close a descriptor, unless user code closed it and its number leads to another file by now, which is the user's."""
+    if _descriptor_is_the_section(section, fd):
+        file_close(fd)
+
+
+cdef void participant_drop_liveness(section_t* section, void* page, int kept_fd) noexcept nogil:
+    """Drop what keeps the lock on a liveness byte."""
+    liveness_drop(page, kept_fd if _descriptor_is_the_section(section, kept_fd) else -1)
+
+
 cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
     """Return whether "not locked" means dead."""
     cdef int fd = section.fd
     cdef bint is_locked = False
     cdef uint64_t my_byte = LIVENESS_BYTE + section.private.index_plus_1 - 1
     if not _descriptor_is_the_section(section, fd):
-        section_descriptor(section)          # the next query goes through a new descriptor
         return False
     return section.private.index_plus_1 == 0 or (byte_range_is_locked(fd, my_byte, 1, &is_locked) == 0 and is_locked)
 
@@ -64,10 +100,12 @@ cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcep
     cdef bint is_locked = True
     if index + 1 == section.private.index_plus_1:
         return True
-    if byte_range_is_locked(section.fd, LIVENESS_BYTE + index, 1, &is_locked) != 0:
-        section_descriptor(section)
+    cdef int fd = section.fd
+    if byte_range_is_locked(fd, LIVENESS_BYTE + index, 1, &is_locked) != 0 or not (
+            _descriptor_is_the_section(section, fd) if is_locked else _descriptor_can_be_believed(section)):
+        section_descriptor(section)          # the next query goes through a new descriptor, if user code closed this one
         return True                          # unknown counts as alive
-    return is_locked or not _descriptor_can_be_believed(section)
+    return is_locked
 
 
 cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
@@ -95,6 +133,25 @@ cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogi
             return
 
 
+cdef uint64_t _begin_generation(section_t* section, uint32_t index) noexcept nogil:
+    """Give an entry its next generation, without shares of the lock; return the word `readers` of its former owner.
+
+    If that one died as a reader, the notice is set before its shares are cleared; partner: a drainer, which reads the notice after it finds
+    no shares.  A drainer that clears them first has set the notice and counted the death itself.
+    """
+    cdef uint64_t former
+    cdef uint32_t generation
+    while True:
+        former = load_seq_cst_u64(&section.participants[index].readers)
+        if readers_count(former) != 0:
+            store_release_u32(&section.header.death_notice, 1)
+        generation = owner_generation(former) + 1
+        if generation == 0:
+            generation = 1
+        if compare_exchange_seq_cst_u64(&section.participants[index].readers, former, <uint64_t>generation << OWNER_GENERATION_SHIFT):
+            return former
+
+
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil:
     """Take an entry for this process, or with `inherit` for a child about to be forked.
@@ -102,26 +159,24 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
     Entries whose owner left in order are taken first, entries of dead owners second.  The caller then cleans up after a dead
     owner (`lock_forget`, `heap_recover`) and stores 1 in `attached`.  `former_readers` is that owner's word.
     """
-    cdef uint32_t i, round_, generation
-    cdef int status
+    cdef uint32_t i, round_
+    cdef int status, fd = section_descriptor(section)
+    if fd < 0:
+        return EBADF
     for round_ in range(2):
         for i in range(section.max_participants):
             if round_ == 0 and (load_acquire_u32(&section.participants[i].attached) or participant_left_something(section, i)):
                 continue
             if participant_entry_is_alive(section, i):
                 continue
-            status = liveness_take(section.fd, section.path, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
+            status = liveness_take(fd, section.path, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
             if status == EAGAIN:
                 continue
             if status != 0:
                 return status
             _raise_high_mark(section, i + 1)
-            former_readers[0] = load_seq_cst_u64(&section.participants[i].readers)
             store_release_u32(&section.participants[i].attached, 2)
-            generation = owner_generation(former_readers[0]) + 1
-            if generation == 0:
-                generation = 1
-            store_seq_cst_u64(&section.participants[i].readers, <uint64_t>generation << OWNER_GENERATION_SHIFT)
+            former_readers[0] = _begin_generation(section, i)
             section.participants[i].waiting = 0
             section.participants[i].pid = process_id()
             index[0] = i

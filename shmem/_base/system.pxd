@@ -24,6 +24,7 @@ cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
 
 # files
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil
+cdef int file_set_permissions(int fd, int permissions) noexcept nogil
 cdef int file_create(const char* path, int permissions, int* fd) noexcept nogil
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil
 cdef int file_give_name(int fd, const char* path) noexcept nogil

@@ -14,7 +14,7 @@ What the library requires, and what Linux guarantees:
 * Pages with ``MADV_WIPEONFORK`` are zeroed in a child; pages with ``MADV_DONTFORK`` are not mapped in it.
 """
 
-from libc.errno cimport EACCES, EAGAIN, EEXIST, EFBIG, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EACCES, EAGAIN, EEXIST, EFBIG, EINTR, EINVAL, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, EOPNOTSUPP, EROFS, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, memset, strlen, strrchr
@@ -83,6 +83,7 @@ cdef extern from "<sys/stat.h>" nogil:
         unsigned int st_mode
         int64_t st_size
     int fstat(int fd, stat_t* facts)
+    int fchmod(int fd, unsigned int mode)
     int stat(const char* path, stat_t* facts)
     bint S_ISREG(unsigned int mode)
     bint S_ISLNK(unsigned int mode)
@@ -132,6 +133,11 @@ cdef enum:
     ZEROS_BYTES = 65536
     PATH_BYTES = 4096
     MAX_LINKS = 40
+    MIN_PIECE_BYTES = 65536              # for which space is allocated, or given back, by one system call
+    MAX_PIECE_BYTES = 16 << 20
+    MAX_PUNCH_BYTES = 1 << 30
+
+cdef char _zeros[ZEROS_BYTES]            # not on the stack: a thread's stack may be smaller
 
 system_folder = b"/dev/shm"
 
@@ -203,23 +209,43 @@ cdef int _own_link_target(const char* path, char* target) noexcept nogil:
     return 0
 
 
+cdef int file_set_permissions(int fd, int permissions) noexcept nogil:
+    """Set exactly these permissions: those that a file is created with are cut by the umask."""
+    return 0 if fchmod(fd, permissions) == 0 else errno
+
+
+cdef int _made(int fd, int permissions) noexcept nogil:
+    """Finish a file that was just created, or close it."""
+    cdef int status = errno if fd < 0 else file_set_permissions(fd, permissions)
+    if status != 0 and fd >= 0:
+        close(fd)
+    return status
+
+
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil:
     """Open for reading and writing.  A symbolic link, and each one that it leads to, is followed only if it belongs to this user.
 
-    In a folder that every user may write to, the system may refuse to open another user's file with O_CREAT.  It is then opened without
-    that flag, so that the caller can report the owner.
+    With O_EXCL a file that was created is told from one that existed, whose permissions stay.  A folder that does not permit to create
+    one may contain the file all the same.
     """
     cdef char places[2][PATH_BYTES]
     cdef const char* place = path
-    cdef int n_links, status, flags = O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW
+    cdef int n_links, status, refused = 0, flags = O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW
     for n_links in range(MAX_LINKS):
-        fd[0] = open(place, flags | O_CREAT if create else flags, permissions)
-        if fd[0] < 0 and errno == EACCES and create:
-            fd[0] = open(place, flags)
-            if fd[0] < 0 and errno == ENOENT:
-                return EACCES
+        if create:
+            fd[0] = open(place, flags | O_CREAT | O_EXCL, permissions)
+            if fd[0] >= 0:
+                return _made(fd[0], permissions)
+            refused = errno
+            if refused != EEXIST and refused != EACCES and refused != EROFS:
+                return refused
+        fd[0] = open(place, flags)
         if fd[0] >= 0:
             return 0
+        if errno == ENOENT and create:
+            if refused != EEXIST:
+                return refused
+            continue                         # removed meanwhile
         if errno != ELOOP:
             return errno
         status = _own_link_target(place, places[n_links & 1])
@@ -234,13 +260,13 @@ cdef int file_open(const char* path, bint create, int permissions, int* fd) noex
 cdef int file_create(const char* path, int permissions, int* fd) noexcept nogil:
     """Create a file and open it for reading and writing: EEXIST if the name is in use, even by a symbolic link."""
     fd[0] = open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_RDWR | O_CLOEXEC, permissions)
-    return 0 if fd[0] >= 0 else errno
+    return _made(fd[0], permissions)
 
 
 cdef int file_open_unnamed(const char* folder, int permissions, int* fd) noexcept nogil:
     """Create a file without a name on the file system of `folder`.  It is removed with its descriptor, unless it is given a name."""
     fd[0] = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, permissions)
-    return 0 if fd[0] >= 0 else errno
+    return _made(fd[0], permissions)
 
 
 cdef int file_give_name(int fd, const char* path) noexcept nogil:
@@ -363,42 +389,53 @@ cdef int file_set_size(int fd, uint64_t size_bytes) noexcept nogil:
     return 0
 
 
+cdef int _write_zeros(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
+    cdef uint64_t off = start_off
+    cdef size_t n
+    cdef int status = 0
+    while off < end_off and status == 0:
+        n = ZEROS_BYTES if end_off - off > <uint64_t>ZEROS_BYTES else end_off - off
+        status = file_write(fd, _zeros, n, off)
+        off += n
+    return status
+
+
 cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t reserved_off) noexcept nogil:
     """Provide backing for [start, end).
 
     Where the file system cannot allocate, zeros are written, but only from `reserved_off` on, because other processes may store below it.
+
+    A file system may undo an allocation that a signal interrupts, and signals may come faster than a large one takes.  So space is
+    allocated in pieces; an interrupted piece is tried again at half the size.
     """
-    cdef char zeros[ZEROS_BYTES]
-    cdef uint64_t off
-    cdef size_t n
-    cdef int status
+    cdef uint64_t off = start_off, piece = MAX_PIECE_BYTES, n
     if end_off <= start_off:
         return 0
     if _grows_past_limit(fd, end_off):
         return EFBIG
-    while fallocate(fd, 0, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
-        if errno == EINTR:
-            continue
-        if errno != EOPNOTSUPP and errno != ENOSYS:
-            return errno
-        memset(zeros, 0, sizeof(zeros))
-        off = start_off if start_off > reserved_off else reserved_off
-        while off < end_off:
-            n = ZEROS_BYTES if end_off - off > <uint64_t>ZEROS_BYTES else end_off - off
-            status = file_write(fd, zeros, n, off)
-            if status != 0:
-                return status
+    while off < end_off:
+        n = piece if end_off - off > piece else end_off - off
+        if fallocate(fd, 0, <int64_t>off, <int64_t>n) == 0:
             off += n
-        return 0
+            if piece < MAX_PIECE_BYTES:
+                piece *= 2
+        elif errno == EINTR:
+            piece = n // 2 if n // 2 > MIN_PIECE_BYTES else MIN_PIECE_BYTES
+        elif errno != EOPNOTSUPP and errno != ENOSYS:
+            return errno
+        else:
+            return _write_zeros(fd, off if off > reserved_off else reserved_off, end_off)
     return 0
 
 
 cdef int file_give_back(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
-    """Return the backing of [start, end) to the file system; it reads as zeros afterwards."""
-    if end_off <= start_off:
-        return 0
-    while fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <int64_t>start_off, <int64_t>(end_off - start_off)) != 0:
-        if errno != EINTR:
+    """Return the backing of [start, end) to the file system, in pieces; it reads as zeros afterwards."""
+    cdef uint64_t off = start_off, n
+    while off < end_off:
+        n = MAX_PUNCH_BYTES if end_off - off > <uint64_t>MAX_PUNCH_BYTES else end_off - off
+        if fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <int64_t>off, <int64_t>n) == 0:
+            off += n
+        elif errno != EINTR:
             return errno
     return 0
 

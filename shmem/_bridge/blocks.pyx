@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._base import errors
 
 from shmem._base.damage cimport asked_at, room_at
-from shmem._base.layout cimport SERIAL_MASK, TYPE_PLAIN, block_t, payload_to_block, tag_type
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, payload_to_block, tag_type
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_steps, section_text
@@ -181,6 +181,12 @@ cdef class Block(Placed):
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to a block")
         PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
+        self.n_views += 1
+
+    def __releasebuffer__(self, Py_buffer* view):
+        self.n_views -= 1
+        if self.is_freed and self.n_views == 0:
+            _detach(self)
 
     def __eq__(self, other):
         if not isinstance(other, Block):
@@ -189,13 +195,37 @@ cdef class Block(Placed):
                 and self.serial == (<Block>other).serial)
 
     def __hash__(self):
-        return hash((<uint64_t>self.mapping.section, self.payload_off(), self.serial))
+        return hash((self.payload_off(), self.serial))
 
     def __repr__(self):
         return f"<shmem.Block of {self.n_bytes} bytes at offset {self.payload_off():#x}>"
 
     def __reduce__(self):
         raise TypeError("a Block cannot be pickled, since its bytes are in the section; pickle bytes(block), or send shmem.handle(block)")
+
+
+# -- freed blocks: a Block whose block was freed refers to no section, so that it keeps none mapped
+
+cdef enum:
+    GRAVE_WORDS = 4
+
+cdef uint64_t _grave[GRAVE_WORDS]               # zeros: the head of a block that is not used, hence stale
+
+
+cdef void _detach(Block block):
+    """Let go of the section: the block's place becomes a stale block of this process, at the same offset of a mapping of nothing."""
+    cdef Mapping nothing = Mapping.__new__(Mapping)
+    nothing.writable, nothing.face = block.mapping.writable, block.mapping.face
+    nothing.base = <char*>_grave + BLOCK_HEAD_BYTES - block.payload_off()
+    block.data = <char*>_grave + BLOCK_HEAD_BYTES
+    block.mapping = nothing
+
+
+cdef void note_freed(Placed placed):
+    if isinstance(placed, Block):
+        (<Block>placed).is_freed = True
+        if (<Block>placed).n_views == 0:
+            _detach(<Block>placed)
 
 
 cdef Placed placed_behind(object obj):
@@ -222,10 +252,10 @@ cdef uint64_t offset_in(Mapping mapping, object obj) except 0:
     cdef Placed placed = placed_behind(obj)
     if placed is not None and placed.serial & PART_OF_BLOCK:
         raise_part(placed)
+    if placed is not None and placed_is_stale(placed):
+        raise _freed_already(placed.payload_off())
     if placed is None or placed.mapping.section != mapping.section:
         raise errors.InvalidBlock(f"{type(obj).__name__} {obj!r:.60} is not in {section_text(mapping.section)}")
-    if placed_is_stale(placed):
-        raise _freed_already(placed.payload_off())
     return placed.payload_off()
 
 

@@ -594,9 +594,22 @@ class Wreck:
         """Return the offset of a table, "directory" or "types", as the header has it."""
         return self.field(TABLES[which])
 
+    def old(self, payload_off):
+        """Return the offset of the table whose entries a table takes over; 0 if there is none."""
+        return self.word(TABLE["old_off"].at(payload_off)) if self.capacity(payload_off) else 0
+
+    def both(self, which):
+        """Return the offsets of a table, "directory" or "types", and of the one whose entries it takes over."""
+        table = self.table(which)
+        return [payload for payload in (table, self.old(table)) if payload]
+
+    def all_slots(self, which):
+        """Return the same as `slots`, for all slots of "directory" or "types"."""
+        return [slot for payload in self.both(which) for slot in self.slots(payload)]
+
     def entries(self, which):
         """Return the entries of a table, "directory" or "types"."""
-        found = (self.entry(entry) for _, _, entry in self.slots(self.table(which)))
+        found = (self.entry(entry) for _, _, entry in self.all_slots(which))
         return [entry for entry in found if entry is not None]
 
     def _names(self):
@@ -624,7 +637,10 @@ class Wreck:
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
                 self.put_tag(offset, size, STATE_USED, TYPE_NAME_TABLE)
-        shown = {entry for which in TABLES for _, _, entry in self.slots(self.table(which))}
+        for offset, size in renewed.items():
+            if offset + BLOCK_HEAD_BYTES in [self.old(self.table(which)) for which in TABLES]:
+                self.put_tag(offset, size, STATE_USED, TYPE_NAME_TABLE)
+        shown = {entry for which in TABLES for _, _, entry in self.all_slots(which)}
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in shown:
                 self.put_tag(offset, size, STATE_USED, TYPE_NAME_ENTRY)
@@ -664,9 +680,10 @@ class Wreck:
         return found
 
     def _find_table(self, which):
-        other = self.table("types" if which == "directory" else "directory")
+        others = self.both("types" if which == "directory" else "directory")
         payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
-        tables = [payload for payload in payloads if payload != other and self.capacity(payload)]
+        tables = [payload for payload in payloads if payload not in others and self.capacity(payload)]
+        tables = [payload for payload in tables if payload not in map(self.old, tables)]
         found = tables[0] if len(tables) == 1 else 0
         remedy = f"set to the only table there is, at {found:#x}" if found else "the section has no such table afterwards"
         lost = "" if found else "all names" if which == "directory" else "the names and fields of the object types"
@@ -688,21 +705,48 @@ class Wreck:
                 at = entry.offset - BLOCK_HEAD_BYTES
                 self.notes.append(f"{at:#x}: the name {entry.name.decode('utf-8', 'replace')!r} is in no table")
             return
-        slots, entries = self.slots(table), {}
+        slots, entries = self.all_slots(which), {}
         bad = [at for at, _, entry in slots if entry > SLOT_REMOVED and self.entry(entry) is None]
         shown = [(at, found, self.entry(entry)) for at, found, entry in slots if entry > SLOT_REMOVED and self.entry(entry)]
         lost = [at for at, found, entry in shown if found != name_hash(entry.name)]
         for entry in sorted([*self.entries(which), *orphans], key=lambda entry: self.serial(entry.offset - BLOCK_HEAD_BYTES)):
             entries[entry.name] = entry
-        n_filled = sum(entry != SLOT_EMPTY for _, _, entry in slots)
-        is_counted = (n_filled, len(shown)) == (self.word(TABLE["filled"].at(table)), self.word(TABLE["live"].at(table)))
-        if not bad and not lost and not orphans and (is_counted or not self.was_clean):
+        is_counted = all(self._is_counted(payload) for payload in self.both(which))
+        if not bad and not lost and not orphans and self._moves_right(which) and (is_counted or not self.was_clean):
             return
         n_gone = max(0, len(bad) - len(orphans))
         names = ", ".join(repr(entry.name.decode("utf-8", "replace")) for entry in orphans)
         self.report(bad[0] if bad else lost[0] if lost else table, f"the table of {which} does not match its entries",
                     "rebuilt" + (f"; recovered names: {names}" if orphans else ""), f"{n_gone} names" if n_gone else "")  # fmt: skip
+        self._end_move(table)
         self._fill(table, list(entries.values()))
+
+    def _is_counted(self, table):
+        shown = [entry for _, _, entry in self.slots(table) if entry != SLOT_EMPTY]
+        n_live = sum(entry != SLOT_REMOVED for entry in shown)
+        return (len(shown), n_live) == (self.word(TABLE["filled"].at(table)), self.word(TABLE["live"].at(table)))
+
+    def _moves_right(self, which):
+        """Return whether no entry is in the old table and in the new one, and none left in a slot that was moved."""
+        table, *olds = self.both(which)
+        cursor, shown = self.word(TABLE["cursor"].at(table)), {entry for _, _, entry in self.slots(table)}
+        return all(
+            table != old
+            and not self.old(old)
+            and 0 < self.capacity(old) >= cursor
+            and not any(entry > SLOT_REMOVED and (i < cursor or entry in shown) for i, (_, _, entry) in enumerate(self.slots(old)))
+            for old in olds
+        )
+
+    def _end_move(self, table):
+        """Free the table whose entries this one takes over, before it is filled with all of them."""
+        old = self.old(table)
+        if not old:
+            return
+        if old != table and self.capacity(old) and old not in [self.table(which) for which in TABLES]:
+            self.put_tag(old - BLOCK_HEAD_BYTES, self.blocks[old - BLOCK_HEAD_BYTES], STATE_HOLE)
+        self.put(TABLE["old_off"].at(table), 0)
+        self.put(TABLE["cursor"].at(table), 0)
 
     def _fill(self, table, entries):
         slots = [at for at, _, _ in self.slots(table)]
@@ -720,11 +764,11 @@ class Wreck:
             self.put(TABLE[count].at(table), min(len(entries), len(slots)))
 
     def _remove(self, entry):
-        table = self.table("directory")
-        for at, _, shown in self.slots(table):
-            if shown == entry.offset:
-                self.put(SLOT["entry_off"].at(at), SLOT_REMOVED)
-                self.put(TABLE["live"].at(table), self.word(TABLE["live"].at(table)) - 1 & WORD_MASK)
+        for table in self.both("directory"):
+            for at, _, shown in self.slots(table):
+                if shown == entry.offset:
+                    self.put(SLOT["entry_off"].at(at), SLOT_REMOVED)
+                    self.put(TABLE["live"].at(table), self.word(TABLE["live"].at(table)) - 1 & WORD_MASK)
         offset = entry.offset - BLOCK_HEAD_BYTES
         self.put_tag(offset, self.blocks[offset], STATE_HOLE)
 

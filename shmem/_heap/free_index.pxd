@@ -24,6 +24,7 @@ from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 
 cdef extern from * nogil:
+    int __builtin_clz(unsigned int value)
     int __builtin_clzll(unsigned long long value)
     int __builtin_ctzll(unsigned long long value)
     int __builtin_ctz(unsigned int value)
@@ -32,6 +33,7 @@ cdef enum:
     SMALL_BYTES = 512                # below this size there is one list per multiple of 16
     SMALL_LOG2 = 9
     N_EXACT_TRIES = 4                # holes of the request's own class that are tried before a larger class
+    N_LOOKED_AT = 1024               # holes that are compared to find the largest
 
 
 cdef inline bint hole_is_plausible(section_t* section, uint64_t hole_off) noexcept nogil:
@@ -250,3 +252,26 @@ cdef inline int index_find(section_t* section, uint64_t size_bytes, uint64_t ali
     if section.header.index_kind == INDEX_NEXT_FIT:
         return next_fit_find(section, size_bytes, align_bytes, found_off)
     return tlsf_find(section, size_bytes, align_bytes, found_off)
+
+
+cdef inline uint64_t index_largest(section_t* section) noexcept nogil:
+    """Return the size of the largest hole, 0 if there is none; of more than `N_LOOKED_AT` in question, the largest of those looked at.
+
+    In question are with TLSF the holes of the largest class, which differ by at most 1/32, and with next fit all.
+    """
+    cdef free_index_t* index = section.index
+    cdef uint64_t hole_off = index.rover_off, largest = 0, first_off
+    cdef uint32_t first
+    cdef int n_left = N_LOOKED_AT
+    if section.header.index_kind != INDEX_NEXT_FIT:
+        first = 63 - __builtin_clzll(index.first_bitmap) if index.first_bitmap else TLSF_FIRST_LEVELS
+        if first >= TLSF_FIRST_LEVELS or index.second_bitmap[first] == 0:
+            return 0
+        hole_off = index.head_off[first][31 - __builtin_clz(index.second_bitmap[first])]
+    first_off = hole_off
+    while n_left and hole_off != 0 and hole_is_plausible(section, hole_off):
+        if tag_size(block_at(section, hole_off).tag) > largest:
+            largest = tag_size(block_at(section, hole_off).tag)
+        hole_off = block_at(section, hole_off).next_off
+        n_left = 0 if hole_off == first_off else n_left - 1
+    return largest

@@ -3,14 +3,16 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport block_is_stale, heap_top, used_tag
 from shmem._base.layout cimport (
-    NAMES_MANY, NAMES_SHIFT, SLOT_EMPTY, STATE_USED, TYPE_ARRAY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, name_entry_t,
-    name_table_t, payload_bytes, payload_to_block, serial_names, table_slots, tag_size, tag_state, tag_type)
+    NAMES_MANY, NAMES_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY, TYPE_LAST_USER, TYPE_NAME_TABLE, array_t, block_t,
+    block_to_payload, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, serial_names, table_slots, tag_size,
+    tag_state, tag_type)
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport tag_is_plausible
-from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
+from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
 
 
 cdef inline array_t* _array(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -44,15 +46,21 @@ cdef void names_add(section_t* section, uint64_t payload_off) noexcept nogil:
     _set_names(section, payload_off, <uint64_t>names_of(section, payload_off) + 1)
 
 
-cdef uint64_t _search(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Count the entries of the directory that lead to a block."""
-    cdef uint64_t i, n_found = 0, table_off = section.header.directory_off
+cdef uint64_t _search_table(section_t* section, uint64_t table_off, uint64_t payload_off) noexcept nogil:
+    cdef uint64_t i, n_found = 0
     cdef name_entry_t* entry
     for i in range(table_capacity(section, table_off)):
         entry = table_entry(section, table_slot_off(table_off, i))
         if entry != NULL and entry.value == payload_off and entry_leads_to_block(section, entry):
             n_found += 1
     return n_found
+
+
+cdef uint64_t _search(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Count the entries of the directory that lead to a block."""
+    cdef uint64_t directory_off = section.header.directory_off
+    return (_search_table(section, directory_off, payload_off)
+            + _search_table(section, table_old(section, directory_off), payload_off))
 
 
 cdef void names_drop(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -84,9 +92,51 @@ cdef void _recount_table(section_t* section, uint64_t table_off) noexcept nogil:
     table.live = n_live
 
 
-cdef void names_recount(section_t* section) noexcept nogil:
-    cdef uint64_t off = section.heap_start, top = heap_top(section), i, tag, table_off
+cdef void _finish_move(section_t* section, uint64_t table_off) noexcept nogil:
+    """An entry that a killed process was moving stays in the new table only."""
+    cdef uint64_t old_off = table_old(section, table_off), i
+    cdef name_slot_t* slot
+    if old_off == 0 or old_off == table_off:
+        return
+    for i in range(table_capacity(section, old_off)):
+        slot = <name_slot_t*>(section.base + table_slot_off(old_off, i))
+        if slot.entry_off > SLOT_REMOVED and table_shows(section, table_off, slot.hash, slot.entry_off):
+            store_release_u64(&slot.entry_off, SLOT_REMOVED)
+
+
+cdef void _add_names(section_t* section, uint64_t table_off) noexcept nogil:
+    """Count the names of a table for the blocks that they lead to."""
+    cdef uint64_t i
     cdef name_entry_t* entry
+    for i in range(table_capacity(section, table_off)):
+        entry = table_entry(section, table_slot_off(table_off, i))
+        if entry != NULL and entry_leads_to_block(section, entry):
+            names_add(section, entry.value)
+
+
+cdef uint64_t _largest_number(section_t* section, uint64_t table_off) noexcept nogil:
+    cdef uint64_t i, last = 0
+    cdef name_entry_t* entry
+    for i in range(table_capacity(section, table_off)):
+        entry = table_entry(section, table_slot_off(table_off, i))
+        if entry != NULL and entry.value > last:
+            last = entry.value
+    return last
+
+
+cdef void _recount_types(section_t* section) noexcept nogil:
+    cdef uint64_t types_off = section.header.types_off, last = _largest_number(section, types_off)
+    cdef uint64_t in_old = _largest_number(section, table_old(section, types_off))
+    if in_old > last:
+        last = in_old
+    if section.header.types_version < last or section.header.types_version > TYPE_LAST_USER:
+        section.header.types_version = last
+
+
+cdef void names_recount(section_t* section) noexcept nogil:
+    cdef uint64_t off = section.heap_start, top = heap_top(section), tag, directory_off = section.header.directory_off
+    _finish_move(section, directory_off)
+    _finish_move(section, section.header.types_off)
     while off < top:
         tag = block_at(section, off).tag
         if not tag_is_plausible(off, tag, top):
@@ -96,8 +146,6 @@ cdef void names_recount(section_t* section) noexcept nogil:
             if tag_type(tag) == TYPE_NAME_TABLE:
                 _recount_table(section, block_to_payload(off))
         off = block_step(section, off, tag_size(tag))
-    table_off = section.header.directory_off
-    for i in range(table_capacity(section, table_off)):
-        entry = table_entry(section, table_slot_off(table_off, i))
-        if entry != NULL and entry_leads_to_block(section, entry):
-            names_add(section, entry.value)
+    _add_names(section, directory_off)
+    _add_names(section, table_old(section, directory_off))
+    _recount_types(section)

@@ -15,3 +15,6 @@ cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, 
 cdef name_entry_t* table_entry(section_t* section, uint64_t slot_off) noexcept nogil
 cdef uint64_t table_capacity(section_t* section, uint64_t table_off) noexcept nogil
 cdef uint64_t table_slot_off(uint64_t table_off, uint64_t i) noexcept nogil
+cdef uint64_t table_old(section_t* section, uint64_t table_off) noexcept nogil
+cdef int names_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off, uint64_t* found_off) noexcept nogil
+cdef bint table_shows(section_t* section, uint64_t table_off, uint64_t hash_, uint64_t entry_off) noexcept nogil

@@ -1,6 +1,9 @@
 # cython: language_level=3
 """Lookup in a name table: a block of slots {hash, entry}, probed linearly; an entry is a block of its own.
 
+While a table grows, its entries move from an old table, at `old_off`, to the new one: see `name_growth.pyx`.  A name is then looked up in
+the new table first, then in the old one.
+
 All calls are made under the heap gate.  Every offset is checked before it is followed.  A damaged
 table is reported as CORRUPTED or appears empty, and never leads outside the mapping.
 """
@@ -10,9 +13,9 @@ from libc.string cimport memcmp
 
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport (
-    SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, hash_name, name_entry_t, name_slot_t, name_table_t,
-    payload_bytes, payload_to_block, tag_size, tag_type)
-from shmem._base.section cimport block_at, section_t
+    SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, hash_name, name_entry_t, name_slot_t, name_table_t,
+    payload_bytes, table_slots, tag_size, tag_type)
+from shmem._base.section cimport section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 
 
@@ -93,3 +96,36 @@ cdef int table_find(section_t* section, uint64_t table_off, const name_t* name, 
         n_left -= 1
     slot_off[0] = free_off
     return NOT_FOUND
+
+
+cdef uint64_t table_old(section_t* section, uint64_t table_off) noexcept nogil:
+    """Return the table whose entries this one takes over; 0 if there is none."""
+    return 0 if table_capacity(section, table_off) == 0 else (<name_table_t*>(section.base + table_off)).old_off
+
+
+cdef int names_find(section_t* section, uint64_t table_off, const name_t* name, uint64_t* slot_off, uint64_t* found_off) noexcept nogil:
+    """Find the slot of a name in a table, or in the old table whose entries it takes over: as `table_find`, with the table of the slot."""
+    cdef uint64_t old_off = table_old(section, table_off), free_off
+    cdef int status = table_find(section, table_off, name, slot_off)
+    found_off[0] = table_off
+    if status != NOT_FOUND or old_off == 0:
+        return status
+    free_off = slot_off[0]
+    status = table_find(section, old_off, name, slot_off)
+    if status == OK:
+        found_off[0] = old_off
+    else:
+        slot_off[0] = free_off               # a new name goes into the new table
+    return status
+
+
+cdef bint table_shows(section_t* section, uint64_t table_off, uint64_t hash_, uint64_t entry_off) noexcept nogil:
+    """Return whether a table shows this very entry, whose name has this hash."""
+    cdef uint64_t capacity = table_capacity(section, table_off), n_left = capacity, i = hash_ & (capacity - 1), found
+    while n_left:
+        found = table_slots(<name_table_t*>(section.base + table_off))[i].entry_off
+        if found == SLOT_EMPTY or found == entry_off:
+            return found == entry_off
+        i = (i + 1) & (capacity - 1)
+        n_left -= 1
+    return False

@@ -10,33 +10,29 @@ each change, under an intent:
 
 * insert: with the store the PENDING entry becomes USED, and so does a value that was made for this name.
 * remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.
-* grow: a new PENDING table is filled; the store into the table's anchor in the header replaces the old table.
+* grow: the store into the table's anchor in the header shows a larger table.  Its entries move with later changes: `name_growth.pyx`.
 
 `filled` is an index, which recovery counts again.  Names have at most 64 KiB.  Names with equal hashes are compared by their bytes.
 """
 
-from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY,
-    SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t, entry_data, entry_name, name_entry_t, name_slot_t,
-    name_table_t, payload_to_block, round_up, table_slots, tag_type)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED,
+    TYPE_ARRAY, TYPE_FIRST_USER, TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t,
+    payload_to_block, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._heap.heap cimport (
-    HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
+    HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_enter_to_change, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.name_counts cimport names_add, names_drop, names_of
-from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_find, table_slot_off
+from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
+from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
 from shmem._heap.pins cimport array_is_pinned
-
-cdef enum:
-    FIRST_CAPACITY = 32
 
 
 # -- reading --------------------------------------------------------------------------------------------
@@ -44,12 +40,12 @@ cdef enum:
 cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial,
                        heap_wait_t wait) noexcept nogil:
     """Find the value of a name: 0, NOT_FOUND, CORRUPTED."""
-    cdef uint64_t slot_off = 0
+    cdef uint64_t slot_off = 0, table_off = 0
     cdef name_entry_t* entry
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
-    status = table_find(section, anchor[0], name, &slot_off)
+    status = names_find(section, anchor[0], name, &slot_off, &table_off)
     if status == OK:
         entry = table_entry(section, slot_off)
         value[0] = entry.value
@@ -58,126 +54,10 @@ cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name,
     return status
 
 
-cdef void _copy_entry(section_t* section, name_entry_t* entry, const name_entry_t* head, char* target) noexcept nogil:
-    """Copy an entry; `head` holds its fields as they were when its length was computed."""
-    cdef copied_t* copied = <copied_t*>target
-    copied.order = block_at(section, payload_to_block(<char*>entry - section.base)).serial & SERIAL_MASK
-    copied.value = head.value
-    copied.serial = head.serial
-    copied.name_bytes = head.name_bytes
-    copied.data_bytes = head.data_bytes
-    memcpy(target + sizeof(copied_t), entry_name(entry), <size_t>head.name_bytes + head.data_bytes)
-
-
-cdef inline uint64_t _copied_bytes(const name_entry_t* entry) noexcept nogil:
-    return round_up(sizeof(copied_t) + <uint64_t>entry.name_bytes + entry.data_bytes, 8)
-
-
-cdef int table_copy(section_t* section, uint64_t* anchor, char** copied, uint64_t* n_bytes, heap_wait_t wait) noexcept nogil:
-    """Copy all entries, one `copied_t` after the other, to memory that the caller frees."""
-    cdef uint64_t i, off = 0
-    cdef name_entry_t* entry
-    cdef name_entry_t head
-    cdef int status = heap_enter(section, wait)
-    n_bytes[0] = 0
-    copied[0] = NULL
-    if status != OK:
-        return status
-    for i in range(table_capacity(section, anchor[0])):
-        entry = table_entry(section, table_slot_off(anchor[0], i))
-        if entry != NULL:
-            n_bytes[0] += _copied_bytes(entry)
-    copied[0] = <char*>malloc(n_bytes[0] + 1)
-    if copied[0] == NULL:
-        heap_leave(section)
-        return ENOMEM
-    for i in range(table_capacity(section, anchor[0])):
-        entry = table_entry(section, table_slot_off(anchor[0], i))
-        if entry == NULL:
-            continue
-        head = entry[0]
-        if _copied_bytes(&head) > n_bytes[0] - off:      # another process overwrote the entry after it was counted
-            break
-        _copy_entry(section, entry, &head, copied[0] + off)
-        off += _copied_bytes(&head)
-    n_bytes[0] = off
-    heap_leave(section)
-    return OK
-
-
 # -- changing -------------------------------------------------------------------------------------------
 
 cdef inline int _allocation_wait(heap_wait_t wait) noexcept nogil:
     return HEAP_STOP if wait == WAIT_A_SLICE else 0
-
-
-cdef inline uint64_t _live(section_t* section, uint64_t table_off) noexcept nogil:
-    return (<name_table_t*>(section.base + table_off)).live if table_capacity(section, table_off) else 0
-
-
-cdef void _copy_slots(section_t* section, uint64_t from_off, name_table_t* table) noexcept nogil:
-    """Fill a new table, which is not visible to other processes yet, with the entries of an old one."""
-    cdef name_slot_t* slots = table_slots(table)
-    cdef name_slot_t* slot
-    cdef uint64_t i, j
-    for i in range(table_capacity(section, from_off)):
-        if table_entry(section, table_slot_off(from_off, i)) == NULL:
-            continue
-        slot = <name_slot_t*>(section.base + table_slot_off(from_off, i))
-        j = slot.hash & (table.capacity - 1)
-        while slots[j].entry_off != SLOT_EMPTY:
-            j = (j + 1) & (table.capacity - 1)
-        slots[j] = slot[0]
-        table.filled += 1
-        table.live += 1
-
-
-cdef int _swap_table(section_t* section, uint64_t* anchor, uint64_t new_off) noexcept nogil:
-    """Set the anchor to the new table by one store and free the old table.  The caller owns the gate."""
-    cdef uint64_t old_off = anchor[0]
-    cdef int status = OK
-    _copy_slots(section, old_off, <name_table_t*>(section.base + new_off))
-    intent_begin(my_intent(section), INTENT_SWAP_SLOT | <uint64_t>TYPE_NAME_TABLE << INTENT_FIRST_TYPE_SHIFT,
-                 <char*>anchor - section.base, new_off, new_off, 0, old_off, 0)
-    store_release_u64(anchor, new_off)                                                              # commit
-    heap_commit(section, new_off, TYPE_NAME_TABLE)
-    if old_off != 0:
-        status = heap_release(section, old_off)
-    intent_end(my_intent(section))
-    return status
-
-
-cdef int _grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept nogil:
-    """Make room for one more name."""
-    cdef uint64_t capacity = FIRST_CAPACITY, new_off = 0, n_live
-    cdef int status = heap_enter(section, wait)
-    if status != OK:
-        return status
-    n_live = _live(section, anchor[0])
-    heap_leave(section)
-    while capacity < 4 * (n_live + 1):
-        capacity *= 2
-    status = heap_allocate(section, sizeof(name_table_t) + capacity * sizeof(name_slot_t), 16, 0,
-                           HEAP_ZERO | HEAP_PENDING | _allocation_wait(wait), &new_off)
-    if status != OK:
-        return status
-    (<name_table_t*>(section.base + new_off)).capacity = capacity
-    status = heap_enter_to_change(section, wait)
-    if status != OK:
-        heap_abandon(section, new_off)
-        return status
-    if _live(section, anchor[0]) * 4 > capacity * 3:       # other processes were faster: try again
-        heap_leave(section)
-        heap_abandon(section, new_off)
-        return OK
-    status = _swap_table(section, anchor, new_off)
-    heap_leave(section)
-    return status
-
-
-cdef bint _must_grow(section_t* section, uint64_t table_off) noexcept nogil:
-    cdef uint64_t capacity = table_capacity(section, table_off)
-    return capacity == 0 or ((<name_table_t*>(section.base + table_off)).filled + 1) * 4 > capacity * 3
 
 
 cdef void _count_shown(section_t* section, uint64_t table_off, bint was_empty, uint64_t value, uint64_t serial) noexcept nogil:
@@ -207,42 +87,41 @@ cdef void _show_entry(section_t* section, uint64_t slot_off, const name_t* name,
     intent_end(my_intent(section))
 
 
-cdef uint64_t _next_number(section_t* section, uint64_t table_off) noexcept nogil:
-    """Return one more than the largest value, or the first user type for an empty table."""
-    cdef uint64_t i, last = TYPE_FIRST_USER - 1
-    cdef name_entry_t* entry
-    for i in range(table_capacity(section, table_off)):
-        entry = table_entry(section, table_slot_off(table_off, i))
-        if entry != NULL and entry.value > last:
-            last = entry.value
-    return last + 1
+cdef uint64_t _next_number(section_t* section) noexcept nogil:
+    """Return a number that no entry has: `types_version` is the last one.  A kill before the entry is shown skips a number."""
+    cdef header_t* header = section.header
+    if header.types_version < TYPE_FIRST_USER - 1:
+        header.types_version = TYPE_FIRST_USER - 1
+    store_release_u64(&header.types_version, header.types_version + 1)
+    return header.types_version
 
 
 cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t entry_off,
                       uint64_t serial, uint64_t pending_off, uint32_t pending_type, heap_wait_t wait) noexcept nogil:
     """Make one attempt under the gate: NOT_FOUND if the table must grow first."""
-    cdef uint64_t slot_off = 0
+    cdef uint64_t slot_off = 0, found_off = 0, table_off
     cdef bint was_empty
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    if _must_grow(section, anchor[0]):
-        status = NOT_FOUND if anchor[0] == 0 or table_capacity(section, anchor[0]) != 0 else CORRUPTED
-    else:
-        status = table_find(section, anchor[0], name, &slot_off)
+    table_off = anchor[0]
+    status = names_move_some(section, table_off)
+    if status == OK and table_must_grow(section, table_off):
+        status = NOT_FOUND if table_off == 0 or table_capacity(section, table_off) != 0 else CORRUPTED
+    elif status == OK:
+        status = names_find(section, table_off, name, &slot_off, &found_off)
         if status == OK:
             status = NAME_EXISTS
         elif status == NOT_FOUND:
-            if serial != 0 and pending_off == 0:
+            status = OK if slot_off != 0 else CORRUPTED                 # without a free slot the counts are damaged
+            if serial != 0 and pending_off == 0 and status == OK:
                 status = heap_check_block(section, value, serial)       # it may have been freed meanwhile
-            else:
-                status = OK
-            if value == 0:
-                (<name_entry_t*>(section.base + entry_off)).value = _next_number(section, anchor[0])
+            if value == 0 and status == OK:
+                (<name_entry_t*>(section.base + entry_off)).value = _next_number(section)
             if status == OK:
                 was_empty = (<name_slot_t*>(section.base + slot_off)).entry_off == SLOT_EMPTY
                 _show_entry(section, slot_off, name, entry_off, pending_off, pending_type)
-                _count_shown(section, anchor[0], was_empty, value, serial)
+                _count_shown(section, table_off, was_empty, value, serial)
     heap_leave(section)
     return status
 
@@ -275,7 +154,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
         status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type, wait)
         if status != NOT_FOUND:
             break
-        status = _grow(section, anchor, wait)
+        status = names_grow(section, anchor, wait)
         if status != OK:
             break
     if status != OK:
@@ -312,12 +191,14 @@ cdef int _hide_entry(section_t* section, uint64_t table_off, uint64_t slot_off) 
 
 cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil:
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED."""
-    cdef uint64_t slot_off = 0
+    cdef uint64_t slot_off = 0, table_off = 0
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    status = table_find(section, anchor[0], name, &slot_off)
+    status = names_move_some(section, anchor[0])
     if status == OK:
-        status = _hide_entry(section, anchor[0], slot_off)
+        status = names_find(section, anchor[0], name, &slot_off, &table_off)
+    if status == OK:
+        status = _hide_entry(section, table_off, slot_off)
     heap_leave(section)
     return status

@@ -69,5 +69,5 @@ cdef int heap_check(section_t* section, heap_facts_t* facts, Problem* problem) n
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil
 # SHMEM_DEBUG: called before the caller releases the heap gate.  Abort if an invariant does not hold.
 cdef void heap_verify(section_t* section) noexcept nogil
-# Count, verifying only what the walk needs; takes the heap gate, INTERRUPTED after each slice.
+# The counts that the heap keeps, without a walk; CORRUPTED if they do not add up.  Takes the heap gate, INTERRUPTED after each slice.
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil

@@ -14,16 +14,17 @@ from shmem._base.debug cimport HEAP_GATE, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
     STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t,
-    block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type)
+    block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, seal, table_slots,
+    tag_has_serial, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport GATE_WAITERS
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.cached_blocks cimport cache_bin_bytes
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
-from shmem._heap.free_index cimport hole_is_plausible, tlsf_class
+from shmem._heap.free_index cimport hole_is_plausible, index_largest, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_counts cimport entry_leads_to_block, names_of
-from shmem._heap.name_slots cimport table_capacity, table_entry, table_slot_off
+from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 
 cdef enum:
@@ -190,16 +191,12 @@ cdef bint _is_gated(section_t* section, uint64_t payload_off) noexcept nogil:
     return not tag & TAG_SMALL or tag & TAG_GATED
 
 
-cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
-    """One table; of the directory also the counts of names that the blocks keep."""
-    cdef uint64_t i, at, n_filled = 0, n_live = 0, n_linked = 0, capacity = table_capacity(section, table_off)
-    cdef name_table_t* table
+cdef Problem _check_slots(section_t* section, uint64_t table_off, bint is_directory, uint64_t* n_linked,
+                          heap_facts_t* facts) noexcept nogil:
+    """Check the slots of a table and their counts; count the names that lead to a block."""
+    cdef uint64_t i, at, n_filled = 0, n_live = 0, capacity = table_capacity(section, table_off)
+    cdef name_table_t* table = <name_table_t*>(section.base + table_off)
     cdef name_entry_t* entry
-    if table_off == 0:
-        return FINE
-    if capacity == 0:
-        return _say(facts, BAD_NAME, table_off, 0, 0)
-    table = <name_table_t*>(section.base + table_off)
     for i in range(capacity):
         at = table_slot_off(table_off, i)
         if table_slots(table)[i].entry_off != SLOT_EMPTY:
@@ -210,14 +207,43 @@ cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* 
         entry = table_entry(section, at)
         if entry == NULL:
             return _say(facts, BAD_NAME, at, 0, (<name_slot_t*>(section.base + at)).entry_off)
-        if table_off == section.header.directory_off and entry_leads_to_block(section, entry):
-            n_linked += 1
+        if is_directory and entry_leads_to_block(section, entry):
+            n_linked[0] += 1
             if names_of(section, entry.value) == 0 or not _is_gated(section, entry.value):
                 return _say(facts, BAD_NAME_COUNT, payload_to_block(entry.value), 1, 0)
     if n_filled != table.filled or n_live != table.live:
         return _say(facts, BAD_NAME_COUNT, table_off, n_filled, table.filled)
-    if table_off != section.header.directory_off:
+    return FINE
+
+
+cdef Problem _check_old(section_t* section, uint64_t table_off, uint64_t old_off, heap_facts_t* facts) noexcept nogil:
+    """Check the table whose entries another one takes over: none is in both, and none in a slot that has been moved."""
+    cdef uint64_t i, capacity = table_capacity(section, old_off), cursor = (<name_table_t*>(section.base + table_off)).cursor
+    cdef name_slot_t* slots = table_slots(<name_table_t*>(section.base + old_off))
+    if capacity == 0 or old_off == table_off or table_old(section, old_off) != 0 or cursor > capacity:
+        return _say(facts, BAD_NAME, table_off, cursor, old_off)
+    for i in range(capacity):
+        if slots[i].entry_off > SLOT_REMOVED and (i < cursor or table_shows(section, table_off, slots[i].hash, slots[i].entry_off)):
+            return _say(facts, BAD_NAME, table_slot_off(old_off, i), cursor, slots[i].entry_off)
+    return FINE
+
+
+cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
+    """One table, and the one whose entries it takes over; of the directory also the counts of names that the blocks keep."""
+    cdef bint is_directory = table_off == section.header.directory_off
+    cdef uint64_t n_linked = 0, old_off = table_old(section, table_off)
+    cdef Problem problem
+    if table_off == 0:
         return FINE
+    if table_capacity(section, table_off) == 0:
+        return _say(facts, BAD_NAME, table_off, 0, 0)
+    problem = _check_slots(section, table_off, is_directory, &n_linked, facts)
+    if problem == FINE and old_off != 0:
+        problem = _check_old(section, table_off, old_off, facts)
+        if problem == FINE:
+            problem = _check_slots(section, old_off, is_directory, &n_linked, facts)
+    if problem != FINE or not is_directory:
+        return problem
     if n_linked < facts.n_names or (n_linked != facts.n_names and not facts.has_many_names):
         return _say(facts, BAD_NAME_COUNT, table_off, n_linked, facts.n_names)
     return FINE
@@ -285,21 +311,30 @@ cdef void heap_verify(section_t* section) noexcept nogil:
         debug_fail(problem_name(problem), section.path, facts.bad_off, facts.expected, facts.found)
 
 
+cdef uint64_t _internal_blocks(section_t* section, uint64_t table_off) noexcept nogil:
+    """Return how many blocks a table has: itself and its entries."""
+    cdef uint64_t n_blocks = 0
+    if table_capacity(section, table_off) != 0:
+        n_blocks = 1 + (<name_table_t*>(section.base + table_off)).live
+    return n_blocks
+
+
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
-    cdef uint64_t off = section.heap_start, top, tag
+    cdef header_t* header = section.header
     cdef int status
     memset(facts, 0, sizeof(heap_facts_t))
     status = heap_enter(section, WAIT_A_SLICE)
     if status != OK:
         return status
-    top = heap_top(section)
-    if chain_first_fault(section) != 0:
-        status = CORRUPTED
-    while status == OK and off < top:
-        tag = load_relaxed_u64(&block_at(section, off).tag)
-        if not tag_is_plausible(off, tag, top):
-            status = CORRUPTED
-        _count(facts, tag)
-        off = block_step(section, off, tag_size(tag))
+    if heap_top(section) != header.top or header.used_bytes + header.hole_bytes + header.cached_bytes != header.top - section.heap_start:
+        heap_leave(section)
+        return CORRUPTED
+    facts.n_used, facts.used_bytes = header.used_blocks, header.used_bytes
+    facts.n_holes, facts.hole_bytes = header.hole_blocks, header.hole_bytes
+    facts.n_cached, facts.cached_bytes = header.cached_blocks, header.cached_bytes
+    facts.largest_hole = index_largest(section)
+    facts.n_internal = (
+        _internal_blocks(section, header.directory_off) + _internal_blocks(section, table_old(section, header.directory_off))
+        + _internal_blocks(section, header.types_off) + _internal_blocks(section, table_old(section, header.types_off)))
     heap_leave(section)
-    return status
+    return OK

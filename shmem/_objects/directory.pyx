@@ -6,13 +6,13 @@ Python objects.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from shmem._base import errors
 
 from shmem._base.damage cimport raise_damaged
-from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block, round_up
+from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_is_stale, wrap
@@ -20,9 +20,13 @@ from shmem._bridge.calls cimport check, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
+from shmem._heap.name_listing cimport copied_bytes, copied_t, listing_t, names_copy_some, names_count
 from shmem._heap.name_slots cimport name_make, name_t
-from shmem._heap.name_table cimport copied_t, table_copy, table_insert, table_look_up, table_remove
+from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
 
+
+cdef enum:
+    COPIED_AT_ONCE = 65536                # bytes
 
 ctypedef struct name_call_t:              # arguments and results of the steps below
     uint64_t* anchor
@@ -33,8 +37,10 @@ ctypedef struct name_call_t:              # arguments and results of the steps b
     uint64_t serial
     uint64_t pending_off
     uint32_t type_id                      # of the pending block
+    listing_t listing
     char* copied
-    uint64_t n_bytes                      # of `copied`
+    uint64_t room                         # bytes of `copied`
+    uint64_t n_names
 
 
 cdef int _look_up_step(section_t* section, void* request) noexcept nogil:
@@ -44,7 +50,12 @@ cdef int _look_up_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _copy_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
-    return table_copy(section, call.anchor, &call.copied, &call.n_bytes, WAIT_A_SLICE)
+    return names_copy_some(section, call.anchor, &call.listing, call.copied, call.room, WAIT_A_SLICE)
+
+
+cdef int _count_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    return names_count(section, call.anchor, &call.n_names, WAIT_A_SLICE)
 
 
 cdef int _insert_step(section_t* section, void* request) noexcept nogil:
@@ -71,26 +82,45 @@ cdef name_call_t _call_for(uint64_t* anchor, bytes name):
     return call
 
 
+cdef int _make_room(name_call_t* call) except -1:
+    """Enlarge the buffer so that it has room for the next entry."""
+    cdef uint64_t room = max(<uint64_t>COPIED_AT_ONCE, call.listing.needed_bytes)
+    cdef char* larger = <char*>realloc(call.copied, room)
+    if larger == NULL:
+        raise MemoryError
+    call.copied, call.room = larger, room
+    return 0
+
+
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, name, data) of all entries of a table in the order of their creation."""
+    """Return (value, name, data) of all entries of a table in the order of their creation.
+
+    The heap gate is free between two pieces.  An entry that moves meanwhile may be copied twice, and so may a name that is deleted and
+    assigned again; the later entry of a name counts.
+    """
     cdef name_call_t call
-    cdef uint64_t off = 0
+    cdef uint64_t off
     cdef copied_t* entry
     cdef char* text
-    cdef list found = []
+    cdef dict found = {}
     memset(&call, 0, sizeof(call))
     call.anchor = anchor
     try:
-        check(run_steps(mapping.section, _copy_step, &call), mapping, "list the names")
-        while off < call.n_bytes:
-            entry = <copied_t*>(call.copied + off)
-            text = call.copied + off + sizeof(copied_t)
-            found.append((entry.order, entry.value, text[:entry.name_bytes], text[entry.name_bytes:entry.name_bytes + entry.data_bytes]))
-            off += round_up(sizeof(copied_t) + <uint64_t>entry.name_bytes + entry.data_bytes, 8)
+        while not call.listing.is_over:
+            if call.listing.needed_bytes or call.copied == NULL:
+                _make_room(&call)
+            check(run_steps(mapping.section, _copy_step, &call), mapping, "list the names")
+            off = 0
+            while off < call.listing.n_bytes:
+                entry = <copied_t*>(call.copied + off)
+                text = call.copied + off + sizeof(copied_t)
+                name = text[:entry.name_bytes]
+                if name not in found or found[name][0] < entry.order:
+                    found[name] = entry.order, entry.value, name, text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
+                off += copied_bytes(entry.name_bytes, entry.data_bytes)
     finally:
         free(call.copied)
-    found.sort()
-    return [entry_[1:] for entry_ in found]
+    return [entry_[1:] for entry_ in sorted(found.values())]
 
 
 # -- the registry of types ------------------------------------------------------------------------------
@@ -271,3 +301,13 @@ def keys(Memory memory):
     """Return all names in the order of their creation."""
     cdef Mapping mapping = memory.opened()
     return [name.decode("utf-8", "replace") for _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]
+
+
+def length(Memory memory):
+    """Return the number of names."""
+    cdef Mapping mapping = memory.opened()
+    cdef name_call_t call
+    memset(&call, 0, sizeof(call))
+    call.anchor = &mapping.section.header.directory_off
+    check(run_steps(mapping.section, _count_step, &call), mapping, "count the names")
+    return call.n_names

@@ -42,7 +42,9 @@ def handle(obj):
 
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
-        raise InvalidBlock(f"cannot make a handle of this {type(obj).__name__}: it is not in a section that is open in this process")
+        raise InvalidBlock(
+            f"cannot make a handle of this {type(obj).__name__}: it was freed, or is not in a section that is open in this process"
+        )
     device, inode, anonymous = finding.file_of(memory)
     offset = serial = 0
     view = None

@@ -99,7 +99,11 @@ class SectionStats:
     free: int
     """Bytes in holes, in cached blocks, and above the last block."""
     largest_hole: int
-    """The largest free piece, the space above the last block included."""
+    """The largest free piece, the space above the last block included.
+
+    Among more than 1,024 holes of about the same size, and with ``index="next_fit"`` among more than 1,024 holes, a larger one may exist.
+    `check_heap` looks at all.
+    """
     blocks: int
     holes: int
     cached_blocks: int

@@ -50,7 +50,7 @@ class SharedMemory(_core.Memory):
     max_size : int or str, optional
         Maximum size of the section in bytes, control pages included, or a text such as "64M" or "1GiB".  If given, a missing
         section is created; otherwise the section must exist.  Memory or disk space is allocated only as it is used.  The first
-        opener of an existing section grows it if `max_size` is larger.
+        opener of an existing section grows it if `max_size` is larger; a later one gets a `LimitWarning`.
     mode : {"read_write", "read_only"}
         With ``"read_only"`` the memory management unit rejects stores, and arrays are marked read-only.  Locks work.
     desired_address : int, optional
@@ -60,13 +60,13 @@ class SharedMemory(_core.Memory):
     max_participants : int, optional
         Maximum number of processes attached at the same time, 256 by default; used at creation.
     permissions : int
-        Permission bits of the file; used at creation.
+        Permission bits of the file, whatever the umask; used at creation.
     trust_owner : bool
         Accept a section that belongs to another user.
 
     Raises
     ------
-    SectionNotFound, NotASection, LayoutMismatch, AddressInUse, TooManyParticipants, UntrustedOwner, SectionFull
+    SectionNotFound, NotASection, LayoutMismatch, AddressInUse, TooManyParticipants, UntrustedOwner, AccessDenied, SectionFull
 
     Examples
     --------
@@ -210,7 +210,7 @@ class SharedMemory(_core.Memory):
         return iter(directory.keys(self))
 
     def __len__(self):
-        return len(directory.keys(self))
+        return directory.length(self)
 
     def keys(self):
         """Return a view of the names in the order of their creation."""

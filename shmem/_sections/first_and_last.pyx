@@ -21,8 +21,8 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    boot_id, byte_lock, file_close, file_facts_t, file_remove, file_reopen, file_reserve, file_set_size, file_sync, file_write, memory_sync,
-    path_facts, random_bytes)
+    boot_id, byte_lock, file_close, file_facts, file_facts_t, file_remove, file_reopen, file_reserve, file_set_permissions, file_set_size,
+    file_sync, file_write, memory_sync, path_facts, random_bytes, user_id)
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._sections.header cimport header_fill
@@ -38,10 +38,15 @@ cdef int first_create(int fd, open_request_t* request) noexcept nogil:
     cdef uint64_t mark = MAGIC_BEING_MADE
     cdef uint64_t heap_start = control_bytes(request.max_participants)
     cdef header_t header
+    cdef file_facts_t facts
     cdef int status
     memset(&header, 0, sizeof(header_t))
     header_fill(&header, request)
-    status = random_bytes(&header.salt, sizeof(header.salt))
+    status = file_facts(fd, &facts)
+    if status == OK and facts.user == user_id():         # the file may have existed, empty, or its maker died before it set them
+        status = file_set_permissions(fd, request.permissions)
+    if status == OK:
+        status = random_bytes(&header.salt, sizeof(header.salt))
     if status == OK:
         status = random_bytes(header.uuid, sizeof(header.uuid))
     if status == OK:

@@ -27,7 +27,7 @@ from libc.string cimport strdup
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
     MAGIC_BEING_MADE, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
-from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE, participants_any_alive, section_descriptor
+from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE, participants_any_alive, section_close_descriptor, section_descriptor
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
@@ -53,7 +53,7 @@ cdef void _destroy(section_t* section) noexcept nogil:
     memory_unmap(section.base, section.size_bytes)
     memory_unmap(section.read_only_base, section.size_bytes)
     memory_unmap(section.private, sizeof(private_t))
-    file_close(section.fd)
+    section_close_descriptor(section, section.fd)
     free(section.path)
     free(section)
 
@@ -171,7 +171,7 @@ cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil
     cdef int status
     request.size_bytes = section.size_bytes
     facts.size_bytes = 0
-    if file_facts(section.fd, &facts) != 0:
+    if file_facts(section_descriptor(section), &facts) != 0:
         facts.size_bytes = section.size_bytes
     status = header_check(section.header, facts.size_bytes, request)
     if status != OK:

@@ -12,11 +12,11 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
-from shmem._base.participants cimport participant_generation, participant_take
+from shmem._base.participants cimport participant_drop_liveness, participant_generation, participant_take, section_close_descriptor
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    at_fork, at_thread_end, file_close, file_facts_t, liveness_do_not_inherit, liveness_drop, pause_ns, process_id, process_mutex_lock,
+    at_fork, at_thread_end, file_facts_t, liveness_do_not_inherit, pause_ns, process_id, process_mutex_lock,
     process_mutex_unlock)
 from shmem._sections.first_and_last cimport section_depart
 from shmem._sections.membership cimport clear_up_after, sign_with
@@ -157,7 +157,7 @@ cdef void _before_fork() noexcept nogil:
 cdef void _after_fork_in_parent() noexcept nogil:
     cdef section_t* section = _sections
     while section != NULL:
-        liveness_drop(section.child_page, section.child_fd)
+        participant_drop_liveness(section, section.child_page, section.child_fd)
         section.child_page = NULL
         section.child_fd = -1
         section = section.next
@@ -169,7 +169,7 @@ cdef void _after_fork_in_child() noexcept nogil:
     if debug_level:
         debug_forked()
     while section != NULL:
-        file_close(section.liveness_fd)              # the parent's: closing this copy releases no lock
+        section_close_descriptor(section, section.liveness_fd)       # the parent's: closing this copy releases no lock
         section.liveness_page = section.child_page
         section.liveness_fd = section.child_fd
         section.child_page = NULL

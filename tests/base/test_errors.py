@@ -26,6 +26,7 @@ EXPECTED = {
     shmem.LockError: (RuntimeError, -16),
     shmem.UntrustedOwner: (PermissionError, -18),
     shmem.SemaphoreOverflow: (OverflowError, -21),
+    shmem.AccessDenied: (PermissionError, errno.EACCES),
     shmem.SectionNotFound: (FileNotFoundError, errno.ENOENT),
 }
 

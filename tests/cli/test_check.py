@@ -335,6 +335,43 @@ def test_slot_overwritten(made, capsys, damage):
     assert_intact(path)
 
 
+@pytest.mark.parametrize("damage", [None, "old slot", "new slot", "cursor", "old_off", "itself", "twice", "tag"])
+def test_a_growing_table_is_checked_and_repaired(section_file, capsys, damage):
+    """Both tables are read; a repair puts all names into the new one."""
+    names = [f"name {i}" for i in range(102)]
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
+        for name in names:
+            section[name] = name.encode()
+    new = field(section_file, "directory_off")
+    old = word(section_file, TABLE["old_off"].at(new))
+    shown = {table: next(at for at in range(table + TABLE.size, table + TABLE.size + 128 * SLOT.size, SLOT.size)
+                         if word(section_file, SLOT["entry_off"].at(at)) > SLOT_REMOVED) for table in (new, old)}  # fmt: skip
+    assert old
+    match damage:
+        case "old slot" | "new slot":
+            poke(section_file, SLOT["entry_off"].at(shown[new if damage == "new slot" else old]), b"\xff" * 8)
+        case "cursor" | "old_off":
+            poke(section_file, TABLE[damage].at(new), b"\xf0" * 5)
+        case "itself":
+            poke(section_file, TABLE["old_off"].at(new), new.to_bytes(8, "little"))
+        case "twice":
+            poke(section_file, shown[new], struct.pack("<QQ", word(section_file, shown[old]), word(section_file, shown[old] + 8)))
+        case "tag":
+            poke(section_file, old - BLOCK_HEAD_BYTES, b"\xff" * 8)
+    if damage is None:
+        status, report = check(capsys, section_file, "--leaks")
+        assert (status, report["state"], report["findings"]) == (0, "intact", [])
+    else:
+        repaired(capsys, section_file)
+    with shmem.SharedMemory(section_file) as section:
+        section.check_heap()
+        assert sorted(section) == sorted(names)
+        assert all(bytes(section[name]) == name.encode() for name in names)
+        for name in names:
+            del section[name]
+        assert section.check_heap().blocks == 0
+
+
 @pytest.mark.parametrize("which", ["tag", "word"])
 def test_serial_number_overwritten_in_one_of_two_places(made, capsys, which):
     """The tag of a small block repeats the serial number, so nothing is lost."""

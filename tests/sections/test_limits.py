@@ -267,6 +267,32 @@ def test_liveness_through_fork(small, child):
             assert wait_until(lambda: section.stats().participants == (os.getpid(),))
 
 
+def test_descriptors_closed_on_overlayfs(mounted, child):
+    """There a descriptor keeps the liveness lock.  After closing all of them a process takes it again when it next needs the file."""
+    path = mounted.overlay() / "s"
+    code = """
+    section = shmem.SharedMemory(args[0], max_size=1 << 24)
+    with shmem.exclusive_lock(section):
+        os.closerange(3, 1000)
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+        section.allocate(1_300_000)
+        say("holds"); sys.stdin.readline()
+    section.close(); del section
+    for file in files:
+        os.fstat(file)
+    """
+    holder = child(code, path)
+    assert holder.hear() == "holds"
+    with shmem.SharedMemory(path) as section:
+        assert section.stats().participants == (os.getpid(), holder.process.pid)[::-1]
+        with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
+            pass
+        holder.tell()
+        holder.end()
+        with shmem.exclusive_lock(section, 20):
+            assert section.stats().participants == (os.getpid(),)
+
+
 # -- limits of the process --------------------------------------------------------------------------------------
 
 LIMIT = """
@@ -322,6 +348,22 @@ with shmem.SharedMemory(max_size=1 << 17) as section:
     with shmem.SharedMemory(section_file) as section:
         assert section.stats().recoveries == 0
         assert bytes(section["a"]) == bytes(500_000)
+
+
+def test_small_stack(child):
+    """Space for large blocks is reserved, also where zeros must be written for it, on a thread with the smallest stack."""
+    code = """
+    import threading
+    threading.stack_size(1 << 15)
+    section = shmem.SharedMemory(max_size=1 << 28)
+    def allocate():
+        for _ in range(20):
+            section.allocate(5 << 20, zero=False)
+        say("allocated")
+    thread = threading.Thread(target=allocate); thread.start(); thread.join()
+    section.close()
+    """
+    assert child(code).end() == "allocated\n"
 
 
 @pytest.mark.parametrize("free", range(4))

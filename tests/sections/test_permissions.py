@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -54,6 +55,51 @@ def test_files_are_private_by_default(place, tmp_path):
         os.umask(before)
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o777])
+@pytest.mark.parametrize("permissions", [0o600, 0o660, 0o666])
+def test_permissions_do_not_depend_on_the_umask(place, mask, permissions):
+    name = f"test-{os.getpid()}-umask"
+    before = os.umask(mask)
+    try:
+        with shmem.SharedMemory(**place, max_size=1 << 20, permissions=permissions) as section:
+            assert stat.S_IMODE(os.stat(section.path).st_mode) == permissions
+        for cls in (shmem.Semaphore, shmem.Event):
+            one = cls(name, permissions=permissions)
+            (path,) = Path("/dev/shm").glob(f"*.{name}")
+            assert stat.S_IMODE(path.stat().st_mode) == permissions
+            one.unlink()
+    finally:
+        os.umask(before)
+
+
+def test_permissions_of_a_file_that_exists(section_file):
+    """An empty file becomes a section with the permissions that were asked for; those of a section stay."""
+    Path(section_file).touch(0o644)
+    for permissions in (0o640, 0o666):
+        with shmem.SharedMemory(section_file, max_size=1 << 20, permissions=permissions):
+            assert stat.S_IMODE(os.stat(section_file).st_mode) == 0o640
+
+
+@needs_root
+@pytest.mark.parametrize("mode", ["read_write", "read_only"])
+def test_missing_permission_is_not_a_read_only_section(place, child, mode):
+    code = """
+    shmem.SharedMemory(max_size=1 << 20).close()
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    try:
+        shmem.SharedMemory(**eval(args[0]), mode=args[1], trust_owner=True)
+    except PermissionError as error:
+        say(type(error).__name__, error.errno, error)
+    """
+    with shmem.SharedMemory(**place, max_size=1 << 20, permissions=0o644) as section:
+        folder = os.path.dirname(section.path)
+        while stat.S_IMODE(os.stat(folder).st_mode) & 0o005 != 0o005:
+            os.chmod(folder, 0o755)
+            folder = os.path.dirname(folder)
+        output = child(code, place, mode).end()
+        assert output.startswith(f"AccessDenied {errno.EACCES} cannot open {section.path!r}: Permission denied; ")
+
+
 @needs_root
 @pytest.mark.parametrize("max_size", [None, 1 << 20])
 def test_planted_file_is_rejected(place, child, max_size):
@@ -83,7 +129,7 @@ def test_planted_file_with_protected_regular(section_file, child):
     os.unlink(section_file)
     os.chmod(os.path.dirname(section_file), 0o500)
     output, err = child(OPEN, section_file, before=("strace", *options)).process.communicate(timeout=60)
-    assert output.splitlines()[1].startswith("ReadOnlyError"), output + err  # no file, and it cannot be created
+    assert output.splitlines()[1].startswith("AccessDenied"), output + err  # no file, and it cannot be created
     assert not os.path.exists(section_file)
 
 

@@ -1,5 +1,6 @@
 """Opening, closing, reopening and growing a section."""
 
+import contextlib
 import errno
 import gc
 import os
@@ -41,6 +42,33 @@ def test_missing_section_needs_max_size(place):
         shmem.SharedMemory(**place)
     assert isinstance(caught.value, FileNotFoundError)
     assert caught.value.status == errno.ENOENT
+
+
+def test_limits_that_are_not_in_force_are_reported(place):
+    """Only the first opener makes a section larger, and only the creator sets the number of participants."""
+    with shmem.SharedMemory(**place, max_size=1 << 20, max_participants=8):
+        for mode in ("read_write", "read_only"):
+            with shmem.SharedMemory(**place, max_size=1 << 20, max_participants=8, mode=mode):
+                pass
+            with shmem.SharedMemory(**place, max_size=100_000, max_participants=4, mode=mode):
+                pass
+            with (
+                pytest.warns(shmem.LimitWarning, match=f"max_size is {1 << 20:,}, not {1 << 21:,}") as caught,
+                shmem.SharedMemory(**place, max_size=1 << 21, mode=mode) as section,
+            ):
+                assert section.max_size == 1 << 20
+            assert caught[0].filename == __file__
+            with (
+                pytest.warns(shmem.LimitWarning, match="max_participants is 8, not 9"),
+                shmem.SharedMemory(**place, max_participants=9, mode=mode),
+            ):
+                pass
+    if "file_name" in place:
+        with (
+            pytest.warns(shmem.LimitWarning, match="max_participants is 8, not 9"),
+            shmem.SharedMemory(**place, max_size=1 << 21, max_participants=9) as section,
+        ):
+            assert section.max_size == 1 << 21
 
 
 def test_section_persists_in_a_file(section_file):
@@ -133,7 +161,7 @@ def test_named_section_of_a_killed_process_is_kept(section_file, child):
 def test_grows_when_opened_first(section_file):
     with shmem.SharedMemory(section_file, max_size=1 << 20) as section:
         section["a"] = [1]
-        with shmem.SharedMemory(section_file, max_size=1 << 23) as later:
+        with pytest.warns(shmem.LimitWarning), shmem.SharedMemory(section_file, max_size=1 << 23) as later:
             assert later.max_size == 1 << 20  # no effect, because it is not the first opener
     with shmem.SharedMemory(section_file, max_size=1 << 23) as section:
         assert section.max_size == 1 << 23
@@ -491,6 +519,63 @@ def test_reused_descriptor_is_not_written_to(tmp_path, child):
     assert user_file.read_bytes() == b"y" * 2_000_000
     with shmem.SharedMemory(tmp_path / "s") as section:
         section.check_heap()
+
+
+@pytest.mark.parametrize("also_removed", [False, True])
+def test_reused_descriptors(place, child, also_removed):
+    """After closerange() the numbers lead to the user's files: the section is opened again all the same, and none of them is closed."""
+    code = """
+    section = shmem.SharedMemory(**eval(args[0]), max_size=1 << 20); section["a"] = [1]
+    with shmem.SharedMemory(max_size=1 << 20) as other:
+        other["a"] = [2]
+    os.closerange(3, 1000)
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
+    again = shmem.SharedMemory(**eval(args[0])); say(again.uuid == section.uuid, again["a"].tolist())
+    pid = os.fork()
+    if pid == 0:
+        with shmem.exclusive_lock(section, 5):
+            os._exit(section["a"][0])
+    say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    if args[1] == "True":
+        os.unlink(section.path)
+    again.close(); section.close()
+    del again, section
+    import gc; gc.collect()
+    for file in files:
+        os.fstat(file)
+    say("all open")
+    """
+    assert child(code, place, also_removed).end().splitlines() == ["True [1]", "1", "all open"]
+
+
+def test_descriptor_of_another_section(tmp_path, child):
+    """After closerange() the number of a section's descriptor leads to another section, whose bytes are locked.  The dead are detected."""
+    code = """
+    section = shmem.SharedMemory(args[0], max_size=1 << 20)
+    say("open"); sys.stdin.readline()
+    os.closerange(3, 1000)
+    others = [shmem.SharedMemory(f"{args[1]}/other{i}", max_size=1 << 20) for i in range(4)]
+    say("closed"); sys.stdin.readline()
+    import warnings; warnings.simplefilter("ignore")
+    with shmem.exclusive_lock(section, 20):
+        say(len(section.stats().participants))
+    """
+    holder = "section = shmem.SharedMemory(args[0]); lock = shmem.exclusive_lock(section); lock.__enter__(); say(1); sys.stdin.readline()"
+    with contextlib.ExitStack() as stack:
+        for i in range(4):
+            other = stack.enter_context(shmem.SharedMemory(tmp_path / f"other{i}", max_size=1 << 20))
+            keep = child("section = shmem.SharedMemory(args[0]); say(1); sys.stdin.readline()", other.path)
+            assert keep.hear() == "1"
+        one = child(code, tmp_path / "s", tmp_path)
+        assert one.hear() == "open"
+        second = child(holder, tmp_path / "s")
+        assert second.hear() == "1"
+        one.tell()
+        assert one.hear() == "closed"
+        second.kill()
+        one.tell()
+        assert one.hear_soon() == "1"
+        one.end()
 
 
 @pytest.mark.parametrize("work", ["section.free(section.allocate(200_000))", "with shmem.exclusive_lock(section): pass", "section['a']"])

@@ -71,16 +71,17 @@ def blocks_of(content):
 
 
 def _reachable(content):
-    """Return the payload offsets of the two name tables and of the entries in them."""
+    """Return the payload offsets of the two name tables, of those whose entries they take over, and of the entries in them."""
     found = set()
     for anchor in ("directory_off", "types_off"):
         table = HEADER[anchor].read(content)
-        if table:
+        while table:
             found.add(table)
             for i in range(TABLE["capacity"].read(content, table)):
                 entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
                 if entry > SLOT_REMOVED:
                     found.add(entry)
+            table = TABLE["old_off"].read(content, table)
     return found
 
 

@@ -19,6 +19,7 @@ import shmem
 OPERATIONS = {}
 LARGE = 1500  # larger than the blocks that the heap caches when freed
 SMALL = 100
+FULL = 24  # names that the first table of names holds; the next one holds four times as many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -361,12 +362,38 @@ def _(shm):
     shm["new"] = array
 
 
-@operation("directory: insert, the table grows", small=False)
-def _(shm):
-    for i in range(22):
+def fill_names(shm, n_names):
+    """Assign names until there are `n_names`."""
+    for i in range(n_names - len(shm)):
         shm[f"name {i}"] = b"v"
+
+
+@operation("directory: insert, a larger table is made", small=False)
+def _(shm):
+    fill_names(shm, FULL)
     yield
     shm["new"] = b"value"
+
+
+@operation("directory: insert, entries move to the larger table", small=False)
+def _(shm):
+    fill_names(shm, 4 * FULL + 2)
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: insert, the last entries move", small=False)
+def _(shm):
+    fill_names(shm, FULL + 1)
+    yield
+    shm["new"] = b"value"
+
+
+@operation("directory: delete, entries move to the larger table", small=False)
+def _(shm):
+    fill_names(shm, 4 * FULL + 2)
+    yield
+    del shm["name 90"]
 
 
 @operation("directory: overwrite refused", same=True)
