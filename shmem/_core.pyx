@@ -200,6 +200,8 @@ cdef class Memory:
         path = section_path(shared_name) if file_name is None else arguments.path(file_name)
         encoded = os.fsencode(path)
         request.max_participants = arguments.max_participants(max_participants)
+        if max_size is not None:
+            max_size = arguments.size(max_size, "max_size")
         request.max_size = arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)
         if mode == "read_only":
             request.max_size = 0              # a read-only handle never creates a section

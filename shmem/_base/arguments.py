@@ -74,11 +74,10 @@ def max_participants(value):
     return number
 
 
-def max_size(value, control_bytes, n_participants):
-    """Return the size rounded up to pages, 0 for None."""
-    if value is None:
+def max_size(number, control_bytes, n_participants):
+    """Return a size in bytes rounded up to pages, 0 for None."""
+    if number is None:
         return 0
-    number = size(value, "max_size")
     least = control_bytes + PAGE_BYTES
     if number < 0:
         raise ValueError(f"max_size must be non-negative, got {number}")

@@ -91,6 +91,14 @@ def test_sizes_as_text(text):
     assert size_option(text) == SIZES[text]
 
 
+def test_later_opener_asks_by_text(section_file):
+    """The warning compares the size that was asked for with the one in force."""
+    with shmem.SharedMemory(section_file, max_size="1M"):
+        shmem.SharedMemory(section_file, max_size="1MiB").close()
+        with pytest.warns(shmem.LimitWarning, match="max_size is 1,048,576, not 2,097,152"):
+            shmem.SharedMemory(section_file, max_size="2M").close()
+
+
 def test_sizes_as_text_everywhere(shm):
     block = shm.allocate("3K", align="64")
     assert block.nbytes == 3072
