@@ -7,6 +7,7 @@ cdef enum:
     PROCESS_MUTEX = 1
     HEAP_GATE = 2
     QUEUE_GATES = 4                # held with the heap gate, under which a snapshot waits for them
+    RESERVE_GATE = 8
 
 cdef uint32_t debug_level          # 0: off, 1: on, 2: thorough
 
