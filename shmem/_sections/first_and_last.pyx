@@ -27,7 +27,7 @@ from shmem._base.status cimport OK
 from shmem._base.system cimport (
     boot_id, byte_lock, file_close, file_facts, file_facts_t, file_remove, file_reopen, file_reserve, file_set_permissions, file_set_size,
     file_sync, file_write, memory_detach, memory_sync, path_facts, random_bytes, user_id)
-from shmem._heap.backing cimport backing_give_back
+from shmem._heap.backing cimport backing_give_back, backing_lower
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sections.header cimport header_fill
@@ -152,14 +152,13 @@ cdef void _last_out(section_t* section, bint at_exit, bint others_rest) noexcept
     if memory_sync(section.base, keep) != 0:
         return                                       # not on disk: the next opener recovers
     if others_rest or (at_exit and not _detach_above(section, keep)):
-        if backing_give_back(section, fd) != OK:
+        if backing_give_back(section, backing_lower(section)) != OK:
             return
-    else:
-        store_release_u64(&header.reserved, keep)
-        if header.high_water > keep:
-            store_release_u64(&header.high_water, keep)
-        if file_set_size(fd, keep) != 0:
-            return
+    elif file_set_size(fd, keep) != 0:
+        return
+    store_release_u64(&header.reserved, keep)
+    if header.high_water > keep:
+        store_release_u64(&header.high_water, keep)
     store_release_u32(&header.clean, 1)
     memory_sync(section.base, PAGE_BYTES)
     file_sync(fd)
