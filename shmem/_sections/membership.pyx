@@ -86,7 +86,7 @@ cdef bint _is_mapped_whole(section_t* section, int fd) noexcept nogil:
 
 
 cdef int _attach_locked(section_t* section) noexcept nogil:
-    cdef bint any_rests
+    cdef bint any_rests = False
     cdef int opening_fd = -1, fd = section_descriptor(section)
     cdef int status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
     if status == OK:
