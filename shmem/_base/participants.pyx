@@ -19,8 +19,8 @@ from libc.errno cimport EAGAIN, EBADF
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport (
-    compare_exchange_seq_cst_u32, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32, store_seq_cst_u64)
-from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index
+    compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32)
+from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index, readers_count
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, TOO_MANY_PARTICIPANTS
 from shmem._base.system cimport (
@@ -133,6 +133,25 @@ cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogi
             return
 
 
+cdef uint64_t _begin_generation(section_t* section, uint32_t index) noexcept nogil:
+    """Give an entry its next generation, without shares of the lock; return the word `readers` of its former owner.
+
+    If that one died as a reader, the notice is set before its shares are cleared; partner: a drainer, which reads the notice after it finds
+    no shares.  A drainer that clears them first has set the notice and counted the death itself.
+    """
+    cdef uint64_t former
+    cdef uint32_t generation
+    while True:
+        former = load_seq_cst_u64(&section.participants[index].readers)
+        if readers_count(former) != 0:
+            store_release_u32(&section.header.death_notice, 1)
+        generation = owner_generation(former) + 1
+        if generation == 0:
+            generation = 1
+        if compare_exchange_seq_cst_u64(&section.participants[index].readers, former, <uint64_t>generation << OWNER_GENERATION_SHIFT):
+            return former
+
+
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil:
     """Take an entry for this process, or with `inherit` for a child about to be forked.
@@ -140,7 +159,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
     Entries whose owner left in order are taken first, entries of dead owners second.  The caller then cleans up after a dead
     owner (`lock_forget`, `heap_recover`) and stores 1 in `attached`.  `former_readers` is that owner's word.
     """
-    cdef uint32_t i, round_, generation
+    cdef uint32_t i, round_
     cdef int status, fd = section_descriptor(section)
     if fd < 0:
         return EBADF
@@ -156,12 +175,8 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
             if status != 0:
                 return status
             _raise_high_mark(section, i + 1)
-            former_readers[0] = load_seq_cst_u64(&section.participants[i].readers)
             store_release_u32(&section.participants[i].attached, 2)
-            generation = owner_generation(former_readers[0]) + 1
-            if generation == 0:
-                generation = 1
-            store_seq_cst_u64(&section.participants[i].readers, <uint64_t>generation << OWNER_GENERATION_SHIFT)
+            former_readers[0] = _begin_generation(section, i)
             section.participants[i].waiting = 0
             section.participants[i].pid = process_id()
             index[0] = i

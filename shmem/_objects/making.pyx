@@ -38,28 +38,25 @@ def _close_in_child():
 os.register_at_fork(after_in_child=_close_in_child)
 
 
-cdef class Maker:
+class Maker:
     """A context manager: inside, no other thread of any process makes the value of this name, or of the root with name None."""
 
-    cdef Memory memory
-    cdef object name, made
-    cdef int fd
-
-    def __init__(self, Memory memory, name):
+    def __init__(self, memory, name):
         self.memory, self.name = memory, name
         self.fd = -1
 
     def __enter__(self):
-        cdef str what = "set the root object" if self.name is None else f"assign the name {self.name!r}"
-        cdef Mapping mapping = self.memory.writable_mapping(what)
+        what = "set the root object" if self.name is None else f"assign the name {self.name!r}"
+        cdef Mapping mapping = (<Memory?>self.memory).writable_mapping(what)
         cdef section_t* section = mapping.section
         cdef bytes text = b"" if self.name is None else self.name.encode()
         cdef uint64_t offset = NAMING_BYTE + (hash_name(text, len(text)) & ((<uint64_t>1 << NAMING_BITS) - 1))
-        cdef int fd = section_descriptor(section)
+        cdef int fd = section_descriptor(section), own_fd = -1
         self.made = section.device, section.inode, offset
         if self.made in _made_by_thread():
             raise errors.DeadlockError(f"cannot {what}: the factory of this name requires the same name")
-        check(EBADF if fd < 0 else file_reopen(fd, section.path, &self.fd), mapping, what)
+        check(EBADF if fd < 0 else file_reopen(fd, section.path, &own_fd), mapping, what)
+        self.fd = own_fd
         _descriptors.add(self.fd)
         try:
             wait_for_byte(self.fd, offset, False)
@@ -72,7 +69,7 @@ cdef class Maker:
         _made_by_thread().discard(self.made)
         self._release()
 
-    cdef _release(self):
+    def _release(self):
         if self.fd in _descriptors:              # not so in a child that was forked meanwhile
             _descriptors.discard(self.fd)
             file_close(self.fd)

@@ -5,17 +5,21 @@ A participant owns an entry of the table, and the kernel's lock on the entry's l
 A participant that takes over the entry of a dead owner first clears up what that owner left in the lock and in the heap.
 """
 
+from libc.errno cimport EINTR, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport store_release_u32
+from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
     OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
     participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
-from shmem._base.system cimport byte_lock, file_close, file_reopen, process_mutex_lock, process_mutex_unlock
+from shmem._base.system cimport (
+    byte_lock, file_close, file_facts, file_facts_t, file_reopen, memory_unmap, memory_wiped_by_fork, process_mutex_lock,
+    process_mutex_unlock)
 from shmem._heap.heap cimport WAIT_A_SLICE, WAIT_FOREVER, heap_enter, heap_leave, heap_sweep
 from shmem._heap.recovery cimport dead_left_something, heap_recover
 from shmem._sync.storage_lock cimport lock_forget
@@ -33,7 +37,7 @@ cdef void clear_up_after(section_t* section, uint32_t index, uint64_t former_rea
 cdef void sign_with(section_t* section, uint32_t index, uint32_t generation) noexcept nogil:
     section.private.generation = generation
     section.private.owner_word = owner_word(index, generation)
-    section.private.index_plus_1 = index + 1
+    store_release_u32(&section.private.index_plus_1, index + 1)          # last: a thread that finds it uses the two above
 
 
 cdef int become_participant(section_t* section) noexcept nogil:
@@ -50,21 +54,58 @@ cdef int become_participant(section_t* section) noexcept nogil:
     return OK
 
 
+cdef int _become_beside_threads(section_t* section) noexcept nogil:
+    """Become a participant while other threads of this process use the section.
+
+    The entry is cleared up under a copy of the section with private pages of its own.  The other threads find the signature afterwards.
+    Otherwise what they take would be cleared up as the former owner's.
+    """
+    cdef section_t cleaner = section[0]
+    cdef int status
+    cleaner.private = <private_t*>memory_wiped_by_fork(sizeof(private_t))
+    if cleaner.private == NULL:
+        return ENOMEM
+    status = become_participant(&cleaner)
+    if status == OK:
+        sweep_after_joining(&cleaner)
+        section.keeps_fd = cleaner.keeps_fd
+        section.liveness_page = cleaner.liveness_page
+        section.liveness_fd = cleaner.liveness_fd
+        section.n_forks += 1
+        sign_with(section, cleaner.private.index_plus_1 - 1, cleaner.private.generation)
+    section.fd = cleaner.fd                  # it is opened again when user code has closed it
+    memory_unmap(cleaner.private, sizeof(private_t))
+    return status
+
+
+cdef bint _is_mapped_whole(section_t* section, int fd) noexcept nogil:
+    """Return whether the file is still what this process has mapped: no first opener has created it anew or let it grow meanwhile."""
+    cdef file_facts_t facts
+    return (file_facts(fd, &facts) == OK and facts.size_bytes >= section.size_bytes and section.header.magic == MAGIC
+            and section.header.salt == section.salt and section.header.max_size == section.size_bytes)
+
+
+cdef int _attach_locked(section_t* section) noexcept nogil:
+    cdef int opening_fd = -1, fd = section_descriptor(section)
+    cdef int status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
+    if status == OK:
+        status = byte_lock(opening_fd, OPENING_BYTE, True)
+        while status == EINTR:
+            status = byte_lock(opening_fd, OPENING_BYTE, True)
+    if status == OK and not (participants_any_alive(section) and _is_mapped_whole(section, fd)):
+        status = CLOSED                      # the last participant has truncated or removed the file
+    if status == OK:
+        status = _become_beside_threads(section)
+    file_close(opening_fd)
+    return status
+
+
 cdef int attach_child(section_t* section) noexcept nogil:
     """Make a child whose fork no handler saw a participant of its own, if any participant is still alive."""
-    cdef int status = OK, opening_fd = -1, fd
+    cdef int status = OK
     process_mutex_lock()
     if section.private.index_plus_1 == 0:
-        fd = section_descriptor(section)
-        status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
-        if status == OK:
-            status = byte_lock(opening_fd, OPENING_BYTE, True)
-        if status == OK and not participants_any_alive(section):
-            status = CLOSED                  # the last participant has truncated or removed the file
-        if status == OK:
-            section.n_forks += 1
-            status = become_participant(section)
-        file_close(opening_fd)
+        status = _attach_locked(section)
     process_mutex_unlock()
     return status
 

@@ -148,6 +148,11 @@ cdef void _note_death(section_t* section) noexcept nogil:
     store_release_u32(&section.header.death_notice, 1)
 
 
+cdef void _count_death(section_t* section) noexcept nogil:
+    """Count a dead reader whose shares this participant has cleared; the notice was set before."""
+    fetch_add_seq_cst_u64(&section.header.owner_deaths, 1)
+
+
 cdef void upgrade_clear(section_t* section) noexcept nogil:
     """Clear `upgrade`.  This must happen before the gate opens, or a writer would find both open while a share is left."""
     store_seq_cst_u64(&section.header.upgrade, 0)
@@ -306,9 +311,10 @@ cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint
         return True
     if not ask or participant_entry_is_alive(section, index):
         return False
+    store_release_u32(&section.header.death_notice, 1)       # before the shares are cleared: the next drainer must not miss it
     if not compare_exchange_seq_cst_u64(&section.participants[index].readers, word, readers_none(word)):
         return False
-    _note_death(section)
+    _count_death(section)
     return True
 
 
@@ -594,8 +600,10 @@ cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_reader
     word = load_seq_cst_u64(&section.header.lock_gate)
     if owner_index(word) == index and owner_generation(word) != generation:
         is_mine = compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | (word & STARVING))
-    if held or is_mine:
+    if is_mine:
         _note_death(section)             # before any thread may enter: the notice is for the next holder
+    elif held:
+        _count_death(section)            # `participant_take` has set the notice
     word = load_seq_cst_u64(&section.header.upgrade)
     if owner_index(word) == index and owner_generation(word) != generation:
         if compare_exchange_seq_cst_u64(&section.header.upgrade, word, 0):

@@ -1,20 +1,27 @@
 """Fork, exec, exit and death of processes that use a section.  The required outcomes are listed in docs/decisions/processes.md."""
 
+import fcntl
 import multiprocessing
 import os
+import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from workers import holds, in_child, lock_for_parent, lock_of, wait_for, wait_for_waiter
 
 import shmem
+from shmem._base.layout import GATE_WAITERS, LAYOUT, OPENING_BYTE, OWNER_GENERATION_SHIFT
 from shmem._cli.tstshmem_section import Control
 from shmem._objects import lock as _lock
 
+HEADER, PARTICIPANT = LAYOUT["header_t"], LAYOUT["participant_t"]
+F_OFD_SETLK = 37
 SIZE = 1 << 22
 MODES = ["exclusive", "shared"]
 OPEN = "import threading, warnings\nsection = shmem.SharedMemory(**eval(args[0]))\n"
@@ -25,6 +32,11 @@ HOLD = OPEN + "with getattr(shmem, args[1] + '_lock')(section): say('held'); sys
 def section(place):
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
         yield section
+
+
+def lock_byte(fd, offset):
+    """Lock a byte of a file through a description of its own."""
+    fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
 
 
 def take_over(section, deaths, warned=True):
@@ -244,6 +256,81 @@ def test_child_without_fork_handlers(section, place, child):
     using.end()
     assert section["a"][0] == 3
     take_over(section, deaths=1, warned=False)
+
+
+FORKED = (
+    OPEN + "import ctypes, signal, threading\n"
+    "array = section.zeros(1, temporary=True)\n"
+    "if ctypes.PyDLL(None)._Fork():\n    os.wait(); say('over'); sys.exit()\n"
+    "say('born'); sys.stdin.readline()\n"
+)
+
+
+def test_interrupted_attachment(place, child):
+    """Signals that arrive while a child, whose fork no handler saw, waits for the opening byte to attach: the wait goes on."""
+    with shmem.SharedMemory(**place, max_size=SIZE) as section:
+        code = "signal.signal(signal.SIGALRM, lambda *_: None); signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
+        code += "with shmem.shared_lock(section): pass\n"
+        other = child(FORKED + code + "signal.setitimer(signal.ITIMER_REAL, 0); say('locked'); os._exit(0)", place)
+        assert other.hear() == "born"
+        fd = os.open(section.path, os.O_RDWR)
+        lock_byte(fd, OPENING_BYTE)
+        other.tell()
+        time.sleep(0.2)
+        os.close(fd)
+        assert other.hear() == "locked"
+        assert other.hear() == "over"
+        other.end()
+
+
+@pytest.mark.damages
+def test_attachment_after_the_file_grew(place, child):
+    """A first opener that let the file grow, while a child whose fork no handler saw was not attached: it has mapped too little."""
+    with shmem.SharedMemory(**place, max_size=SIZE) as section:
+        code = "try:\n    section.allocate(10); say('allocated')\nexcept shmem.ClosedError:\n    say('closed')\nos._exit(0)"
+        other = child(FORKED + code, place)
+        assert other.hear() == "born"
+        with open(section.path, "r+b") as file:
+            HEADER["max_size"].write_file(file.fileno(), 2 * SIZE)
+        other.tell()
+        assert other.hear() == "closed"
+        with open(section.path, "r+b") as file:
+            HEADER["max_size"].write_file(file.fileno(), SIZE)
+        assert other.hear() == "over"
+        other.end()
+
+
+def test_attachment_is_complete_before_other_threads_use_it(place, child):
+    """One thread of such a child clears up after the dead owner of the entry; another one does not use the entry before."""
+    with shmem.SharedMemory(**place, max_size=SIZE, max_participants=3) as section:
+        dead = child(OPEN + "array = section.zeros(1, temporary=True); say('ready'); time.sleep(60)", place)
+        dead.hear()
+        use = "def use(what):\n    with shmem.shared_lock(section): os.write(1, what.encode() + b'\\n')\n"
+        use += "first = threading.Thread(target=use, args=('first',)); first.start(); sys.stdin.readline()\n"
+        use += (
+            "second = threading.Thread(target=use, args=('second',)); say('go'); second.start(); first.join(); second.join(); os._exit(0)"
+        )
+        other = child(FORKED + use, place)
+        assert other.hear() == "born"
+        dead.kill()
+        participants = HEADER["participants_off"].read(Path(section.path).read_bytes())
+        attached = participants + PARTICIPANT.size + PARTICIPANT["attached"].offset
+        with open(section.path, "r+b", buffering=0) as file:
+            me = PARTICIPANT["readers"].read_file(file.fileno(), participants) >> OWNER_GENERATION_SHIFT << OWNER_GENERATION_SHIFT | 1
+            HEADER["heap_gate"].write_file(file.fileno(), me)  # the heap is busy
+            other.tell()
+            wait_for(lambda: HEADER["heap_gate"].read_file(file.fileno()) & GATE_WAITERS)
+            assert os.pread(file.fileno(), 4, attached) == (2).to_bytes(4, "little")
+            other.tell()
+            assert other.hear() == "go"
+            time.sleep(0.2)
+            early = other.hear() if select.select([other.process.stdout], [], [], 0)[0] else None
+            assert early is None
+            HEADER["heap_gate"].write_file(file.fileno(), 0)
+        assert sorted([other.hear(), other.hear()]) == ["first", "second"]
+        assert other.hear() == "over"
+        other.end()
+        section.check_heap()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])

@@ -51,6 +51,11 @@ TABLE = [
     ("gate.pml", "NO_TAKE_OVER QUIET OPS0=4 OPS1=1 OPS2=4", DEADLOCK, SAFETY),
     ("gate.pml", "NO_GENERATION QUIET REUSE=1 OPS0=4 OPS1=0 OPS2=5", DEADLOCK, SAFETY),
     ("gate.pml", "NO_ORDER QUIET REUSE=1 OPS0=4 OPS1=0 OPS2=5", DEADLOCK, SAFETY),
+    # the death of a reader, found by a writer and by the one that takes the reader's entry
+    ("death_notice.pml", "", CLEAN, SMALL),
+    *(("death_notice.pml", f"REACH={n}", ASSERTION, SMALL) for n in (1, 2, 3)),
+    ("death_notice.pml", "NOTICE_LATE", ASSERTION, SMALL),
+    ("death_notice.pml", "BLIND_STORE", ASSERTION, SMALL),
     # fairness of the lock: thread 2 is never starved, as a reader among writers, a writer among readers, or a writer among both
     ("gate.pml", "WATCHED=2 KILLS=0 OPS0=4 OPS1=4 OPS2=1", CLEAN, LIVENESS),
     ("gate.pml", "WATCHED=2 KILLS=0 OPS0=4 OPS1=1 OPS2=1", CLEAN, LIVENESS),
