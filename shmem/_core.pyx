@@ -24,8 +24,9 @@ Lock order, outermost first; no thread takes an earlier one while holding a late
 2. the storage lock of a section
 3. the process mutex
 4. the opening byte of a section's file
-5. the heap gate of a section
-6. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
+5. the reserve gate of a section
+6. the heap gate of a section
+7. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
 """
 
 import operator
@@ -81,19 +82,20 @@ def register_face(face_class):
     _face_class = face_class
 
 
-def depart_all():
+def depart_all(is_last_attempt=False):
     """Leave every section at exit; the last participant of a section leaves it whole.
 
     Daemon threads may still run.  They cannot enter the library while this thread holds the GIL; those already inside are
-    waited for.  A section in which one stays is left to the kernel, as after a kill.  No thread needs the
-    GIL while it holds the process mutex, an opening byte or a heap gate.
+    waited for.  A section in which one stays after the last attempt is left to the kernel, as after a kill.  No thread needs the
+    GIL while it holds the process mutex, an opening byte or a heap gate.  A thread that fills a new block does need it; between two
+    attempts the caller releases the GIL.
 
     Returns
     -------
     bool
         Whether every section was left.
     """
-    return not sections_depart()
+    return not sections_depart(is_last_attempt)
 
 
 # -- opening ------------------------------------------------------------------------------------------------

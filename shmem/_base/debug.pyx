@@ -20,7 +20,7 @@ The checks and their places::
     use after free             the first bytes of a freed payload are filled with 0xdd
 
 A table of the process records what each thread holds, in a slot with its thread pointer.  Only that thread writes the slot, and only while
-it holds something.  At most one thread holds the process mutex and one the gate of each section, so a few slots are enough.
+it holds something.  At most one thread holds the process mutex and one each gate of a section, so a few slots are enough.
 """
 
 import os
@@ -99,6 +99,8 @@ cdef void debug_may_take(uint32_t what) noexcept nogil:
     if held & HEAP_GATE:
         debug_fail(b"lock order: the process mutex is requested under a heap gate" if what == PROCESS_MUTEX else
                    b"lock order: a heap gate is requested under a heap gate", NULL, 0, 0, 0)
+    if held & RESERVE_GATE and what != HEAP_GATE:
+        debug_fail(b"lock order: the process mutex or a reserve gate is requested under a reserve gate", NULL, 0, 0, 0)
     if held & what:
         debug_fail(b"lock order: the process mutex is requested by the thread that holds it", NULL, 0, 0, 0)
 
@@ -174,7 +176,7 @@ cdef void debug_python() noexcept nogil:
 
 def pretend(what):
     """Record `what` as held by this thread."""
-    debug_taken(PROCESS_MUTEX if what == "process mutex" else HEAP_GATE)
+    debug_taken({"process mutex": PROCESS_MUTEX, "reserve gate": RESERVE_GATE, "heap gate": HEAP_GATE}[what])
 
 
 def ask(what):

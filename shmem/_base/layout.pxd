@@ -90,7 +90,8 @@ cdef extern from *:
         uint64_t reserved;            /* file system backing exists below this */
         uint64_t high_water;          /* never written above this: known to be zero */
         uint64_t next_serial;
-        uint8_t spare1[32];
+        uint64_t reserve_gate;        /* a gate of its own: its owner reserves backing, or returns it */
+        uint8_t spare1[24];
 
         uint64_t lock_gate;           /* line of its own, with the notice of a dead holder */
         uint64_t owner_deaths;
@@ -143,6 +144,7 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, root_off) == 360, "layout");
     _Static_assert(offsetof(header_t, types_off) == 376, "layout");
     _Static_assert(offsetof(header_t, top) == 448, "layout");
+    _Static_assert(offsetof(header_t, reserve_gate) == 480, "layout");
     _Static_assert(offsetof(header_t, lock_gate) == 512, "layout");
     _Static_assert(offsetof(header_t, lock_gate_readers) == 536, "layout");
     _Static_assert(offsetof(header_t, upgrade) == 576, "layout");
@@ -157,7 +159,7 @@ cdef extern from *:
 
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
-        uint32_t attached;            /* 2: taken; 1: taken, and its former owner cleaned up after; 0: left in order */
+        uint32_t attached;            /* 0: left; 1: taken, and its former owner cleaned up after; 2: taken; 3: rests, at exit with views */
         uint32_t pending;             /* upper bound for the number of its PENDING blocks */
         uint32_t pins;                /* upper bound for the number of its pinned arrays */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
@@ -412,6 +414,7 @@ cdef extern from *:
         uint64_t reserved
         uint64_t high_water
         uint64_t next_serial
+        uint64_t reserve_gate
         uint64_t lock_gate
         uint64_t owner_deaths
         uint32_t death_notice

@@ -59,7 +59,7 @@ cdef extern from *:
         STRUCT(), FIELD(magic), FIELD(version), FIELD(header_bytes), FIELD(fingerprint), FIELD(salt), FIELD(uuid), FIELD(label),
         FIELD(max_size), FIELD(desired_address), FIELD(index_kind), FIELD(max_participants), FIELD(clean), FIELD(broken), FIELD(boot_id),
         FIELD(participants_off), FIELD(intents_off), FIELD(index_off), FIELD(heap_start), FIELD(root_off), FIELD(directory_off),
-        FIELD(types_off), FIELD(spare0), FIELD(top), FIELD(reserved), FIELD(high_water), FIELD(next_serial), FIELD(spare1),
+        FIELD(types_off), FIELD(spare0), FIELD(top), FIELD(reserved), FIELD(high_water), FIELD(next_serial), FIELD(reserve_gate), FIELD(spare1),
         FIELD(lock_gate), FIELD(owner_deaths), FIELD(death_notice), FIELD(spare2), FIELD(lock_gate_readers), FIELD(lock_gate_writers),
         FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate), FIELD(spare5),
         FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),

@@ -1,8 +1,13 @@
 # cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
+from shmem._atomics cimport load_acquire_u32
 from shmem._base.layout cimport participant_t
 from shmem._base.owner cimport owner_generation
 from shmem._base.section cimport section_t
+
+cdef enum:                                   # of `participant_t.attached`
+    ATTACHED_NEW = 2                         # taken; what its former owner left is still there
+    ATTACHED_RESTS = 3                       # left at exit: its process only has views, and keeps its pins until it ends
 
 cdef enum:
     OPENING_BYTE = 0x2000000000000000        # far past the end of any file; held while opening or closing
@@ -16,6 +21,7 @@ cdef int section_descriptor(section_t* section) noexcept nogil
 cdef void section_close_descriptor(section_t* section, int fd) noexcept nogil
 cdef void participant_drop_liveness(section_t* section, void* page, int kept_fd) noexcept nogil
 cdef bint participants_any_alive(section_t* section) noexcept nogil
+cdef bint participants_others_active(section_t* section, bint* any_rests) noexcept nogil
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil
 
@@ -23,6 +29,11 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
 cdef inline participant_t* my_entry(section_t* section) noexcept nogil:
     """Return the entry of this process, which must be attached."""
     return &section.participants[section.private.index_plus_1 - 1]
+
+
+cdef inline bint participant_rests(section_t* section, uint32_t index) noexcept nogil:
+    """Return whether the owner of an entry has left the section at exit, and keeps the entry for its views until it ends."""
+    return load_acquire_u32(&section.participants[index].attached) == ATTACHED_RESTS
 
 
 cdef inline bint participant_left_something(section_t* section, uint32_t index) noexcept nogil:

@@ -11,6 +11,8 @@ section's file.  Liveness is asked of the kernel, never guessed from process ids
   zeroes the count of the dead owner.
 * `attached` shows to which owner the pins belong: while it is 2 the entry has a new owner, which is alive, and still the pins, blocks and
   intent of its former one.  It is stored before the generation that shows every process that the former owner is dead.
+* A process that exits while it has views of arrays rests: it has left, and takes part in nothing, but entry, pins and byte stay until it
+  ends.  The last participant is the last one that does not rest.
 * "Dead" is believed only from a descriptor that still leads to the section's file and reports this participant's byte
   as locked.  A descriptor that user code closed, and that leads to another file by now, would report every participant dead.
 """
@@ -125,6 +127,37 @@ cdef bint participants_any_alive(section_t* section) noexcept nogil:
     return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
 
 
+cdef bint participants_others_active(section_t* section, bint* any_rests) noexcept nogil:
+    """Return whether another process takes part in the section; True if that is unknown.
+
+    If not, `any_rests` is whether another process rests.  The caller holds the opening byte, so none joins or begins to rest meanwhile.
+    """
+    cdef uint32_t i, me_plus_1 = section.private.index_plus_1
+    cdef bint is_locked = True, after_me = True
+    cdef int fd = section_descriptor(section)
+    any_rests[0] = False
+    if fd < 0:
+        return True
+    if me_plus_1 != 0 and (byte_range_is_locked(fd, LIVENESS_BYTE + me_plus_1, section.max_participants, &after_me) != 0):
+        return True
+    if me_plus_1 == 1:
+        is_locked = False
+    elif byte_range_is_locked(fd, LIVENESS_BYTE, me_plus_1 - 1 if me_plus_1 else section.max_participants, &is_locked) != 0:
+        return True
+    if not is_locked and (me_plus_1 == 0 or not after_me):
+        return False
+    for i in range(section.max_participants):
+        if i + 1 == me_plus_1:
+            continue
+        if byte_range_is_locked(fd, LIVENESS_BYTE + i, 1, &is_locked) != 0:
+            return True
+        if is_locked:
+            if not participant_rests(section, i):
+                return True
+            any_rests[0] = True
+    return False
+
+
 cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogil:
     cdef uint32_t high
     while True:
@@ -165,7 +198,8 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
         return EBADF
     for round_ in range(2):
         for i in range(section.max_participants):
-            if round_ == 0 and (load_acquire_u32(&section.participants[i].attached) or participant_left_something(section, i)):
+            if round_ == 0 and ((load_acquire_u32(&section.participants[i].attached) != 0 and not participant_rests(section, i))
+                                or participant_left_something(section, i)):
                 continue
             if participant_entry_is_alive(section, i):
                 continue
@@ -175,7 +209,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
             if status != 0:
                 return status
             _raise_high_mark(section, i + 1)
-            store_release_u32(&section.participants[i].attached, 2)
+            store_release_u32(&section.participants[i].attached, ATTACHED_NEW)
             former_readers[0] = _begin_generation(section, i)
             section.participants[i].waiting = 0
             section.participants[i].pid = process_id()

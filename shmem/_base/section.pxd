@@ -87,7 +87,8 @@ ctypedef struct section_t:
     bint anonymous                # the last participant removes the file
     bint keeps_fd                 # this file system drops a lock with its descriptor
     bint departed                 # this process left the section at exit, while views still exist
-    uint32_t leaves               # the process is about to leave: a waiter for the lock returns after its slice
+    bint kept                     # at exit a thread was inside: entry and mapping stay, and end with the process as after a kill
+    uint32_t leaves               # the process is about to leave: a waiter for the lock returns after its slice, and no call enters anew
     uint64_t id                   # unique among all section_t that this process has made
     uint64_t n_holds              # Mapping objects, under the process mutex
     uint32_t n_busy               # threads inside the library without the GIL; must be 0 while the process departs

@@ -34,3 +34,4 @@ cdef enum Status:
     WOULD_BLOCK = -100
     INTERRUPTED = -101
     NOT_FOUND = -102
+    NEEDS_BACKING = -103

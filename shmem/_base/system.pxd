@@ -54,6 +54,7 @@ cdef void liveness_do_not_inherit(void* page) noexcept nogil
 # memory
 cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address, char** base) noexcept nogil
 cdef void memory_unmap(void* base, uint64_t size_bytes) noexcept nogil
+cdef int memory_detach(char* base, uint64_t size_bytes, bint writable) noexcept nogil
 cdef int memory_sync(void* base, uint64_t size_bytes) noexcept nogil
 cdef void* memory_wiped_by_fork(size_t size_bytes) noexcept nogil
 

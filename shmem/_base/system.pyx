@@ -103,7 +103,7 @@ cdef extern from "<sys/vfs.h>" nogil:
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE
-    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED_NOREPLACE
+    int MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE
     int MADV_DONTFORK, MADV_WIPEONFORK, MS_SYNC
     void* MAP_FAILED
     void* mmap(void* address, size_t length, int protection, int flags, int fd, int64_t offset)
@@ -136,7 +136,7 @@ cdef enum:
     MAX_LINKS = 40
     MIN_PIECE_BYTES = 65536              # for which space is allocated, or given back, by one system call
     MAX_PIECE_BYTES = 16 << 20
-    MAX_PUNCH_BYTES = 1 << 30
+    MIN_PUNCH_BYTES = 1 << 30
 
 cdef char _zeros[ZEROS_BYTES]            # not on the stack: a thread's stack may be smaller
 
@@ -440,10 +440,15 @@ cdef int file_reserve(int fd, uint64_t start_off, uint64_t end_off, uint64_t res
 
 
 cdef int file_give_back(int fd, uint64_t start_off, uint64_t end_off) noexcept nogil:
-    """Return the backing of [start, end) to the file system, in pieces; it reads as zeros afterwards."""
+    """Return the backing of [start, end) to the file system, in pieces; it reads as zeros afterwards.
+
+    The time depends on the backing and not on the length, and most of a long range has none.
+    """
     cdef uint64_t off = start_off, n
     while off < end_off:
-        n = MAX_PUNCH_BYTES if end_off - off > <uint64_t>MAX_PUNCH_BYTES else end_off - off
+        n = ((end_off - off) >> 4) & ~<uint64_t>(MIN_PUNCH_BYTES - 1)        # complete pages
+        if n < MIN_PUNCH_BYTES:
+            n = MIN_PUNCH_BYTES if end_off - off > <uint64_t>MIN_PUNCH_BYTES else end_off - off
         if fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, <int64_t>off, <int64_t>n) == 0:
             off += n
         elif errno != EINTR:
@@ -611,6 +616,16 @@ cdef int memory_map(int fd, uint64_t size_bytes, bint writable, uint64_t address
 cdef void memory_unmap(void* base, uint64_t size_bytes) noexcept nogil:
     if base != NULL:
         munmap(base, size_bytes)
+
+
+cdef int memory_detach(char* base, uint64_t size_bytes, bint writable) noexcept nogil:
+    """Put zeroed private memory in place of mapped pages, so that they can be accessed after their file was truncated: 0 or an errno."""
+    cdef void* mapped
+    if size_bytes == 0:
+        return 0
+    mapped = mmap(base, size_bytes, PROT_READ | PROT_WRITE if writable else PROT_READ,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0)
+    return errno if mapped == MAP_FAILED else 0
 
 
 cdef int memory_sync(void* base, uint64_t size_bytes) noexcept nogil:

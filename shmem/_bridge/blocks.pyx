@@ -10,7 +10,7 @@ from shmem._base.public import refuse_construction
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, payload_to_block, tag_type
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport OK, READ_ONLY, WOULD_BLOCK
+from shmem._base.status cimport CLOSED, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_steps, section_text
 from shmem._bridge.mapping cimport Mapping, face_of
 from shmem._heap.heap cimport (
@@ -64,7 +64,9 @@ cdef uint64_t _allocate(Mapping mapping, uint64_t size_bytes, uint64_t align_byt
     cdef block_call_t call
     if not mapping.writable:
         check(READ_ONLY, mapping, f"allocate {size_bytes:,} bytes")
-    if size_bytes <= SMALL_BYTES:
+    if section.leaves:
+        status = CLOSED
+    elif size_bytes <= SMALL_BYTES:
         status = heap_allocate(section, size_bytes, align_bytes, type_id, flags | HEAP_NOWAIT, &payload_off)
     if status == WOULD_BLOCK:
         call.size_bytes, call.align_bytes, call.type_id, call.flags = size_bytes, align_bytes, type_id, flags

@@ -9,8 +9,11 @@ from shmem._bridge.mapping cimport Mapping
 # arguments and results.
 ctypedef int (*step_t)(section_t* section, void* request) noexcept nogil
 
-# One step without the GIL: its status.  `section` is NULL for a step that uses no section.  The caller keeps section and request alive.
+# One step without the GIL: its status, or CLOSED once the process leaves the section at exit.  `section` is NULL for a step that uses no
+# section.  The caller keeps section and request alive.
 cdef int run_step(section_t* section, step_t step, void* request) noexcept
+# The same for a step that ends what this thread has begun: it runs even while the process waits for its threads in order to leave.
+cdef int run_last_step(section_t* section, step_t step, void* request) noexcept
 
 # Repeat a step until it is not INTERRUPTED, and return its status.  Python's signal handlers run after each slice; if one raises, so does
 # this, and the operation has not happened.  A step that fails for lack of space has done nothing; it is repeated once if leftovers could be

@@ -25,6 +25,10 @@ from shmem._bridge.mapping cimport Mapping
 # -- steps, without the GIL -------------------------------------------------------------------------------
 
 cdef int run_step(section_t* section, step_t step, void* request) noexcept:
+    return CLOSED if section != NULL and section.leaves else run_last_step(section, step, request)
+
+
+cdef int run_last_step(section_t* section, step_t step, void* request) noexcept:
     cdef int status
     if section != NULL:
         busy_begin(section)
@@ -68,7 +72,7 @@ cdef int _fail(int status, Mapping mapping, str what) except -1:
     cdef section_t* section = mapping.section
     if section.verify != NULL:
         debug_python()
-    if status == CLOSED and section.departed and threading.current_thread() is not threading.main_thread():
+    if status == CLOSED and section.leaves and threading.current_thread().daemon:
         _park()
     raise explain(status, what, {
         "section": section_text(section),

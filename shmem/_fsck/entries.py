@@ -22,6 +22,7 @@ from shmem._base.layout import (
 
 PARTICIPANT, INTENT = LAYOUT["participant_t"], LAYOUT["intent_t"]
 WORD_BYTES = 8
+ATTACHED_RESTS = 3  # see _base/participants.pxd
 MOST_PENDING = 16 * MAX_THREADS
 OPERATIONS = {
     INTENT_SWAP_SLOT: "naming, moving or removing a block",
@@ -39,7 +40,7 @@ def operation_of(word):
 
 def _participant_problem(wreck, entry):
     """Return a description of a value in an entry that no process writes, or None."""
-    if entry["attached"] > 2 or any(entry["spare"]) or entry["pid"] >= 1 << 32:
+    if entry["attached"] > ATTACHED_RESTS or any(entry["spare"]) or entry["pid"] >= 1 << 32:
         return "it was overwritten"
     for count, most, what in (
         (entry["readers"] & READERS_COUNT_MASK, MAX_THREADS, "threads that hold the lock shared"),
@@ -61,8 +62,8 @@ def _examine_participant(wreck, i, at):
         for offset in range(at, at + PARTICIPANT.size, WORD_BYTES):
             wreck.put(offset, entry["readers"] & ~READERS_COUNT_MASK if offset == readers else 0)
     elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & READERS_COUNT_MASK:
-        pid = entry["pid"]
-        wreck.notes.append(f"participant entry {i}: process {pid} was killed; the next opener clears the entry")
+        end = "ended while it had views" if entry["attached"] == ATTACHED_RESTS else "was killed"
+        wreck.notes.append(f"participant entry {i}: process {entry['pid']} {end}; the next opener clears the entry")
 
 
 def _intent_problem(wreck, intent):

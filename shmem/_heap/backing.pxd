@@ -19,5 +19,9 @@ cdef inline uint64_t backing_end(section_t* section) noexcept nogil:
     return top if damaged(reserved > section.size_bytes or reserved < top) else reserved
 
 
-cdef int backing_reserve(section_t* section, uint64_t end_off) noexcept nogil
-cdef int backing_give_back(section_t* section, int fd) noexcept nogil
+cdef int backing_enter(section_t* section, bint stops) noexcept nogil
+cdef void backing_leave(section_t* section) noexcept nogil
+# for the owner of the reserve gate
+cdef int backing_extend(section_t* section, uint64_t end_off, bint stops) noexcept nogil
+cdef uint64_t backing_lower(section_t* section) noexcept nogil
+cdef int backing_give_back(section_t* section, uint64_t keep_off) noexcept nogil

@@ -17,7 +17,7 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 
 The heap gate is a gate of `_sync/gate.pxd`.  A participant that takes it over from a dead owner recovers the heap before anything else.
 The owner of the gate does not run Python code and does not wait for another lock; only a snapshot takes the gates of the queues under it.
-The process mutex and an opening byte are taken before the gate (see the lock order in `_core.pyx`).
+The process mutex, an opening byte and the reserve gate (`backing.pyx`) are taken before the gate (see the lock order in `_core.pyx`).
 
 States of a block, and the one store by which it leaves each::
 
@@ -39,13 +39,12 @@ Related files: `block_tags.pxd` writes tags, `free_index.pxd` finds holes, `back
 resizes and moves blocks, `recovery.pyx` repairs the heap after a kill, `verify.pyx` checks the invariants.
 """
 
-from libc.errno cimport EBADF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport (
-    compare_exchange_acquire_u64, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32,
-    store_release_u64)
+    compare_exchange_acquire_u64, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u32,
+    store_release_u32, store_release_u64)
 from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
@@ -54,11 +53,16 @@ from shmem._base.layout cimport (
     TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make,
     tag_has_right_format, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport owner_index
-from shmem._base.participants cimport section_descriptor
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
+<<<<<<< HEAD
     ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NAME_EXISTS, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
 from shmem._heap.backing cimport backing_end, backing_give_back, backing_reserve, is_out_of_space
+=======
+    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
+from shmem._heap.backing cimport (
+    backing_end, backing_enter, backing_extend, backing_give_back, backing_leave, backing_lower, is_out_of_space)
+>>>>>>> main
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
@@ -81,6 +85,7 @@ ctypedef struct request_t:
     bint clear_inside                    # clear before the commit
     heap_wait_t wait
     uint64_t dirty_end_off               # out: above this the payload is zero already
+    uint64_t backing_end_off             # out, with NEEDS_BACKING: how far space must be reserved
 
 
 # -- the gate -------------------------------------------------------------------------------------------
@@ -261,18 +266,14 @@ cdef int _place_above_top(section_t* section, request_t* request, uint64_t* bloc
     """Place the block above `top`, with a hole before it if it is to be aligned."""
     cdef header_t* header = section.header
     cdef uint64_t top = heap_top(section), gap = gap_before(top, request.align_bytes), off = top + gap, new_top
-    cdef int status
     if damaged(not heap_top_is_right(section)):
         return CORRUPTED
     if gap + request.size_bytes > section.size_bytes - top:
         return NO_MEMORY
     new_top = off + request.size_bytes
     if new_top > backing_end(section):
-        if request.wait == DO_NOT_WAIT:
-            return WOULD_BLOCK
-        status = backing_reserve(section, new_top)
-        if status != OK:
-            return status
+        request.backing_end_off = new_top
+        return WOULD_BLOCK if request.wait == DO_NOT_WAIT else NEEDS_BACKING
     request.dirty_end_off = header.high_water
     if new_top > header.high_water:
         store_release_u64(&header.high_water, new_top)       # before anything is written above it
@@ -356,6 +357,73 @@ cdef int heap_sweep(section_t* section, heap_wait_t wait, uint64_t* n_bytes) noe
     return status
 
 
+# -- backing --------------------------------------------------------------------------------------------
+
+cdef int heap_give_back(section_t* section, heap_wait_t wait) noexcept nogil:
+    """Return the backing above `top` to the file system.  The caller owns the reserve gate, and not the heap gate."""
+    cdef uint64_t keep_off = 0
+    cdef int status = heap_enter_to_change(section, wait)
+    if status != OK:
+        return status
+    if damaged(not heap_top_is_right(section)):
+        status = CORRUPTED               # blocks above `top` may be in use
+    else:
+        keep_off = backing_lower(section)
+    heap_leave(section)
+    if status == OK:
+        status = backing_give_back(section, keep_off)
+    if status == OK and section.header.high_water > keep_off and heap_enter(section, wait) == OK:
+        if section.header.high_water > keep_off:         # blocks that were placed meanwhile lie below it
+            store_release_u64(&section.header.high_water, keep_off)
+        heap_leave(section)
+    return status
+
+
+cdef int _make_room(section_t* section) noexcept nogil:
+    """Under the heap gate, free what lies in the cached lists, was abandoned, or belonged to the dead."""
+    cdef int status = heap_flush_cache(section) if section.header.cached_blocks else OK
+    if status == OK:
+        _free_abandoned(section)
+        if dead_left_something(section):
+            status = heap_recover(section, NO_PARTICIPANT)
+    return status
+
+
+cdef int _place_on_new_backing(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
+    """Reserve space for the block outside of the heap gate, then place it.
+
+    The reserve gate is held until it is placed, so that no other process returns that space.  If the file system is full, what was
+    reserved is returned, and the block is tried once more after making room.
+    """
+    cdef bint stops = request.wait == WAIT_A_SLICE, was_full = False
+    cdef int full, status = backing_enter(section, stops)
+    if status != OK:
+        return status
+    status = NEEDS_BACKING
+    while status == NEEDS_BACKING:
+        full = backing_extend(section, request.backing_end_off, stops)
+        if full == INTERRUPTED:
+            status = INTERRUPTED
+            break
+        if full != OK:
+            heap_give_back(section, request.wait)
+        if full != OK and (was_full or not is_out_of_space(full)):
+            status = full
+            break
+        status = heap_enter_to_change(section, request.wait)
+        if status == OK:
+            if full != OK:
+                was_full = True
+                status = _make_room(section)
+            if status == OK:
+                status = _place_somehow(section, request, block_off)
+            if status == OK:
+                count_used(section, 1, tag_size(block_at(section, block_off[0]).tag))
+            heap_leave(section)
+    backing_leave(section)
+    return status
+
+
 # -- allocate -------------------------------------------------------------------------------------------
 
 cdef inline uint32_t* _my_pending(section_t* section) noexcept nogil:
@@ -393,6 +461,14 @@ cdef bint _free_abandoned(section_t* section) noexcept nogil:
     return found
 
 
+cdef bint heap_is_filled(section_t* section) noexcept nogil:
+    """Return whether this process has PENDING blocks other than those that were put aside: a thread fills them, or is about to."""
+    cdef uint32_t i, n_aside = 0
+    for i in range(MAX_ABANDONED):
+        n_aside += load_acquire_u64(&section.private.abandoned_off[i]) != 0
+    return load_seq_cst_u32(_my_pending(section)) > n_aside
+
+
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
                        uint64_t* payload_off) noexcept nogil:
     """Allocate a block: 0, NO_MEMORY, CORRUPTED, WOULD_BLOCK, INTERRUPTED, or an errno from reserving backing."""
@@ -424,10 +500,12 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     status = _place_somehow(section, &request, &off)
     if status == OK:
         count_used(section, 1, tag_size(block_at(section, off).tag))
-    elif is_pending:
-        _pending_over(section)
     heap_leave(section)
+    if status == NEEDS_BACKING:
+        status = _place_on_new_backing(section, &request, &off)
     if status != OK:
+        if is_pending:
+            _pending_over(section)
         return status
     payload_off[0] = block_to_payload(off)
     if zero_outside and request.dirty_end_off > payload_off[0]:
@@ -583,17 +661,15 @@ cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial
 
 cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil:
     """Return the backing above `top` to the file system.  The file keeps its length, so views stay valid."""
-    cdef int status, fd = section_descriptor(section)
-    if fd < 0:
-        return EBADF
-    status = heap_enter_to_change(section, wait)
+    cdef int status = backing_enter(section, wait == WAIT_A_SLICE)
     if status != OK:
         return status
-    _free_abandoned(section)
-    status = heap_flush_cache(section)
-    if status == OK and damaged(not heap_top_is_right(section)):
-        status = CORRUPTED               # blocks above `top` may be in use
+    status = heap_enter_to_change(section, wait)
     if status == OK:
-        status = backing_give_back(section, fd)
-    heap_leave(section)
+        _free_abandoned(section)
+        status = heap_flush_cache(section)
+        heap_leave(section)
+    if status == OK:
+        status = heap_give_back(section, wait)
+    backing_leave(section)
     return status

@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport load_acquire_u32
 from shmem._base.bounds cimport block_room, damaged
 from shmem._base.layout cimport ARRAY_TEMPORARY, ARRAY_UNNAMED, array_t
-from shmem._base.participants cimport participant_entry_is_alive
+from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive
 from shmem._base.section cimport section_t
 
 cdef extern from * nogil:
@@ -32,7 +32,7 @@ cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
     """Return whether a participant pins the array.
 
     With `by_others` this process's own pin does not count; with `ask` only pins of live participants do.
-    The pins in an entry that was just taken (`attached` is 2) are those of its former owner, which is dead.
+    The pins in an entry that was just taken (ATTACHED_NEW) are those of its former owner, which is dead.
     """
     cdef uint64_t* pins = array_checked_pins(section, payload_off)
     cdef uint64_t bits
@@ -46,7 +46,8 @@ cdef bint array_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
             bits &= bits - 1
             if by_others and index + 1 == section.private.index_plus_1:
                 continue
-            if not ask or (load_acquire_u32(&section.participants[index].attached) != 2 and participant_entry_is_alive(section, index)):
+            if not ask or (load_acquire_u32(&section.participants[index].attached) != ATTACHED_NEW
+                           and participant_entry_is_alive(section, index)):
                 return True
     return False
 

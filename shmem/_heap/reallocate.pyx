@@ -16,16 +16,16 @@ from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport block_room, damaged, slack_fits
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, NAMES_SHIFT, SERIAL_MASK,
-    STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, serial_names,
-    serial_slack, tag_make, tag_make_free, tag_size, tag_type)
+    STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes,
+    payload_to_block, serial_names, serial_slack, tag_make, tag_make_free, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t, word_at
-from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, NO_MEMORY, OK
-from shmem._heap.backing cimport backing_end, backing_reserve
+from shmem._base.status cimport CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK
+from shmem._heap.backing cimport backing_end, backing_enter, backing_extend, backing_leave
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_behind, serial_word
 from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
-    heap_commit, heap_enter_to_change, heap_leave, heap_wait_t)
+    heap_commit, heap_enter_to_change, heap_give_back, heap_leave, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
 
@@ -89,11 +89,13 @@ cdef int _resize_in_place(section_t* section, uint64_t off, uint64_t request_byt
     return block_become_hole(section, off + new_bytes, rest) if rest else OK
 
 
-cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_bytes) noexcept nogil:
-    """If the block is the last one, make a hole after it into which it can grow.  The caller owns the gate."""
+cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_bytes, uint64_t* backing_end_off) noexcept nogil:
+    """If the block is the last one, make a hole after it into which it can grow.  The caller owns the gate.
+
+    NEEDS_BACKING: space up to `backing_end_off` must be reserved first.  With NULL the block is left as it is, and may have to move.
+    """
     cdef header_t* header = section.header
     cdef uint64_t old_bytes = tag_size(block_at(section, off).tag), more, new_top
-    cdef int status = OK
     if off + old_bytes != header.top or block_bytes_for(request_bytes) <= old_bytes:
         return OK
     more = block_bytes_for(request_bytes) - old_bytes
@@ -103,9 +105,10 @@ cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_b
         return OK
     new_top = header.top + more
     if new_top > backing_end(section):
-        status = backing_reserve(section, new_top)
-        if status != OK:
+        if backing_end_off == NULL:
             return OK                    # a move may still find room
+        backing_end_off[0] = new_top
+        return NEEDS_BACKING
     if new_top > header.high_water:
         store_release_u64(&header.high_water, new_top)
     block_write_hole(section, header.top, more)
@@ -141,8 +144,8 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
 
 
 cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, bint zero,
-                          heap_wait_t wait, uint64_t* old_request) noexcept nogil:
-    """Resize in place if possible, which takes the gate: NOT_FOUND if the block must move."""
+                          heap_wait_t wait, uint64_t* old_request, uint64_t* backing_end_off) noexcept nogil:
+    """Resize in place if possible, which takes the gate: NOT_FOUND if the block must move, NEEDS_BACKING as `_extend_last_block`."""
     cdef uint64_t off = payload_to_block(payload_off)
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
@@ -155,12 +158,27 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
         return CORRUPTED                 # which recovery cannot repair
     if status == OK:
         old_request[0] = block_room(section, payload_off) - serial_slack(block_at(section, off).serial)
-        status = _extend_last_block(section, off, request_bytes)
+        status = _extend_last_block(section, off, request_bytes, backing_end_off)
     if status == OK:
         status = _resize_in_place(section, off, request_bytes, zero)
     if status == CORRUPTED and heap_recover(section, NO_PARTICIPANT) == OK:
         status = NOT_FOUND
     heap_leave(section)
+    return status
+
+
+cdef int _reallocate_on_new_backing(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, bint zero,
+                                    heap_wait_t wait, uint64_t* old_request, uint64_t backing_end_off) noexcept nogil:
+    """Resize the last block in place after reserving space, during which the reserve gate is held and not the heap gate."""
+    cdef int status = backing_enter(section, wait == WAIT_A_SLICE)
+    if status != OK:
+        return status
+    status = backing_extend(section, backing_end_off, wait == WAIT_A_SLICE)
+    if status != INTERRUPTED:
+        if status != OK:
+            heap_give_back(section, wait)
+        status = _reallocate_here(section, payload_off, serial, request_bytes, zero, wait, old_request, NULL)
+    backing_leave(section)
     return status
 
 
@@ -172,11 +190,14 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
     INTERRUPTED, and the copy is abandoned.
     """
     cdef heap_wait_t wait = WAIT_A_SLICE if flags & HEAP_STOP else WAIT_FOREVER
-    cdef uint64_t old_request = 0, kept_bytes
+    cdef uint64_t old_request = 0, backing_end_off = 0, kept_bytes
     cdef int status
     if request_bytes > section.size_bytes:
         return NO_MEMORY
-    status = _reallocate_here(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, wait, &old_request)
+    status = _reallocate_here(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, wait, &old_request, &backing_end_off)
+    if status == NEEDS_BACKING:
+        status = _reallocate_on_new_backing(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, wait, &old_request,
+                                            backing_end_off)
     new_payload_off[0] = payload_off
     if status != NOT_FOUND:
         return status

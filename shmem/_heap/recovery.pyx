@@ -23,7 +23,7 @@ before it.  So recovery may be killed at any instruction and run again.
 6. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
 A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.  Until it has done so
-(`attached` is 2), what the entry has in the heap is its former owner's, although the entry is alive.
+(ATTACHED_NEW), what the entry has in the heap is its former owner's, although the entry is alive.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -38,7 +38,7 @@ from shmem._base.layout cimport (
     INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, SLOT_EMPTY, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED,
     TYPE_ARRAY, TYPE_NAME_TABLE, array_t, block_t, block_to_payload, intent_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
     seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
-from shmem._base.participants cimport participant_entry_is_alive, participant_left_something
+from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.block_tags cimport block_set_gated
@@ -61,7 +61,7 @@ cdef inline bint _is_dead(const dead_t* dead, uint64_t index) noexcept nogil:
 
 cdef inline bint _is_of_the_living(section_t* section, uint32_t index) noexcept nogil:
     """Return whether what an entry has in the heap belongs to a live participant."""
-    return load_acquire_u32(&section.participants[index].attached) != 2 and participant_entry_is_alive(section, index)
+    return load_acquire_u32(&section.participants[index].attached) != ATTACHED_NEW and participant_entry_is_alive(section, index)
 
 
 cdef void _find_dead(section_t* section, int64_t former, dead_t* dead) noexcept nogil:
@@ -272,6 +272,7 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         store_release_u64(&section.header.root_off, 0)
     if section.header.root_off != 0:
         block_set_gated(block_at(section, payload_to_block(section.header.root_off)))
-    section.header.recoveries += 1
+    if section.header.clean == 0:        # otherwise it was closed in order: only pins of views that were alive at exit are swept
+        section.header.recoveries += 1
     store_release_u32(&section.header.broken, 0)
     return OK

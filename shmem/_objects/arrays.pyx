@@ -42,7 +42,7 @@ from shmem._base.layout cimport (
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
-from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._bridge.calls cimport check, run_last_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport (
@@ -155,18 +155,7 @@ cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) 
         return
     if _unpin(section, payload_off, serial, DO_NOT_WAIT) == WOULD_BLOCK:
         call.payload_off, call.serial = payload_off, serial
-        run_step(section, _unpin_step, &call)
-
-
-def drop_all_pins():
-    """Clear all pins at exit: views may still exist, but no longer keep blocks from being freed."""
-    cdef uint64_t address
-    with _counts_lock:
-        for key in list(_counts):
-            del _counts[key]
-            address = key[0]
-            if (<section_t*>address).n_forks == key[1]:
-                _unpin_now(<section_t*>address, key[2], key[3])
+        run_last_step(section, _unpin_step, &call)
 
 
 cdef class ArrayHold(Placed):
@@ -208,11 +197,10 @@ cdef class ArrayHold(Placed):
         if self.key is None or self.key[1] != section.n_forks or section.departed:     # departed: a daemon thread may have died in here
             return 0
         with _counts_lock:
-            if self.key in _counts:             # otherwise dropped at exit
-                _counts[self.key] -= 1
-                if _counts[self.key] == 0:
-                    del _counts[self.key]
-                    _unpin_now(section, payload_off, self.serial)
+            _counts[self.key] -= 1
+            if _counts[self.key] == 0:
+                del _counts[self.key]
+                _unpin_now(section, payload_off, self.serial)
             self.key = None
         return 0
 

@@ -5,6 +5,7 @@
 Python objects.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -14,9 +15,9 @@ from shmem._base import errors
 from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, payload_to_block
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport NAME_EXISTS, NOT_FOUND, OK
+from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_is_stale, wrap
-from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._bridge.calls cimport check, run_last_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
@@ -187,13 +188,24 @@ cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* se
     return True
 
 
+cdef int _insert(section_t* section, name_call_t* call) except? -200:
+    """Insert a name.  A thread that has a PENDING block for it may complete that while the process waits to leave."""
+    cdef int status = INTERRUPTED
+    if call.pending_off == 0:
+        return run_steps(section, _insert_step, call)
+    while status == INTERRUPTED:
+        PyErr_CheckSignals()
+        status = run_last_step(section, _insert_step, call)
+    return status
+
+
 cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
     cdef bytes encoded = _name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status
     call.value, call.serial = payload_off, serial
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
-    status = run_steps(mapping.section, _insert_step, &call)
+    status = _insert(mapping.section, &call)
     if status == NAME_EXISTS:
         raise errors.NameExists(f"cannot assign the name {name!r}: it is taken; update in place with shm[{name!r}][...] = value, "
                                 "or delete it first")
@@ -247,7 +259,7 @@ def put_bytes(Memory memory, name, const unsigned char[::1] source):
 
 
 cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept:
-    run_step(section, _abandon_step, &payload_off)
+    run_last_step(section, _abandon_step, &payload_off)
 
 
 cdef bint _lies_in(Mapping mapping, placed) except -1:

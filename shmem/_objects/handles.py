@@ -76,6 +76,9 @@ def _import_the_rest():
 _core.register_first_opening(_import_the_rest)
 
 
+N_ATTEMPTS = 10  # to leave all sections at exit
+
+
 # -- exit -------------------------------------------------------------------------------------------------
 
 
@@ -85,11 +88,10 @@ def leave_all():
     for thread in threading.enumerate():
         if not thread.daemon and thread is not threading.current_thread():
             thread.join()
-    arrays.drop_all_pins()
-    for _ in range(10):
-        if _core.depart_all():
+    for attempts_left in reversed(range(N_ATTEMPTS)):
+        if _core.depart_all(attempts_left == 0):
             return
-        time.sleep(0.01)
+        time.sleep(0.01)  # a thread that fills a new array needs the GIL to finish it
 
 
 # Python joins threads before it runs atexit functions, and they may wait for a lock that the main thread still holds

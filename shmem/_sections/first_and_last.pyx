@@ -5,8 +5,12 @@ An opener is the first one if no liveness byte is locked.  Only it may change th
 It creates the section (marked BEING_MADE first, MAGIC last), or it resets the volatile state and recovers the heap if the section was not
 closed.
 
-A participant is the last one if no liveness byte is locked after it dropped its own.  It holds the opening byte, so no other process can
-join.  It removes the file of an anonymous section.  Any other file it leaves clean, truncated to the pages in use.
+A participant is the last one if no other process takes part: each other liveness byte is free, or its process rests (it exits, and only
+has views).  The last one holds the opening byte, so no other process can join.  It removes the file of an anonymous section.  Any other
+file it leaves clean, truncated to the pages in use, or with their space returned if a resting process may read beyond them.
+
+What views of this process may still read at its exit is in use, since their pins stay.  Its mapping above the end of the file is replaced
+by memory of its own, for views of blocks that were freed.  The next opener that finds pins in a clean file frees what only they kept.
 """
 
 from libc.errno cimport EINTR
@@ -17,16 +21,17 @@ from shmem._atomics cimport store_release_u32, store_release_u64
 from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, header_t, round_up
 from shmem._base.owner cimport readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport (
-    OPENING_BYTE, participant_generation, participant_left_something, participants_any_alive, section_descriptor)
+    OPENING_BYTE, my_entry, participant_generation, participant_left_something, participants_others_active, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
     boot_id, byte_lock, file_close, file_facts, file_facts_t, file_remove, file_reopen, file_reserve, file_set_permissions, file_set_size,
-    file_sync, file_write, memory_sync, path_facts, random_bytes, user_id)
+    file_sync, file_write, memory_detach, memory_sync, path_facts, random_bytes, user_id)
+from shmem._heap.backing cimport backing_give_back
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
-from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
+from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sections.header cimport header_fill
-from shmem._sections.membership cimport cease_to_participate, sign_with
+from shmem._sections.membership cimport cease_to_participate, rest_with_views, sign_with
 from shmem._sync.primitives cimport mutexes_release_all
 from shmem._sync.storage_lock cimport lock_release_all, lock_thread_ended
 
@@ -73,7 +78,7 @@ cdef void section_quiet(section_t* section) noexcept nogil:
     cdef header_t* header = section.header
     cdef uint32_t i
     cdef uint32_t n_holders = word_has_owner(header.lock_gate)
-    header.lock_gate = header.upgrade = header.heap_gate = 0
+    header.lock_gate = header.upgrade = header.heap_gate = header.reserve_gate = 0
     header.lock_gate_readers = header.lock_gate_writers = header.drain = 0
     header.participants_high = 0
     for i in range(section.max_participants):
@@ -111,16 +116,28 @@ cdef int first_recover(section_t* section, bint was_unclean) noexcept nogil:
         if status == OK:
             heap_recover(section, ALL_PARTICIPANTS)         # even if that fails, the heap can be read
             heap_leave(section)
+    elif _anyone_left_something(section) and heap_enter(section, WAIT_FOREVER) == OK:      # views were alive at the exit of the last one
+        heap_recover(section, ALL_PARTICIPANTS)
+        heap_leave(section)
+    return status if status != OK else mark_in_use(section)
+
+
+cdef int mark_in_use(section_t* section) noexcept nogil:
     store_release_u32(&section.header.clean, 0)
-    if status == OK and not section.anonymous:
-        status = memory_sync(section.base, PAGE_BYTES)   # on disk before the first change, in case power fails
-    return status
+    return OK if section.anonymous else memory_sync(section.base, PAGE_BYTES)   # on disk before the first change, in case power fails
 
 
 # -- the last participant -----------------------------------------------------------------------------------
 
-cdef void _last_out(section_t* section) noexcept nogil:
-    """Remove the file of an anonymous section; leave any other clean and truncated.  No other process is attached or can join."""
+cdef bint _detach_above(section_t* section, uint64_t keep) noexcept nogil:
+    """Prepare the mappings, which views may outlive, for a file that ends at `keep`."""
+    if memory_detach(section.base + keep, section.size_bytes - keep, True) != 0:
+        return False
+    return section.read_only_base == NULL or memory_detach(section.read_only_base + keep, section.size_bytes - keep, False) == 0
+
+
+cdef void _last_out(section_t* section, bint at_exit, bint others_rest) noexcept nogil:
+    """Remove the file of an anonymous section; leave any other clean and truncated.  No other process takes part or can join."""
     cdef header_t* header = section.header
     cdef file_facts_t facts
     cdef uint64_t keep
@@ -134,11 +151,15 @@ cdef void _last_out(section_t* section) noexcept nogil:
     keep = round_up(header.top, PAGE_BYTES)
     if memory_sync(section.base, keep) != 0:
         return                                       # not on disk: the next opener recovers
-    store_release_u64(&header.reserved, keep)
-    if header.high_water > keep:
-        store_release_u64(&header.high_water, keep)
-    if file_set_size(fd, keep) != 0:
-        return
+    if others_rest or (at_exit and not _detach_above(section, keep)):
+        if backing_give_back(section, fd) != OK:
+            return
+    else:
+        store_release_u64(&header.reserved, keep)
+        if header.high_water > keep:
+            store_release_u64(&header.high_water, keep)
+        if file_set_size(fd, keep) != 0:
+            return
     store_release_u32(&header.clean, 1)
     memory_sync(section.base, PAGE_BYTES)
     file_sync(fd)
@@ -150,6 +171,23 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
         if participant_left_something(section, i):
             return True
     return False
+
+
+cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others_rest) noexcept nogil:
+    """As the last participant, finish what dead ones left, and leave the file."""
+    cdef bint keeps_pins = rests or others_rest
+    cdef bint must_recover = section.header.heap_gate != 0 or (
+        dead_left_something(section) if keeps_pins else _anyone_left_something(section))
+    if section.private.index_plus_1 == 0:
+        sign_with(section, 0, participant_generation(section, 0))     # no other process is left that could mistake it
+    section.header.heap_gate = 0
+    if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:
+        if must_recover:
+            heap_recover(section, NO_PARTICIPANT if keeps_pins else ALL_PARTICIPANTS)
+        elif section.header.broken == 0:
+            heap_flush_cache(section)
+        heap_leave(section)
+    _last_out(section, at_exit, others_rest)
 
 
 cdef bint _exchange_descriptor(section_t* section, int* opening_fd) noexcept nogil:
@@ -172,7 +210,9 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
     cdef int opening_fd = -1
     cdef int fd = section_descriptor(section)
     cdef bint is_serialised = fd >= 0 and (file_reopen(fd, section.path, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
-    cdef bint must_recover
+    cdef bint was_attached = section.private.index_plus_1 != 0
+    cdef bint rests = at_exit and was_attached and my_entry(section).pins != 0
+    cdef bint others_rest = False
     mutexes_release_all(section)
     if at_exit:
         lock_thread_ended(section)
@@ -180,19 +220,14 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
     if is_serialised:
         while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
             pass
-    cease_to_participate(section)
-    if is_serialised and not participants_any_alive(section):
-        sign_with(section, 0, participant_generation(section, 0))     # no participant is left that could mistake it
-        must_recover = section.header.heap_gate != 0 or _anyone_left_something(section)
-        section.header.heap_gate = 0
-        if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:
-            if must_recover:
-                heap_recover(section, ALL_PARTICIPANTS)
-            elif section.header.broken == 0:
-                heap_flush_cache(section)
-            heap_leave(section)
-        _last_out(section)
+    if is_serialised and not participants_others_active(section, &others_rest):
+        _leave_whole(section, at_exit, rests, others_rest)
+    if not was_attached:
         memset(section.private, 0, sizeof(private_t))
+    elif rests:
+        rest_with_views(section)
+    else:
+        cease_to_participate(section)
     if section.fd == opening_fd:
         section.fd = -1
     file_close(opening_fd)

@@ -8,3 +8,4 @@ cdef int become_participant(section_t* section) noexcept nogil
 cdef void sweep_after_joining(section_t* section) noexcept nogil
 cdef int attach_child(section_t* section) noexcept nogil
 cdef void cease_to_participate(section_t* section) noexcept nogil
+cdef void rest_with_views(section_t* section) noexcept nogil

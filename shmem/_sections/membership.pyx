@@ -13,8 +13,8 @@ from shmem._atomics cimport store_release_u32
 from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
-    participants_any_alive, section_descriptor)
+    ATTACHED_RESTS, OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
+    participants_others_active, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport (
@@ -86,13 +86,14 @@ cdef bint _is_mapped_whole(section_t* section, int fd) noexcept nogil:
 
 
 cdef int _attach_locked(section_t* section) noexcept nogil:
+    cdef bint any_rests
     cdef int opening_fd = -1, fd = section_descriptor(section)
     cdef int status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
     if status == OK:
         status = byte_lock(opening_fd, OPENING_BYTE, True)
         while status == EINTR:
             status = byte_lock(opening_fd, OPENING_BYTE, True)
-    if status == OK and not (participants_any_alive(section) and _is_mapped_whole(section, fd)):
+    if status == OK and not (participants_others_active(section, &any_rests) and _is_mapped_whole(section, fd)):
         status = CLOSED                      # the last participant has truncated or removed the file
     if status == OK:
         status = _become_beside_threads(section)
@@ -132,3 +133,13 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     participant_drop_liveness(section, section.liveness_page, section.liveness_fd)
     section.liveness_page = NULL
     section.liveness_fd = -1
+
+
+cdef void rest_with_views(section_t* section) noexcept nogil:
+    """Leave at exit with views alive: take part in nothing any more, but keep entry, pins and liveness byte until the process ends.
+
+    The caller holds the opening byte.  Exit handlers may still read the views, and threads write to them.  So what they lie in must not be
+    given to others before the kernel drops the byte; then the pins are those of a dead participant.
+    """
+    store_release_u32(&section.participants[section.private.index_plus_1 - 1].attached, ATTACHED_RESTS)
+    memset(section.private, 0, sizeof(private_t))

@@ -12,7 +12,7 @@ Life of a section's file::
 
     (none) or empty    a process is creating it, or died before the first write
     BEING_MADE         first write of a creator; the next opener creates the section anew
-    MAGIC, clean = 1   whole, no process attached
+    MAGIC, clean = 1   whole, no process attached but such as rest: they exit, and only have views
     MAGIC, clean = 0   in use; if no participant is alive, the next opener is the first one and recovers the heap
 
 Around this file: `header.pyx` checks a header, `membership.pyx` makes the process a participant, `first_and_last.pyx` creates, recovers and
@@ -27,7 +27,8 @@ from libc.string cimport strdup
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
     MAGIC_BEING_MADE, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
-from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE, participants_any_alive, section_close_descriptor, section_descriptor
+from shmem._base.participants cimport (
+    LIVENESS_BYTE, OPENING_BYTE, participant_drop_liveness, participants_any_alive, section_close_descriptor, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
@@ -36,7 +37,7 @@ from shmem._base.system cimport (
     process_mutex_lock, process_mutex_unlock, user_id)
 from shmem._heap.heap cimport LOOK_EVERY
 from shmem._heap.verify cimport heap_verify
-from shmem._sections.first_and_last cimport first_create, first_recover, first_reserved, first_reset, section_depart
+from shmem._sections.first_and_last cimport first_create, first_recover, first_reserved, first_reset, mark_in_use, section_depart
 from shmem._sections.header cimport header_check
 from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate, sweep_after_joining
 from shmem._sections.process cimport sections_add, sections_find, sections_remove
@@ -53,6 +54,7 @@ cdef void _destroy(section_t* section) noexcept nogil:
     memory_unmap(section.base, section.size_bytes)
     memory_unmap(section.read_only_base, section.size_bytes)
     memory_unmap(section.private, sizeof(private_t))
+    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)       # of a process that rested; its last view is gone
     section_close_descriptor(section, section.fd)
     free(section.path)
     free(section)
@@ -144,6 +146,8 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
         status = file_set_size(section.fd, section.size_bytes)
         if status == OK:                     # before it is mapped, because on tmpfs reading a hole allocates memory
             status = file_reserve(section.fd, 0, first_reserved(&header, file_bytes), section.size_bytes)
+    elif file_bytes < section.size_bytes and header.clean:       # the last participant has left it whole, and rests
+        status = file_set_size(section.fd, section.size_bytes)
     elif file_bytes < section.size_bytes:
         request.found, request.wanted = file_bytes, section.size_bytes
         return NOT_A_SECTION
@@ -158,6 +162,8 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
     if status == OK and is_first:
         status = first_recover(section, request.was_unclean)
     elif status == OK:
+        if section.header.clean:
+            status = mark_in_use(section)
         sweep_after_joining(section)
     if status != OK and is_first and not request.was_made:
         file_set_size(section.fd, facts.size_bytes)         # restore the size that was found
@@ -271,7 +277,7 @@ cdef void section_leave(section_t* section) noexcept nogil:
     """Drop one hold; with the last one the process leaves the section and unmaps it."""
     process_mutex_lock()
     section.n_holds -= 1
-    if section.n_holds == 0:
+    if section.n_holds == 0 and not section.kept:
         sections_remove(section)
         if not section.departed:
             section_depart(section, False)

@@ -10,7 +10,7 @@ cdef section_t* sections_find(const file_facts_t* facts) noexcept nogil
 # These acquire it:
 cdef section_t* section_of_address(uint64_t address) noexcept nogil
 cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil
-cdef uint32_t sections_depart() noexcept nogil
+cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil
 cdef void thread_ended(void* unused) noexcept nogil
 
 cdef uint64_t process_fork_count() noexcept nogil

@@ -18,6 +18,7 @@ from shmem._base.status cimport OK
 from shmem._base.system cimport (
     at_fork, at_thread_end, file_facts_t, liveness_do_not_inherit, pause_ns, process_id, process_mutex_lock,
     process_mutex_unlock)
+from shmem._heap.heap cimport heap_is_filled
 from shmem._sections.first_and_last cimport section_depart
 from shmem._sections.membership cimport clear_up_after, sign_with
 from shmem._sync.primitives cimport mutexes_release_all
@@ -87,10 +88,16 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
 
 # -- the end of the process, and of threads -----------------------------------------------------------------
 
-cdef uint32_t sections_depart() noexcept nogil:
+cdef inline bint _is_busy(section_t* section) noexcept nogil:
+    """Return whether a thread is inside the library, or between allocating a block and its commit.  The latter may need the GIL."""
+    return load_seq_cst_u32(&section.n_busy) != 0 or heap_is_filled(section)
+
+
+cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     """Leave, at exit, every section in which no thread is busy; return the number of sections that could not be left.
 
-    Views may outlive the call: nothing in use is truncated.
+    Views may outlive the call: nothing in use is truncated.  A section that the last attempt cannot leave is left to the kernel, as after
+    a kill: its busy threads go on with an entry, pins and a mapping that stay theirs until the process ends.
 
     The caller holds the GIL, so no thread becomes busy meanwhile.
     """
@@ -99,15 +106,16 @@ cdef uint32_t sections_depart() noexcept nogil:
     process_mutex_lock()
     section = _sections
     while section != NULL:
-        if not section.departed and section.private.index_plus_1 != 0:
+        if not section.departed and not section.kept and section.private.index_plus_1 != 0:
             store_release_u32(&section.leaves, 1)
             waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock returns meanwhile
-            while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
+            while _is_busy(section) and waits_left:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
-            if load_seq_cst_u32(&section.n_busy) == 0:
+            if not _is_busy(section):
                 section_depart(section, True)
             else:
+                section.kept = is_last_attempt
                 n_left += 1
         section = section.next
     process_mutex_unlock()
@@ -177,6 +185,8 @@ cdef void _after_fork_in_child() noexcept nogil:
         liveness_do_not_inherit(section.liveness_page)
         section.n_forks += 1
         section.n_busy = 0
+        section.kept = False
+        section.leaves = section.departed
         if section.child_index_plus_1 != 0:
             sign_with(section, section.child_index_plus_1 - 1, section.child_generation)
             section.participants[section.child_index_plus_1 - 1].pid = process_id()

@@ -105,6 +105,10 @@ WRONG = {
         "debug.pretend('process mutex')\nshmem.SharedMemory(max_size=1 << 20)",
         "lock order: the process mutex is requested by the thread that holds it",
     ),
+    "the mutex under the reserve gate": (
+        "debug.pretend('reserve gate')\nshmem.SharedMemory(max_size=1 << 20)",
+        "lock order: the process mutex or a reserve gate is requested under a reserve gate",
+    ),
     "the gate twice": (
         "a = section.zeros(5, temporary=True)\ndebug.pretend('heap gate')\ndel a",
         "lock order: a heap gate is requested under a heap gate",

@@ -192,7 +192,7 @@ def test_header_bytes(raw):
         "intents_off": intents_off,
         "index_off": intents_off + round_up(N_PARTICIPANTS * INTENT.size, PAGE_BYTES),
         "root_off": root,
-        **dict.fromkeys(("lock_gate", "upgrade", "heap_gate"), 0),  # open
+        **dict.fromkeys(("lock_gate", "upgrade", "heap_gate", "reserve_gate"), 0),  # open
     }
     assert {name: header[name] for name in expected} == expected
     assert header["heap_start"] == header["index_off"] + INDEX_BYTES == heap_start(N_PARTICIPANTS)

@@ -17,6 +17,7 @@ import pytest
 import shmem
 
 PIECE = 60_000
+SLACK_BYTES = 64 << 10  # of a file system's own
 may_mount = os.geteuid() == 0 and subprocess.run(["mount", "--version"], capture_output=True, check=False).returncode == 0
 
 
@@ -139,6 +140,28 @@ def test_full_file_system(small):
         assert section.stats().recoveries == 0
         assert are_intact([section.block(offset) for offset in offsets])
         section.check_heap()
+
+
+def test_failed_allocation_returns_what_it_took(small):
+    """ext4 keeps a part of what it refused; nothing of it stays taken, and other files can be written."""
+    folder, _ = small
+
+    def free():
+        os.sync()
+        found = os.statvfs(folder)
+        return found.f_bfree * found.f_frsize
+
+    with shmem.SharedMemory(folder / "s", max_size=1 << 26) as section:
+        block = section.allocate(100_000)
+        section.trim()
+        before = free()
+        for grow in (section.allocate, lambda size: section.reallocate(block, size)):
+            with pytest.raises(shmem.SectionFull):
+                grow(50 << 20)
+            assert free() >= before - SLACK_BYTES
+        section.check_heap()
+        memoryview(block)[:] = b"x" * 100_000
+        section.free(section.allocate(500_000))
 
 
 def test_create_on_a_full_file_system(small):

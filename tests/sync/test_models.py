@@ -115,6 +115,16 @@ TABLE = [
     ("heap_gate.pml", "NO_KILLS WAITERS_NOT_KEPT", DEADLOCK, SAFETY),
     ("heap_gate.pml", "NO_KILLS WAITERS_NOT_SET", DEADLOCK, SAFETY),
     ("heap_gate.pml", "NO_KILLS NO_WAKE", DEADLOCK, SAFETY),
+    # backing above `top`
+    ("backing.pml", "", CLEAN, SAFETY),
+    *(("backing.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 5)),
+    ("backing.pml", "RESERVED_FIRST", ASSERTION, SAFETY),
+    ("backing.pml", "NOT_ASKED_AGAIN", ASSERTION, SAFETY),
+    ("backing.pml", "TRIM_WITHOUT_RESERVE_GATE", ASSERTION, SAFETY),
+    ("backing.pml", "PUNCH_FIRST", ASSERTION, SAFETY),
+    ("backing.pml", "UNDO_WITHOUT_RESERVE_GATE", ASSERTION, SAFETY),
+    ("backing.pml", "LOWER_WITHOUT_HEAP_GATE", ASSERTION, SAFETY),
+    ("backing.pml", "NO_TAKE_OVER", DEADLOCK, SAFETY),
     # a name table that grows
     ("name_growth.pml", "", CLEAN, SAFETY),
     *(("name_growth.pml", f"REACH={n}", REACHED, SAFETY) for n in range(1, 5)),

@@ -60,7 +60,7 @@ FOLLOWING = {"open": ("open",), "join": ("open", "join"), "live": ("open", "join
 HEADER, PARTICIPANT = LAYOUT["header_t"], LAYOUT["participant_t"]
 CONTROL_BYTES = heap_start(MAX_PARTICIPANTS)
 RANDOM = [HEADER[name] for name in ("salt", "uuid")]
-OWNED = [HEADER[name] for name in ("lock_gate", "upgrade", "heap_gate")]
+OWNED = [HEADER[name] for name in ("lock_gate", "upgrade", "heap_gate", "reserve_gate")]
 CHANNELS = [HEADER[name] for name in ("lock_gate_readers", "lock_gate_writers", "drain")]
 COUNTS = [HEADER[name] for name in ("owner_deaths", "death_notice", "recoveries")]
 STATISTICS = [HEADER[name] for name in ("used_blocks", "used_bytes", "hole_blocks", "hole_bytes", "cached_blocks", "cached_bytes")]
@@ -124,7 +124,8 @@ class Likeness:
                 if 0 <= index < MAX_PARTICIPANTS:
                     _put_half(it, generation_at, _half(it, generation_at) == _half(it, _generation_at(index)))
             gate = HEADER["heap_gate"]
-            gate.write(it, gate.read(it) & ~GATE_WAITERS)
+            for field in (gate, HEADER["reserve_gate"]):
+                field.write(it, field.read(it) & ~GATE_WAITERS)
             for i in range(MAX_PARTICIPANTS):
                 _put_half(it, _generation_at(i), _half(it, _generation_at(i)) != self._generations[i])
                 _clear(it, [PARTICIPANT["pid"]], entry_off(i))

@@ -240,7 +240,7 @@ class Storm:
     def _members_in_a_gate(self, fd):
         """Return the members in the gate of the heap or the lock: the gate's word names the entry, the entry the process."""
         table, found = HEADER["participants_off"].read_file(fd), set()
-        for gate in ("heap_gate", "lock_gate"):
+        for gate in ("heap_gate", "reserve_gate", "lock_gate"):
             index = HEADER[gate].read_file(fd) & OWNER_INDEX_MASK
             if index:
                 pid = PARTICIPANT["pid"].read_file(fd, table + PARTICIPANT.size * (index - 1))
