@@ -7,11 +7,8 @@ cdef enum:
     PROCESS_MUTEX = 1
     HEAP_GATE = 2
     QUEUE_GATES = 4                # held with the heap gate, under which a snapshot waits for them
-<<<<<<< HEAD
-    HOLDS_MEASURED = 3             # a debug_level
-=======
     RESERVE_GATE = 8
->>>>>>> main
+    HOLDS_MEASURED = 3             # a debug_level
 
 cdef uint32_t debug_level          # 0: off, 1: on, 2: thorough, HOLDS_MEASURED: times instead of checks of the heap
 

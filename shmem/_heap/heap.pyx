@@ -55,14 +55,10 @@ from shmem._base.layout cimport (
 from shmem._base.owner cimport owner_index
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
-<<<<<<< HEAD
-    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NAME_EXISTS, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
-from shmem._heap.backing cimport backing_end, backing_give_back, backing_reserve, is_out_of_space
-=======
-    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
+    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NAME_EXISTS, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED,
+    WOULD_BLOCK)
 from shmem._heap.backing cimport (
     backing_end, backing_enter, backing_extend, backing_give_back, backing_leave, backing_lower, is_out_of_space)
->>>>>>> main
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
