@@ -2,8 +2,10 @@
 
 Three processes take the lock exclusively in a tight loop and one takes it shared; then the other way round; from C and from Python.
 Measured are the longest wait of the single process, which is bounded by a promise, and its time per turn beside that of the others.
-Then a crowd of processes, all exclusive.  The peer is Boost's interprocess_upgradable_mutex in the same arrangement; its longest wait
-cannot exceed the measurement.
+Then a writer beside readers that hold the lock for long and overlap, also while a timer interrupts the writer.  It waits for the readers
+that were in before it, so at most as long as one of them holds the lock.  Then a crowd of processes, all exclusive.
+The peer is Boost's interprocess_upgradable_mutex in the same arrangement, except for the long holds; its longest wait cannot exceed the
+measurement.
 
 The holder of the lock, and a process that has just been given it, may wait for a core like any program.  Loops without a lock show how
 long that takes.  On a machine that is busy otherwise, it is most of the longest wait.
@@ -11,7 +13,9 @@ long that takes.  On a machine that is busy otherwise, it is most of the longest
     .venv-bench/bin/python bench/run.py --only fairness
 """
 
+import functools
 import os
+import signal
 import time
 
 import crowd_client
@@ -30,6 +34,8 @@ N_CROWD = 16
 CROWD_SECONDS = 3
 LEAD_SECONDS = 0.02
 BAR_SECONDS = 0.050
+HOLDS_SECONDS = 0.1, 1, 3
+TIMER_SECONDS = 0.010
 
 
 def _turns(lock, start, end):
@@ -52,6 +58,29 @@ def write_turns(shm, start, end):
 def read_turns(shm, start, end):
     """Take turns with the shared lock, as the C client does."""
     return _turns(shmem.shared_lock(shm), start, end)
+
+
+def hold_shared(hold_seconds, offset, shm, start, end):
+    """Hold the shared lock for `hold_seconds` again and again, from `start` and the offset on."""
+    time.sleep(max(0, start + offset - time.monotonic()))
+    while time.monotonic() < end:
+        with shmem.shared_lock(shm):
+            time.sleep(hold_seconds)
+
+
+def write_among_holders(hold_seconds, timer_seconds, shm, start, end):
+    """Take the exclusive lock again and again while readers hold the lock, and return the longest wait."""
+    longest = 0.0
+    time.sleep(max(0, start + hold_seconds - time.monotonic()))  # all readers are in
+    former = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    signal.setitimer(signal.ITIMER_REAL, timer_seconds, timer_seconds)
+    while (asked := time.monotonic()) < end:
+        with shmem.exclusive_lock(shm):
+            longest = max(longest, time.monotonic() - asked)
+        time.sleep(hold_seconds / 2)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, former)
+    return longest
 
 
 LANGUAGES = {"C": (crowd_client.write_turns, crowd_client.read_turns), "Python": (write_turns, read_turns)}
@@ -105,8 +134,18 @@ def crowd(crew, boost):
     ]
 
 
+def long_holds(crew, hold_seconds, timer_seconds):
+    """Return a row for the longest wait of a writer beside readers whose long holds overlap."""
+    readers = [functools.partial(hold_shared, hold_seconds, i * hold_seconds / N_OTHERS) for i in range(N_OTHERS)]
+    writer = functools.partial(write_among_holders, hold_seconds, timer_seconds)
+    (longest, *_), _ = crew.run([writer, *readers], max(2, 4 * hold_seconds), LEAD_SECONDS)
+    timer = f", a timer of {timer_seconds * 1e3:.0f} ms" if timer_seconds else ""
+    what = f"1 writer, {N_OTHERS} readers that hold for {hold_seconds:g} s{timer}: the writer's longest wait"
+    return Row(f"{QUESTION}, long holds", what, longest, "one reader's hold", hold_seconds, most_seconds=hold_seconds + BAR_SECONDS)
+
+
 def measure():
-    """Measure a single reader, a single writer and a crowd."""
+    """Measure a single reader, a single writer, a writer beside long holds, and a crowd."""
     rows = []
     name = f"bench-{os.getpid()}"
     with shmem.SharedMemory(max_size=SIZE_BYTES, shared_name=name), Boost() as boost:
@@ -114,6 +153,7 @@ def measure():
             for language in LANGUAGES:
                 for one_reads in (True, False):
                     rows += one_beside_others(crew, boost, language, one_reads)
+            rows += [long_holds(crew, hold, timer) for hold in HOLDS_SECONDS for timer in (0, TIMER_SECONDS)]
             rows += without_lock(crew)
         with Crew(name, N_CROWD) as crew:
             rows += crowd(crew, boost)

@@ -32,21 +32,26 @@ from shmem._sync.primitives cimport event_wait as event_wait_until
 from shmem._sync.primitives cimport mutex_lock as mutex_lock_until
 from shmem._sync.primitives cimport semaphore_wait as semaphore_wait_until
 from shmem._sync.storage_lock cimport (
-    lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
+    LOCK_RETURNS_NEVER, lock_exclusive_try, lock_exclusive_wait, lock_request, lock_request_t, lock_shared_try, lock_shared_wait,
+    unlock_exclusive, unlock_shared)
 
 
 cdef inline int lock_exclusive(section_t* section, int64_t timeout_ns) noexcept nogil:
     """Acquire the storage lock exclusively: 0, TIMEOUT_EXPIRED or DEADLOCK."""
+    cdef lock_request_t request
     if lock_exclusive_try(section) == OK:
         return OK
-    return lock_exclusive_wait(section, deadline_after(timeout_ns), False)
+    request = lock_request(deadline_after(timeout_ns), LOCK_RETURNS_NEVER)
+    return lock_exclusive_wait(section, &request)
 
 
 cdef inline int lock_shared(section_t* section, int64_t timeout_ns) noexcept nogil:
     """Acquire the storage lock shared: 0 or TIMEOUT_EXPIRED."""
+    cdef lock_request_t request
     if lock_shared_try(section) == OK:
         return OK
-    return lock_shared_wait(section, deadline_after(timeout_ns), False)
+    request = lock_request(deadline_after(timeout_ns), LOCK_RETURNS_NEVER)
+    return lock_shared_wait(section, &request)
 
 
 cdef inline int allocate(section_t* section, uint64_t size_bytes, bint zero, uint64_t* offset) noexcept nogil:

@@ -202,6 +202,8 @@ cdef class Memory:
         path = section_path(shared_name) if file_name is None else arguments.path(file_name)
         encoded = os.fsencode(path)
         request.max_participants = arguments.max_participants(max_participants)
+        if max_size is not None:
+            max_size = arguments.size(max_size, "max_size")
         request.max_size = arguments.max_size(max_size, control_bytes(request.max_participants), request.max_participants)
         if mode == "read_only":
             request.max_size = 0              # a read-only handle never creates a section
@@ -347,8 +349,8 @@ cdef class Memory:
 
         Parameters
         ----------
-        size : int
-            In bytes.  0 allocates the smallest block.
+        size : int or str
+            In bytes, or a text such as "64M" or "1GiB".  0 allocates the smallest block.
         zero : bool
             Whether to clear the memory.
         align : int
@@ -374,8 +376,8 @@ cdef class Memory:
         ----------
         obj : Block
             Stale afterwards if the block had to move.
-        size : int
-            In bytes.
+        size : int or str
+            In bytes, or a text such as "64M" or "1GiB".
         zero : bool
             Whether to clear the bytes that are added.
 

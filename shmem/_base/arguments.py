@@ -1,5 +1,7 @@
-"""Validation of the arguments of `SharedMemory(...)` and `allocate`: each function returns the value for the core, or raises."""
+"""Validation of arguments, most of them of `SharedMemory(...)`: each function returns the value for the core, or raises."""
 
+import math
+import numbers
 import operator
 import os
 import re
@@ -15,6 +17,31 @@ from shmem._base.layout import (
 )
 
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_LABEL_BYTES}}}")
+_SIZE = re.compile(r"([0-9]{1,30})\s*(?:([KMGT])(?:iB)?|B)?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def size(value, what):
+    """Return a size in bytes as an int, which may be negative.
+
+    Parameters
+    ----------
+    value : int or str
+        A text is a number with one of the units K, M, G, T, also written KiB and so on, which are powers of 1024.
+    what : str
+        The name of the argument, for the message.
+    """
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value.strip())
+        if found is None:
+            raise ValueError(f'{what} must be a number of bytes, or a text such as "64M" or "1GiB" (powers of 1024), got {value!r}')
+        return int(found[1]) * _UNITS[(found[2] or "").upper()]
+    try:
+        return operator.index(value)
+    except TypeError:
+        is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+        hint = f" {value!r}; write {math.ceil(value)}" if is_number else ""
+        raise TypeError(f'{what} must be an int, or a text such as "64M" or "1GiB", got {type(value).__name__}{hint}') from None
 
 
 def mode(value):
@@ -47,11 +74,10 @@ def max_participants(value):
     return number
 
 
-def max_size(value, control_bytes, n_participants):
-    """Return the size rounded up to pages, 0 for None."""
-    if value is None:
+def max_size(number, control_bytes, n_participants):
+    """Return a size in bytes rounded up to pages, 0 for None."""
+    if number is None:
         return 0
-    number = operator.index(value)
     least = control_bytes + PAGE_BYTES
     if number < 0:
         raise ValueError(f"max_size must be non-negative, got {number}")
@@ -84,7 +110,7 @@ def desired_address(value):
 
 def align(value):
     """Return the alignment, at least `BLOCK_ALIGN_BYTES`, which every block has."""
-    number = operator.index(value)
+    number = value if type(value) is int else size(value, "align")
     if number <= 0 or number & (number - 1) or number > BLOCK_MAX_ALIGN_BYTES:
         raise ValueError(f"align must be a power of two up to {BLOCK_MAX_ALIGN_BYTES}, got {number}")
     return max(number, BLOCK_ALIGN_BYTES)

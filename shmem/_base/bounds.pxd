@@ -21,9 +21,11 @@ cdef extern from *:
     #define SHMEM_CHECKS 1
     #endif
     #define damaged(condition) (SHMEM_CHECKS && __builtin_expect(!!(condition), 0))
+    #define rarely(condition) __builtin_expect(!!(condition), 0)
     #endif
     """
     bint damaged(bint condition) noexcept nogil
+    bint rarely(bint condition) noexcept nogil        # puts the code for a condition that is almost never true out of the way
 
 
 cdef inline uint64_t heap_top(section_t* section) noexcept nogil:
@@ -72,7 +74,8 @@ cdef inline bint block_is_stale(const block_t* block, uint64_t serial) noexcept 
     A block is freed by the store of its tag.  A second store clears the serial, and a process may be killed between the two.  The serial
     alone is therefore not enough to recognise a freed block.  Bits of `serial` above `SERIAL_MASK` are ignored.
     """
-    return tag_state(load_acquire_u64(&block.tag)) != STATE_USED or ((load_relaxed_u64(&block.serial) ^ serial) & SERIAL_MASK) != 0
+    return (rarely(tag_state(load_acquire_u64(&block.tag)) != STATE_USED)
+            or rarely(((load_relaxed_u64(&block.serial) ^ serial) & SERIAL_MASK) != 0))
 
 
 cdef inline bint slack_fits(uint64_t serial_word, uint64_t room_bytes) noexcept nogil:

@@ -159,7 +159,7 @@ class LockTimeout(ShmemError, TimeoutError):
 
 
 class DeadlockError(ShmemError, RuntimeError):
-    """A second holder of the shared lock tried to upgrade to the exclusive lock."""
+    """A second holder of the shared lock tried to upgrade it, or a task tried to enter the lock of another task of its thread."""
 
     status = Status.deadlock
 

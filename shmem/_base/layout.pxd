@@ -311,7 +311,8 @@ cdef extern from *:
         uint64_t thread;              /* from here on the owner's alone: thread pointer */
         uint64_t next_held_off;       /* next of the mutexes that this thread holds, latest first; 0: the end of the list */
         uint32_t depth;
-        uint32_t died;                /* 1: the last owner died without releasing it, and the next owner has not been warned yet */
+        uint32_t died;                /* free: 1: the last owner died without releasing it, and the next owner has not been warned yet; */
+                                      /* owned: the owner's task, see _bridge/tasks.pxd, or 0 */
         uint64_t owner_deaths;
     } mutex_t;
     _Static_assert(offsetof(mutex_t, channel) == 8 && offsetof(mutex_t, thread) == 16, "layout");

@@ -12,7 +12,7 @@ and read in one instruction where that is known to work.  The slot of a thread t
 so that a search can stop at the first 0.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, prefetch, thread_pointer
 from shmem._base.layout cimport block_t, free_index_t, header_t, intent_t, participant_t
 
@@ -32,7 +32,11 @@ cdef extern from *:
         uint32_t counted;               /* 1: this thread is counted in its participant's `readers` */
         uint32_t upgrading;             /* 1: `upgrade` names the participant because of this thread */
         uint64_t held_mutex_off;        /* the mutex acquired last of those that this thread holds; see _sync/primitives.pyx */
-        uint8_t spare[32];
+        uint32_t claimed;               /* the claim on the lock that is kept while signal handlers run; see _sync/storage_lock.pyx */
+        uint32_t claim_number;          /* of that claim: one more for each */
+        uint64_t reserved;              /* the other thread's reservation of the lock that was seen last, and since when; 0: none */
+        int64_t reserved_since_ns;
+        uint64_t task;                  /* the task that took the lock, see _bridge/tasks.pxd; 0: unknown; 1: several share it */
     } thread_t;
     typedef struct {
         uint64_t owner_word;             /* generation << 32 | index + 1: the signature of this process */
@@ -58,6 +62,11 @@ cdef extern from *:
         uint32_t counted
         uint32_t upgrading
         uint64_t held_mutex_off
+        uint32_t claimed
+        uint32_t claim_number
+        uint64_t reserved
+        int64_t reserved_since_ns
+        uint64_t task
 
     ctypedef struct private_t:
         uint64_t owner_word

@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Blocks as Python sees them: allocation for every module above, objects and their places, and from an offset to an object."""
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_CheckBuffer
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._base import errors
@@ -238,9 +238,14 @@ cdef Placed placed_behind(object obj):
     """Follow views to the object that owns the memory."""
     while obj is not None and not isinstance(obj, Placed):
         if isinstance(obj, memoryview):
-            obj = obj.obj
-        else:
+            try:
+                obj = obj.obj
+            except ValueError:       # it was released
+                return None
+        elif PyObject_CheckBuffer(obj):
             obj = getattr(obj, "base", None)
+        else:
+            return None              # its `base`, if any, need not be an object whose memory it uses, and may have a base without end
     return obj if obj is not None and (<Placed>obj).mapping is not None else None
 
 

@@ -1,7 +1,6 @@
 # cython: language_level=3
 """A call of the engine: arguments are checked, steps run without the GIL, and a status becomes an exception."""
 
-import operator
 import os
 import threading
 
@@ -9,6 +8,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport isnan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from shmem._base import arguments
 from shmem._base.explain import explain
 
 from shmem._atomics cimport load_seq_cst_u64
@@ -101,7 +101,7 @@ cdef int check(int status, Mapping mapping, str what) except -1:
 
 cdef uint64_t size_argument(Mapping mapping, object size) except? 0xffffffffffffffff:
     """Return a size in bytes, bounded before any arithmetic."""
-    number = operator.index(size)
+    number = size if type(size) is int else arguments.size(size, "size")
     if number < 0:
         raise ValueError(f"size must be non-negative, got {number}")
     if number > mapping.section.size_bytes:

@@ -41,6 +41,7 @@ import time
 import warnings
 
 import shmem
+from shmem._cli.options import size_option
 
 SLICE = 0.5  # seconds
 MIN_SIZE = 1 << 20
@@ -317,7 +318,8 @@ def command_arguments(parser):
     parser.add_argument("count", nargs="?", type=int, help="for produce: the number of messages")
     parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the temporary folder)")
     parser.add_argument("--name", help="use the anonymous section of this name instead of a file; the last process removes it")
-    parser.add_argument("--size", type=int, default=1 << 28, help="maximum size of the section in bytes (default: %(default)s)")
+    parser.add_argument("--size", type=size_option, default=1 << 28, metavar="BYTES",
+                        help="maximum size of the section, such as 64M or 1GiB (default: 256M)")  # fmt: skip
     parser.add_argument("--timeout", type=float, default=10,
                         help="stop after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
     parser.add_argument("--wait", action="store_true", help="for produce: wait until all messages are taken")

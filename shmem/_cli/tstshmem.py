@@ -21,6 +21,7 @@ import os
 import warnings
 
 import shmem
+from shmem._cli.options import size_option
 from shmem._cli.tstshmem_section import MAX_PROCESSES, MAX_THREADS, VARIANTS
 from shmem._cli.tstshmem_session import Outcome, Refused, run_session, say
 
@@ -39,12 +40,6 @@ def _number(most):
     return parse
 
 
-def _size(text):
-    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-    unit = units.get(text[-1:].upper(), 1)
-    return int(text[:-1] if unit > 1 else text) * unit
-
-
 def command_arguments(parser):
     """Declare the arguments of `python -m shmem tstshmem`."""
     parser.add_argument("-p", "--processes", type=_number(MAX_PROCESSES), metavar="N",
@@ -55,7 +50,9 @@ def command_arguments(parser):
     place = parser.add_mutually_exclusive_group()
     place.add_argument("--file", metavar="PATH", help="use the section in this file, which is created if missing and kept")
     place.add_argument("--name", help="use the anonymous section of this name, which instances can share; the last one removes it")
-    parser.add_argument("--size", type=_size, metavar="BYTES", help="maximum size of a new section, such as 2G (default: large enough)")
+    parser.add_argument(
+        "--size", type=size_option, metavar="BYTES", help="maximum size of a new section, such as 64M or 1GiB (default: large enough)"
+    )
     parser.add_argument("--variant", choices=(*VARIANTS, "both"), default="cython",
                         help="typed objects in Python, or C without the GIL (default: cython)")  # fmt: skip
     parser.add_argument("--no-locking", action="store_true", help="run only without locks: one process, one thread")

@@ -64,7 +64,7 @@ from shmem._base.layout import (
     rear_tag,
 )
 from shmem._fsck import entries as _entries
-from shmem._objects import arrays
+from shmem._objects.dtypes import from_text
 from shmem._sections import image
 
 HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT["block_t"], LAYOUT["array_t"]
@@ -525,7 +525,7 @@ class Wreck:
             return False
         shape, strides = (struct.unpack_from(f"<{n_dims}q", self.raw, at + ARRAY.size + WORD_BYTES * n_dims * i) for i in (0, 1))
         try:
-            dtype = arrays._text_to_dtype(self.dtype_text(at))
+            dtype = from_text(self.dtype_text(at))
             np.ndarray(shape, dtype, memoryview(self.raw)[at + data_off : at + data_off + data_bytes], 0, strides)
         except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
             return False

@@ -389,33 +389,37 @@ cdef int _place_on_new_backing(section_t* section, request_t* request, uint64_t*
     """Reserve space for the block outside of the heap gate, then place it.
 
     The reserve gate is held until it is placed, so that no other process returns that space.  If the file system is full, what was
-    reserved is returned, and the block is tried once more after making room.
+    reserved is returned, and the block is tried once more after making room.  It is reserved for again only if that made the block end
+    earlier, and then without a stop: a caller that begins anew would reserve and return the same space without end.
     """
-    cdef bint stops = request.wait == WAIT_A_SLICE, was_full = False
+    cdef bint stops = request.wait == WAIT_A_SLICE
+    cdef uint64_t full_off = 0
     cdef int full, status = backing_enter(section, stops)
     if status != OK:
         return status
     status = NEEDS_BACKING
     while status == NEEDS_BACKING:
-        full = backing_extend(section, request.backing_end_off, stops)
+        full = backing_extend(section, request.backing_end_off, stops and full_off == 0)
         if full == INTERRUPTED:
             status = INTERRUPTED
             break
         if full != OK:
             heap_give_back(section, request.wait)
-        if full != OK and (was_full or not is_out_of_space(full)):
+        if full != OK and (full_off != 0 or not is_out_of_space(full)):
             status = full
             break
         status = heap_enter_to_change(section, request.wait)
         if status == OK:
             if full != OK:
-                was_full = True
+                full_off = request.backing_end_off
                 status = _make_room(section)
             if status == OK:
                 status = _place_somehow(section, request, block_off)
             if status == OK:
                 count_used(section, 1, tag_size(block_at(section, block_off[0]).tag))
             heap_leave(section)
+        if status == NEEDS_BACKING and full != OK and request.backing_end_off >= full_off:
+            status = full
     backing_leave(section)
     return status
 

@@ -168,14 +168,19 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
 
 
 cdef int _reallocate_on_new_backing(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t request_bytes, bint zero,
-                                    heap_wait_t wait, uint64_t* old_request, uint64_t backing_end_off) noexcept nogil:
-    """Resize the last block in place after reserving space, during which the reserve gate is held and not the heap gate."""
+                                    heap_wait_t wait, uint64_t* old_request, uint64_t backing_end_off, int* flags) noexcept nogil:
+    """Resize the last block in place after reserving space, during which the reserve gate is held and not the heap gate.
+
+    If the file system is full, the block may have to move, and HEAP_STOP is taken from `flags`: a caller that begins anew would reserve and
+    return the same space without end.
+    """
     cdef int status = backing_enter(section, wait == WAIT_A_SLICE)
     if status != OK:
         return status
     status = backing_extend(section, backing_end_off, wait == WAIT_A_SLICE)
     if status != INTERRUPTED:
         if status != OK:
+            flags[0] &= ~HEAP_STOP
             heap_give_back(section, wait)
         status = _reallocate_here(section, payload_off, serial, request_bytes, zero, wait, old_request, NULL)
     backing_leave(section)
@@ -197,7 +202,7 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
     status = _reallocate_here(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, wait, &old_request, &backing_end_off)
     if status == NEEDS_BACKING:
         status = _reallocate_on_new_backing(section, payload_off, serial, request_bytes, flags & HEAP_ZERO, wait, &old_request,
-                                            backing_end_off)
+                                            backing_end_off, &flags)
     new_payload_off[0] = payload_off
     if status != NOT_FOUND:
         return status

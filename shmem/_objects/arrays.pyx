@@ -15,8 +15,6 @@ The block of a temporary array, or of one whose name was deleted, is freed by th
 forked child have no pins, and dropping them has no effect.
 """
 
-import ast
-import functools
 import operator
 import os
 import threading
@@ -31,6 +29,7 @@ from shmem._bridge.blocks import register_opener
 from shmem._base import errors
 from shmem._base.public import refuse_construction
 from shmem._objects import finding
+from shmem._objects.dtypes import from_text, to_text
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64
 from shmem._base.bounds cimport damaged
@@ -49,9 +48,6 @@ from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable
 from shmem._objects.directory cimport give_up_pending, insert_name
-
-cdef enum:
-    MAX_DTYPE_BYTES = 60000
 
 cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
 cdef object _counts_lock = threading.RLock()
@@ -225,26 +221,7 @@ cdef class ArrayHold(Placed):
 refuse_construction(ArrayHold)
 
 
-# -- dtypes, and the numpy array --------------------------------------------------------------------------
-
-@functools.lru_cache(maxsize=256)
-def _dtype_to_text(dtype):
-    if dtype.hasobject:
-        raise TypeError(f"dtype {dtype} contains Python objects, which a section cannot hold; "
-                        "use a numeric, structured or fixed-width string dtype")
-    text = repr(np.lib.format.dtype_to_descr(dtype)).encode()
-    if len(text) > MAX_DTYPE_BYTES:
-        raise TypeError(f"the description of a dtype must have at most {MAX_DTYPE_BYTES:,} bytes, got {len(text):,}")
-    return text
-
-
-@functools.lru_cache(maxsize=256)
-def _text_to_dtype(text):
-    dtype = np.lib.format.descr_to_dtype(ast.literal_eval(text.decode()))
-    if dtype.hasobject:
-        raise ValueError(f"dtype {text!r} contains Python objects, which a section cannot hold")
-    return dtype
-
+# -- the numpy array ----------------------------------------------------------------------------------------
 
 class SharedArray(np.ndarray):
     """A numpy array whose memory is in a section.
@@ -253,6 +230,8 @@ class SharedArray(np.ndarray):
     array.  Results of arithmetic are plain arrays.  `multiprocessing` sends it as a handle; `pickle`, `numpy.save` and
     `joblib.dump` store its data.
     """
+
+    __slots__ = ()
 
     @property
     def section(self):
@@ -280,7 +259,7 @@ cdef object _array_of(ArrayHold hold, object shape, object dtype, object strides
 def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
     """Return the dtype named in a block's header."""
     try:
-        return _text_to_dtype(text)
+        return from_text(text)
     except errors.DAMAGED_TEXT as error:
         raise_damaged(mapping.section, payload_off, f"the array's dtype is {text!r:.100}: {error}")
 
@@ -398,7 +377,7 @@ cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n
     """Return a hold of a new PENDING array, pinned, whose header is complete except for shape and strides."""
     cdef ArrayHold hold = ArrayHold.__new__(ArrayHold)
     cdef section_t* section = mapping.section
-    cdef bytes text = _dtype_to_text(dtype)
+    cdef bytes text = to_text(dtype)
     cdef uint32_t n_words = (section.max_participants + 63) >> 6, me
     cdef uint64_t data_off = array_header_bytes(len(shape), n_words, len(text)), payload_off
     # a multiple of 64 bytes, so that the next array's block needs no gap before it
@@ -479,9 +458,9 @@ def is_whole(array):
 def view_facts(array):
     """Return what another process needs to make the same view: (byte offset in the data, shape, strides, dtype text)."""
     cdef ArrayHold hold = placed_behind(array)
-    return array.ctypes.data - <uint64_t>hold.start, array.shape, array.strides, _dtype_to_text(array.dtype)
+    return array.ctypes.data - <uint64_t>hold.start, array.shape, array.strides, to_text(array.dtype)
 
 
 def view_again(array, delta, shape, strides, text):
     """Make the view described by `view_facts` from the whole array."""
-    return np.ndarray.__new__(SharedArray, shape, _text_to_dtype(text), placed_behind(array), delta, strides)
+    return np.ndarray.__new__(SharedArray, shape, from_text(text), placed_behind(array), delta, strides)

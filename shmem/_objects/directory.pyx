@@ -176,6 +176,11 @@ cdef bytes _name_bytes(object name):
     return encoded
 
 
+def check_name(name):
+    """Raise TypeError or ValueError if `name` cannot be a name."""
+    _name_bytes(name)
+
+
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
     """Find the offset and serial of the block with a name; return False if there is none."""
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, name)

@@ -7,6 +7,7 @@ an annotation, and an entry in `fields.KINDS`, so that a process without the cla
 
 from cpython.object cimport PyObject, PyObject_TypeCheck, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
+from shmem._atomics cimport load_acquire_u64
 from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, block_t
 from shmem._bridge.blocks cimport Placed, placed_is_stale
 from shmem._bridge.mapping cimport Mapping
@@ -63,7 +64,8 @@ cdef inline object object_at(Mapping mapping, object cls, char* data):
     cdef Placed placed = <Placed>(<PyTypeObject*>Placed).tp_new(<type>cls, <PyObject*>(), NULL)
     placed.mapping = mapping
     placed.data = data
-    placed.serial = (<block_t*>(data - BLOCK_HEAD_BYTES)).serial & SERIAL_MASK
+    # acquire: `follow` reads the tag before and after, and no processor may read the serial later than the second tag
+    placed.serial = load_acquire_u64(&(<block_t*>(data - BLOCK_HEAD_BYTES)).serial) & SERIAL_MASK
     return placed
 
 

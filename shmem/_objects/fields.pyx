@@ -25,6 +25,7 @@ import numpy as np
 from shmem._base.errors import InvalidBlock, ReadOnlyError
 from shmem._objects.arrays import is_whole
 from shmem._objects.codec import Misfit
+from shmem._objects.dtypes import refuse_metadata
 
 cimport cython
 cimport shmem._atomics as atomic
@@ -312,6 +313,8 @@ cdef object element_dtype(object element):
     dtype = element.dtype if isinstance(element, FieldType) else PYTHON_TYPES[element].dtype if element in PYTHON_TYPES else None
     if dtype is None and is_numpy_type(element):
         dtype = np.dtype(element)
+    if dtype is not None:
+        refuse_metadata(dtype)
     if dtype is None or dtype.kind not in "biufcSUmM" or not dtype.isnative or not dtype.itemsize:
         raise TypeError(f"the elements of an Array must be numbers of fixed size in native byte order, got {element!r}")
     return dtype
@@ -348,6 +351,7 @@ def as_field_type(annotation):
         return PYTHON_TYPES[annotation]
     if is_numpy_type(annotation):
         dtype = np.dtype(annotation)
+        refuse_metadata(dtype)
         if dtype.subdtype is not None:
             return Array[dtype.base, dtype.shape]
         if dtype in SCALARS:

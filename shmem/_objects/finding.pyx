@@ -1,6 +1,7 @@
 # cython: language_level=3
 """Lookups: from an object, an address or a handle to its section, and from a section to its root object."""
 
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from libc.stdint cimport uint64_t
 
 from shmem._base import errors
@@ -17,23 +18,37 @@ from shmem._heap.heap cimport (
 from shmem._sections.process cimport section_of_address
 
 
+cdef uint64_t _address_of_buffer(object obj) except? 0:
+    """Return the address of a buffer's first element; 0 if there is none, or `obj` is not a buffer of plain memory."""
+    cdef Py_buffer view
+    cdef uint64_t address
+    if not PyObject_CheckBuffer(obj):
+        return 0
+    try:
+        PyObject_GetBuffer(obj, &view, PyBUF_STRIDES)
+    except (BufferError, TypeError, ValueError):         # for example a memoryview that was released
+        return 0
+    address = <uint64_t>view.buf if view.len else 0
+    PyBuffer_Release(&view)
+    return address
+
+
 def find_storage(obj):
     """Return the section that contains an object.
 
     Parameters
     ----------
-    obj : Block, array, typed object, any buffer, or int
-        An int is an address in this process.
+    obj : object
+        Block, array, typed object, or any buffer.  An int is an address in this process.
 
     Returns
     -------
     SharedMemory or None
-        An open handle of the section; None if `obj` is not in a section that this process has open.
+        An open handle of the section; None if `obj` is not in a section that this process has open, whatever it is.
     """
     cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
     cdef section_t* section
     cdef uint64_t address
-    cdef const unsigned char[:] some
     if placed is not None:
         if placed.mapping.is_open:
             return face_of(placed.mapping)
@@ -45,8 +60,7 @@ def find_storage(obj):
         with nogil:
             section = section_of_address(address)
     else:
-        some = memoryview(obj).cast("B")
-        address = <uint64_t>&some[0] if some.shape[0] else 0
+        address = _address_of_buffer(obj)
         with nogil:
             section = section_of_address(address)
     if section == NULL:

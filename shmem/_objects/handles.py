@@ -83,15 +83,33 @@ N_ATTEMPTS = 10  # to leave all sections at exit
 
 
 def leave_all():
-    """Leave every section after waiting for all non-daemon threads, which may still run in multiprocessing children."""
+    """Leave every section.  Python has joined all threads but daemon threads, and those that exit handlers have started."""
     lock.end_thread()
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
     for attempts_left in reversed(range(N_ATTEMPTS)):
         if _core.depart_all(attempts_left == 0):
             return
         time.sleep(0.01)  # a thread that fills a new array needs the GIL to finish it
+
+
+def _leave_after(threads):
+    """Leave every section once the main thread and these have ended."""
+    for thread in (threading.main_thread(), *threads):
+        thread.join()
+    leave_all()
+
+
+def leave_at_end():
+    """Leave every section at the end of a multiprocessing child, which runs this before it joins its threads, and no atexit functions.
+
+    Threads that still run may use the section until they end.  Some of them, an executor's workers, end only when the main thread joins
+    its threads, so the main thread must not wait for them here: another thread does.
+    """
+    lock.end_thread()
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not threading.current_thread()]
+    if others:
+        threading.Thread(target=_leave_after, args=(others,)).start()
+    else:
+        leave_all()
 
 
 # Python joins threads before it runs atexit functions, and they may wait for a lock that the main thread still holds

@@ -4,6 +4,7 @@
 import enum
 import functools
 import inspect
+import threading
 import warnings
 import weakref
 
@@ -15,14 +16,16 @@ from shmem._base import errors
 from shmem._atomics cimport exchange_seq_cst_u32, load_relaxed_u32, thread_pointer
 from shmem._base.deadline cimport deadline_after
 from shmem._base.participants cimport owner_is_alive
-from shmem._base.section cimport section_t
+from shmem._base.section cimport section_t, thread_find, thread_t
 from shmem._base.status cimport INTERRUPTED, NOT_OWNER, OK, TIMEOUT_EXPIRED
 from shmem._bridge.calls cimport check, run_step, step_t, timeout_argument
 from shmem._bridge.mapping cimport Mapping
+from shmem._bridge.tasks cimport task_here, task_is_inside
 from shmem._core cimport Memory
 from shmem._sections.process cimport section_unlock, thread_ended
 from shmem._sync.storage_lock cimport (
-    lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
+    LOCK_RETURNS_FOR_SIGNALS, LOCK_RETURNS_RARELY, lock_depths, lock_exclusive_try, lock_exclusive_wait, lock_request,
+    lock_request_abandon, lock_request_t, lock_shared_try, lock_shared_wait, unlock_exclusive, unlock_shared)
 
 
 class LockMode(enum.Enum):
@@ -30,6 +33,12 @@ class LockMode(enum.Enum):
 
     shared = "shared"
     exclusive = "exclusive"
+
+
+cdef enum:
+    TASK_SEVERAL = 1               # not the address of a context
+
+cdef uint64_t TASK_EVERY_BIT = ~<uint64_t>0
 
 
 # -- taking and releasing -------------------------------------------------------------------------------
@@ -53,32 +62,57 @@ cdef int _tell_of_death(Mapping mapping, bint exclusive) except -1:
 
 
 cdef int _exclusive_step(section_t* section, void* request) noexcept nogil:
-    return lock_exclusive_wait(section, (<int64_t*>request)[0], True)
+    return lock_exclusive_wait(section, <lock_request_t*>request)
 
 
 cdef int _shared_step(section_t* section, void* request) noexcept nogil:
-    return lock_shared_wait(section, (<int64_t*>request)[0], True)
+    return lock_shared_wait(section, <lock_request_t*>request)
 
 
 cdef int _wait(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
-    """Wait for the lock without the GIL.  Between slices the thread has no claim on it; signal handlers run, the handle may be closed."""
-    cdef int64_t deadline_ns = deadline_after(timeout_ns)
+    """Wait for the lock without the GIL.  Between slices signal handlers run, in the main thread, and the handle may be closed."""
+    cdef bint runs_handlers = threading.get_ident() == threading.main_thread().ident
+    cdef lock_request_t request = lock_request(
+        deadline_after(timeout_ns), LOCK_RETURNS_FOR_SIGNALS if runs_handlers else LOCK_RETURNS_RARELY)
     cdef step_t step = _exclusive_step if exclusive else _shared_step
-    cdef int status = run_step(mapping.section, step, &deadline_ns)
-    while status == INTERRUPTED:
-        PyErr_CheckSignals()
-        if not mapping.is_open:
-            raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
-        status = run_step(mapping.section, step, &deadline_ns)
+    cdef int status = run_step(mapping.section, step, &request)
+    try:
+        while status == INTERRUPTED:
+            PyErr_CheckSignals()
+            if not mapping.is_open:
+                raise errors.ClosedError("cannot acquire the lock: the SharedMemory was closed while this thread waited")
+            status = run_step(mapping.section, step, &request)
+    except BaseException:
+        lock_request_abandon(mapping.section, &request)
+        raise
     if status != OK:
         check(status, mapping, f"acquire the {'exclusive' if exclusive else 'shared'} lock" + (
             f" within {timeout_ns / 1e9:g} s" if status == TIMEOUT_EXPIRED else ""))
     return 0
 
 
+cdef int _refuse_other_task(thread_t* me, uint64_t task, bint exclusive) except -1:
+    """Raise if another task of this thread holds the lock, which only the depth of the thread would admit.  Tasks may share it."""
+    if task_is_inside(me.task, TASK_EVERY_BIT):
+        return 0
+    if exclusive or me.exclusive:
+        raise errors.DeadlockError(
+            "cannot acquire the lock: another asyncio task or greenlet of this thread holds it, and cannot release it while this one "
+            "waits; do not suspend a task while it holds the lock, or guard it with an asyncio.Lock")
+    me.task = TASK_SEVERAL
+    return 0
+
+
 cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) except -1:
+    cdef thread_t* me = thread_find(mapping.section)
+    cdef uint64_t task = task_here()
+    if me != NULL and me.task != 0 and me.task != task:
+        _refuse_other_task(me, task, exclusive)
     if (lock_exclusive_try(mapping.section) if exclusive else lock_shared_try(mapping.section)) != OK:
         _wait(mapping, exclusive, timeout_ns)
+        me = thread_find(mapping.section)
+    if me.task == 0:
+        me.task = task
     if load_relaxed_u32(&mapping.section.header.death_notice):
         _tell_of_death(mapping, exclusive)
     return 0
@@ -154,7 +188,7 @@ cdef class exclusive_lock(_Lock):
     LockTimeout
         The lock was not acquired in time.
     DeadlockError
-        Another holder of the shared lock is already upgrading it.
+        Another holder of the shared lock is already upgrading it, or another asyncio task or greenlet of this thread holds the lock.
 
     Examples
     --------
@@ -261,6 +295,9 @@ cdef class LockDescriptor:
         if _is_held_through(self, mapping):
             _release(mapping, self.exclusive)
         _forget(self, mapping)
+
+    def __reduce__(self):
+        raise TypeError("cannot copy or pickle a LockDescriptor: it is one request for the lock of one process; make a new one")
 
     def __repr__(self):
         return f"<shmem.LockDescriptor {self.mode.value}{', held' if self.held else ''}>"

@@ -93,7 +93,7 @@ class _LokyFinder:
 
 
 def _leave_at_end(_):
-    multiprocessing.util.Finalize(None, handles.leave_all, exitpriority=-100)
+    multiprocessing.util.Finalize(None, handles.leave_at_end, exitpriority=-100)
 
 
 struct.on_new_class.append(_register_class)

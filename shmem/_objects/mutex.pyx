@@ -7,19 +7,30 @@ from shmem._base import errors
 from shmem._base.public import refuse_construction
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport load_relaxed_u64
 from shmem._base.deadline cimport FOREVER
 from shmem._base.layout cimport TYPE_MUTEX, mutex_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._bridge.calls cimport check
+from shmem._bridge.tasks cimport task_here, task_is_inside
 from shmem._core cimport Memory
 from shmem._objects.waitables cimport (
     Waitable, blocking_argument, changeable, is_gone, make_words, place_new, prepare_wait, readable, wait, wait_call_t)
 from shmem._sync.primitives cimport mutex_is_held, mutex_is_mine, mutex_lock, mutex_try, mutex_unlock
 
 cdef object MINUS_ONE = -1
+
+
+cdef enum:
+    TASK_SHIFT = 3                 # objects are aligned, so 32 bits distinguish the contexts in 32 GiB
+    TASK_BITS = 0xffffffff
+
+
+cdef inline uint32_t _task_of(uint64_t context) noexcept:
+    """Return what an owned mutex has in `died`."""
+    return <uint32_t>(context >> TASK_SHIFT)
 
 
 cdef int _mutex_step(section_t* section, void* request) noexcept nogil:
@@ -32,8 +43,15 @@ cdef bint _mutex_acquire(Mutex self, int64_t deadline_ns) except -1:
     cdef mutex_t* mutex = <mutex_t*>changeable(self, "acquire")
     cdef wait_call_t call
     cdef section_t* section = self.mapping.section
+    cdef uint32_t task = _task_of(task_here())
+    cdef int status
     call.owner_died = False
-    cdef int status = mutex_try(section, mutex, &call.owner_died)
+    if mutex_is_mine(section, mutex) and mutex.died != task and mutex.died != 0:
+        if not task_is_inside(<uint64_t>mutex.died << TASK_SHIFT, <uint64_t>TASK_BITS << TASK_SHIFT):
+            raise errors.DeadlockError(
+                f"cannot acquire the Mutex at offset {self.offset:#x}: another asyncio task or greenlet of this thread owns it, and cannot "
+                "release it while this one waits; do not suspend a task while it owns a Mutex, or guard it with an asyncio.Lock")
+    status = mutex_try(section, mutex, &call.owner_died)
     if status == WOULD_BLOCK:
         prepare_wait(self, &call, mutex, deadline_ns)
         status = wait(self, section, _mutex_step, &call)
@@ -41,6 +59,8 @@ cdef bint _mutex_acquire(Mutex self, int64_t deadline_ns) except -1:
             return False
     if status != OK:
         check(status, self.mapping, "acquire a Mutex")
+    if mutex.depth == 1:
+        mutex.died = task
     if call.owner_died:
         _tell_of_death(self, mutex)
     return True

@@ -158,7 +158,7 @@ cdef bint _take_gate(section_t* section, uint64_t* gate, int64_t deadline_ns) no
         return True
     gate_wait_begin(section, &wait, deadline_ns, GATE_SPINS)     # attached already: this thread owns the heap gate
     status = WOULD_BLOCK
-    while status == WOULD_BLOCK or now_ns() < deadline_ns:       # giving up right after a wake-up would lose it
+    while status != TIMEOUT_EXPIRED:
         status = gate_step(section, gate, &wait)
         if status == OK or status == OWNER_DIED:
             return True

@@ -11,6 +11,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from shmem._objects import arrays
+from shmem._objects.dtypes import to_text
 from shmem._objects import struct as _struct
 from shmem._objects.codec import Misfit
 from shmem._objects.fields import RefField
@@ -130,4 +131,4 @@ cdef tuple record_argument(Mapping mapping, object record, object max_bytes):
         type_id = _struct.type_of_class(mapping, record)
         return record, QUEUE_STRUCT, type_id, b"", record.dtype.itemsize
     dtype = np.dtype(record.dtype if isinstance(record, FieldType) else record)
-    return dtype, QUEUE_RECORDS, 0, arrays._dtype_to_text(dtype), dtype.itemsize
+    return dtype, QUEUE_RECORDS, 0, to_text(dtype), dtype.itemsize

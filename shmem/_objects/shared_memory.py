@@ -47,10 +47,10 @@ class SharedMemory(_core.Memory):
     shared_name : str, optional
         Without `file_name`: the system-wide name of an anonymous section, which its last process removes.
         Without either, a random name is generated, and is available as `.name`.
-    max_size : int, optional
-        Maximum size of the section in bytes, control pages included.  If given, a missing section is created; otherwise the section
-        must exist.  Memory or disk space is allocated only as it is used.  The first opener of an existing section grows it if
-        `max_size` is larger; a later one gets a `LimitWarning`.
+    max_size : int or str, optional
+        Maximum size of the section in bytes, control pages included, or a text such as "64M" or "1GiB".  If given, a missing
+        section is created; otherwise the section must exist.  Memory or disk space is allocated only as it is used.  The first
+        opener of an existing section grows it if `max_size` is larger; a later one gets a `LimitWarning`.
     mode : {"read_write", "read_only"}
         With ``"read_only"`` the memory management unit rejects stores, and arrays are marked read-only.  Locks work.
     desired_address : int, optional
@@ -77,6 +77,8 @@ class SharedMemory(_core.Memory):
     ...     print(shm["temperature"])
     [21.5 22. ]
     """
+
+    __slots__ = ()  # a misspelled attribute is refused
 
     # -- objects and arrays
 
@@ -181,6 +183,7 @@ class SharedMemory(_core.Memory):
     # -- the directory
 
     def __setitem__(self, name, value):
+        directory.check_name(name)
         directory.refuse_freed(name, value)
         is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not arrays.is_whole(value))
         if not is_part and directory.lies_in(self, value):

@@ -27,13 +27,13 @@ from shmem._base.status cimport OK
 from shmem._base.system cimport (
     boot_id, byte_lock, file_close, file_facts, file_facts_t, file_remove, file_reopen, file_reserve, file_set_permissions, file_set_size,
     file_sync, file_write, memory_detach, memory_sync, path_facts, random_bytes, user_id)
-from shmem._heap.backing cimport backing_give_back
+from shmem._heap.backing cimport backing_give_back, backing_lower
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sections.header cimport header_fill
 from shmem._sections.membership cimport cease_to_participate, rest_with_views, sign_with
 from shmem._sync.primitives cimport mutexes_release_all
-from shmem._sync.storage_lock cimport lock_release_all, lock_thread_ended
+from shmem._sync.storage_lock cimport lock_release_all, lock_reservation_drop, lock_thread_ended
 
 
 # -- the first opener ---------------------------------------------------------------------------------------
@@ -152,14 +152,13 @@ cdef void _last_out(section_t* section, bint at_exit, bint others_rest) noexcept
     if memory_sync(section.base, keep) != 0:
         return                                       # not on disk: the next opener recovers
     if others_rest or (at_exit and not _detach_above(section, keep)):
-        if backing_give_back(section, fd) != OK:
+        if backing_give_back(section, backing_lower(section)) != OK:
             return
-    else:
-        store_release_u64(&header.reserved, keep)
-        if header.high_water > keep:
-            store_release_u64(&header.high_water, keep)
-        if file_set_size(fd, keep) != 0:
-            return
+    elif file_set_size(fd, keep) != 0:
+        return
+    store_release_u64(&header.reserved, keep)
+    if header.high_water > keep:
+        store_release_u64(&header.high_water, keep)
     store_release_u32(&header.clean, 1)
     memory_sync(section.base, PAGE_BYTES)
     file_sync(fd)
@@ -217,6 +216,7 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
     if at_exit:
         lock_thread_ended(section)
     lock_release_all(section)
+    lock_reservation_drop(section)
     if is_serialised:
         while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
             pass

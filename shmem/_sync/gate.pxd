@@ -22,20 +22,21 @@ order).  `tests/models/heap_gate.pml` models this.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._atomics cimport compare_exchange_acquire_u64, cpu_relax, exchange_release_u64, load_relaxed_u64
-from shmem._base.deadline cimport AT_ONCE, FOREVER
+from shmem._base.deadline cimport AT_ONCE, FOREVER, deadline_is_past
 from shmem._base.owner cimport GATE_WAITERS, word_has_owner
 from shmem._base.participants cimport owner_is_alive
 from shmem._base.section cimport section_t
-from shmem._base.status cimport OK, OWNER_DIED, WOULD_BLOCK
+from shmem._base.status cimport OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK
 from shmem._base.system cimport futex_wait, futex_wake, now_ns
 from shmem._sync.channel cimport SLICE_NS
 
 cdef enum:
     GATE_SPINS = 100
-    GATE_LEAST_SLICE_NS = 1000000        # how long a waiter past its deadline waits for the thread inside
+    GATE_LEAST_NS = 1000000              # how long a waiter past its deadline waits for the thread inside
 
 ctypedef struct gate_wait_t:             # one thread's wait for a gate
     int64_t deadline_ns
+    int64_t ends_ns                      # when it ends; 0: not determined yet
     uint32_t spins_left
     uint64_t waiters                     # GATE_WAITERS once it has slept
     uint64_t word                        # last one seen: with OWNER_DIED, the dead owner's
@@ -57,18 +58,35 @@ cdef inline bint gate_take_over(section_t* section, uint64_t* gate, uint64_t wor
             and compare_exchange_acquire_u64(gate, word, section.private.owner_word | GATE_WAITERS))
 
 
-cdef inline int64_t gate_slice(int64_t deadline_ns) noexcept nogil:
-    """Return how long to sleep: until the deadline or for a slice.  A non-blocking caller still waits for the gate itself."""
-    cdef int64_t left_ns
-    if deadline_ns == FOREVER or deadline_ns == AT_ONCE:
+cdef inline int64_t gate_slice(gate_wait_t* wait) noexcept nogil:
+    """Return how long to sleep, for a slice at most; 0 or less if the wait is over.
+
+    A non-blocking caller still waits for the thread inside, for a slice in all.  After its deadline a caller waits for GATE_LEAST_NS.
+    """
+    cdef int64_t now, left_ns
+    if wait.deadline_ns == FOREVER:
         return SLICE_NS
-    left_ns = deadline_ns - now_ns()
-    return SLICE_NS if left_ns > SLICE_NS else (left_ns if left_ns > GATE_LEAST_SLICE_NS else GATE_LEAST_SLICE_NS)
+    now = now_ns()
+    if wait.ends_ns == 0 and wait.deadline_ns == AT_ONCE:
+        wait.ends_ns = now + SLICE_NS
+    elif wait.ends_ns == 0:
+        wait.ends_ns = wait.deadline_ns if wait.deadline_ns > now + GATE_LEAST_NS else now + GATE_LEAST_NS
+    left_ns = wait.ends_ns - now
+    return SLICE_NS if left_ns > SLICE_NS else left_ns
+
+
+cdef inline bint gate_may_return(const gate_wait_t* wait) noexcept nogil:
+    """Return whether a waiter may return to its caller for signals, which then begins the wait anew.
+
+    After the deadline it may not: with signals that arrive more often than the wait ends, it would never end.
+    """
+    return not deadline_is_past(wait.deadline_ns)
 
 
 cdef inline int gate_wait_begin(section_t* section, gate_wait_t* wait, int64_t deadline_ns, uint32_t n_spins) noexcept nogil:
     """Begin a wait: OK, or the status of attaching this process."""
     wait.deadline_ns = deadline_ns
+    wait.ends_ns = 0
     wait.spins_left = n_spins
     wait.waiters = 0
     return OK if section.private.index_plus_1 != 0 else section.attach(section)
@@ -78,9 +96,11 @@ cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait)
     """Make one step towards entering.
 
     OK: entered.  OWNER_DIED: entered, and the former owner died inside.  WOULD_BLOCK: call again.  ETIMEDOUT or EINTR, which ended a
-    slice of sleep: check deadline and signals, then call again.
+    slice of sleep: look for signals if `gate_may_return`, then call again.  TIMEOUT_EXPIRED: the wait is over, also if signals or wakes
+    ended each sleep.  The flag is set then, so a wake that this waiter has used is not lost.
     """
     cdef int status
+    cdef int64_t slice_ns
     cdef uint64_t word = load_relaxed_u64(gate)
     wait.word = word
     if not word_has_owner(word):
@@ -94,7 +114,10 @@ cdef inline int gate_step(section_t* section, uint64_t* gate, gate_wait_t* wait)
             return WOULD_BLOCK
         word |= GATE_WAITERS
     wait.waiters = GATE_WAITERS
-    status = futex_wait(<uint32_t*>gate, <uint32_t>word, gate_slice(wait.deadline_ns))
+    slice_ns = gate_slice(wait)
+    if slice_ns <= 0:
+        return OWNER_DIED if gate_take_over(section, gate, word) else TIMEOUT_EXPIRED
+    status = futex_wait(<uint32_t*>gate, <uint32_t>word, slice_ns)
     if status != OK and gate_take_over(section, gate, word):     # after a signal too: signals may arrive more often than slices end
         return OWNER_DIED
     return WOULD_BLOCK if status == OK else status

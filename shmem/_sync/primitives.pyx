@@ -244,6 +244,7 @@ cdef int mutex_unlock(section_t* section, mutex_t* mutex) noexcept nogil:
         return OK
     _unlink(section, me, mutex)
     mutex.thread = 0
+    mutex.died = 0
     store_seq_cst_u64(&mutex.owner, 0)
     channel_notify(&mutex.channel, 1)
     return OK

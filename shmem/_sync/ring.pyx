@@ -50,8 +50,8 @@ from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
 from shmem._base.system cimport now_ns, processor_count
-from shmem._sync.channel cimport ALL_WAITERS, ETIMEDOUT, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
-from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
+from shmem._sync.channel cimport ALL_WAITERS, SLICE_NS, channel_notify, channel_register, channel_sleep, channel_withdraw
+from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_may_return, gate_step, gate_try, gate_wait_begin, gate_wait_t
 
 cdef enum:
     N_LOOKS = 1000
@@ -107,11 +107,9 @@ cdef int _enter(ring_t* ring, uint64_t* gate, int64_t deadline_ns, bint stop_for
         status = gate_step(ring.section, gate, &wait)
         if status == OK or status == OWNER_DIED:         # nothing needs repair
             return OK
-        if status == WOULD_BLOCK:
-            continue
-        if status == ETIMEDOUT and deadline_is_past(deadline_ns):
-            return TIMEOUT_EXPIRED
-        if stop_for_signals:
+        if status == TIMEOUT_EXPIRED:
+            return status
+        if status != WOULD_BLOCK and stop_for_signals and gate_may_return(&wait):
             return INTERRUPTED
 
 

@@ -5,6 +5,7 @@ All functions return 0 or a status; none needs the GIL.  Deadlines: `_base/deadl
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 from shmem._atomics cimport compare_exchange_seq_cst_u64, fetch_add_seq_cst_u64, fetch_sub_seq_cst_u64, load_relaxed_u64, load_seq_cst_u64
 from shmem._base.bounds cimport participants_bound
 from shmem._base.owner cimport readers_count, word_has_owner
@@ -22,10 +23,32 @@ cdef enum:                              # bits of `lock_gate` between the owner'
     LOCK_TURN_WRITERS = 0x08000000      # no owner; for woken writers, a new writer waits for them for TURN_NS
     LOCK_STARVING_READERS = 0x10000000  # with an owner: the release must set TURN_READERS
     LOCK_STARVING_WRITERS = 0x20000000  # with an owner or a turn: TURN_WRITERS must follow
+    # With an owner that runs signal handlers: a waiter may open the gate after RESERVED_NS.  The bits of TURN_MOST number the reservation
+    LOCK_RESERVED = 0x40000000
 
-# Acquire the lock, waiting.  INTERRUPTED is returned only with `stop_for_signals`, and then the caller has no claim on the lock
-cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
-cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil
+cdef enum LockReturns:                  # when a waiting request returns INTERRUPTED to its caller
+    LOCK_RETURNS_NEVER
+    LOCK_RETURNS_RARELY                 # to find that the handle was closed: at the gate after each slice, from a drain once per second
+    LOCK_RETURNS_FOR_SIGNALS            # after each slice and each signal
+
+ctypedef struct lock_request_t:         # one request for the lock, from the first attempt until it is acquired or abandoned
+    int64_t deadline_ns
+    LockReturns returns
+    uint32_t claim_number               # of the claim that it kept when it returned INTERRUPTED last; 0: none
+    uint32_t kind                       # determines the next three:
+    uint64_t* channel                   # where it sleeps until the gate opens
+    uint64_t starving_flag              # with which it requests a turn; 0: never
+    uint32_t own_shares                 # shares that its drain does not wait for
+    int64_t began_ns                    # 0: has not slept yet
+    int64_t turn_ends_ns                # end of the others' turn that it waits for; 0: none; 1: over
+    bint registered                     # it was asleep or about to be: a turn may be meant for it
+    uint32_t sequence                   # of its registration: a readers' turn carries it
+    bint taken_over                     # it owns the gate, whose former owner is dead
+
+# Acquire the lock, waiting.  After INTERRUPTED the caller runs signal handlers and calls again with the same request, or abandons it
+cdef int lock_shared_wait(section_t* section, lock_request_t* request) noexcept nogil
+cdef int lock_exclusive_wait(section_t* section, lock_request_t* request) noexcept nogil
+cdef void lock_request_abandon(section_t* section, lock_request_t* request) noexcept nogil
 # Slow halves of release
 cdef void lock_gate_open(section_t* section) noexcept nogil
 cdef void lock_gate_notify(section_t* section) noexcept nogil
@@ -33,6 +56,7 @@ cdef void upgrade_clear(section_t* section) noexcept nogil
 # Holders, and cleaning up after dead holders
 cdef void lock_depths(section_t* section, uint32_t* exclusive, uint32_t* shared) noexcept nogil
 cdef void lock_release_all(section_t* section) noexcept nogil
+cdef void lock_reservation_drop(section_t* section) noexcept nogil
 cdef void lock_thread_ended(section_t* section) noexcept nogil
 cdef void lock_forget(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil
 cdef int thread_register(section_t* section, thread_t** me) noexcept nogil
@@ -40,6 +64,15 @@ cdef int thread_register(section_t* section, thread_t** me) noexcept nogil
 # invalid value aborts the process
 cdef void lock_verify_share(section_t* section, uint64_t readers) noexcept nogil
 cdef void lock_verify_gate(section_t* section) noexcept nogil
+
+
+cdef inline lock_request_t lock_request(int64_t deadline_ns, LockReturns returns) noexcept nogil:
+    """Return a new request."""
+    cdef lock_request_t request
+    memset(&request, 0, sizeof(request))
+    request.deadline_ns = deadline_ns
+    request.returns = returns
+    return request
 
 
 cdef inline int lock_shared_try(section_t* section) noexcept nogil:
@@ -90,6 +123,8 @@ cdef inline int unlock_shared(section_t* section) noexcept nogil:
     if me == NULL or me.shared == 0:
         return NOT_OWNER
     me.shared -= 1
+    if me.shared == 0 and me.exclusive == 0:
+        me.task = 0
     if me.shared == 0 and me.counted:
         me.counted = 0
         # before the channel is read; partner: a draining writer, which registers there and then reads `readers`
@@ -108,6 +143,8 @@ cdef inline int unlock_exclusive(section_t* section) noexcept nogil:
     me.exclusive -= 1
     if me.exclusive:
         return OK
+    if me.shared == 0:
+        me.task = 0
     if section.verify != NULL:
         lock_verify_gate(section)
     if me.shared and not me.counted:

@@ -16,7 +16,8 @@
     TURN_WRITERS   any       any      as 0 for readers, the upgrader and a registered writer; a new writer waits TURN_NS
     O              0         > 0      O has claimed the gate and drains; new readers turn back
     O              0         0        O holds the lock exclusive (or is about to find that it does)
-    0              U         > 0      U holds a share and is about to claim the gate
+    O + RESERVED   any       any      O has claimed the gate and runs signal handlers; any waiter may open it after RESERVED_NS
+    0              U         > 0      U holds a share and is about to claim the gate, or runs signal handlers before it does
     O != U         U         > 0      O drains, sees `upgrade`, releases the gate: else each would wait for the other
     U              U         > own    U drains all shares but its own
     U              U         own      U holds the lock exclusive, and its own share
@@ -48,9 +49,15 @@ turn back wake it without progress.  If that participant is dead, its word is sw
 participant in `upgrade` for 0 or the next upgrader, the count that keeps a drain from ending for 0.  The order is always: load the word,
 check the owner in it, swap that very word.
 
-A drainer or an upgrader must release the gate or `upgrade` to return to its caller for signals.  It does so when a signal ends its sleep,
-and otherwise once per SIGNAL_CHECK_NS.  When the process leaves the section (`section.leaves`), it returns after its current slice, so
-that the process does not end as the owner of the gate.
+Signals.  A request returns INTERRUPTED to its caller, which runs signal handlers and calls again with the same request.  A drainer keeps
+the gate meanwhile, with RESERVED and a number beside its owner word.  An upgrader also keeps `upgrade`, which never stops readers.
+`claimed` of the thread states what is kept.  The next call resumes it, by a swap of exactly the reserved word.  It is dropped if the
+caller abandons the request, if the thread requests the lock in a handler, and if the thread ends.  The interrupted request then begins
+anew.
+A handler may wait for another process that waits for the gate.  So a waiter that has seen the same reservation for RESERVED_NS opens the
+gate in the owner's stead.  A longer handler costs the writer its place, and cannot cause a deadlock.  The number distinguishes one long
+reservation from many short ones.  When the process leaves the section (`section.leaves`), a drainer opens the gate instead, after its
+current slice.
 
 The depths of a thread are private, in a page that a fork wipes; only the outermost lock accesses shared words.
 `counted` is set if this participant's `readers` includes a share of this thread; a shared lock inside an exclusive one is not counted.
@@ -79,11 +86,12 @@ from shmem._sync.channel cimport ALL_WAITERS, SLICE_NS, channel_notify, channel_
 
 cdef extern from *:
     """
-    #define SIGNAL_CHECK_NS 1000000000
-    #define MAX_SLICES 20
-    _Static_assert((long long)MAX_SLICES * SLICE_NS <= SIGNAL_CHECK_NS, "a drainer checks for signals at least once per SIGNAL_CHECK_NS");
+    #define RESERVED_NS 100000000
+    #define RARELY_NS 1000000000
+    _Static_assert(RESERVED_NS > SLICE_NS, "a reservation outlasts a slice of the waiters");
     """
-    enum: MAX_SLICES               # after which a drainer or an upgrader returns for signals: it may have slept through one
+    enum: RESERVED_NS              # how long the gate is kept for an owner that runs signal handlers
+    enum: RARELY_NS                # how long a drain lasts before a request with LOCK_RETURNS_RARELY returns
 
 cdef enum:
     TURN_NS = 100000               # how long a writer respects the turn of others
@@ -95,39 +103,26 @@ cdef enum:
 cdef enum:
     STARVING = LOCK_STARVING_READERS | LOCK_STARVING_WRITERS
 
-cdef enum Kind:
-    READ
+cdef enum:                         # bits of a thread's `claimed`
+    CLAIM_GATE = 1                 # the gate is RESERVED
+    CLAIM_UPGRADE = 2              # `upgrade` names this participant
+
+cdef enum:                         # kinds of requests; 0: not begun yet
+    READ = 1
     WRITE
     UPGRADE
-
-ctypedef struct wait_t:            # one request for the lock while it waits
-    Kind kind                      # determines the next four:
-    uint64_t* channel              # where it sleeps until the gate opens
-    uint64_t starving_flag         # with which it requests a turn; 0: never
-    uint32_t own_shares            # shares that its drain does not wait for
-    int slices_left                # of sleep without a wake, until it returns for signals
-    bint stop_for_signals
-    int64_t deadline_ns
-    int64_t began_ns               # 0: has not slept yet
-    int64_t turn_ends_ns           # end of the others' turn that it waits for; 0: none; 1: over
-    bint registered                # it was asleep or about to be: a turn may be meant for it
-    uint32_t sequence              # of its registration: a readers' turn carries it
-    bint taken_over                # result: it owns the gate, whose former owner is dead
 
 
 # -- small parts --------------------------------------------------------------------------------------
 
-cdef wait_t _wait_for(section_t* section, Kind kind, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    cdef wait_t wait
-    wait.kind, wait.deadline_ns, wait.stop_for_signals = kind, deadline_ns, stop_for_signals
-    wait.channel = &section.header.lock_gate_writers if kind == WRITE else &section.header.lock_gate_readers
-    wait.starving_flag = 0 if kind == UPGRADE else (LOCK_STARVING_WRITERS if kind == WRITE else LOCK_STARVING_READERS)
-    wait.own_shares = 1 if kind == UPGRADE else 0
-    wait.slices_left = MAX_SLICES if kind == UPGRADE else 1
-    wait.began_ns = wait.turn_ends_ns = 0
-    wait.registered = wait.taken_over = False
-    wait.sequence = 0
-    return wait
+cdef void _request_begin(section_t* section, uint32_t kind, lock_request_t* request) noexcept nogil:
+    """Begin a request, or begin it anew after an interruption.  How long it has waited is kept."""
+    request.kind = kind
+    request.channel = &section.header.lock_gate_writers if kind == WRITE else &section.header.lock_gate_readers
+    request.starving_flag = 0 if kind == UPGRADE else (LOCK_STARVING_WRITERS if kind == WRITE else LOCK_STARVING_READERS)
+    request.own_shares = 1 if kind == UPGRADE else 0
+    request.turn_ends_ns = 0
+    request.registered = request.taken_over = False
 
 
 cdef int _sleep(section_t* section, uint64_t* channel, uint32_t sequence, int64_t deadline_ns, int64_t longest_ns) noexcept nogil:
@@ -166,12 +161,17 @@ cdef void lock_gate_notify(section_t* section) noexcept nogil:
 
 
 cdef void lock_gate_open(section_t* section) noexcept nogil:
-    """Open the gate, which this participant owns; grant a turn to starving waiters; wake the waiters that may enter."""
+    """Open the gate, which this participant owns."""
+    _lock_gate_open_from(section, section.private.owner_word)
+
+
+cdef void _lock_gate_open_from(section_t* section, uint64_t owned) noexcept nogil:
+    """Open the gate if its word is `owned`, STARVING flags aside; grant a turn to starving waiters; wake the waiters that may enter."""
     cdef header_t* header = section.header
     cdef uint64_t word, turn = 0, readers
     while True:
         word = load_seq_cst_u64(&header.lock_gate)
-        if word & ~STARVING != section.private.owner_word:
+        if word & ~STARVING != owned:
             return
         turn = 0
         readers = load_seq_cst_u64(&header.lock_gate_readers)
@@ -185,15 +185,15 @@ cdef void lock_gate_open(section_t* section) noexcept nogil:
     lock_gate_notify(section)                      # also a writer in a readers' turn, which ends the turn if they do not come
 
 
-cdef void _use_readers_turn(section_t* section, wait_t* wait) noexcept nogil:
+cdef void _use_readers_turn(section_t* section, lock_request_t* request) noexcept nogil:
     """Count a reader that has used its turn or gives up; after the last one the writers may enter.
 
     The turn belongs to the readers that were registered, identified by their sequence; if there were none, to one that was awake then.
     """
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate), n_left, next_word
-    while word & LOCK_TURN_READERS and wait.registered:
+    while word & LOCK_TURN_READERS and request.registered:
         n_left = word // LOCK_TURN_ONE & LOCK_TURN_MOST
-        if n_left != 0 and <uint32_t>(word >> 32) != wait.sequence:       # a turn carries the sequence in place of a generation
+        if n_left != 0 and <uint32_t>(word >> 32) != request.sequence:       # a turn carries the sequence in place of a generation
             return
         if n_left > 1:
             next_word = word - LOCK_TURN_ONE
@@ -229,43 +229,64 @@ cdef void _drop_share(section_t* section, uint64_t owner) noexcept nogil:
         compare_exchange_seq_cst_u64(readers, word, readers_none(word))
 
 
-cdef bint _set_starving(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+cdef bint _set_starving(section_t* section, lock_request_t* request, uint64_t word) noexcept nogil:
     """Set the flag of a registered waiter in the gate after it has waited for STARVING_NS.  False: the gate has changed."""
     cdef int64_t now = now_ns()
-    cdef uint64_t flag = wait.starving_flag
-    if wait.began_ns == 0:
-        wait.began_ns = now
-    if flag == 0 or now - wait.began_ns < STARVING_NS or word & flag:
+    cdef uint64_t flag = request.starving_flag
+    if request.began_ns == 0:
+        request.began_ns = now
+    if flag == 0 or now - request.began_ns < STARVING_NS or word & flag:
         return load_seq_cst_u64(&section.header.lock_gate) == word
     return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, word | flag)
 
 
-cdef int _lock_gate_sleep(section_t* section, wait_t* wait) noexcept nogil:
+cdef bint _lock_gate_break(section_t* section, uint64_t word) noexcept nogil:
+    """Note the reservation in a word of the gate; open the gate if this thread has seen the same one for RESERVED_NS.
+
+    What was seen belongs to the thread, not to the request: requests with short deadlines may follow each other.
+    """
+    cdef thread_t* me = thread_find(section)
+    if word & LOCK_RESERVED == 0:
+        me.reserved = 0
+        return False
+    word &= ~<uint64_t>STARVING
+    if me.reserved != word:
+        me.reserved = word
+        me.reserved_since_ns = now_ns()
+    if now_ns() - me.reserved_since_ns < RESERVED_NS:
+        return False
+    _lock_gate_open_from(section, word)
+    return True
+
+
+cdef int _lock_gate_sleep(section_t* section, lock_request_t* request) noexcept nogil:
     """Sleep until the gate may have opened: 0 (check again, or `taken_over`), TIMEOUT_EXPIRED, INTERRUPTED, SLICE_OVER."""
-    cdef uint64_t* channel = wait.channel
+    cdef uint64_t* channel = request.channel
     cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
     cdef uint32_t sequence
     cdef int status, spins_left = N_SPINS
-    wait.taken_over = False
+    request.taken_over = False
     while word_has_owner(word) and spins_left:
         cpu_relax()
         spins_left -= 1
         word = load_seq_cst_u64(&section.header.lock_gate)
     if not word_has_owner(word):
         return OK
-    if deadline_is_past(wait.deadline_ns):
-        wait.taken_over = _lock_gate_take_over(section)
-        return OK if wait.taken_over else TIMEOUT_EXPIRED
+    if deadline_is_past(request.deadline_ns):
+        request.taken_over = _lock_gate_take_over(section)
+        return OK if request.taken_over or _lock_gate_break(section, word) else TIMEOUT_EXPIRED
+    if _lock_gate_break(section, word):
+        return OK
     sequence = channel_register(channel)              # before the gate is read; partner: the swap that opens it
-    wait.sequence = sequence
-    wait.registered = True
-    if not _set_starving(section, wait, word):
+    request.sequence = sequence
+    request.registered = True
+    if not _set_starving(section, request, word):
         channel_withdraw(channel, sequence)
         return OK
-    status = _sleep(section, channel, sequence, wait.deadline_ns, SLICE_NS)
+    status = _sleep(section, channel, sequence, request.deadline_ns, SLICE_NS)
     if status != OK:                     # after a signal too: signals may arrive more often than slices end
-        wait.taken_over = _lock_gate_take_over(section)
-    if wait.taken_over or status == OK:
+        request.taken_over = _lock_gate_take_over(section)
+    if request.taken_over or status == OK:
         return OK
     return INTERRUPTED if status == EINTR else SLICE_OVER
 
@@ -318,38 +339,39 @@ cdef bint _entry_is_empty(section_t* section, uint32_t index, uint32_t own, bint
     return True
 
 
-cdef int _drain(section_t* section, uint32_t own, int64_t deadline_ns) noexcept nogil:
-    """Wait, as the owner of the gate, until only its `own` shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
+cdef int _drain(section_t* section, lock_request_t* request) noexcept nogil:
+    """Wait, as the owner of the gate, until only its own shares are left: 0, MUST_YIELD, TIMEOUT_EXPIRED or INTERRUPTED."""
     cdef uint64_t* channel = &section.header.drain
     cdef uint32_t first = 0, sequence
-    cdef int64_t ask_at_ns = 0
-    cdef bint ask = False
-    cdef int status = SLICE_OVER, spins_left = N_SPINS, slices_left = MAX_SLICES
+    cdef int64_t ask_at_ns = 0, return_at_ns = now_ns() + RARELY_NS
+    cdef bint ask = False, must_return
+    cdef int status = SLICE_OVER, spins_left = N_SPINS, slept
     while spins_left and status == SLICE_OVER:
-        status = _drain_look(section, own, deadline_ns, &first, False)
+        status = _drain_look(section, request, &first, False)
         spins_left -= 1
         cpu_relax()
     while status == SLICE_OVER:
         sequence = channel_register(channel)          # before the reads; partner: a leaving reader or an upgrader, which then notifies
-        status = _drain_look(section, own, deadline_ns, &first, ask)
+        status = _drain_look(section, request, &first, ask)
         if status != SLICE_OVER:
             channel_withdraw(channel, sequence)
             return status
         if ask_at_ns == 0:
             ask_at_ns = now_ns() + SLICE_NS
-        if _sleep(section, channel, sequence, deadline_ns, SLICE_NS) == EINTR:
-            status = _drain_look(section, own, deadline_ns, &first, True)        # now, because the next drain may end before it checks
-            return INTERRUPTED if status == SLICE_OVER else status
-        ask = now_ns() >= ask_at_ns          # by the clock: new readers that turn back wake the drainer again and again
+        slept = _sleep(section, channel, sequence, request.deadline_ns, SLICE_NS)
+        ask = slept == EINTR or now_ns() >= ask_at_ns    # by the clock: new readers that turn back wake the drainer again and again
+        if load_relaxed_u32(&section.leaves):
+            return INTERRUPTED
         if ask:
             ask_at_ns = now_ns() + SLICE_NS
-            slices_left -= 1
-        if slices_left == 0 or load_relaxed_u32(&section.leaves):
-            return INTERRUPTED
+            must_return = request.returns == LOCK_RETURNS_RARELY and now_ns() >= return_at_ns
+            if must_return or request.returns == LOCK_RETURNS_FOR_SIGNALS:
+                status = _drain_look(section, request, &first, True)     # now, because the next drain may end before it checks
+                return INTERRUPTED if status == SLICE_OVER else status
     return status
 
 
-cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint32_t* first, bint ask) noexcept nogil:
+cdef int _drain_look(section_t* section, lock_request_t* request, uint32_t* first, bint ask) noexcept nogil:
     """Return the state of the drain: 0, MUST_YIELD, TIMEOUT_EXPIRED, or SLICE_OVER, which means sleep.
 
     An entry that was seen empty stays empty: a new reader sees the gate and turns back.
@@ -357,14 +379,14 @@ cdef int _drain_look(section_t* section, uint32_t own, int64_t deadline_ns, uint
     cdef uint64_t word
     cdef bint is_past
     while True:
-        while first[0] < participants_bound(section) and _entry_is_empty(section, first[0], own, ask):
+        while first[0] < participants_bound(section) and _entry_is_empty(section, first[0], request.own_shares, ask):
             first[0] += 1
         if first[0] >= participants_bound(section):
             return OK
         word = load_seq_cst_u64(&section.header.upgrade)
-        if own == 0 and word != 0 and not _upgrade_reap(section, word):
+        if request.kind == WRITE and word != 0 and not _upgrade_reap(section, word):
             return MUST_YIELD
-        is_past = deadline_is_past(deadline_ns)
+        is_past = deadline_is_past(request.deadline_ns)
         if not is_past or ask:
             return TIMEOUT_EXPIRED if is_past else SLICE_OVER
         ask = True                           # once, before the timeout is reported
@@ -410,6 +432,7 @@ cdef void lock_release_all(section_t* section) noexcept nogil:
     cdef thread_t* me = thread_find(section)
     if me == NULL:
         return
+    _claim_drop(section, me)
     while me.exclusive:
         unlock_exclusive(section)
     while me.shared:
@@ -421,15 +444,86 @@ cdef void lock_thread_ended(section_t* section) noexcept nogil:
     cdef thread_t* me = thread_find(section)
     if me == NULL:
         return
+    _claim_drop(section, me)
     if me.exclusive or me.shared:
         _note_death(section)
         lock_release_all(section)
     store_release_u64(&me.thread, THREAD_ENDED)
 
 
+# -- a claim that is kept while signal handlers run -------------------------------------------------------
+
+cdef inline uint64_t _reservation_of(section_t* section, thread_t* me) noexcept nogil:
+    """Return the word of the gate, STARVING flags aside, while this thread has it reserved."""
+    return section.private.owner_word | LOCK_RESERVED | <uint64_t>(me.claim_number & LOCK_TURN_MOST) * LOCK_TURN_ONE
+
+
+cdef void _claim_keep(section_t* section, thread_t* me, lock_request_t* request, uint32_t claimed) noexcept nogil:
+    """Keep what the request has claimed while the thread runs signal handlers."""
+    cdef uint64_t word
+    me.claim_number += 1
+    if me.claim_number == 0:
+        me.claim_number = 1
+    request.claim_number, me.claimed = me.claim_number, claimed
+    if claimed & CLAIM_GATE:
+        word = load_seq_cst_u64(&section.header.lock_gate)
+        while not compare_exchange_seq_cst_u64(&section.header.lock_gate, word, _reservation_of(section, me) | (word & STARVING)):
+            word = load_seq_cst_u64(&section.header.lock_gate)
+
+
+cdef bint _reservation_end(section_t* section, thread_t* me) noexcept nogil:
+    """Own the gate plainly again.  False: the reservation was too long, and a waiter has opened the gate."""
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
+    while word & ~STARVING == _reservation_of(section, me):
+        if compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | (word & STARVING)):
+            return True
+        word = load_seq_cst_u64(&section.header.lock_gate)
+    return False
+
+
+cdef void _claim_drop(section_t* section, thread_t* me) noexcept nogil:
+    """Release what this thread has claimed, if anything: `upgrade` before the gate, as always."""
+    cdef uint32_t claimed = me.claimed
+    cdef bint has_gate = claimed & CLAIM_GATE and _reservation_end(section, me)
+    me.claimed = 0
+    if claimed & CLAIM_UPGRADE:
+        upgrade_clear(section)
+    if has_gate:
+        lock_gate_open(section)
+
+
+cdef uint32_t _claim_resume(section_t* section, thread_t* me, lock_request_t* request) noexcept nogil:
+    """Return which claims this request still has; drop those of another request, which this one interrupts."""
+    cdef uint32_t claimed = me.claimed
+    if claimed == 0:
+        return 0
+    if me.claim_number != request.claim_number:
+        _claim_drop(section, me)
+        return 0
+    me.claimed = 0
+    if claimed & CLAIM_GATE and not _reservation_end(section, me):
+        return claimed & CLAIM_UPGRADE
+    return claimed
+
+
+cdef void lock_request_abandon(section_t* section, lock_request_t* request) noexcept nogil:
+    """Release what a request still claims that will not be called again, as when a signal handler has raised."""
+    cdef thread_t* me = thread_find(section)
+    if me != NULL and me.claim_number == request.claim_number:
+        _claim_drop(section, me)
+
+
+cdef void lock_reservation_drop(section_t* section) noexcept nogil:
+    """Open the gate if any thread of this process has reserved it: at exit that thread is parked, and its death is not one of a holder."""
+    cdef uint64_t word = load_seq_cst_u64(&section.header.lock_gate)
+    if word & LOCK_RESERVED and owner_index(word) + 1 == section.private.index_plus_1 and (
+            owner_generation(word) == section.private.generation):
+        _lock_gate_open_from(section, word & ~STARVING)
+
+
 # -- acquiring the lock ---------------------------------------------------------------------------------
 
-cdef bint _share_open_gate(section_t* section, wait_t* wait) noexcept nogil:
+cdef bint _share_open_gate(section_t* section, lock_request_t* request) noexcept nogil:
     """Count a share for a reader that found the gate open.  False: the gate has an owner now, and the reader has turned back."""
     cdef uint64_t word
     fetch_add_seq_cst_u64(&my_entry(section).readers, 1)    # before the gate is read; partner: a writer's swap
@@ -439,84 +533,76 @@ cdef bint _share_open_gate(section_t* section, wait_t* wait) noexcept nogil:
         channel_notify(&section.header.drain, ALL_WAITERS)
         return False
     if word & LOCK_TURN_READERS:
-        _use_readers_turn(section, wait)     # a writer that takes the gate at this moment finds the share
+        _use_readers_turn(section, request)     # a writer that takes the gate at this moment finds the share
     return True
 
 
-cdef void _leave_turn_to_others(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+cdef void _leave_turn_to_others(section_t* section, lock_request_t* request, uint64_t word) noexcept nogil:
     """Sleep, as a writer, until the turn of others is used, for at most TURN_NS.  A signal does not end the wait."""
-    cdef uint64_t* channel = wait.channel
+    cdef uint64_t* channel = request.channel
     cdef uint32_t sequence
     cdef int64_t now = now_ns()
-    if wait.turn_ends_ns == 0:
-        wait.turn_ends_ns = now + TURN_NS
-    if now >= wait.turn_ends_ns or deadline_is_past(wait.deadline_ns):
-        wait.turn_ends_ns = 1
+    if request.turn_ends_ns == 0:
+        request.turn_ends_ns = now + TURN_NS
+    if now >= request.turn_ends_ns or deadline_is_past(request.deadline_ns):
+        request.turn_ends_ns = 1
         return
     sequence = channel_register(channel)
-    wait.registered = True
-    if not _set_starving(section, wait, word):
+    request.registered = True
+    if not _set_starving(section, request, word):
         channel_withdraw(channel, sequence)
     else:
-        _sleep(section, channel, sequence, wait.deadline_ns, wait.turn_ends_ns - now)
+        _sleep(section, channel, sequence, request.deadline_ns, request.turn_ends_ns - now)
 
 
-cdef bint _claim_open_gate(section_t* section, wait_t* wait, uint64_t word) noexcept nogil:
+cdef bint _claim_open_gate(section_t* section, lock_request_t* request, uint64_t word) noexcept nogil:
     """Claim, as a writer or an upgrader, a gate without an owner, unless it is the turn of others.  False: check again."""
     cdef uint64_t starving = word & LOCK_STARVING_WRITERS
-    if (word != 0 and wait.kind == WRITE and wait.turn_ends_ns != 1
-            and not (word & LOCK_TURN_WRITERS and wait.registered)):
-        _leave_turn_to_others(section, wait, word)
+    if (word != 0 and request.kind == WRITE and request.turn_ends_ns != 1
+            and not (word & LOCK_TURN_WRITERS and request.registered)):
+        _leave_turn_to_others(section, request, word)
         return False
     if word & LOCK_TURN_READERS and channel_registrations(load_seq_cst_u64(&section.header.lock_gate_readers)) != 0:
         starving |= LOCK_STARVING_READERS    # they have not used it: the next release grants it to them again
-    elif word & LOCK_TURN_WRITERS and wait.turn_ends_ns != 1 and now_ns() - wait.began_ns < STARVING_NS:
+    elif word & LOCK_TURN_WRITERS and request.turn_ends_ns != 1 and now_ns() - request.began_ns < STARVING_NS:
         starving = LOCK_STARVING_WRITERS     # this writer does not starve, so another one does: the next turn is a writer's, too
     return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | starving)
 
 
-cdef int _claim(section_t* section, wait_t* wait) noexcept nogil:
-    """Count a share, or become the owner of the gate: 0, TIMEOUT_EXPIRED or INTERRUPTED.
-
-    An upgrader returns for a signal, and after every MAX_SLICES: clearing `upgrade` after each slice would admit a second upgrader.
-    """
+cdef int _claim(section_t* section, lock_request_t* request) noexcept nogil:
+    """Count a share, or become the owner of the gate: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
     cdef uint64_t word
     cdef int status
     cdef bint is_done
     while True:
-        word = load_seq_cst_u64(&section.header.upgrade) if wait.kind == WRITE else 0
+        word = load_seq_cst_u64(&section.header.upgrade) if request.kind == WRITE else 0
         if word != 0:
-            status = _upgrade_sleep(section, word, wait.deadline_ns)
+            status = _upgrade_sleep(section, word, request.deadline_ns)
         else:
             word = load_seq_cst_u64(&section.header.lock_gate)
             if not word_has_owner(word):     # else a reader does not count a share, which would disturb the drain
-                is_done = _share_open_gate(section, wait) if wait.kind == READ else _claim_open_gate(section, wait, word)
+                is_done = _share_open_gate(section, request) if request.kind == READ else _claim_open_gate(section, request, word)
                 if is_done:
                     return OK
                 continue
-            wait.turn_ends_ns = 0
-            status = _lock_gate_sleep(section, wait)
-            if wait.taken_over and wait.kind != READ:
+            request.turn_ends_ns = 0
+            status = _lock_gate_sleep(section, request)
+            if request.taken_over and request.kind != READ:
                 return OK
-            if wait.taken_over:
+            if request.taken_over:
                 lock_gate_open(section)
         if status == TIMEOUT_EXPIRED:
             return status
-        wait.slices_left -= status == SLICE_OVER
-        if load_relaxed_u32(&section.leaves):
-            wait.slices_left = 0
-        if wait.stop_for_signals and (status == INTERRUPTED or (status == SLICE_OVER and wait.slices_left <= 0)):
+        if request.returns != LOCK_RETURNS_NEVER and status != OK:       # with nothing to lose: each slice is a chance
             return INTERRUPTED
 
 
-cdef void _give_up(section_t* section, wait_t* wait) noexcept nogil:
+cdef void _give_up(section_t* section, lock_request_t* request) noexcept nogil:
     """Pass on a turn or wake that was meant for this waiter, after its claim has failed."""
-    if wait.kind == READ:
-        _use_readers_turn(section, wait)
-    elif wait.kind == UPGRADE:
-        upgrade_clear(section)
-    elif not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):
-        channel_notify(wait.channel, 1)      # if this writer was woken: wake another one instead
+    if request.kind == READ:
+        _use_readers_turn(section, request)
+    elif request.kind == WRITE and not word_has_owner(load_seq_cst_u64(&section.header.lock_gate)):
+        channel_notify(request.channel, 1)      # if this writer was woken: wake another one instead
 
 
 cdef int _register_upgrade(section_t* section) noexcept nogil:
@@ -531,28 +617,40 @@ cdef int _register_upgrade(section_t* section) noexcept nogil:
             return OK
 
 
-cdef int _enter(section_t* section, Kind kind, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
-    """Acquire the lock on the slow path, as a reader, a writer, or a reader that upgrades."""
-    cdef wait_t wait = _wait_for(section, kind, deadline_ns, stop_for_signals)
+cdef int _enter(section_t* section, thread_t* me, lock_request_t* request, uint32_t kind) noexcept nogil:
+    """Acquire the lock on the slow path, as a reader, a writer, or a reader that upgrades; or resume the request."""
+    cdef uint32_t claimed = 0
     cdef int status
+    cdef bint may_keep
+    if request.kind != kind:                 # new, or a signal handler has changed what the thread holds
+        request.claim_number = 0
+    claimed = _claim_resume(section, me, request)
+    if claimed == 0:
+        _request_begin(section, kind, request)
     while True:
-        if kind == UPGRADE:
+        if kind == UPGRADE and claimed & CLAIM_UPGRADE == 0:
             status = _register_upgrade(section)
             if status != OK:
                 return status
-        status = _claim(section, &wait)
-        if status != OK:
-            _give_up(section, &wait)
-        elif kind == READ:
-            return OK
-        else:
-            status = _drain(section, wait.own_shares, deadline_ns)
+        status = OK if claimed & CLAIM_GATE else _claim(section, request)
+        claimed = CLAIM_UPGRADE if kind == UPGRADE else 0
+        if status == OK:
+            claimed |= CLAIM_GATE
+            status = OK if kind == READ else _drain(section, request)
             if status == OK:
                 return OK
-            if kind == UPGRADE:
-                upgrade_clear(section)
-            lock_gate_open(section)          # before any signal handler may run
-        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and stop_for_signals):
+        may_keep = status == INTERRUPTED and request.returns != LOCK_RETURNS_NEVER and not load_relaxed_u32(&section.leaves)
+        if may_keep and claimed:
+            _claim_keep(section, me, request, claimed)
+            return INTERRUPTED
+        if claimed & CLAIM_GATE == 0:
+            _give_up(section, request)
+        if claimed & CLAIM_UPGRADE:
+            upgrade_clear(section)
+        if claimed & CLAIM_GATE:
+            lock_gate_open(section)
+        claimed = 0
+        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and request.returns != LOCK_RETURNS_NEVER):
             return status
 
 
@@ -562,14 +660,14 @@ cdef int _begin(section_t* section, thread_t** me) noexcept nogil:
     return thread_register(section, me)
 
 
-cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+cdef int lock_shared_wait(section_t* section, lock_request_t* request) noexcept nogil:
     """Acquire the lock shared, waiting if necessary."""
     cdef thread_t* me = NULL
     cdef int status = _begin(section, &me)
     if status != OK:
         return status
     if me.exclusive == 0 and me.shared == 0:
-        status = _enter(section, READ, deadline_ns, stop_for_signals)
+        status = _enter(section, me, request, READ)
         if status != OK:
             return status
         me.counted = 1
@@ -577,14 +675,14 @@ cdef int lock_shared_wait(section_t* section, int64_t deadline_ns, bint stop_for
     return OK
 
 
-cdef int lock_exclusive_wait(section_t* section, int64_t deadline_ns, bint stop_for_signals) noexcept nogil:
+cdef int lock_exclusive_wait(section_t* section, lock_request_t* request) noexcept nogil:
     """Acquire the lock exclusively, waiting if necessary; if the thread holds shared, this upgrades it."""
     cdef thread_t* me = NULL
     cdef int status = _begin(section, &me)
     if status != OK:
         return status
     if me.exclusive == 0:
-        status = _enter(section, UPGRADE if me.shared else WRITE, deadline_ns, stop_for_signals)
+        status = _enter(section, me, request, UPGRADE if me.shared else WRITE)
         if status != OK:
             return status
         me.upgrading = me.shared != 0

@@ -1,5 +1,6 @@
 """Space in the file: reserved in pieces and outside of the heap gate, and returned after a failure and by `trim`."""
 
+import errno
 import os
 import shutil
 import signal
@@ -130,3 +131,24 @@ def test_reallocated_last_block_grows_in_place(shm):
         shm.reallocate(block, shm.max_size)
     assert block.nbytes == 3_000_000
     shm.check_heap()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+def test_full_after_a_long_reservation(child, library):
+    """The file system is found full after several slices; the call fails then, and does not begin anew."""
+    code = """
+    section = shmem.SharedMemory(max_size=1 << 30)
+    block = section.allocate(100)
+    for grow in (section.allocate, lambda size: section.reallocate(block, size)):
+        try:
+            grow(200 << 20)
+        except shmem.SectionFull as error:
+            say(error.status)
+    section.check_heap(); section.free(section.allocate(2 << 20))
+    """
+    namespace = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=40m tmpfs /dev/shm && exec "$@"', "sh")
+    if subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not permitted here")
+    other = child(code, before=(*namespace, "env", f"LD_PRELOAD={library}", "FALLOCATE_NS_PER_MIB=4000000"))
+    assert other.hear_soon() == other.hear_soon() == str(errno.ENOSPC)
+    other.end()

@@ -35,6 +35,23 @@
 #ifndef IMPATIENT
 #define IMPATIENT 0
 #endif
+/* SIGNALS: a mask of threads whose drain is interrupted NSIG times, or always with WATCHED: while signal handlers run, the gate is RESERVED
+   (gres).  A handler returns; or releases the claim, because it raises or requests the lock itself; or with HANDLER_WAITS returns only when
+   thread 2 is done.  Any waiter may open a reserved gate at any moment.
+   Left out with -DNO_BREAK (that), -DNO_CLEAR (clearing RESERVED at a take-over).  With -DGIVE_BACK the drainer opens the gate instead. */
+#ifndef SIGNALS
+#define SIGNALS 0
+#endif
+#ifndef NSIG
+#define NSIG 1
+#endif
+#ifdef NO_BREAK
+#define MAY_BREAK 0
+#else
+#define MAY_BREAK gres
+#endif
+#define INTERRUPTED 7
+bool gres, done2;
 #ifndef VICTIM
 #define VICTIM 2
 #endif
@@ -146,6 +163,7 @@ bool opening;
   if \
   :: atomic { !sl##X[t] -> res = WOKEN } \
   :: atomic { sl##X[t] && SLICE_ENDS -> sl##X[t] = 0; res = SLICE_OVER; LOOKED } \
+  :: atomic { sl##X[t] && MAY_BREAK && gown != e + 1 -> sl##X[t] = 0; res = SLICE_OVER } \
   :: atomic { sl##X[t] && may_give_up -> sl##X[t] = 0; res = DEADLINE } \
   fi; \
   if :: res != WOKEN -> channel_withdraw(X) :: else -> d_step { fr##X[t] = 0 } fi
@@ -174,22 +192,53 @@ inline gate_notify() {
   skip
 #endif
 }
+#define OPEN_IT \
+    gown = 0; ggen = 0; gres = 0; \
+    if \
+    :: gSR -> turn = READERS_TURN; n_left = nR; MEANT(frR) \
+    :: else -> if :: gSW -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0 \
+    fi; \
+    gSR = 0
+/* by a waiter that has seen the same reservation for too long: it opens the gate */
+inline _lock_gate_break() {
+  d_step { v = gown; vg = ggen; w = gres };
+  if
+  :: w && v != 0 -> w = 0;
+     d_step { if :: gown == v && ggen == vg && gres -> OPEN_IT; w = 1 :: else fi };
+     if :: w -> w = 0; REACHED(8); gate_notify() :: else fi
+  :: else
+  fi; w = 0; v = 0; vg = 0 }
+inline _claim_resume() {                      /* result w: the gate is still reserved by this thread */
+  d_step { if :: gown == e + 1 && ggen == G(e) && gres -> gres = 0; w = 1 :: else w = 0 fi } }
+/* a drain is interrupted: reserve the gate, run the handler, resume.  res OK: it has the gate; WOKEN: lost it; TIMED_OUT: the handler raised */
+inline handler() {
+  sigs = sigs + !LIVE;
+  d_step { assert(gown == e + 1 && ggen == G(e) && !gres); gres = 1 };
+  if
+#ifdef HANDLER_WAITS
+  :: done2 -> _claim_resume(); res = (w -> OK : WOKEN)
+#else
+  :: _claim_resume(); res = (w -> OK : WOKEN); if :: !w -> REACHED(9) :: else fi
+  :: MAY_LACK_PATIENCE -> _claim_resume(); if :: w -> w = 0; lock_gate_open() :: else fi; res = WOKEN          /* the handler requests the lock */
+  :: may_give_up -> _claim_resume(); if :: w -> w = 0; lock_gate_open() :: else fi; res = TIMED_OUT            /* it raises */
+#endif
+  fi; w = 0 }
 inline lock_gate_open() {
   d_step {
-    assert(gown == e + 1);
-    gown = 0; ggen = 0;
-    if
-    :: gSR -> turn = READERS_TURN; n_left = nR; MEANT(frR)
-    :: else -> if :: gSW -> turn = WRITERS_TURN :: else turn = 0 fi; gSW = 0
-    fi;
-    gSR = 0 };
+    assert(gown == e + 1 && !gres);
+    OPEN_IT };
   gate_notify() }
+#ifdef NO_CLEAR
+#define CLEAR skip
+#else
+#define CLEAR gres = 0
+#endif
 inline lock_gate_take_over() {
   d_step { v = gown; vg = ggen }; w = dead(v, vg);
 #ifdef NO_TAKE_OVER
   w = 0;
 #endif
-  if :: w -> w = 0; d_step { if :: gown == v && ggen == vg -> gown = e + 1; ggen = G(e); res = TAKEN_OVER :: else fi };
+  if :: w -> w = 0; d_step { if :: gown == v && ggen == vg -> gown = e + 1; ggen = G(e); CLEAR; res = TAKEN_OVER :: else fi };
         if :: res == TAKEN_OVER -> REACHED(1); d_step { if :: egen[v - 1] == vg -> rd[v - 1] = 0 :: else fi } :: else fi      /* _drop_share */
      :: else fi;
   v = 0; vg = 0 }
@@ -206,7 +255,7 @@ inline lock_gate_take_over() {
      :: w || gown == 0 -> w = 0; channel_withdraw(X); res = WOKEN \
      :: else -> \
         sleep(X); slept = 1; \
-        if :: res == SLICE_OVER -> lock_gate_take_over() :: else fi \
+        if :: res == SLICE_OVER -> lock_gate_take_over(); if :: res != TAKEN_OVER -> _lock_gate_break() :: else fi :: else fi \
      fi \
   fi; v = 0; vg = 0
 
@@ -258,7 +307,10 @@ inline drain(own) {
      fi;
      if :: res == MUST_YIELD -> REACHED(4) :: else fi;
      if :: res == OK || res == MUST_YIELD || res == TIMED_OUT -> channel_withdraw(D); break :: else fi;
-     sleep(D); res = WOKEN
+     if
+     :: ((SIGNALS >> t) & 1) && sigs < NSIG -> channel_withdraw(D); res = INTERRUPTED; break
+     :: true -> sleep(D); res = WOKEN
+     fi
   od; first = 0 }
 inline drain_notify() {
 #ifndef NO_DRAIN_NOTIFY
@@ -346,32 +398,56 @@ inline enter_shared() {
   od }; registered = 0; slept = 0 }
 inline unlock_shared() { rd[e]--; drain_notify() }
 inline enter_exclusive() {
+  has_gate = 0;
   do
-  :: claim_gate();
+  :: if :: !has_gate -> claim_gate() :: else fi;
+     has_gate = 0;
      if :: res == TIMED_OUT -> break :: else fi;
      drain(0);
      if :: res == OK -> break :: else fi;
-     lock_gate_open();
-     if :: res == TIMED_OUT -> break :: else fi
-  od }
+#ifdef GIVE_BACK
+     if :: res == INTERRUPTED -> sigs = sigs + !LIVE; res = WOKEN :: else fi;
+#endif
+     if
+     :: res == INTERRUPTED -> handler();
+        if :: res == TIMED_OUT -> break :: res == OK -> has_gate = 1 :: else fi
+     :: else ->
+        lock_gate_open();
+        if :: res == TIMED_OUT -> break :: else fi
+     fi
+  od; has_gate = 0 }
 inline inside_exclusive(shares) { d_step { hX[t] = 1; nX++; assert(nX == 1 && nS == shares) }; d_step { hX[t] = 0; nX-- } }
 inline upgrade() {
   upgrade_reap();                                     /* _register_upgrade */
   d_step { if :: uown == 0 -> uown = e + 1; ugen = G(e); w = 1 :: else w = 0 fi };
   if
   :: w -> w = 0; drain_notify();
-     claim_gate_upgrading();
-     if
-     :: res == OK -> drain(1);
-        if :: res == OK -> inside_exclusive(1) :: else fi;
-        upgrade_clear(); lock_gate_open()
-     :: else -> upgrade_clear()
-     fi
+     has_gate = 0;
+     do
+     :: if :: !has_gate -> claim_gate_upgrading() :: else fi;
+        has_gate = 0;
+        if
+        :: res == OK -> drain(1);
+           if
+           :: res == INTERRUPTED -> sigs = sigs + !LIVE;            /* `upgrade` is kept as well */
+              d_step { gres = 1 };
+              REACHED(10);
+              if
+              :: _claim_resume(); has_gate = w; w = 0; res = OK
+              :: _claim_resume(); has_gate = w; w = 0; upgrade_clear(); if :: has_gate -> lock_gate_open() :: else fi; res = TIMED_OUT; break    /* it raises */
+              fi
+           :: else ->
+              if :: res == OK -> inside_exclusive(1) :: else fi;
+              upgrade_clear(); lock_gate_open(); break
+           fi
+        :: else -> upgrade_clear(); break
+        fi
+     od; has_gate = 0
   :: else                                             /* DeadlockError */
   fi }
 
 proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
-  byte v, vg, c, first, res, n, looks; bool w, registered, slept, said, over, may_give_up;
+  byte v, vg, c, first, res, n, looks, sigs; bool has_gate, w, registered, slept, said, over, may_give_up;
   {
     if
     :: reuses ->                                      /* participant_take, lock_forget */
@@ -381,7 +457,7 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
        d_step { egen[e]++; rd[e] = 0 };
        d_step { v = gown; vg = ggen };
        if
-       :: v == e + 1 && vg != G(e) -> d_step { if :: gown == v && ggen == vg -> ggen = G(e); w = 1 :: else fi }
+       :: v == e + 1 && vg != G(e) -> d_step { if :: gown == v && ggen == vg -> ggen = G(e); CLEAR; w = 1 :: else fi }
        :: else
        fi;
        d_step { if :: uown == e + 1 && ugen != G(e) -> uown = 0; ugen = 0 :: else fi }; wake_upgrade();
@@ -418,9 +494,11 @@ proctype Thread(byte t; byte p; byte e; byte ops; bool reuses) {
        if :: t == WATCHED -> progress: skip :: else fi
     :: else -> break
     od;
+    if :: t == 2 -> done2 = 1 :: else fi
   } unless { kf[p] };
 stop: skip;
-  d_step { v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; said = 0; over = 0; may_give_up = 0 } }
+  if :: t == 2 -> done2 = 1 :: else fi;
+  d_step { sigs = 0; has_gate = 0; v = 0; vg = 0; c = 0; first = 0; res = 0; n = 0; looks = 0; w = 0; registered = 0; slept = 0; said = 0; over = 0; may_give_up = 0 } }
 
 /* process q dies: its threads, the locks they hold (for the assertions) and its liveness byte go; registrations stay */
 inline gone(x) {

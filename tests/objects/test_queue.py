@@ -17,8 +17,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from queues import PATIENCE, QueueWords, in_thread, wait_until
+from scribe import Scribe
 
 import shmem
+from shmem._base.layout import LAYOUT
 
 
 class Reading(shmem.Struct, type_name="tests.Reading"):
@@ -623,6 +625,37 @@ def test_ctrl_c_interrupts_waiting(shm, child):
         assert other.hear_soon() == "interrupted"
     other.end()
     assert queue.get_many(5).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("side", ["get", "put"])
+@pytest.mark.parametrize("timeout", [0, 0.02])
+def test_signals_do_not_prolong_a_wait_for_a_gate(shm, child, side, timeout):
+    """The deadline counts when signals end every slice of a wait, too: for a caller that does not wait, and after the deadline."""
+    queue, scribe = shm.queue(4, "int64"), Scribe(shm.path)
+    queue.put(1)
+    stopped = child("section = shmem.SharedMemory(shared_name=args[0]); say('ready'); sys.stdin.readline()", shm.name)
+    stopped.hear()
+    gate = queue.offset + LAYOUT["queue_t"]["consumers_gate" if side == "get" else "producers_gate"].offset
+    scribe[gate] = scribe.owner_word(scribe.entry_of(stopped.process.pid))  # as if the process were stopped inside
+    n_signals = 0
+
+    def handler(number, frame):
+        nonlocal n_signals
+        n_signals += 1
+        if n_signals == 1000:  # some 5 s
+            raise AssertionError("the wait does not end")
+
+    former = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    try:
+        with pytest.raises(shmem.QueueEmpty if side == "get" else shmem.QueueFull, match="stands still"):
+            queue.get(timeout=timeout) if side == "get" else queue.put(2, timeout=timeout)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert n_signals > 0
+    scribe[gate] = 0
+    assert queue.get(timeout=0) == 1
 
 
 def test_another_process_finds_the_record_type(shm, child):

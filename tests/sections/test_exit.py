@@ -198,3 +198,51 @@ def test_entries_of_ended_processes_are_used_again(section_file, child):
             other.end()
         section.free(section.allocate(8 * N))
         section.check_heap()
+
+
+# -- threads ----------------------------------------------------------------------------------------------
+
+
+def test_exit_handler_that_joins_its_thread(place, child):
+    """A thread that a late exit handler starts and joins gets an exception; only daemon threads are blocked."""
+    code = """
+def late():
+    def use():
+        for call in (lambda: section.allocate(10), lambda: section["a"], lambda: shmem.exclusive_lock(section).__enter__()):
+            try: call()
+            except shmem.ClosedError as error: say(type(error).__name__)
+    thread = threading.Thread(target=use, daemon=False); thread.start(); thread.join(); say("joined")
+section["a"] = [1]
+"""
+    with shmem.SharedMemory(**place, max_size=SIZE):
+        other = child(LATE + code, place)
+        assert [other.hear_soon() for _ in range(4)] == ["ClosedError"] * 3 + ["joined"]
+        other.end()
+
+
+MULTIPROCESSING = """
+import concurrent.futures, multiprocessing, threading
+def work(keywords, how):
+    global pool, section  # not shut down: they live to the process's end
+    section = shmem.SharedMemory(**keywords)
+    if how == "executor":
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        pool.submit(int).result()
+        pool.submit(lambda: (time.sleep(0.1), section.zeros(10, name="x"))[0])
+    else:
+        threading.Thread(target=lambda: (threading.main_thread().join(), section.zeros(10, name="x"))).start()
+process = multiprocessing.get_context("fork").Process(target=work, args=(eval(args[0]), args[1])); process.start(); process.join()
+say(process.exitcode)
+"""
+
+
+@pytest.mark.parametrize("how", ["executor", "thread"])
+def test_threads_at_the_end_of_a_multiprocessing_child(section_file, child, how):
+    """The child ends although a thread waits for its main thread's end; its threads finish their work, then it leaves in order."""
+    other = child(MULTIPROCESSING, {"file_name": section_file, "max_size": SIZE}, how)
+    assert other.hear_soon() == "0"
+    other.end()
+    with shmem.SharedMemory(section_file) as section:
+        assert not section.recovered
+        assert section["x"].sum() == 0
+        section.check_heap()

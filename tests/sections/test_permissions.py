@@ -273,10 +273,10 @@ def test_malicious_dtype_is_not_executed(section_file, tmp_path, text):
     assert not trap.exists()
 
 
-class Thing(shmem.Struct, type_name="who.Thing"):
-    first: shmem.Ref
-    second: shmem.Array[shmem.float64, 3]
-    __annotations__ |= {f"a_long_name_for_a_field_{i}": shmem.int64 for i in range(20)}
+# made by a call, with long names: a class body cannot add to its annotations since CPython 3.14
+THING_FIELDS = {"first": shmem.Ref, "second": shmem.Array[shmem.float64, 3]}
+THING_FIELDS |= {f"a_long_name_for_a_field_{i}": shmem.int64 for i in range(20)}
+Thing = type(shmem.Struct)("Thing", (shmem.Struct,), {"__module__": __name__, "__annotations__": THING_FIELDS}, type_name="who.Thing")
 
 
 DESCRIPTIONS = [

@@ -1,6 +1,7 @@
 """The storage lock: nesting, time-outs, upgrades, misuse, threads, processes, dead holders."""
 
 import asyncio
+import copy
 import itertools
 import os
 import pickle
@@ -113,6 +114,20 @@ def test_descriptor_misuse_raises(shm):
     assert isinstance(pickle.loads(pickle.dumps(shmem.LockError("x"))), RuntimeError)
     with pytest.raises(ValueError):
         LockDescriptor("exlusive")
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps, lambda it: pickle.dumps(it, 0)])
+def test_descriptors_are_not_copied(shm, duplicate):
+    """A copy of a held descriptor would release the original's lock."""
+    descriptor = LockDescriptor(EXCLUSIVE)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="make a new one"):
+            duplicate(descriptor)
+        if not descriptor.held:
+            shm.lock(descriptor)
+    assert holds(shm) == "exclusive"
+    shm.unlock(descriptor)
+    assert holds(shm) == "free"
 
 
 def test_held_descriptor_is_kept_alive(shm):

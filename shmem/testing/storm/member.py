@@ -1,5 +1,6 @@
 """A member process of a storm: some threads, each an actor, and the children that they fork."""
 
+import contextlib
 import faulthandler
 import os
 import random
@@ -12,6 +13,32 @@ import shmem
 from shmem._base.system_tools import die_with_parent
 from shmem.testing.storm import ledger
 from shmem.testing.storm.actor import Actor, run
+
+LONG_SECONDS = 0.15  # of a handler: longer than the lock stays reserved for its thread
+
+
+def run_handlers(storm, rng):
+    """Let a timer interrupt the main thread until it ends; return what keeps the section open for the handler.
+
+    The handler runs in the middle of every operation and wait.  It requests the lock, or lasts longer than the lock is reserved for it.
+    """
+    shm = shmem.SharedMemory(**storm.place)
+
+    def handler(number, frame):
+        with contextlib.suppress(shmem.LockTimeout, shmem.DeadlockError):
+            way = rng.randrange(20)
+            if way < 2:
+                with shmem.shared_lock(shm, rng.choice([0, 0.01, 0.2])):
+                    shm.stats()
+            elif way < 4:
+                with shmem.exclusive_lock(shm, rng.choice([0, 0.01, 0.2])):
+                    shm.stats()
+            elif way == 4:
+                time.sleep(LONG_SECONDS)
+
+    signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, rng.choice([0.002, 0.01, 0.06]))
+    return shm
 
 
 def end_member(at_once):
@@ -44,10 +71,12 @@ def member_main(storm, member, log):
     threads = [threading.Thread(target=run, args=job) for job in jobs[1:]]
     for thread in threads:
         thread.start()
+    handled = run_handlers(storm, rng) if rng.random() < 0.4 else None
     kept = run(*jobs[0])  # either exit leaves the section, or dropping the last handle does
     while any(thread.is_alive() for thread in threads) and not storm.ledger.stop[0]:
         time.sleep(0.01)  # the threads may wait without a timeout for other members
     for thread in threads:
         thread.join()
+    signal.setitimer(signal.ITIMER_REAL, 0)
     end_member(rng.random() < 0.3)
-    del kept
+    del kept, handled
