@@ -27,6 +27,8 @@ QUESTIONS = {
     "lock": "lock.py",
     "sharing": "sharing.py",
     "fairness": "fairness.py",
+    "gate_hold": "gate_hold.py",
+    "names": "names.py",
     "semaphore": "semaphore.py",
     "queue": "message_queue.py",
     "place": "place_array.py",

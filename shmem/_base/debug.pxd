@@ -8,8 +8,12 @@ cdef enum:
     HEAP_GATE = 2
     QUEUE_GATES = 4                # held with the heap gate, under which a snapshot waits for them
     RESERVE_GATE = 8
+    HOLDS_MEASURED = 3             # a debug_level
 
-cdef uint32_t debug_level          # 0: off, 1: on, 2: thorough
+cdef uint32_t debug_level          # 0: off, 1: on, 2: thorough, HOLDS_MEASURED: times instead of checks of the heap
+
+# The processor time of this thread in nanoseconds; set by `_base.system`.
+cdef uint64_t (*debug_clock)() noexcept nogil
 
 # Before a thread waits for one of them, once it holds it, and when it releases it.
 cdef void debug_may_take(uint32_t what) noexcept nogil

@@ -1,7 +1,8 @@
 # cython: language_level=3
 """`SHMEM_DEBUG`: the library checks itself.
 
-The variable is read when `shmem` is imported: empty or 0 is off, 2 is thorough, any other text is on.  A violation is reported on
+The variable is read when `shmem` is imported: empty or 0 is off, 2 is thorough, any other text is on.  `set_level("holds")` measures
+how long a heap gate is held instead, in processor time of its owner: `longest_hold`.  A violation is reported on
 standard error with file and offset, and the process aborts, as the C library does for its own heap.  The stack is then still intact:
 a core file contains it, and `python -X faulthandler` prints it.  The other processes recover as after a kill.
 
@@ -42,8 +43,10 @@ cdef enum:
 ctypedef struct holder_t:
     uint64_t thread
     uint32_t holds
+    uint64_t since_ns                    # HOLDS_MEASURED: when the thread took the heap gate, in its processor time
 
 cdef holder_t _holders[N_SLOTS]
+cdef uint64_t _longest_ns = 0
 
 DELAYED_ONE_IN = SHMEM_CHAOS             # `make chaos`: one in so many atomic operations is delayed; 0 in every other build
 
@@ -51,7 +54,7 @@ DELAYED_ONE_IN = SHMEM_CHAOS             # `make chaos`: one in so many atomic o
 def set_level(level):
     """Set the level as if `SHMEM_DEBUG` had this value at the import, for tests; sections that are open keep their level."""
     global debug_level
-    debug_level = 0 if level in ("", "0") else 2 if level == "2" else 1
+    debug_level = 0 if level in ("", "0") else 2 if level == "2" else HOLDS_MEASURED if level == "holds" else 1
 
 
 set_level(os.environ.get("SHMEM_DEBUG", ""))
@@ -65,6 +68,15 @@ cdef void debug_fail(const char* what, const char* path, uint64_t off, uint64_t 
                 <unsigned long long>off, <unsigned long long>expected, <unsigned long long>found)
     fflush(stderr)
     abort()
+
+
+# -- how long a heap gate is held ---------------------------------------------------------------------------
+
+def longest_hold():
+    """Return the longest hold of a heap gate by this process since the last call, in seconds; needs `set_level("holds")`."""
+    global _longest_ns
+    found, _longest_ns = _longest_ns * 1e-9, 0
+    return found
 
 
 # -- what this thread holds -------------------------------------------------------------------------------
@@ -100,14 +112,22 @@ cdef void debug_taken(uint32_t what) noexcept nogil:
         if mine != NULL and not compare_exchange_seq_cst_u64(&mine.thread, 0, thread_pointer()):
             mine = NULL
     mine.holds |= what
+    if debug_level == HOLDS_MEASURED and what == HEAP_GATE:
+        mine.since_ns = debug_clock()
 
 
 cdef void debug_dropped(uint32_t what) noexcept nogil:
+    global _longest_ns
     cdef holder_t* mine = _slot_of(thread_pointer())
+    cdef uint64_t held_ns
     if mine == NULL or mine.holds & what == 0:
         debug_fail(b"the process mutex is released by a thread that does not hold it" if what == PROCESS_MUTEX else
                    b"a heap gate is released by a thread that does not hold it", NULL, 0, 0, 0)
         return
+    if debug_level == HOLDS_MEASURED and what == HEAP_GATE:
+        held_ns = debug_clock() - mine.since_ns
+        if held_ns > _longest_ns:
+            _longest_ns = held_ns
     mine.holds &= ~what
     if mine.holds == 0:
         store_seq_cst_u64(&mine.thread, 0)

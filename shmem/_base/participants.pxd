@@ -12,6 +12,8 @@ cdef enum:                                   # of `participant_t.attached`
 cdef enum:
     OPENING_BYTE = 0x2000000000000000        # far past the end of any file; held while opening or closing
     LIVENESS_BYTE = 0x2000000000000001       # plus the index: held while the participant lives
+    NAMING_BYTE = 0x3000000000000000         # plus NAMING_BITS bits of a name's hash: held while its value is made
+    NAMING_BITS = 60
 
 cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil

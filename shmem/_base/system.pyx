@@ -19,13 +19,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, memset, strlen, strrchr
 
+from shmem._base cimport debug as _debug
 from shmem._base.debug cimport PROCESS_MUTEX, debug_dropped, debug_level, debug_may_take, debug_opening_byte, debug_sleep, debug_taken
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
         long tv_nsec
-    int CLOCK_MONOTONIC
+    int CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID
     int clock_gettime(int clock, timespec* now)
     int nanosleep(const timespec* duration, timespec* left)
 
@@ -148,6 +149,16 @@ cdef int64_t now_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef uint64_t _processor_ns() noexcept nogil:
+    """Return the processor time that this thread has used."""
+    cdef timespec now
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+
+_debug.debug_clock = _processor_ns
 
 
 cdef void pause_ns(int64_t duration_ns) noexcept nogil:

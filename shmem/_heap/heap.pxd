@@ -28,7 +28,7 @@ cdef void heap_abandon(section_t* section, uint64_t payload_off) noexcept nogil
 # whether a thread of this process is between allocating a PENDING block and its commit
 cdef bint heap_is_filled(section_t* section) noexcept nogil
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil
-cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil
+cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, bint only_if_unset, heap_wait_t wait) noexcept nogil
 cdef int heap_sweep(section_t* section, heap_wait_t wait, uint64_t* n_bytes) noexcept nogil
 cdef int heap_trim(section_t* section, heap_wait_t wait) noexcept nogil
 

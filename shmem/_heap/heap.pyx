@@ -55,7 +55,8 @@ from shmem._base.layout cimport (
 from shmem._base.owner cimport owner_index
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
-    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED, WOULD_BLOCK)
+    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NAME_EXISTS, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED,
+    WOULD_BLOCK)
 from shmem._heap.backing cimport (
     backing_end, backing_enter, backing_extend, backing_give_back, backing_leave, backing_lower, is_out_of_space)
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
@@ -641,12 +642,14 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
 
 # -- root and trim --------------------------------------------------------------------------------------
 
-cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Make a used block the root; with offset 0, unset the root."""
+cdef int heap_set_root(section_t* section, uint64_t payload_off, uint64_t serial, bint only_if_unset, heap_wait_t wait) noexcept nogil:
+    """Make a used block the root; with offset 0, unset the root.  With `only_if_unset`, NAME_EXISTS if there is a root already."""
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    if payload_off != 0:
+    if only_if_unset and section.header.root_off != 0:
+        status = NAME_EXISTS
+    elif payload_off != 0:
         status = heap_check_block(section, payload_off, serial)
     if status == OK:
         if payload_off != 0:

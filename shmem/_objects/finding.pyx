@@ -8,7 +8,7 @@ from shmem._base import errors
 
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport OK, WOULD_BLOCK
+from shmem._base.status cimport NAME_EXISTS, OK, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, free_block, note_freed, offset_in, placed_behind, wrap
 from shmem._bridge.calls cimport check, run_steps
 from shmem._bridge.mapping cimport Mapping, face_of, open_mappings
@@ -127,22 +127,38 @@ def find_open(uuid, mode, uint64_t device, uint64_t inode):
 ctypedef struct root_t:
     uint64_t payload_off
     uint64_t serial
+    bint only_if_unset
 
 
 cdef int _set_root_step(section_t* section, void* request) noexcept nogil:
     cdef root_t* root = <root_t*>request
-    return heap_set_root(section, root.payload_off, root.serial, WAIT_A_SLICE)
+    return heap_set_root(section, root.payload_off, root.serial, root.only_if_unset, WAIT_A_SLICE)
 
 
 def set_root_object(Memory self, obj):
     """Set the object that `get_root_object` returns; None unsets it.  Freeing the root object unsets it too."""
+    _set_root(self, obj, False)
+
+
+def set_root_if_unset(Memory self, obj):
+    """Set the root object; return False if there is one already, which stays."""
+    return _set_root(self, obj, True)
+
+
+cdef bint _set_root(Memory self, obj, bint only_if_unset) except -1:
     cdef Mapping mapping = self.writable_mapping("set the root object")
     cdef root_t root
+    cdef int status
     root.payload_off = root.serial = 0
+    root.only_if_unset = only_if_unset
     if obj is not None:
         root.payload_off = offset_in(mapping, obj)
         root.serial = placed_behind(obj).serial
-    check(run_steps(mapping.section, _set_root_step, &root), mapping, "set the root object")
+    status = run_steps(mapping.section, _set_root_step, &root)
+    if status == NAME_EXISTS:
+        return False
+    check(status, mapping, "set the root object")
+    return True
 
 
 cdef int _look_at_root(section_t* section, root_t* root, heap_wait_t wait) noexcept nogil:

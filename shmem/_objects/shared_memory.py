@@ -9,7 +9,7 @@ import numpy as np
 from shmem import _core
 from shmem._base import errors
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, directory, finding, persistence, struct
+from shmem._objects import arrays, directory, finding, making, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
 from shmem._objects.event import place_event
@@ -187,8 +187,14 @@ class SharedMemory(_core.Memory):
         directory.refuse_freed(name, value)
         is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not arrays.is_whole(value))
         if not is_part and directory.lies_in(self, value):
-            if not directory.is_named(self, name, value):
-                directory.link(self, name, value)
+            if directory.is_named(self, name, value):
+                return
+            if getattr(value, "_got_as", None) == name:
+                raise errors.InvalidBlock(
+                    f"cannot assign the name {name!r}: this array had the name, which was deleted meanwhile; "
+                    f"shm[{name!r}] = array.copy() names a copy"
+                )
+            directory.link(self, name, value)
         elif isinstance(value, (bytes, bytearray, memoryview, Block)):
             directory.put_bytes(self, name, memoryview(value).cast("B"))
         else:
@@ -198,6 +204,8 @@ class SharedMemory(_core.Memory):
         found = directory.get(self, name)
         if found is None:
             raise KeyError(name)
+        if isinstance(found, arrays.SharedArray):
+            found._got_as = name  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
         return found
 
     def __delitem__(self, name):
@@ -230,18 +238,26 @@ class SharedMemory(_core.Memory):
         return default if found is None else found
 
     def require(self, name, factory):
-        """Return the object with a name; if there is none, call `factory()` under the exclusive lock and name its value.
+        """Return the object with a name; if there is none, call `factory()` and name its value.
+
+        While the factory runs, other threads and processes that require the same name wait.  Other names, and the storage lock, are
+        free.  If its process is killed, the next one that requires the name calls its own factory.
 
         Parameters
         ----------
         name : str
         factory : callable
-            Called at most once, by the first process.  If another process assigns the name without the lock meanwhile,
-            its object is returned, and the value of `factory()` stays unnamed.
+            Called at most once, by the first process.  If another process assigns the name directly meanwhile, its object is returned,
+            and the value of `factory()` stays unnamed.
+
+        Raises
+        ------
+        DeadlockError
+            The factory requires the name that it is called for.
         """
         found = directory.get(self, name)
         if found is None:
-            with _lock.exclusive_lock(self):
+            with making.Maker(self, name):
                 made = functools.cache(factory)
                 while (found := directory.get(self, name)) is None:
                     value = made()
@@ -250,7 +266,9 @@ class SharedMemory(_core.Memory):
         return found
 
     def require_root(self, factory):
-        """Return the root object; if it is unset, call `factory()` under the exclusive lock and set its value.
+        """Return the root object; if it is unset, call `factory()` and set its value.
+
+        Others that require the root wait meanwhile, as for `require`.  A root that is set directly meanwhile stays, and is returned.
 
         Parameters
         ----------
@@ -259,10 +277,10 @@ class SharedMemory(_core.Memory):
         """
         found = self.get_root_object()
         if found is None:
-            with _lock.exclusive_lock(self):
+            with making.Maker(self, None):
                 made = functools.cache(factory)
                 while (found := self.get_root_object()) is None:
-                    self.set_root_object(made())
+                    finding.set_root_if_unset(self, made())
         return found
 
     # -- the lock
