@@ -231,7 +231,7 @@ class SharedArray(np.ndarray):
     `joblib.dump` store its data.
     """
 
-    __slots__ = ()
+    __slots__ = ("_got_as",)  # the name by which `shm[name]` returned the array
 
     @property
     def section(self):
