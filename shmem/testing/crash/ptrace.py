@@ -8,6 +8,7 @@ or for one instruction (`step`).  It dies with its parent.
 
 import bisect
 import contextlib
+import contextvars
 import ctypes
 import errno
 import os
@@ -93,6 +94,7 @@ class Tracee:
     """
 
     def __init__(self, function, *arguments):
+        contextvars.copy_context()  # makes this thread's context, whose address a mutex stores: every child then has the same
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking while there are threads: numpy's, which are idle
             self.pid = os.fork()
