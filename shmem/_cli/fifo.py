@@ -319,7 +319,7 @@ def command_arguments(parser):
     parser.add_argument("--file", help="the section's file, which is kept (default: shmem-fifo-UID in the temporary folder)")
     parser.add_argument("--name", help="use the anonymous section of this name instead of a file; the last process removes it")
     parser.add_argument("--size", type=size_option, default=1 << 28, metavar="BYTES",
-                        help="maximum size of the section, such as 64M or 1GiB (default: 256M)")  # fmt: skip
+                        help="maximum size of a new section, such as 64M or 1GiB (default: 256M)")  # fmt: skip
     parser.add_argument("--timeout", type=float, default=10,
                         help="stop after this many seconds without a message, or without room for one (default: %(default)s)")  # fmt: skip
     parser.add_argument("--wait", action="store_true", help="for produce: wait until all messages are taken")
@@ -352,6 +352,7 @@ def command(options):
     if options.name is None:
         place = {"file_name": options.file or os.path.join(tempfile.gettempdir(), f"shmem-fifo-{os.getuid()}")}
     warnings.simplefilter("ignore", shmem.OwnerDiedWarning)  # _repair detects this by itself
+    warnings.simplefilter("ignore", shmem.LimitWarning)  # --size is that of a new section
     try:
         with contextlib.closing(shmem.SharedMemory(**place, max_size=options.size)) as shm:
             queue = Queue(shm)

@@ -98,7 +98,10 @@ def _run_all(options, outcomes):
     for variant in VARIANTS if options.variant == "both" else (options.variant,):
         for outcome, where in _sessions(options, variant, size):
             outcomes.append(outcome)
-            with shmem.SharedMemory(**where) as memory:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", shmem.LimitWarning)  # the size is that of a new section
+                memory = shmem.SharedMemory(**where)
+            with memory:
                 outcome.section = memory.name
                 place = {"file_name": memory.path} if options.file else {"shared_name": memory.name}
                 run_session(memory, place, outcome)
