@@ -111,7 +111,7 @@ cdef inline int _acquire(Mapping mapping, bint exclusive, int64_t timeout_ns) ex
     if (lock_exclusive_try(mapping.section) if exclusive else lock_shared_try(mapping.section)) != OK:
         _wait(mapping, exclusive, timeout_ns)
         me = thread_find(mapping.section)
-    if me.task == 0:
+    if me != NULL and me.task == 0:          # NULL: the process left the section before this thread had the GIL again
         me.task = task
     if load_relaxed_u32(&mapping.section.header.death_notice):
         _tell_of_death(mapping, exclusive)
