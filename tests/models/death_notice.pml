@@ -77,8 +77,12 @@ init {
     run Writer(); run Newcomer();
     ended == 2;
 #ifdef REACH                     /* 1: the writer clears the shares before the newcomer begins its generation; 2: the newcomer does; 3: killed between */
-    assert(!(REACH == 1 && generation == 2 && counted == 1 && writer_cleared) && !(REACH == 2 && counted == 1 && !writer_cleared)
-           && !(REACH == 3 && counted == 0))
+    if
+    :: REACH == 1 && generation == 2 && counted == 1 && writer_cleared -> assert(REACH != 1)
+    :: REACH == 2 && counted == 1 && !writer_cleared -> assert(REACH != 2)
+    :: REACH == 3 && counted == 0 -> assert(REACH != 3)
+    :: else
+    fi
 #endif
     assert(counted <= 1 && (counted == 1 || killed))
 }
