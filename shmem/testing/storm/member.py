@@ -24,7 +24,7 @@ def run_handlers(storm, rng):
     """
     shm = shmem.SharedMemory(**storm.place)
 
-    def handler(number, frame):
+    def interrupt(number, frame):
         with contextlib.suppress(shmem.LockTimeout, shmem.DeadlockError):
             way = rng.randrange(20)
             if way < 2:
@@ -35,9 +35,11 @@ def run_handlers(storm, rng):
                     shm.stats()
             elif way == 4:
                 time.sleep(LONG_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, pause)  # only now: handlers that take longer than the pause would nest without end
 
-    signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.01, rng.choice([0.002, 0.01, 0.06]))
+    pause = rng.choice([0.002, 0.01, 0.06])
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
     return shm
 
 
@@ -77,6 +79,7 @@ def member_main(storm, member, log):
         time.sleep(0.01)  # the threads may wait without a timeout for other members
     for thread in threads:
         thread.join()
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # first: a handler that is due would start the timer again
     signal.setitimer(signal.ITIMER_REAL, 0)
     end_member(rng.random() < 0.3)
     del kept, handled
