@@ -260,12 +260,16 @@ def test_nothing_is_lost_under_load(name, child):
     say(taken)
     """
     victim = child("s = shmem.Semaphore(args[0]); n = 0; say('up')\nwhile True:\n    s.wait(); n += 1; say(n)", name)
-    consumers = [child(code, name) for _ in range(2)]
-    for one in (victim, *consumers):  # or the consumers could take everything before the victim has started
-        assert one.hear() == "up"
-    producers = [child("s = shmem.Semaphore(args[0])\nfor i in range(3000): s.signal(1 + i % 3)\nsay('done')", name) for _ in range(2)]
+    assert victim.hear() == "up"
     semaphore.signal()
-    killed_after = int(victim.hear())
+    killed_after = int(victim.hear())  # before there are others: they could take everything, and it would wait without end
+    consumers = [child(code, name) for _ in range(2)]
+    for one in consumers:
+        assert one.hear() == "up"
+    produce = "s = shmem.Semaphore(args[0])\nfor i in range(3000):\n    s.signal(1 + i % 3)\n    if i == 100: say('busy')\nsay('done')"
+    producers = [child(produce, name) for _ in range(2)]
+    for one in producers:
+        assert one.hear() == "busy"
     victim.process.send_signal(signal.SIGKILL)
     for line in victim.process.stdout:
         killed_after = int(line)
