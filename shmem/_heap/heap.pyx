@@ -12,8 +12,9 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 3. No two holes are adjacent and none ends at `top`, except where a kill left it so [HOLES_TOUCH, HOLE_AT_TOP].
 4. The free index holds exactly the holes, the cached lists exactly the cached blocks [BAD_INDEX, BAD_CACHE].
 5. used + hole + cached bytes = top - heap_start, and the counters agree [BAD_COUNT].
-6. Every serial is below `next_serial` [BAD_SERIAL].
+6. Every serial is below `next_serial`, and the tag of a small block repeats it [BAD_SERIAL].
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
+8. Every block counts the names that lead to it, and a small block with a name is gated [BAD_NAME_COUNT].
 
 The heap gate is a gate of `_sync/gate.pxd`.  A participant that takes it over from a dead owner recovers the heap before anything else.
 The owner of the gate does not run Python code and does not wait for another lock; only a snapshot takes the gates of the queues under it.

@@ -12,7 +12,8 @@ each change, under an intent:
 * remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.
 * grow: the store into the table's anchor in the header shows a larger table.  Its entries move with later changes: `name_growth.pyx`.
 
-`filled` is an index, which recovery counts again.  Names have at most 64 KiB.  Names with equal hashes are compared by their bytes.
+`filled` and `live` are indexes, which recovery counts again.  Names have at most 64 KiB.  Names with equal hashes are compared by their
+bytes.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
