@@ -37,8 +37,11 @@ cdef inline name_table_t* _table(section_t* section, uint64_t table_off) noexcep
 
 
 cdef bint table_must_grow(section_t* section, uint64_t table_off) noexcept nogil:
-    cdef uint64_t capacity = table_capacity(section, table_off)
-    return capacity == 0 or (_table(section, table_off).filled + 1) * 4 > capacity * 3
+    cdef uint64_t capacity = table_capacity(section, table_off), filled
+    if capacity == 0:
+        return True
+    filled = _table(section, table_off).filled
+    return filled >= capacity or (filled + 1) * 4 > capacity * 3         # a damaged count must not wrap round
 
 
 # -- moving -----------------------------------------------------------------------------------------------

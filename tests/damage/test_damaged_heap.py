@@ -1,5 +1,6 @@
 """Overwritten heap, header and lock words raise specific errors, and never cause a crash or an endless loop."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from scribe import (
     GATE,
     GATE_READERS,
     GATE_WRITERS,
+    HEADER,
     HEAP_GATE,
     HOLE,
     HOLE_BLOCKS,
@@ -37,12 +39,14 @@ from shmem._base.layout import (
     LAYOUT,
     MAX_SECTION_BYTES,
     SLACK_SHIFT,
+    SLOT_EMPTY,
+    SLOT_REMOVED,
 )
 
 pytestmark = pytest.mark.damages
 
 MAX_SIZE = 1 << 22
-INDEX = LAYOUT["free_index_t"]
+INDEX, TABLE, SLOT = LAYOUT["free_index_t"], LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
 WORD_BYTES = 8
 BEYOND = EVERY_BIT + 1 - BLOCK_MIN_BYTES  # an offset at which a block cannot lie
 
@@ -50,6 +54,11 @@ BEYOND = EVERY_BIT + 1 - BLOCK_MIN_BYTES  # an offset at which a block cannot li
 def tag_of(block):
     """Return the offset of the front tag of a block."""
     return block.offset - BLOCK_HEAD_BYTES
+
+
+def slots_of(table, n_slots):
+    """Return the offsets of the slots of a name table."""
+    return range(table + TABLE.size, table + TABLE.size + SLOT.size * n_slots, SLOT.size)
 
 
 def words_of(field):
@@ -166,6 +175,50 @@ def test_cached_lists_outside_the_section(shm, scribe):
         scribe[scribe.index(at)] = BEYOND
     assert outcome(shm.check_heap) == "HeapCorruption"
     assert outcome(lambda: len(shm.allocate(10))) == "10"
+
+
+@pytest.mark.parametrize("filled", [0, 1, 31, EVERY_BIT - 1, EVERY_BIT])
+@pytest.mark.parametrize("live", [0, 1, EVERY_BIT])
+@pytest.mark.parametrize("n_names", [24, 100])
+def test_wrong_counts_of_a_full_name_table(shm, scribe, n_names, live, filled):
+    """The next name finds no free slot where one is expected, or a wrong number of names to move to a larger table."""
+    for i in range(n_names):
+        shm[f"n{i}"] = i
+    table = HEADER["directory_off"].read(scribe.bytes)
+    n_slots = TABLE["capacity"].read(scribe.bytes, table)
+    if filled < n_slots:
+        for at in slots_of(table, n_slots):
+            if SLOT["entry_off"].read(scribe.bytes, at) == SLOT_EMPTY:
+                SLOT["entry_off"].write(scribe.bytes, SLOT_REMOVED, at)
+    before = bytes(scribe.bytes[: HEADER["top"].offset])
+    TABLE["filled"].write(scribe.bytes, filled, table)
+    TABLE["live"].write(scribe.bytes, live, table)
+
+    def name_more():
+        with contextlib.suppress(shmem.HeapCorruption):
+            for i in range(n_names):
+                shm[f"m{i}"] = i
+        return {f"n{i}" for i in range(n_names)} <= set(shm)
+
+    assert outcome(name_more) == "True"
+    anchor = HEADER["directory_off"]
+    assert bytes(scribe.bytes[: anchor.offset]) == before[: anchor.offset]
+    assert bytes(scribe.bytes[anchor.end : len(before)]) == before[anchor.end :]
+
+
+def test_name_table_of_one_slot_writes_nothing_elsewhere(shm, scribe):
+    """Its only slot is taken, and its count is wrong: a slot at offset 0 is none."""
+    shm["x"] = 1
+    table = HEADER["directory_off"].read(scribe.bytes)
+    slots = slots_of(table, TABLE["capacity"].read(scribe.bytes, table))
+    taken = next(at for at in slots if SLOT["entry_off"].read(scribe.bytes, at) > SLOT_REMOVED)
+    scribe.bytes[slots[0] : slots[0] + SLOT.size] = scribe.bytes[taken : taken + SLOT.size]
+    TABLE["capacity"].write(scribe.bytes, 1, table)
+    TABLE["filled"].write(scribe.bytes, EVERY_BIT, table)
+    identity = bytes(scribe.bytes[: HEADER["max_size"].offset])
+    shm["y"] = 2
+    assert bytes(scribe.bytes[: HEADER["max_size"].offset]) == identity
+    assert (shm["x"], shm["y"]) == (1, 2)
 
 
 def test_endless_ring_of_holes():
