@@ -29,7 +29,7 @@ _PLAIN = {
     Status.already_freed: (_errors.InvalidBlock, "cannot {what}: this block of {section} was freed already"),
     Status.pinned: (
         _errors.InvalidBlock,
-        "cannot {what}: another process has a view of this array in {section}; delete its name instead, and it is freed with its last view",
+        "cannot {what}: another process has a view of this block in {section}; delete its name instead, and it is freed with its last view",
     ),
     Status.closed: (_errors.ClosedError, "cannot {what}: {section} is closed"),
     Status.read_only: (_errors.ReadOnlyError, 'cannot {what}: {section} was opened read-only; open it with mode="read_write"'),

@@ -61,6 +61,11 @@ cdef extern from *:
     #define MAGIC            0x0a1a314d454d4853ull  /* "SHMEM1\\x1a\\n" */
     #define LAYOUT_VERSION 2u
 
+    #define PIN_SLOTS 64u
+    #define PIN_SLOT_SHIFT 48
+    #define PIN_SLOT_OFF_MASK 0x0000fffffffffff0ull
+    #define PIN_SLOT_UNNAMED 1ull                   /* as PIN_UNNAMED in a record */
+
     typedef struct {
         uint64_t magic;               /* written last */
         uint32_t version;
@@ -126,8 +131,12 @@ cdef extern from *:
         uint64_t backing_off;
         uint64_t unbacked_pages;
         uint64_t types_version;       /* the last type id that was given; 0: none yet */
-        uint8_t spare10[32];
+        uint64_t pins_off;            /* payload of the first record of pins, or 0; this and the two counts are an index */
+        uint64_t n_pin_records;
+        uint64_t n_pin_slots;         /* words of `pin_slots` that are in use */
+        uint8_t spare10[8];
         uint64_t change_channels[64];
+        uint64_t pin_slots[PIN_SLOTS];       /* pins without a record: participant << 48 | payload of the block | PIN_SLOT_UNNAMED; or 0 */
     } header_t;
     _Static_assert(offsetof(header_t, magic) == 0, "layout");
     _Static_assert(offsetof(header_t, version) == 8, "layout");
@@ -154,14 +163,16 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, participants_high) == 832, "layout");
     _Static_assert(offsetof(header_t, change_count) == 896, "layout");
     _Static_assert(offsetof(header_t, room_bytes) == 960, "layout");
+    _Static_assert(offsetof(header_t, pins_off) == 992, "layout");
     _Static_assert(offsetof(header_t, change_channels) == 1024, "layout");
-    _Static_assert(sizeof(header_t) == 1536 && sizeof(header_t) <= PAGE_BYTES, "layout");
+    _Static_assert(offsetof(header_t, pin_slots) == 1536, "layout");
+    _Static_assert(sizeof(header_t) == 2048 && sizeof(header_t) <= PAGE_BYTES, "layout");
 
     typedef struct {
         uint64_t readers;             /* generation << 32 | threads that hold the lock shared */
         uint32_t attached;            /* 0: left; 1: taken, and its former owner cleaned up after; 2: taken; 3: rests, at exit with views */
         uint32_t pending;             /* upper bound for the number of its PENDING blocks */
-        uint32_t pins;                /* upper bound for the number of its pinned arrays */
+        uint32_t pins;                /* upper bound for the number of blocks that it pins */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
         uint64_t pid;                 /* for diagnostics only */
         uint64_t magazine_off;        /* from here on reserved: no version of the library uses it yet */
@@ -292,6 +303,14 @@ cdef extern from *:
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
     #define ARRAY_UNNAMED 2u          /* its last name was deleted: freed with its last pin */
 
+    typedef struct {                  /* payload of a record of pins; pin bits follow, as many words as in an array */
+        uint64_t target_off;          /* payload of the pinned block, which is not an array */
+        uint64_t serial;              /* PIN_UNNAMED | serial of that block */
+        uint64_t child_off[2];        /* payloads of records, an index: see _heap/pins.pyx */
+    } pin_record_t;
+    _Static_assert(offsetof(pin_record_t, child_off) == 16 && sizeof(pin_record_t) == 32, "layout");
+    #define PIN_UNNAMED ((uint64_t)1 << 63)   /* the block's last name was deleted: it is freed with its last pin */
+
     /* Synchronisation primitives: the payload of a block, a field of an object, or the state in the file of a named one.
        All zero: a semaphore of value 0, an event that is not signaled, a mutex that is free. */
     #define CHANNEL_WAITERS_SHIFT 32  /* in a channel and in an event's word: registered waiters from this bit on */
@@ -374,7 +393,7 @@ cdef extern from *:
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
-            sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
+            sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
         uint64_t hash = FNV_BASIS;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;
@@ -442,7 +461,11 @@ cdef extern from *:
         uint64_t backing_off
         uint64_t unbacked_pages
         uint64_t types_version
+        uint64_t pins_off
+        uint64_t n_pin_records
+        uint64_t n_pin_slots
         uint64_t change_channels[64]
+        uint64_t pin_slots[64]
 
     ctypedef struct participant_t:
         uint64_t readers
@@ -547,6 +570,17 @@ cdef extern from *:
     const uint32_t ARRAY_TEMPORARY
     const uint32_t ARRAY_UNNAMED
 
+    ctypedef struct pin_record_t:
+        uint64_t target_off
+        uint64_t serial
+        uint64_t child_off[2]
+
+    const uint64_t PIN_UNNAMED
+    enum: PIN_SLOTS
+    const int PIN_SLOT_SHIFT
+    const uint64_t PIN_SLOT_OFF_MASK
+    const uint64_t PIN_SLOT_UNNAMED
+
     const int CHANNEL_WAITERS_SHIFT
 
     ctypedef struct semaphore_t:
@@ -628,6 +662,7 @@ cdef enum TypeId:
     TYPE_EVENT = 5
     TYPE_MUTEX = 6
     TYPE_QUEUE = 7
+    TYPE_PINS = 13
     TYPE_FIRST_USER = 16
     TYPE_LAST_USER = 65535
 
@@ -745,6 +780,15 @@ cdef inline char* array_dtype(array_t* array) noexcept nogil:
 
 cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t dtype_bytes) noexcept nogil:
     return round_up(sizeof(array_t) + 16 * n_dims + 8 * n_pin_words + dtype_bytes, LINE_BYTES)
+
+
+cdef inline bint type_is_internal(uint64_t type_id) noexcept nogil:
+    """Whether blocks of this type belong to the library: users neither get nor free them."""
+    return type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY or type_id == TYPE_PINS
+
+
+cdef inline uint64_t* record_pins(pin_record_t* record) noexcept nogil:
+    return <uint64_t*>(<char*>record + sizeof(pin_record_t))
 
 
 cdef inline char* queue_text(queue_t* queue) noexcept nogil:

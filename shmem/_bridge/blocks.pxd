@@ -5,6 +5,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._base.bounds cimport block_is_stale
 from shmem._base.layout cimport BLOCK_HEAD_BYTES, block_t
+from shmem._bridge.holds cimport Hold, hold_is_mine
 from shmem._bridge.mapping cimport Mapping
 
 
@@ -15,12 +16,13 @@ cdef extern from *:
     const uint64_t PART_OF_BLOCK
 
 
-@cython.no_gc                         # it refers to its Mapping alone
+@cython.no_gc                         # it refers to its Mapping and its Hold alone
 cdef class Placed:
     """An object in a section and its place: base of Block and of typed objects."""
     cdef Mapping mapping              # None: in no section
     cdef char* data                   # the payload's address in this process
     cdef uint64_t serial              # of the block when this was made, to detect a stale one; PART_OF_BLOCK: a part of the block is meant
+    cdef Hold hold                    # None: it has not pinned its block
     cdef uint64_t payload_off(self) noexcept
 
 
@@ -28,6 +30,7 @@ cdef class Block(Placed):
     cdef Py_ssize_t n_bytes
     cdef uint32_t n_views             # buffers that were taken and not released
     cdef bint is_freed                # by this object, which lets go of the section with its last view
+    cdef void _view_ended(self)
 
 # Allocate a block and return its payload offset; raises SectionFull and others.  Large blocks are allocated without the GIL.
 cdef uint64_t allocate_block(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, bint zero) except 0
@@ -60,6 +63,14 @@ cdef uint64_t offset_in(Mapping mapping, object obj) except 0
 # Without an opener, or if `plain`, it is a Block.
 # InvalidBlock when no used block with this serial (0: any) is there, or when it is freed meanwhile.
 cdef object wrap(Mapping mapping, uint64_t payload_off, uint64_t serial=*, bint plain=*)
+
+# Keep the block from being freed by others until `hold` is dropped.  Call it before a buffer is exported; it may release the GIL.
+cdef inline int placed_hold(Placed placed) except -1:
+    if not hold_is_mine(placed.hold):
+        take_hold(placed)
+    return 0
+
+cdef int take_hold(Placed placed) except -1
 
 # Fill in a Placed made by __new__.
 cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept

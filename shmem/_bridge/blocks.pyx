@@ -12,6 +12,7 @@ from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_PLAIN, block
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CLOSED, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_steps, section_text
+from shmem._bridge.holds cimport Hold, hold_block
 from shmem._bridge.mapping cimport Mapping, face_of
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter,
@@ -116,6 +117,11 @@ cdef void place(Placed placed, Mapping mapping, uint64_t payload_off) noexcept:
     placed.serial = (<uint64_t*>(placed.data - 8))[0] & SERIAL_MASK
 
 
+cdef int take_hold(Placed placed) except -1:
+    placed.hold = hold_block(placed.mapping, placed.payload_off(), placed.serial, "view the block")
+    return 0
+
+
 cdef class Placed:
     """An object in a section: base of `Block` and of typed objects."""
 
@@ -148,7 +154,8 @@ cdef class Block(Placed):
     """Allocated memory: a buffer of `nbytes` bytes, writable unless the section was opened read-only.
 
     `SharedMemory.allocate` and `SharedMemory.block` return it.  It never moves, and it keeps the section mapped until the last
-    view of it is gone.  Only `SharedMemory.free` frees it.
+    view of it is gone.  While a process has views of it (a `memoryview`, an array from `numpy.frombuffer`), other processes cannot free
+    it, and deleting its last name frees it with its last view only.
 
     Examples
     --------
@@ -183,13 +190,25 @@ cdef class Block(Placed):
             raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it again with block(offset)")
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to a block")
+        self.n_views += 1                # first: another thread that releases its view meanwhile must not drop the hold
+        try:
+            placed_hold(self)
+        except BaseException:
+            self._view_ended()
+            raise
         PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
-        self.n_views += 1
 
     def __releasebuffer__(self, Py_buffer* view):
+        self._view_ended()
+
+    cdef void _view_ended(self):
         self.n_views -= 1
-        if self.is_freed and self.n_views == 0:
+        if self.n_views != 0:
+            return
+        if self.is_freed:
             _detach(self)
+        else:
+            self.hold = None
 
     def __eq__(self, other):
         if not isinstance(other, Block):
@@ -225,6 +244,7 @@ cdef void _detach(Block block):
     nothing.base = <char*>_grave + BLOCK_HEAD_BYTES - block.payload_off()
     block.data = <char*>_grave + BLOCK_HEAD_BYTES
     block.mapping = nothing
+    block.hold = None
 
 
 cdef void note_freed(Placed placed):

@@ -46,7 +46,7 @@ def _participant_problem(wreck, entry):
         (entry["readers"] & READERS_COUNT_MASK, MAX_THREADS, "threads that hold the lock shared"),
         (entry["waiting"], MAX_THREADS, "threads that wait for the lock"),
         (entry["pending"], MOST_PENDING, "pending blocks"),
-        (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned arrays"),
+        (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned blocks"),
     ):
         if count > most:
             return f"it counts {count:,} {what}"

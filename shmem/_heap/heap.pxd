@@ -39,6 +39,14 @@ cdef int heap_give_back(section_t* section, heap_wait_t wait) noexcept nogil
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
+# the same for a block that may have been pinned: its record ends with it
+cdef int heap_release_with_pins(section_t* section, uint64_t payload_off) noexcept nogil
+# free the record, and clear the slots, of a block that was freed
+cdef int heap_forget_pins(section_t* section, uint64_t payload_off) noexcept nogil
+# call it before a function of `pins.pxd` for this block: OK, or CORRUPTED if recovery could not rebuild the index of records
+cdef int heap_mend_pins(section_t* section, uint64_t payload_off) noexcept nogil
+# allocate a PENDING block from what is at hand: WOULD_BLOCK or an error if that takes more, for which heap_allocate is there
+cdef int heap_allocate_at_hand(section_t* section, uint64_t request_bytes, uint64_t* payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil
 cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil
 # whether the last block ends at `top`: checked before the memory above it is written, truncated or returned to the file system

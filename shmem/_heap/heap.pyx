@@ -15,6 +15,7 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 6. Every serial is below `next_serial`, and the tag of a small block repeats it [BAD_SERIAL].
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
 8. Every block counts the names that lead to it, and a small block with a name is gated [BAD_NAME_COUNT].
+9. Every record of pins is in its index, and leads to a used block, which is gated [BAD_PIN].
 
 The heap gate is a gate of `_sync/gate.pxd`.  A participant that takes it over from a dead owner recovers the heap before anything else.
 The owner of the gate does not run Python code and does not wait for another lock; only a snapshot takes the gates of the queues under it.
@@ -50,9 +51,9 @@ from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
-    TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make,
-    tag_has_right_format, tag_make_free, tag_size, tag_state, tag_type)
+    BLOCK_ALIGN_BYTES, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, block_bytes_for,
+    block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make, tag_has_right_format, tag_make_free, tag_size,
+    tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport owner_index
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
@@ -64,7 +65,7 @@ from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_wri
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
-from shmem._heap.pins cimport array_is_pinned
+from shmem._heap.pins cimport block_is_pinned, pins_are_sound, pins_forget_slots, pins_take_out, tag_may_have_pins
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 
@@ -516,6 +517,23 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     return OK
 
 
+cdef int heap_allocate_at_hand(section_t* section, uint64_t request_bytes, uint64_t* payload_off) noexcept nogil:
+    cdef request_t request
+    cdef uint64_t off = 0
+    cdef int status
+    memset(&request, 0, sizeof(request_t))
+    request.request_bytes, request.size_bytes, request.align_bytes = request_bytes, block_bytes_for(request_bytes), BLOCK_ALIGN_BYTES
+    request.state, request.type_id, request.wait = STATE_PENDING, section.private.index_plus_1 - 1, DO_NOT_WAIT
+    fetch_add_seq_cst_u32(_my_pending(section), 1)
+    status = _place(section, &request, &off)
+    if status != OK:
+        _pending_over(section)
+        return status
+    count_used(section, 1, tag_size(block_at(section, off).tag))
+    payload_off[0] = block_to_payload(off)
+    return OK
+
+
 cdef void heap_commit(section_t* section, uint64_t payload_off, uint32_t type_id) noexcept nogil:
     """Turn a PENDING block into a USED one by one store; the payload is complete before it."""
     cdef block_t* block = block_at(section, payload_to_block(payload_off))
@@ -578,13 +596,10 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
 
 
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
-    """Check the same, and return INVALID_BLOCK for blocks that hold names and types, which are internal."""
+    """Check the same, and return INVALID_BLOCK for blocks that hold names, types and pins, which are internal."""
     cdef int status = heap_check_block(section, payload_off, serial)
-    cdef uint64_t type_id
-    if status == OK:
-        type_id = tag_type(block_at(section, payload_to_block(payload_off)).tag)
-        if type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY:
-            return INVALID_BLOCK
+    if status == OK and type_is_internal(tag_type(block_at(section, payload_to_block(payload_off)).tag)):
+        return INVALID_BLOCK
     return status
 
 
@@ -626,17 +641,37 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     return status
 
 
+cdef int heap_mend_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef int status = OK
+    if (section.header.pins_off | section.header.n_pin_records) != 0 and not pins_are_sound(section, payload_off):
+        status = heap_recover(section, NO_PARTICIPANT)
+    return status
+
+
+cdef int heap_forget_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef uint64_t record_off = 0
+    pins_forget_slots(section, payload_off)
+    if pins_take_out(section, payload_off, &record_off) != OK:
+        return heap_recover(section, NO_PARTICIPANT)         # which frees the records of blocks that are gone
+    return heap_release(section, record_off) if record_off != 0 else OK
+
+
+cdef int heap_release_with_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef bint may_have_pins = tag_may_have_pins(section, block_at(section, payload_to_block(payload_off)).tag)
+    cdef int status = heap_release(section, payload_off)
+    return heap_forget_pins(section, payload_off) if may_have_pins and status == OK else status
+
+
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
     """Free a block: 0, INVALID_BLOCK, ALREADY_FREED, CORRUPTED, PINNED, WOULD_BLOCK, INTERRUPTED; on error nothing changes."""
     cdef int status = heap_enter_to_change(section, _how_to_wait(flags))
     if status != OK:
         return status
-    status = heap_check_users_block(section, payload_off, serial)
-    if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY:
-        if array_is_pinned(section, payload_off, True, True):
-            status = PINNED
+    status = heap_mend_pins(section, payload_off)
     if status == OK:
-        status = heap_release(section, payload_off)
+        status = heap_check_users_block(section, payload_off, serial)
+    if status == OK:
+        status = PINNED if block_is_pinned(section, payload_off, True, True) else heap_release_with_pins(section, payload_off)
     heap_leave(section)
     return status
 

@@ -21,19 +21,18 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED,
-    TYPE_ARRAY, TYPE_FIRST_USER, TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t,
-    payload_to_block, tag_type)
-from shmem._base.section cimport block_at, section_t
+    INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_FIRST_USER, TYPE_NAME_ENTRY,
+    entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t)
+from shmem._base.section cimport section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
-    heap_enter_to_change, heap_leave, heap_release, heap_wait_t)
+    heap_enter_to_change, heap_leave, heap_mend_pins, heap_release, heap_release_with_pins, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.name_counts cimport names_add, names_drop, names_of
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
 from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
-from shmem._heap.pins cimport array_is_pinned
+from shmem._heap.pins cimport block_waits_for_pins, block_was_named
 
 
 # -- reading --------------------------------------------------------------------------------------------
@@ -69,8 +68,7 @@ cdef void _count_shown(section_t* section, uint64_t table_off, bint was_empty, u
         table.filled += 1
     if serial != 0:
         names_add(section, value)
-        if tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_ARRAY:
-            (<array_t*>(section.base + value)).flags &= ~(ARRAY_UNNAMED | ARRAY_TEMPORARY)
+        block_was_named(section, value)
 
 
 cdef void _show_entry(section_t* section, uint64_t slot_off, const name_t* name, uint64_t entry_off, uint64_t pending_off,
@@ -181,13 +179,15 @@ cdef int _hide_entry(section_t* section, uint64_t table_off, uint64_t slot_off) 
     if is_linked:
         names_drop(section, value)
     status = heap_release(section, entry_off)
-    if drop_off != 0 and status == OK:
-        if tag_type(block_at(section, payload_to_block(drop_off)).tag) == TYPE_ARRAY and array_is_pinned(section, drop_off, False, True):
-            (<array_t*>(section.base + drop_off)).flags |= ARRAY_UNNAMED
-        else:
-            status = heap_release(section, drop_off)
+    if drop_off != 0 and status == OK and not block_waits_for_pins(section, drop_off):
+        status = heap_release_with_pins(section, drop_off)
     intent_end(my_intent(section))
     return status
+
+
+cdef int _mend_pins_of(section_t* section, uint64_t slot_off) noexcept nogil:
+    cdef name_entry_t* entry = table_entry(section, slot_off)
+    return heap_mend_pins(section, entry.value) if entry != NULL else CORRUPTED
 
 
 cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil:
@@ -199,6 +199,8 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     status = names_move_some(section, anchor[0])
     if status == OK:
         status = names_find(section, anchor[0], name, &slot_off, &table_off)
+    if status == OK:
+        status = _mend_pins_of(section, slot_off)
     if status == OK:
         status = _hide_entry(section, table_off, slot_off)
     heap_leave(section)

@@ -5,6 +5,9 @@ In place, under the gate: the block grows into the hole after it, or its end bec
 tag.  The word with slack and serial, and the clearing of new bytes, follow under an intent (RESIZE, SHRINK), so that recovery finishes or
 undoes them.  For the last block, a hole is first made above `top`, into which it grows.
 
+A block of which another participant has a view is not resized, since the view would end in freed memory.  This process's own views are
+its own affair, as when it frees the block.
+
 Moved: a PENDING block is allocated and filled without the gate.  Under the gate one store then turns the old block into a hole, with which
 the new block becomes USED (intent MOVE).  If the old block was the root, the new one becomes the root.
 """
@@ -19,14 +22,15 @@ from shmem._base.layout cimport (
     STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes,
     payload_to_block, serial_names, serial_slack, tag_make, tag_make_free, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t, word_at
-from shmem._base.status cimport CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK
+from shmem._base.status cimport CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, PINNED
 from shmem._heap.backing cimport backing_end, backing_enter, backing_extend, backing_leave
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_behind, serial_word
 from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
-    heap_commit, heap_enter_to_change, heap_give_back, heap_leave, heap_wait_t)
+    heap_commit, heap_enter_to_change, heap_forget_pins, heap_give_back, heap_leave, heap_mend_pins, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
+from shmem._heap.pins cimport block_is_pinned, tag_may_have_pins
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover, resize_finish
 
 
@@ -116,16 +120,28 @@ cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_b
     return index_insert(section, new_top - more, more)
 
 
+cdef int _check_unpinned(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+    """Check that the block is there, and that no other participant has a view of it."""
+    cdef int status = heap_mend_pins(section, payload_off)
+    if status == OK:
+        status = heap_check_block(section, payload_off, serial)
+    if status == OK and block_is_pinned(section, payload_off, True, True):
+        status = PINNED
+    return status
+
+
 cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off,
                       heap_wait_t wait) noexcept nogil:
     """Replace the old block by the new one; the deciding store turns the old one into a hole."""
     cdef block_t* old = block_at(section, payload_to_block(payload_off))
     cdef uint64_t type_id, size_bytes, hole_tag
+    cdef bint may_have_pins
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    status = heap_check_block(section, payload_off, serial)      # it may have been freed meanwhile
+    status = _check_unpinned(section, payload_off, serial)       # it may have been freed meanwhile
     if status == OK:
+        may_have_pins = tag_may_have_pins(section, old.tag)
         type_id = tag_type(old.tag)
         size_bytes = tag_size(old.tag)
         hole_tag = tag_make_free(size_bytes, STATE_HOLE)
@@ -139,6 +155,8 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
         count_used(section, -1, size_bytes)
         if block_become_hole(section, payload_to_block(payload_off), size_bytes) != OK:
             heap_recover(section, NO_PARTICIPANT)
+        if may_have_pins:
+            status = heap_forget_pins(section, payload_off)
     heap_leave(section)
     return status
 
@@ -150,7 +168,7 @@ cdef int _reallocate_here(section_t* section, uint64_t payload_off, uint64_t ser
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    status = heap_check_block(section, payload_off, serial)
+    status = _check_unpinned(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, off).tag) != TYPE_PLAIN:
         status = INVALID_BLOCK           # arrays and objects know their own size
     if status == OK and damaged(not slack_fits(block_at(section, off).serial, block_room(section, payload_off))):

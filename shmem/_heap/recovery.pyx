@@ -15,12 +15,16 @@ It obeys the commit rule of `_heap/heap.pyx`: each change of the chain is one st
 before it.  So recovery may be killed at any instruction and run again.
 
 1. Walk the chain.  If it cannot be walked, set `broken`: the section can still be read, and each change raises HeapCorruption.
-2. Finish or undo the intents of dead participants.
-3. Count the names of each block, and the slots of each name table.
-4. Walk again.  PENDING blocks of dead participants, and CACHED ones, become holes.  Pins of dead participants are dropped, and arrays
-   without a name or pin are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
-5. A hole at the end lowers `top`.
-6. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
+2. Put the records of pins into their index anew.
+3. Finish or undo the intents of dead participants.
+4. Count the names of each block, and the slots of each name table.
+5. Drop the pins of dead participants that lie in records and slots; free the records that are left without a pin, and the blocks
+   whose last pin that was, if they are unnamed.
+6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records that are not in the index become holes.  Pins of dead
+   participants in arrays are dropped, and arrays without a name or pin are freed.  Adjacent holes merge.  Rear tags, free index and
+   counters are rebuilt.
+7. A hole at the end lowers `top`.
+8. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
 A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.  Until it has done so
 (ATTACHED_NEW), what the entry has in the heap is its former owner's, although the entry is alive.
@@ -34,9 +38,10 @@ from shmem._atomics cimport (
 from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
-    ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
     INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
-    array_t, block_t, block_to_payload, intent_t, payload_to_block, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, TYPE_PINS, block_t, block_to_payload, intent_t, payload_to_block, pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size,
+    tag_state, tag_type)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
@@ -45,7 +50,9 @@ from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
 from shmem._heap.name_counts cimport names_recount
-from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable, pin_words
+from shmem._heap.pins cimport (
+    array_checked_pins, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none, pins_clear_slot,
+    pins_find, pins_have_record, pins_index_anew, pins_take_out)
 
 cdef enum:
     DEAD_BYTES = 8192                # a bit for each of up to MAX_PARTICIPANTS
@@ -105,12 +112,9 @@ cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t partici
 
 
 cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Free a block; an array that a live participant pins is freed with its last pin."""
+    """Free a block; one that a live participant pins is freed with its last pin."""
     cdef block_t* block = _intent_block(section, payload_off)
-    if block == NULL or tag_state(block.tag) != STATE_USED:
-        return
-    if tag_type(block.tag) == TYPE_ARRAY and array_is_pinned(section, payload_off, False, True):
-        (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED
+    if block == NULL or tag_state(block.tag) != STATE_USED or block_waits_for_pins(section, payload_off):
         return
     store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
 
@@ -157,21 +161,89 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
     intent_end(intent)
 
 
-# -- the sweep --------------------------------------------------------------------------------------------
+# -- pins of the dead, other than those in arrays -----------------------------------------------------------
 
-cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
-    """Clear the pins of dead participants; return True if the array has neither a pin nor a name left."""
-    cdef uint64_t* pins = array_checked_pins(section, payload_off)
+cdef bint _clear_dead_bits(section_t* section, uint64_t* pins, const dead_t* dead) noexcept nogil:
+    """Clear the pin bits of dead participants; return whether no bit is left."""
     cdef uint64_t left = 0
     cdef uint32_t i
-    if pins == NULL:
-        return False
     for i in range(64 * pin_words(section)):
         if pins[i >> 6] >> (i & 63) & 1 and (i >= section.max_participants or _is_dead(dead, i)):
             pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
     for i in range(pin_words(section)):
         left |= pins[i]
-    return left == 0 and array_is_unreachable(section, payload_off)
+    return left == 0
+
+
+cdef bint _is_still_pinned(section_t* section, uint64_t target_off, const dead_t* dead) noexcept nogil:
+    """Return whether a live participant pins a block, once the bits of dead ones are cleared."""
+    cdef uint64_t* link = NULL
+    cdef uint64_t slot
+    cdef uint32_t i
+    if pins_find(section, target_off, &link) == OK and not pins_are_none(section, <pin_record_t*>(section.base + link[0])):
+        return True
+    for i in range(PIN_SLOTS):
+        slot = section.header.pin_slots[i]
+        if slot & PIN_SLOT_OFF_MASK == target_off and not _is_dead(dead, slot >> PIN_SLOT_SHIFT):
+            return True
+    return False
+
+
+cdef void _free_if_last(section_t* section, uint64_t target_off, const dead_t* dead) noexcept nogil:
+    """Free a block that must end with its last pin, if that one is gone."""
+    cdef block_t* block = block_at(section, payload_to_block(target_off))
+    if block_is_unreachable(section, target_off) and not _is_still_pinned(section, target_off, dead):
+        store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
+
+
+cdef void _drop_slots(section_t* section, const dead_t* dead) noexcept nogil:
+    cdef uint32_t i
+    cdef uint64_t slot, target_off
+    for i in range(PIN_SLOTS):
+        slot = section.header.pin_slots[i]
+        target_off = slot & PIN_SLOT_OFF_MASK
+        if slot != 0 and (_is_dead(dead, slot >> PIN_SLOT_SHIFT) or not _is_used(section, target_off)):
+            if _is_used(section, target_off):            # an intent may have dropped it
+                _free_if_last(section, target_off, dead)
+            pins_clear_slot(section, i)
+
+
+cdef void _visit_records(section_t* section, const dead_t* dead, bint to_free) noexcept nogil:
+    """Clear the bits of dead participants in each record, or with `to_free` free each record without a pin, and its block if unnamed."""
+    cdef uint64_t off = section.heap_start, top = heap_top(section), tag, record_off = 0
+    cdef pin_record_t* record
+    while off < top and section.header.n_pin_records != 0:
+        tag = block_at(section, off).tag
+        if not tag_is_plausible(off, tag, top):
+            return                       # damaged meanwhile: the sweep reports it
+        if tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_PINS and pins_have_record(section, block_to_payload(off)):
+            record = <pin_record_t*>(section.base + block_to_payload(off))
+            if not to_free:
+                _clear_dead_bits(section, record_pins(record), dead)
+            elif pins_are_none(section, record) or not pin_target_is_right(section, record.target_off, record.serial):
+                if pin_target_is_right(section, record.target_off, record.serial):
+                    _free_if_last(section, record.target_off, dead)
+                pins_take_out(section, record.target_off, &record_off)       # the sweep frees it
+        off = block_step(section, off, tag_size(tag))
+
+
+cdef void _drop_recorded_pins(section_t* section, const dead_t* dead) noexcept nogil:
+    """Drop the pins of dead participants in records and slots.  What this frees does not depend on where it is killed.
+
+    First all bits are cleared, so that it is known which blocks have no pin left.  Their marks stay in records and slots until the
+    blocks are freed.
+    """
+    _visit_records(section, dead, False)
+    _drop_slots(section, dead)
+    _visit_records(section, dead, True)
+
+
+# -- the sweep --------------------------------------------------------------------------------------------
+
+cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
+    """Clear the pins of dead participants; return True if the array has neither a pin nor a name left."""
+    cdef uint64_t* pins = array_checked_pins(section, payload_off)
+    return pins != NULL and _clear_dead_bits(section, pins, dead) and block_is_unreachable(section, payload_off)
 
 
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
@@ -182,7 +254,8 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
         block.serial = 0                 # a process may have died between the two stores that free
         return True
     if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
-            or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
+            or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))
+            or (state == STATE_USED and tag_type(tag) == TYPE_PINS and not pins_have_record(section, block_to_payload(off)))):
         if compare_exchange_release_u64(&block.tag, tag, tag_make_free(tag_size(tag), STATE_HOLE)):
             block.serial = 0
             return True
@@ -252,13 +325,15 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         store_release_u32(&section.header.broken, 1)
         return CORRUPTED
     _find_dead(section, former, &dead)
+    pins_index_anew(section)             # an intent may drop a block, which a live participant may pin
     for i in range(section.max_participants):
         # An intent exists only under the gate, which this thread holds.  Any intent in another entry is therefore a dead participant's,
         # even if the entry has a new owner.  The same holds for the one in this process's own entry, unless it is the caller's
         # (NO_PARTICIPANT), which finishes it itself
         if former != NO_PARTICIPANT or i + 1 != section.private.index_plus_1:
             _finish_intent(section, i)
-    names_recount(section)               # the sweep frees arrays without a name
+    names_recount(section)               # blocks without a name end with their last pin
+    _drop_recorded_pins(section, &dead)
     status = _sweep(section, &dead)
     if status != OK:
         store_release_u32(&section.header.broken, 1)

@@ -13,9 +13,9 @@ from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
-    STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t,
-    block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, seal, table_slots,
-    tag_has_serial, tag_make_free, tag_size, tag_state, tag_type)
+    STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE,
+    PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, TYPE_PINS, array_t, block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
+    pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
@@ -25,6 +25,7 @@ from shmem._heap.free_index cimport hole_is_plausible, index_largest, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_counts cimport entry_leads_to_block, names_of
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
+from shmem._heap.pins cimport MOST_RECORDS_ON_A_PATH, pin_can_have_target, pin_record, pin_target_is_right, pins_have_record
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 
 cdef enum:
@@ -53,7 +54,7 @@ cdef void _count(heap_facts_t* facts, uint64_t tag) noexcept nogil:
         facts.used_bytes += size_bytes
         if state == STATE_PENDING:
             facts.n_pending += 1
-        elif type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY:
+        elif type_is_internal(type_id):
             facts.n_internal += 1
 
 
@@ -64,6 +65,22 @@ cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts)
             or array.data_bytes > room - array.data_off
             or sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words + array.dtype_bytes > array.data_off):
         return _say(facts, BAD_ARRAY, off, room, array.data_off + array.data_bytes)
+    return FINE
+
+
+cdef bint _is_gated(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef uint64_t tag = block_at(section, payload_to_block(payload_off)).tag
+    return not tag & TAG_SMALL or tag & TAG_GATED
+
+
+cdef Problem _check_record(section_t* section, uint64_t off, heap_facts_t* facts) noexcept nogil:
+    """Check one record of pins: its place in the index, and the block that it pins."""
+    cdef pin_record_t* record = pin_record(section, block_to_payload(off))
+    facts.n_records += 1
+    if record == NULL or not pins_have_record(section, block_to_payload(off)):
+        return _say(facts, BAD_PIN, off, 1, 0)
+    if not pin_target_is_right(section, record.target_off, record.serial) or not _is_gated(section, record.target_off):
+        return _say(facts, BAD_PIN, off, record.serial & SERIAL_MASK, record.target_off)
     return FINE
 
 
@@ -84,7 +101,11 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
         return _say(facts, BAD_SERIAL, off, section.header.next_serial, block.serial & SERIAL_MASK)
     if tag_state(tag) == STATE_PENDING:
         return FINE
-    problem = _check_array(section, off, facts) if tag_type(tag) == TYPE_ARRAY else FINE
+    problem = FINE
+    if tag_type(tag) == TYPE_ARRAY:
+        problem = _check_array(section, off, facts)
+    elif tag_type(tag) == TYPE_PINS:
+        problem = _check_record(section, off, facts)
     if problem == FINE:
         facts.n_names += names_of(section, block_to_payload(off))
         if tag_type(tag) != TYPE_ARRAY and names_of(section, block_to_payload(off)) == NAMES_MANY:
@@ -186,9 +207,40 @@ cdef Problem _check_cache(section_t* section, heap_facts_t* facts) noexcept nogi
     return FINE if n_seen == facts.n_cached else _say(facts, BAD_CACHE, 0, facts.n_cached, n_seen)
 
 
-cdef bint _is_gated(section_t* section, uint64_t payload_off) noexcept nogil:
-    cdef uint64_t tag = block_at(section, payload_to_block(payload_off)).tag
-    return not tag & TAG_SMALL or tag & TAG_GATED
+cdef uint64_t _count_records(section_t* section, uint64_t record_off, uint64_t most, uint32_t depth) noexcept nogil:
+    """Count the records in a part of the index, until there are more than `most`."""
+    cdef pin_record_t* record = pin_record(section, record_off) if record_off != 0 else NULL
+    cdef uint64_t n_seen = 1
+    if record_off == 0:
+        return 0
+    if record == NULL or depth == 0:
+        return most + 1
+    n_seen += _count_records(section, record.child_off[0], most, depth - 1)
+    if n_seen <= most:
+        n_seen += _count_records(section, record.child_off[1], most - n_seen, depth - 1)
+    return n_seen
+
+
+cdef Problem _check_pins(section_t* section, heap_facts_t* facts) noexcept nogil:
+    """Check that the index has no other records than the chain, and the slots of the header."""
+    cdef uint64_t n_slots = 0, slot, n_indexed = _count_records(section, section.header.pins_off, facts.n_records,
+                                                    MOST_RECORDS_ON_A_PATH)
+    cdef uint64_t target_off
+    cdef uint32_t i
+    if n_indexed != facts.n_records or section.header.n_pin_records != facts.n_records:
+        return _say(facts, BAD_PIN, section.header.pins_off, facts.n_records, section.header.n_pin_records)
+    for i in range(PIN_SLOTS):
+        slot = section.header.pin_slots[i]
+        target_off = slot & PIN_SLOT_OFF_MASK
+        if slot == 0:
+            continue
+        n_slots += 1
+        if (slot >> PIN_SLOT_SHIFT >= section.max_participants or not pin_can_have_target(section, target_off)
+                or not _is_gated(section, target_off)):
+            return _say(facts, BAD_PIN, <char*>&section.header.pin_slots[i] - section.base, 0, slot)
+    if n_slots != section.header.n_pin_slots:
+        return _say(facts, BAD_PIN, <char*>&section.header.n_pin_slots - section.base, n_slots, section.header.n_pin_slots)
+    return FINE
 
 
 cdef Problem _check_slots(section_t* section, uint64_t table_off, bint is_directory, uint64_t* n_linked,
@@ -267,6 +319,8 @@ cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexce
         problem = _check_names(section, section.header.directory_off, facts)
     if problem == FINE:
         problem = _check_names(section, section.header.types_off, facts)
+    if problem == FINE:
+        problem = _check_pins(section, facts)
     if problem == FINE and section.header.broken:
         return _say(facts, MARKED_BROKEN, 0, 0, 1)
     return problem
@@ -335,6 +389,7 @@ cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
     facts.largest_hole = index_largest(section)
     facts.n_internal = (
         _internal_blocks(section, header.directory_off) + _internal_blocks(section, table_old(section, header.directory_off))
-        + _internal_blocks(section, header.types_off) + _internal_blocks(section, table_old(section, header.types_off)))
+        + _internal_blocks(section, header.types_off) + _internal_blocks(section, table_old(section, header.types_off))
+        + header.n_pin_records)
     heap_leave(section)
     return OK

@@ -4,20 +4,11 @@
 An array's block begins with `array_t`, then shape, strides, one pin bit per participant and the text of its dtype
 (as in the .npy format; nothing is unpickled).  The data follow on a 64-byte boundary.
 
-Every `SharedArray` made from a block, and every view of it, refers to an `ArrayHold`.  This module counts the holds of each block in
-this process, and the process's pin bit of a block is set while it has one.  The bit is set and cleared under the heap gate.
-`participant.pins` is incremented before the first bit is set, so that recovery knows which participants left pins.
-
-Holds are counted by offset and serial.  The serial is read without the gate, and is 0 if no block begins at the offset at that moment.
-No block has serial 0, so it does not pin anything.
-
-The block of a temporary array, or of one whose name was deleted, is freed by the participant that clears the last bit.  The holds in a
-forked child have no pins, and dropping them has no effect.
+Every `SharedArray` made from a block, and every view of it, refers to an `ArrayHold`, which holds the block (`_bridge/holds.pyx`).  The
+pin bit of a new array is set while the block is PENDING, before any other process can see it.
 """
 
 import operator
-import os
-import threading
 
 import numpy as np
 
@@ -35,170 +26,26 @@ from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_a
 from shmem._base.bounds cimport damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
+    ARRAY_TEMPORARY, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
     TYPE_ARRAY, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up,
     tag_state, tag_type)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
+from shmem._base.status cimport NO_MEMORY, READ_ONLY
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
-from shmem._bridge.calls cimport check, run_last_step, run_steps
+from shmem._bridge.calls cimport check
+from shmem._bridge.holds cimport hold_block, hold_forget, hold_of_pinned
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
-from shmem._heap.heap cimport (
-    DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
-from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable
+from shmem._heap.heap cimport heap_commit
 from shmem._objects.directory cimport give_up_pending, insert_name
 
-cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
-cdef object _counts_lock = threading.RLock()
 
-
-def _start_anew_in_child():
-    """Forget the parent's counts; its lock may have been held by a thread that does not exist in the child."""
-    global _counts_lock
-    _counts_lock = threading.RLock()
-    _counts.clear()
-
-
-os.register_at_fork(after_in_child=_start_anew_in_child)
-
-
-# -- pins -----------------------------------------------------------------------------------------------
-
-cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Set this participant's pin bit of an array: OK, INVALID_BLOCK, ALREADY_FREED or CORRUPTED."""
-    cdef uint32_t me
-    cdef uint64_t* pins
-    cdef int status
-    if serial == 0:              # read where no block began: it would match any block, and two keys would share one bit
-        return INVALID_BLOCK
-    status = heap_enter(section, wait)
-    if status != OK:
-        return status
-    status = heap_check_block(section, payload_off, serial)
-    if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY:
-        status = INVALID_BLOCK
-    pins = array_checked_pins(section, payload_off) if status == OK else NULL
-    if status == OK and pins == NULL:
-        status = CORRUPTED
-    if status == OK:
-        me = section.private.index_plus_1 - 1
-        if not pins[me >> 6] >> (me & 63) & 1:
-            fetch_add_seq_cst_u32(&section.participants[me].pins, 1)
-            pins[me >> 6] |= <uint64_t>1 << (me & 63)
-    heap_leave(section)
-    return status
-
-
-cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name.
-
-    A heap that is known to be damaged is not changed: recovery frees such an array.
-    """
-    cdef uint32_t me
-    cdef array_t* array = <array_t*>(section.base + payload_off)
-    cdef uint64_t* pins = NULL
-    cdef int status = heap_enter(section, wait)
-    if status != OK:
-        return status
-    me = section.private.index_plus_1 - 1
-    # if the array is missing, it was freed explicitly despite the view
-    if heap_check_block(section, payload_off, serial) == OK:
-        pins = array_checked_pins(section, payload_off)
-    if pins != NULL:
-        pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
-        if (section.header.broken == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED)
-                and not array_is_pinned(section, payload_off, False, True) and array_is_unreachable(section, payload_off)):
-            status = heap_release(section, payload_off)
-    if section.participants[me].pins:
-        fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)
-    heap_leave(section)
-    return status
-
-
-ctypedef struct pin_call_t:
-    uint64_t payload_off
-    uint64_t serial
-
-
-cdef int _pin_step(section_t* section, void* request) noexcept nogil:
-    cdef pin_call_t* call = <pin_call_t*>request
-    return _pin(section, call.payload_off, call.serial, WAIT_A_SLICE)
-
-
-cdef int _unpin_step(section_t* section, void* request) noexcept nogil:
-    cdef pin_call_t* call = <pin_call_t*>request
-    return _unpin(section, call.payload_off, call.serial, WAIT_FOREVER)
-
-
-cdef int _pin_now(section_t* section, uint64_t payload_off, uint64_t serial) except? -200:
-    cdef pin_call_t call
-    cdef int status = _pin(section, payload_off, serial, DO_NOT_WAIT)
-    if status == WOULD_BLOCK:
-        call.payload_off, call.serial = payload_off, serial
-        status = run_steps(section, _pin_step, &call)
-    return status
-
-
-cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) noexcept:
-    """Clear this participant's pin bit, waiting for the gate as long as necessary.
-
-    The last view is dropped in a destructor, which cannot raise: an exception from a signal handler would be printed and dropped, and
-    the bit would stay set.  So signal handlers do not run here.  A Ctrl-C that arrives meanwhile is raised after the destructor.
-    """
-    cdef pin_call_t call
-    if section.departed:
-        return
-    if _unpin(section, payload_off, serial, DO_NOT_WAIT) == WOULD_BLOCK:
-        call.payload_off, call.serial = payload_off, serial
-        run_last_step(section, _unpin_step, &call)
-
+# -- the owner of an array's memory -----------------------------------------------------------------------
 
 cdef class ArrayHold(Placed):
-    """A buffer of an array's data, and one count of the pin; views of the array refer to it."""
+    """A buffer of an array's data, which holds the block; views of the array refer to it."""
     cdef char* start
     cdef Py_ssize_t n_bytes
-    cdef object key                   # None: not counted
-
-    cdef int count(self) except -1:
-        """Count this hold of a block that is pinned."""
-        cdef section_t* section = self.mapping.section
-        key = (<uint64_t>section, section.n_forks, self.payload_off(), self.serial)
-        with _counts_lock:
-            _counts[key] = _counts.get(key, 0) + 1
-            self.key = key
-        return 0
-
-    cdef int pin(self) except -1:
-        """Pin the block unless another hold has pinned it, then count this hold.
-
-        The order matters: while the pin waits, a signal handler may open the same array, or raise.  Pinning twice is harmless.
-        """
-        cdef section_t* section = self.mapping.section
-        cdef uint64_t payload_off = self.payload_off()
-        cdef int status = OK
-        with _counts_lock:
-            if (<uint64_t>section, section.n_forks, payload_off, self.serial) not in _counts:
-                status = _pin_now(section, payload_off, self.serial)
-            if status == OK:
-                self.count()
-        if status != OK:
-            check(status, self.mapping, f"get the array at offset {payload_off:#x}")
-        return 0
-
-    cdef int unpin(self) except -1:
-        """Undo `pin` or `count`, unless the hold is inherited from the parent process."""
-        cdef section_t* section = self.mapping.section
-        cdef uint64_t payload_off = self.payload_off()
-        if self.key is None or self.key[1] != section.n_forks or section.departed:     # departed: a daemon thread may have died in here
-            return 0
-        with _counts_lock:
-            _counts[self.key] -= 1
-            if _counts[self.key] == 0:
-                del _counts[self.key]
-                _unpin_now(section, payload_off, self.serial)
-            self.key = None
-        return 0
 
     cdef bint is_stale(self) noexcept:
         """Return whether the block was freed.  While the array is being made, the block is PENDING."""
@@ -212,10 +59,6 @@ cdef class ArrayHold(Placed):
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to an array")
         PyBuffer_FillInfo(view, self, self.start, self.n_bytes, not self.mapping.writable, flags)
-
-    def __del__(self):
-        if self.key is not None:
-            self.unpin()
 
 
 refuse_construction(ArrayHold)
@@ -315,7 +158,7 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
     cdef facts_t facts
     place(hold, mapping, payload_off)
     hold.serial = serial                 # of the requested block, not of the one there now: a successor must not be pinned
-    hold.pin()                           # from here on the block cannot be freed
+    hold.hold = hold_block(mapping, payload_off, serial, "get the array")        # from here on the block cannot be freed
     _read_header(mapping, payload_off, &facts)
     hold.start = hold.data + facts.head.data_off
     hold.n_bytes = facts.head.data_bytes
@@ -388,7 +231,7 @@ cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n
     me = section.private.index_plus_1 - 1
     fetch_add_seq_cst_u32(&section.participants[me].pins, 1)
     array_pins(<array_t*>hold.data)[me >> 6] |= <uint64_t>1 << (me & 63)
-    hold.count()
+    hold.hold = hold_of_pinned(mapping, payload_off, hold.serial)
     hold.start = hold.data + data_off
     hold.n_bytes = n_bytes
     return hold
@@ -397,9 +240,7 @@ cdef ArrayHold _make_hold(Mapping mapping, tuple shape, object dtype, uint64_t n
 cdef int _give_up(ArrayHold hold) except -1:
     """Free a PENDING array that could not be completed, and release its pin."""
     cdef section_t* section = hold.mapping.section
-    with _counts_lock:
-        _counts.pop(hold.key, None)
-        hold.key = None
+    hold_forget(hold.hold)
     fetch_sub_seq_cst_u32(&section.participants[section.private.index_plus_1 - 1].pins, 1)
     give_up_pending(section, hold.payload_off())
     return 0

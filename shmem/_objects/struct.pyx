@@ -32,7 +32,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
-from shmem._bridge.blocks cimport Placed, allocate_block, free_block, placed_is_stale
+from shmem._bridge.blocks cimport Placed, allocate_block, free_block, placed_hold, placed_is_stale
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._objects.directory cimport type_by_id, type_id_for
@@ -375,6 +375,7 @@ cdef class StructBase(Placed):
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             raise ReadOnlyError(f"cannot write to a {type(self).__name__}: the section was opened read-only")
         cdef Py_ssize_t n_bytes = asked_at(self.mapping.section, self.payload_off())
+        placed_hold(self)
         PyBuffer_FillInfo(view, self, self.data, n_bytes, not self.mapping.writable, flags)
         cdef Layout layout
         if flags & PyBUF_FORMAT:
