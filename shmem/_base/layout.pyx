@@ -32,7 +32,7 @@ from shmem._base.layout cimport (
     TAG_SERIAL_SHIFT, TAG_SIZE_MASK, TAG_SMALL, TAG_SMALL_SIZE_MASK, TAG_STATE_MASK, TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
     TLSF_SECOND_SHIFT, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PINS,
     TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint, seal, tag_has_right_format, tag_make,
-    tag_make_free, tag_size, tag_state, tag_type)
+    tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
 from shmem._base.participants cimport LIVENESS_BYTE, NAMING_BITS, NAMING_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS
@@ -318,6 +318,7 @@ def name_hash(bytes name):
 
 
 LAYOUT = _structs()
+INTERNAL_TYPES = tuple([type_id for type_id in range(TYPE_FIRST_USER) if type_is_internal(type_id)])    # of the library's own blocks
 FINGERPRINT = layout_fingerprint()
 CONSTANTS = dict(
     # identity

@@ -28,9 +28,7 @@ cdef class Placed:
 
 cdef class Block(Placed):
     cdef Py_ssize_t n_bytes
-    cdef uint32_t n_views             # buffers that were taken and not released
-    cdef bint is_freed                # by this object, which lets go of the section with its last view
-    cdef void _view_ended(self)
+    cdef bint is_viewed               # memory is used for as long as this object exists, which therefore keeps its hold and the section
 
 # Allocate a block and return its payload offset; raises SectionFull and others.  Large blocks are allocated without the GIL.
 cdef uint64_t allocate_block(Mapping mapping, uint64_t size_bytes, uint64_t align_bytes, uint32_t type_id, bint zero) except 0
@@ -47,7 +45,7 @@ cdef uint64_t reallocate_block(Mapping mapping, uint64_t payload_off, uint64_t s
 # The Block at a payload offset.
 cdef Block make_block(Mapping mapping, uint64_t payload_off)
 
-# Note that a block was freed through this object: a Block then no longer keeps the section mapped, once its last view is released.
+# Note that a block was freed through this object: a Block then no longer keeps the section mapped; its views still do.
 cdef void note_freed(Placed placed)
 
 # The Placed object behind a Block, an array, a typed object or a view of one of these, or None.

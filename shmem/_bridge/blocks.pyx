@@ -1,7 +1,7 @@
 # cython: language_level=3
 """Blocks as Python sees them: allocation for every module above, objects and their places, and from an offset to an object."""
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_CheckBuffer
+from cpython.buffer cimport PyBUF_ANY_CONTIGUOUS, PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo, PyObject_CheckBuffer
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._base import errors
@@ -150,6 +150,22 @@ cdef Block make_block(Mapping mapping, uint64_t payload_off):
     return block
 
 
+cdef inline bint _goes_on_after_release(int flags) noexcept:
+    """Return whether a buffer is taken as by `numpy.ndarray(shape, dtype, buffer)`.
+
+    numpy releases it at once, and keeps the object itself for as long as it uses the memory.
+    """
+    return flags & PyBUF_ANY_CONTIGUOUS == PyBUF_ANY_CONTIGUOUS and not flags & PyBUF_FORMAT
+
+
+cdef Block _viewed_block(Block block):
+    """Return an equal Block that views refer to instead.  It holds the block until the last of them is gone, whatever becomes of `block`."""
+    cdef Block viewed = Block.__new__(Block)
+    viewed.mapping, viewed.data, viewed.serial, viewed.n_bytes = block.mapping, block.data, block.serial, block.n_bytes
+    viewed.is_viewed = True
+    return viewed
+
+
 cdef class Block(Placed):
     """Allocated memory: a buffer of `nbytes` bytes, writable unless the section was opened read-only.
 
@@ -184,31 +200,18 @@ cdef class Block(Placed):
         return self.n_bytes
 
     def __getbuffer__(self, Py_buffer* view, int flags):
+        cdef Block owner
         if placed_is_stale(self):
             raise _freed_already(self.payload_off())
         if <uint64_t>self.n_bytes > room_at(self.mapping.section, self.payload_off()):
             raise errors.InvalidBlock(f"the block at offset {self.payload_off():#x} was made smaller; get it again with block(offset)")
         if flags & PyBUF_WRITABLE and not self.mapping.writable:
             check(READ_ONLY, self.mapping, "write to a block")
-        self.n_views += 1                # first: another thread that releases its view meanwhile must not drop the hold
-        try:
-            placed_hold(self)
-        except BaseException:
-            self._view_ended()
-            raise
-        PyBuffer_FillInfo(view, self, self.data, self.n_bytes, not self.mapping.writable, flags)
-
-    def __releasebuffer__(self, Py_buffer* view):
-        self._view_ended()
-
-    cdef void _view_ended(self):
-        self.n_views -= 1
-        if self.n_views != 0:
-            return
-        if self.is_freed:
-            _detach(self)
-        else:
-            self.hold = None
+        if _goes_on_after_release(flags):
+            self.is_viewed = True
+        owner = self if self.is_viewed else _viewed_block(self)
+        placed_hold(owner)
+        PyBuffer_FillInfo(view, owner, self.data, self.n_bytes, not self.mapping.writable, flags)
 
     def __eq__(self, other):
         if not isinstance(other, Block):
@@ -244,14 +247,11 @@ cdef void _detach(Block block):
     nothing.base = <char*>_grave + BLOCK_HEAD_BYTES - block.payload_off()
     block.data = <char*>_grave + BLOCK_HEAD_BYTES
     block.mapping = nothing
-    block.hold = None
 
 
 cdef void note_freed(Placed placed):
-    if isinstance(placed, Block):
-        (<Block>placed).is_freed = True
-        if (<Block>placed).n_views == 0:
-            _detach(<Block>placed)
+    if isinstance(placed, Block) and not (<Block>placed).is_viewed:
+        _detach(<Block>placed)
 
 
 cdef Placed placed_behind(object obj):

@@ -9,6 +9,7 @@ cdef class Hold:
     """A view's claim on a block, counted in this process; the last one that is dropped unpins the block."""
     cdef Mapping mapping
     cdef tuple key                    # None: not counted
+    cdef uint64_t n_forks             # of the section when it was taken
 
 
 # Hold a block, which must have this serial, or raise: InvalidBlock, SectionFull, ...  `what` is for the message, as "get the array".
@@ -23,4 +24,4 @@ cdef int hold_forget(Hold hold) except -1
 
 cdef inline bint hold_is_mine(Hold hold) noexcept:
     """Return whether there is a hold, and this process took it: one that is inherited from the parent of a fork pins nothing."""
-    return hold is not None and hold.key is not None and hold.key[1] == hold.mapping.section.n_forks
+    return hold is not None and hold.key is not None and hold.n_forks == hold.mapping.section.n_forks

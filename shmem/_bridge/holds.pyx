@@ -8,7 +8,7 @@ so it does not pin anything.
 Who takes holds:
 
 * an array, for as long as it, or a view of it, exists;
-* a `Block`, from the first buffer that is taken of it until the last one is released;
+* each buffer of a `Block`, or a view made of it, for as long as it exists;
 * a Struct object, from the first view of an array field, or buffer, that is taken of it until object and views are gone.  Reading an array
   field again costs no more than a look.
 
@@ -79,6 +79,7 @@ cdef inline tuple _key_of(section_t* section, uint64_t payload_off, uint64_t ser
 cdef inline int _count(Hold hold, tuple key, object n_before) except -1:
     _counts[key] = 1 if n_before is None else n_before + 1
     hold.key = key
+    hold.n_forks = hold.mapping.section.n_forks
     return 0
 
 
@@ -169,7 +170,7 @@ cdef class Hold:
         if key is None:
             return
         section = self.mapping.section
-        if key[1] != section.n_forks or section.departed:          # departed: a daemon thread may have died in here
+        if self.n_forks != section.n_forks or section.departed:          # departed: a daemon thread may have died in here
             return
         if _n_waiting != 0:
             _drop_slowly(self, section)

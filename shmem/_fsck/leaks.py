@@ -12,14 +12,13 @@ import numpy as np
 from shmem._base.errors import DAMAGED_TEXT
 from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
+    INTERNAL_TYPES,
     LAYOUT,
     STATE_USED,
     TYPE_ARRAY,
     TYPE_EVENT,
     TYPE_FIRST_USER,
     TYPE_MUTEX,
-    TYPE_NAME_ENTRY,
-    TYPE_NAME_TABLE,
     TYPE_PLAIN,
     TYPE_QUEUE,
     TYPE_SEMAPHORE,
@@ -72,9 +71,8 @@ class Reach:
             except DAMAGED_TEXT:
                 references = None
             self.types[entry.value] = entry.name.decode("utf-8", "replace"), references
-        internal = (TYPE_NAME_TABLE, TYPE_NAME_ENTRY)
         used = [offset for offset in wreck.blocks if wreck.tag(offset)[1] == STATE_USED]
-        self.users = [offset + BLOCK_HEAD_BYTES for offset in used if wreck.tag(offset)[2] not in internal]
+        self.users = [offset + BLOCK_HEAD_BYTES for offset in used if wreck.tag(offset)[2] not in INTERNAL_TYPES]
 
     def leaks(self):
         """Return a list of `Leak`."""

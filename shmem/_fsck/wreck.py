@@ -68,7 +68,7 @@ from shmem._objects.dtypes import from_text
 from shmem._sections import image
 
 HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT["block_t"], LAYOUT["array_t"]
-TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
+TABLE, SLOT, ENTRY, RECORD = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"], LAYOUT["pin_record_t"]
 TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
 STEP = 1 << 26
@@ -632,7 +632,7 @@ class Wreck:
             self.put_field("root_off", 0)
 
     def _recognise(self):
-        """Identify the blocks without a front tag: table, entry, named block, array, free block; else plain."""
+        """Identify the blocks without a front tag: table, entry, named block, array, free block, record of views; else plain."""
         renewed = self.renewed
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
@@ -654,6 +654,10 @@ class Wreck:
                 self.put_tag(offset, size, STATE_HOLE)
                 self.notes.append(f"{offset:#x}: this block was free")
                 continue
+            if kind == TYPE_PLAIN and payload not in named and self._was_record(offset):
+                self.put_tag(offset, size, STATE_HOLE)
+                self.notes.append(f"{offset:#x}: this block was a record of views, which end with their process")
+                continue
             if kind == TYPE_PLAIN and self.array_fits(offset):
                 kind = TYPE_ARRAY
                 self.put_tag(offset, size, STATE_USED, TYPE_ARRAY)
@@ -667,6 +671,14 @@ class Wreck:
             serial = named[payload].serial if payload in named else self.field("next_serial")
             self.put_serial_word(offset, serial | (0 if offset in renewed else self.word(serial_at) & ~SERIAL_MASK))
             self.put_field("next_serial", max(serial + 1, self.field("next_serial")))
+
+    def _was_record(self, offset):
+        """Return whether a block has the content of a record of pins: offset and serial number of a block that records can pin."""
+        payload = offset + BLOCK_HEAD_BYTES
+        if self.payload(offset) < RECORD.size:
+            return False
+        target, serial = self.word(RECORD["target_off"].at(payload)), self.word(RECORD["serial"].at(payload)) & SERIAL_MASK
+        return serial != 0 and self.is_used(target) and self.serial(target - BLOCK_HEAD_BYTES) == serial
 
     def _listed_as_free(self):
         """Return the offsets in the lists of holes and of cached blocks."""

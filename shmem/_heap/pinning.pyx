@@ -10,7 +10,8 @@ from libc.string cimport memset
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._base.bounds cimport block_is_stale, used_tag
-from shmem._base.layout cimport TYPE_ARRAY, TYPE_PINS, payload_to_block, pin_record_t, tag_type, type_is_internal
+from shmem._base.layout cimport (
+    BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, block_t, block_to_payload, payload_to_block, pin_record_t, tag_type, type_is_internal)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, OK, WOULD_BLOCK
 from shmem._heap.backing cimport is_out_of_space
@@ -21,6 +22,7 @@ from shmem._heap.heap cimport (
 from shmem._heap.pins cimport (
     block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none, pins_clear_mine, pins_find, pins_put_in, pins_set_mine,
     pins_set_slot, pins_take_out)
+from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
 
 cdef inline bint _is_array(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -38,6 +40,15 @@ cdef int _check(section_t* section, uint64_t payload_off, uint64_t serial) noexc
     if tag_type(tag) != TYPE_ARRAY and not block_is_stale(block_at(section, payload_to_block(payload_off)), serial):
         return OK
     return status
+
+
+cdef bint _is_there(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+    """Return whether the block is there, not an array, although the heap does not lead to it: its end, or `top`, was overwritten."""
+    cdef block_t* block
+    if payload_off & 15 or payload_off < block_to_payload(section.heap_start) or payload_off > section.size_bytes - BLOCK_MIN_BYTES:
+        return False
+    block = block_at(section, payload_to_block(payload_off))
+    return not block_is_stale(block, serial) and tag_type(block.tag) != TYPE_ARRAY and not type_is_internal(tag_type(block.tag))
 
 
 cdef int _put_record(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t record_off) noexcept nogil:
@@ -62,8 +73,10 @@ cdef int _pin_once(section_t* section, uint64_t payload_off, uint64_t serial, ui
                    heap_wait_t wait) noexcept nogil:
     """Make one attempt: NOT_FOUND if the caller must bring a record, which it does in `record_off`; 0 afterwards if it was used.
 
-    A heap that is known to be damaged is not changed, except for the bits in arrays; no process frees anything in it.
+    A heap that is known to be damaged is not changed, except for the bits in arrays; no process frees anything in it.  Nor does any
+    process free a block that the heap does not lead to.  Such blocks can be viewed, and are counted without a pin.
     """
+    cdef bint is_pinnable = True
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
@@ -71,7 +84,11 @@ cdef int _pin_once(section_t* section, uint64_t payload_off, uint64_t serial, ui
         status = heap_mend_pins(section, payload_off)
     if status == OK:
         status = _check(section, payload_off, serial)
-    if status == OK and section.header.broken and not _is_array(section, payload_off):
+    if status == OK:
+        is_pinnable = section.header.broken == 0 or _is_array(section, payload_off)
+    elif (status == INVALID_BLOCK or status == CORRUPTED) and _is_there(section, payload_off, serial):
+        status, is_pinnable = OK, False
+    if status == OK and not is_pinnable:
         fetch_add_seq_cst_u32(&section.participants[section.private.index_plus_1 - 1].pins, 1)
     elif status == OK:
         status = pins_set_mine(section, payload_off)
@@ -116,11 +133,12 @@ cdef int _drop_pin(section_t* section, uint64_t payload_off, bint is_whole) noex
     if ends and is_whole:
         return heap_release_with_pins(section, payload_off)
     pins_clear_mine(section, payload_off)
-    if (not ends and section.header.broken == 0 and not _is_array(section, payload_off) and pins_find(section, payload_off, &link) == OK
-            and pins_are_none(section, <pin_record_t*>(section.base + link[0]))
-            and pins_take_out(section, payload_off, &record_off) == OK):
-        return heap_release(section, record_off)
-    return OK
+    if (ends or section.header.broken or _is_array(section, payload_off) or pins_find(section, payload_off, &link) != OK
+            or not pins_are_none(section, <pin_record_t*>(section.base + link[0]))):
+        return OK
+    if pins_take_out(section, payload_off, &record_off) != OK:
+        return heap_recover(section, NO_PARTICIPANT)         # which frees records without a pin
+    return heap_release(section, record_off)
 
 
 cdef int block_unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:

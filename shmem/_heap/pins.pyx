@@ -73,26 +73,34 @@ cdef bint pin_target_is_right(section_t* section, uint64_t target_off, uint64_t 
     return pin_can_have_target(section, target_off) and not block_is_stale(block_at(section, payload_to_block(target_off)), serial)
 
 
-cdef int pins_find(section_t* section, uint64_t target_off, uint64_t** link) noexcept nogil:
+cdef inline bint _belongs(const pin_record_t* record, uint64_t path, uint32_t n_steps) noexcept nogil:
+    """Return whether the first steps of a path lead towards this record too."""
+    return n_steps == 0 or (record.target_off * GOLDEN ^ path) >> (64 - n_steps) == 0
+
+
+cdef int _find(section_t* section, uint64_t target_off, uint64_t** link, uint32_t* n_steps) noexcept nogil:
     cdef uint64_t path = target_off * GOLDEN
     cdef uint64_t* at = &section.header.pins_off
     cdef pin_record_t* record
-    cdef uint32_t n_left = MOST_RECORDS_ON_A_PATH
+    cdef uint32_t i
     if damaged(at[0] == 0 and section.header.n_pin_records != 0):
         return CORRUPTED
-    while n_left:
-        link[0] = at
+    for i in range(MOST_RECORDS_ON_A_PATH):
+        link[0], n_steps[0] = at, i
         if at[0] == 0:
             return NOT_FOUND
         record = pin_record(section, at[0])
-        if damaged(record == NULL):
+        if damaged(record == NULL or not _belongs(record, path, i)):
             return CORRUPTED
         if record.target_off == target_off:
             return OK
-        at = &record.child_off[path >> 63]
-        path <<= 1
-        n_left -= 1
+        at = &record.child_off[path << i >> 63]
     return CORRUPTED
+
+
+cdef int pins_find(section_t* section, uint64_t target_off, uint64_t** link) noexcept nogil:
+    cdef uint32_t n_steps = 0
+    return _find(section, target_off, link, &n_steps)
 
 
 cdef bint pins_are_sound(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -121,8 +129,8 @@ cdef int pins_take_out(section_t* section, uint64_t target_off, uint64_t* record
     cdef uint64_t leaf_off = 0
     cdef pin_record_t* record
     cdef pin_record_t* leaf
-    cdef uint32_t n_left = MOST_RECORDS_ON_A_PATH
-    cdef int status = pins_find(section, target_off, &link)
+    cdef uint32_t n_steps = 0, n_left = MOST_RECORDS_ON_A_PATH
+    cdef int status = _find(section, target_off, &link, &n_steps)
     record_off[0] = 0
     if status != OK:
         return OK if status == NOT_FOUND else status
@@ -134,7 +142,7 @@ cdef int pins_take_out(section_t* section, uint64_t target_off, uint64_t* record
             break
         leaf_link = below
         leaf = pin_record(section, below[0])
-        if damaged(leaf == NULL):
+        if damaged(leaf == NULL or not _belongs(leaf, target_off * GOLDEN, n_steps)):
             return CORRUPTED
         n_left -= 1
     if damaged(n_left == 0):

@@ -552,7 +552,7 @@ def entry_of(i, name="readers"):
     (entry_of(2), struct.pack("<Q", 5 << OWNER_GENERATION_SHIFT | MAX_THREADS + 1),
      f"participant entry 2 is damaged: it counts {MAX_THREADS + 1:,} threads"),
     (entry_of(0, "pending"), struct.pack("<i", -1), "pending blocks"),
-    (entry_of(0, "pins"), struct.pack("<i", -1), "pinned arrays"),
+    (entry_of(0, "pins"), struct.pack("<i", -1), "pinned blocks"),
     (INTENTS, b"\xff" * INTENT.size, "participant 0 is invalid: its operation"),
     (INTENTS + INTENT.size, intent(9, START), "participant 1 is invalid: its operation"),
     (INTENTS, intent(INTENT_SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),

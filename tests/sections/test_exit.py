@@ -38,6 +38,11 @@ VIEWS = {
     "deleted": "section['x'] = np.ones(100_000); view = section['x']; del section['x']",
     "unnamed": "view = section.full(100_000, 1.0)",
     "named": "section['x'] = np.ones(100_000); view = section['x']",
+    "deleted block": "section['x'] = np.ones(100_000).tobytes(); view = np.frombuffer(section['x']); del section['x']",
+    "second block": "section['y'] = b'y'; first = memoryview(section['y']); del section['y']\n"
+    "section['x'] = np.ones(100_000).tobytes(); view = np.frombuffer(section['x']); del section['x']",
+    "object": "class Many(shmem.Struct): many: shmem.Array[shmem.float64, 100_000]\n"
+    "section['x'] = section.new(Many, many=1); view = section['x'].many; del section['x']",
 }
 STAYS = "unnamed", "named"  # are in use after the last view is gone
 

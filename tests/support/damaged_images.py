@@ -132,6 +132,19 @@ def fill_queues(section):
     numbers.shutdown()
 
 
+def fill_views(section):
+    """Make blocks with views, one in a slot of the header, the others in records; some of the blocks have no name any more."""
+    blocks = [section.allocate(30 + 10 * i) for i in range(6)]
+    views = [memoryview(block) for block in blocks]
+    for i in range(6):
+        section[f"view {i}"] = blocks[i]
+    for i in range(3):
+        del section[f"view {i}"]
+    whole = section.new(Whole, values=range(5))
+    section.root = whole
+    return [*views, whole.values]
+
+
 FILLS = {
     "nothing": fill_nothing,
     "blocks": fill_blocks,
@@ -139,6 +152,7 @@ FILLS = {
     "arrays": fill_arrays,
     "objects": fill_objects,
     "primitives": fill_primitives,
+    "views": fill_views,
     "queues": fill_queues,
 }
 

@@ -29,6 +29,7 @@ from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
     BLOCK_MIN_BYTES,
     BLOCK_REAR_BYTES,
+    INTERNAL_TYPES,
     LAYOUT,
     PAGE_BYTES,
     SLACK_MASK,
@@ -138,7 +139,7 @@ def observe(shm):
             if offset not in kept:
                 raise Damage(f"lost: nothing leads to {'a table' if type_id == TYPE_NAME_TABLE else 'a name'} at offset {offset:#x}")
             kept.discard(offset)
-        else:
+        elif type_id not in INTERNAL_TYPES:  # a record of views belongs to the live: `_empty` finds those that are left
             blocks.append(_users_block(content, offset, size, type_id))
     if kept:
         raise Damage(f"the names at offsets {sorted(map(hex, kept))} are not in used blocks")
@@ -157,7 +158,7 @@ def _empty(shm):
     with open(shm.path, "rb") as file:
         content = file.read()
     for offset, _, state, type_id in blocks_of(content):
-        if state == STATE_USED and type_id not in (TYPE_NAME_TABLE, TYPE_NAME_ENTRY):
+        if state == STATE_USED and type_id not in INTERNAL_TYPES:
             shm.free(offset)
     report = shm.check_heap()
     with open(shm.path, "rb") as file:

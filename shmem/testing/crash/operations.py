@@ -474,6 +474,84 @@ def _(shm):
     views.clear()
 
 
+def _both(shm):
+    """Return blocks: of the first a view is kept by a slot of the header, of the second by a record of pins."""
+    return [shm["text"], fill(shm.allocate(LARGE))]
+
+
+@operation("pins: view a block", same=True)
+def _(shm):
+    (block, _), views = _both(shm), []
+    yield
+    views.append(memoryview(block))
+
+
+@operation("pins: view a second block", same=True)
+def _(shm):
+    blocks, views = _both(shm), []
+    views.append(memoryview(blocks[0]))
+    yield
+    views.append(memoryview(blocks[1]))
+
+
+@operation("pins: release the views of blocks", same=True, small=False)
+def _(shm):
+    views = [memoryview(block) for block in _both(shm)]
+    yield
+    for view in views:
+        view.release()
+
+
+for place in ("slot", "record"):
+
+    @operation(f"pins: delete a block with a view of its own, {place}")
+    def _(shm, place=place):
+        blocks = _both(shm)
+        shm["other"] = blocks[1]
+        views = [memoryview(block) for block in blocks]
+        yield
+        del shm["text" if place == "slot" else "other"]
+        views.clear()
+
+    @operation(f"pins: release the last view of a deleted block, {place}", same=True)
+    def _(shm, place=place):
+        blocks = _both(shm)
+        shm["other"] = blocks[1]
+        views = [memoryview(block) for block in blocks]
+        which = place == "record"
+        del shm["other" if which else "text"]
+        yield
+        views[which].release()
+
+    @operation(f"pins: free a block with a view of its own, {place}", small=False)
+    def _(shm, place=place):
+        blocks = _both(shm)
+        views = [memoryview(block) for block in blocks]
+        yield
+        shm.free(blocks[place == "record"])
+        views.clear()
+
+
+@contextlib.contextmanager
+def _viewing(shm):
+    views = [memoryview(shm.root), memoryview(shm["text"])]
+    yield
+    assert bytes(views[1]) == b"not to be lost"
+
+
+@operation("pins: delete a block that another process views", beside=_viewing)
+def _(shm):
+    yield
+    del shm["text"]
+
+
+@operation("pins: view a block that another process views", beside=_viewing, same=True)
+def _(shm):
+    yield
+    views = [memoryview(shm["text"])]
+    views.clear()
+
+
 # -- typed objects --------------------------------------------------------------------------------------------
 
 
