@@ -213,6 +213,10 @@ cdef class Block(Placed):
         placed_hold(owner)
         PyBuffer_FillInfo(view, owner, self.data, self.n_bytes, not self.mapping.writable, flags)
 
+    def __releasebuffer__(self, Py_buffer* view):
+        # nothing to do; that there is this method makes numpy.frombuffer keep the buffer, as if it were needed
+        pass
+
     def __eq__(self, other):
         if not isinstance(other, Block):
             return NotImplemented

@@ -37,6 +37,9 @@ first = memoryview(section["first"]) if args[1] == "record" else None
 VIEWS = {
     "memoryview": "view = memoryview(section['x'])",
     "frombuffer": "view = np.frombuffer(section['x'], np.uint8)",
+    "ndarray": "view = np.ndarray((20,), np.uint8, section['x'])",
+    "ndarray of a memoryview": "view = np.ndarray((20,), np.uint8, memoryview(section['x']))",
+    "view of views": "view = np.frombuffer(memoryview(np.asarray(memoryview(section['x']))), np.uint8)[1:]",
     "slice": "view = memoryview(section['x'])[2:]; gc.collect()",
     "plain block of an object": "view = memoryview(section.block(section['x'].offset))",
     "object": "view = memoryview(section['x'])",
