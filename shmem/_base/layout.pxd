@@ -393,7 +393,8 @@ cdef extern from *:
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
-            sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots), sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
+            sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots),
+            sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
         uint64_t hash = FNV_BASIS;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;

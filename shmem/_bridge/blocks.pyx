@@ -12,7 +12,7 @@ from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_PLAIN, block
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CLOSED, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_steps, section_text
-from shmem._bridge.holds cimport Hold, hold_block
+from shmem._bridge.holds cimport hold_block
 from shmem._bridge.mapping cimport Mapping, face_of
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_NOWAIT, HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_allocate, heap_check_users_block, heap_enter,
@@ -159,7 +159,8 @@ cdef inline bint _goes_on_after_release(int flags) noexcept:
 
 
 cdef Block _viewed_block(Block block):
-    """Return an equal Block that views refer to instead.  It holds the block until the last of them is gone, whatever becomes of `block`."""
+    """Return an equal Block that views refer to instead; it holds the block until the last of them is gone, whatever becomes of `block`.
+    """
     cdef Block viewed = Block.__new__(Block)
     viewed.mapping, viewed.data, viewed.serial, viewed.n_bytes = block.mapping, block.data, block.serial, block.n_bytes
     viewed.is_viewed = True

@@ -25,7 +25,7 @@ cdef inline uint64_t pin_record_bytes(section_t* section) noexcept nogil:
 
 # The pin bits of an array; NULL if its header places them outside of its block.
 cdef uint64_t* array_checked_pins(section_t* section, uint64_t payload_off) noexcept nogil
-# Whether a participant pins the block.  With `by_others` this process's own pin does not count; with `ask` only pins of live participants do.
+# Whether a participant pins the block.  With `by_others` this process's own pin does not count; with `ask` only those of live participants.
 cdef bint block_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil
 # Whether a block without pins must be freed: its flags require it, and neither a name nor the root leads to it.
 cdef bint block_is_unreachable(section_t* section, uint64_t payload_off) noexcept nogil

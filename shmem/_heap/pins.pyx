@@ -2,8 +2,8 @@
 """Pins: which participants have views of a block.
 
 A pinned block is not freed by other participants.  A temporary array, or a block whose last name was removed, is freed with its last pin.
-Pins are set and cleared under the heap gate by their participant.  Those of dead participants do not count, and recovery clears them.
-A participant's count `pins` is incremented before its pin is set, and decremented after it is cleared, so that recovery knows who left pins.
+Pins are set and cleared under the heap gate by their participant.  Those of dead participants do not count, and recovery clears them.  A
+participant's count `pins` is incremented before its pin is set, and decremented after it is cleared: so recovery knows who left pins.
 
 A pin is in one of three places:
 
@@ -34,13 +34,13 @@ before the pin is cleared, so that no kill leaves it without a name, pin or mark
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, load_acquire_u32, store_release_u64
 from shmem._base.bounds cimport block_is_stale, block_room, damaged, heap_top, used_tag
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, GOLDEN, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_ARRAY, TYPE_PINS,
-    array_t, block_to_payload, payload_bytes, payload_to_block, pin_record_t, record_pins, tag_size, tag_state, tag_type, type_is_internal)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, GOLDEN, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, STATE_USED,
+    TAG_GATED, TAG_SMALL, TYPE_ARRAY, TYPE_PINS, array_t, block_to_payload, payload_bytes, payload_to_block, pin_record_t, record_pins,
+    tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK

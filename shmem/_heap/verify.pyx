@@ -12,9 +12,9 @@ from shmem._atomics cimport load_relaxed_u64
 from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
-    STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE,
-    PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, TYPE_PINS, array_t, block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
+    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
+    SLOT_REMOVED, STATE_CACHED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY,
+    TYPE_PINS, array_t, block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
     pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS
 from shmem._base.section cimport block_at, block_step, section_t, word_at
@@ -223,9 +223,8 @@ cdef uint64_t _count_records(section_t* section, uint64_t record_off, uint64_t m
 
 cdef Problem _check_pins(section_t* section, heap_facts_t* facts) noexcept nogil:
     """Check that the index has no other records than the chain, and the slots of the header."""
-    cdef uint64_t n_slots = 0, slot, n_indexed = _count_records(section, section.header.pins_off, facts.n_records,
-                                                    MOST_RECORDS_ON_A_PATH)
-    cdef uint64_t target_off
+    cdef uint64_t n_indexed = _count_records(section, section.header.pins_off, facts.n_records, MOST_RECORDS_ON_A_PATH)
+    cdef uint64_t n_slots = 0, slot, target_off
     cdef uint32_t i
     if n_indexed != facts.n_records or section.header.n_pin_records != facts.n_records:
         return _say(facts, BAD_PIN, section.header.pins_off, facts.n_records, section.header.n_pin_records)

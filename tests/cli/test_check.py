@@ -37,7 +37,7 @@ from shmem._base.layout import (
 )
 
 HEADER, BLOCK, PARTICIPANT, INTENT = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "intent_t"))
-TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
+TABLE, SLOT, ENTRY, RECORD = (LAYOUT[name] for name in ("name_table_t", "name_slot_t", "name_entry_t", "pin_record_t"))
 N_PARTICIPANTS = 7
 START = heap_start(N_PARTICIPANTS)
 PARTICIPANTS = PAGE_BYTES  # offset of their table
@@ -473,6 +473,63 @@ def test_killed_process_is_not_damage(section_file, capsys, child):
     assert digest(section_file) == before
     with shmem.SharedMemory(section_file) as section:
         assert section.stats().recoveries == 1
+
+
+VIEWER = """
+section = shmem.SharedMemory(args[0], max_size=1 << 20)
+section["slot"], section["record"], section["kept"] = b"1" * 30, b"2" * 40, b"3" * 50
+views = [memoryview(section[name]) for name in ("slot", "record", "kept")]
+del section["slot"], section["record"]
+say("there")
+sys.stdin.readline()
+"""
+
+
+def viewed(path, child):
+    """Make a section with a slot, and records of views, by a process that is killed; return the offsets of the records."""
+    other = child(VIEWER, path)
+    other.hear()
+    other.kill()
+    assert field(path, "n_pin_slots") == 1
+    first = field(path, "pins_off")
+    links = [word(path, RECORD["child_off"].at(first) + i * 8) for i in range(2)]
+    found = [first, *filter(None, links)]
+    assert len(found) == field(path, "n_pin_records") == 2
+    return found
+
+
+def test_views_of_a_killed_process_are_not_damage(section_file, capsys, child):
+    viewed(section_file, child)
+    status, report = check(capsys, section_file, "--leaks")
+    assert (status, report["state"], report["findings"], report["leaks"]) == (0, "intact", [], [])
+    with shmem.SharedMemory(section_file) as section:
+        assert section.check_heap().blocks == 1
+        assert (field(section_file, "n_pin_slots"), field(section_file, "n_pin_records")) == (0, 0)
+        section.free(section["kept"])
+
+
+@pytest.mark.damages
+def test_front_tag_of_a_record_overwritten(section_file, capsys, child):
+    """A record without a front tag is recognised by what it pins, and freed."""
+    records = viewed(section_file, child)
+    for record in records:
+        poke(section_file, record - BLOCK_HEAD_BYTES, b"\xff" * 16)
+    report = repaired(capsys, section_file)
+    assert sum("record of views" in note for note in report["notes"]) == 2
+    with shmem.SharedMemory(section_file) as section:
+        assert set(section) == {"kept"}
+        assert bytes(section["kept"]) == b"3" * 50
+        assert section.check_heap().internal_blocks == 2  # the directory and one name
+
+
+@pytest.mark.parametrize("name", ["pins_off", "n_pin_records", "n_pin_slots", "pin_slots"])
+@pytest.mark.parametrize("value", [1 << 40, 0xC010, (1 << 64) - 1])
+def test_pins_in_a_closed_section_are_repaired(made, capsys, name, value):
+    poke(made[0], HEADER[name].offset, value.to_bytes(8, "little"))
+    report = repaired(capsys, made[0])
+    assert [finding["lost"] for finding in report["findings"]] == [""]
+    assert_intact(made[0])
+    assert field(made[0], "pins_off") == 0
 
 
 def test_damage_in_an_unclosed_file(section_file, capsys, child):

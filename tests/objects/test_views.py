@@ -1,7 +1,6 @@
 """A view of any block holds it: buffers of blocks and objects, and array fields."""
 
 import gc
-import os
 import threading
 
 import numpy as np
@@ -353,7 +352,7 @@ def test_views_after_fork(shm, take_slot, kind):
     assert bytes(view) == TEXT
     assert field.tolist() == [1, 2, 3]
     assert counts(shm) == taken
-    del view, field, body
+    view = field = body = None
     assert counts(shm) == (0, kind == "record")
     shm.check_heap()
 

@@ -525,7 +525,7 @@ for place in ("slot", "record"):
 
     @operation(f"pins: free a block with a view of its own, {place}", small=False)
     def _(shm, place=place):
-        blocks = _both(shm)
+        blocks = row(shm, SMALL, LARGE)
         views = [memoryview(block) for block in blocks]
         yield
         shm.free(blocks[place == "record"])
