@@ -11,6 +11,8 @@ section's file.  Liveness is asked of the kernel, never guessed from process ids
   zeroes the count of the dead owner.
 * `attached` shows to which owner the pins belong: while it is 2 the entry has a new owner, which is alive, and still the pins, blocks and
   intent of its former one.  It is stored before the generation that shows every process that the former owner is dead.
+* A process also holds the guests' byte, shared with all others, and its children inherit that.  So a child counts as alive, and the file
+  is not truncated under its views, even if no entry was free for it, no descriptor was left, or no handler saw the fork.
 * "Dead" is believed only from a descriptor that still leads to the section's file and reports this participant's byte
   as locked.  A descriptor that user code closed, and that leads to another file by now, would report every participant dead.
 """
@@ -40,7 +42,7 @@ cdef void _take_my_byte_again(section_t* section, int fd) noexcept nogil:
     cdef void* page = NULL
     cdef int kept_fd = -1
     cdef uint32_t index = section.private.index_plus_1 - 1
-    if liveness_take(fd, section.path, LIVENESS_BYTE + index, False, &section.keeps_fd, &page, &kept_fd) != 0:
+    if liveness_take(fd, section.path, LIVENESS_BYTE + index, False, False, &section.keeps_fd, &page, &kept_fd) != 0:
         return
     if participant_generation(section, index) == section.private.generation:
         section.liveness_page, section.liveness_fd = page, kept_fd
@@ -119,10 +121,23 @@ cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
 
 
 cdef bint participants_any_alive(section_t* section) noexcept nogil:
-    """Return whether any process is attached, this one included; True if that is unknown."""
+    """Return whether any process is attached, this one included, or a guest; True if that is unknown."""
     cdef bint is_locked = True
     cdef int fd = section_descriptor(section)
-    return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
+    return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) != 0 or is_locked
+
+
+cdef int guest_take(section_t* section) noexcept nogil:
+    """Hold the guests' byte, unless this process has inherited it: 0 or an errno.  The process has taken an entry before."""
+    if is_guest(section):
+        return OK
+    return liveness_take(section.fd, section.path, GUEST_BYTE, True, True, &section.keeps_fd, &section.guest_page, &section.guest_fd)
+
+
+cdef void guest_drop(section_t* section) noexcept nogil:
+    participant_drop_liveness(section, section.guest_page, section.guest_fd)
+    section.guest_page = NULL
+    section.guest_fd = -1
 
 
 cdef void _raise_high_mark(section_t* section, uint32_t n_entries) noexcept nogil:
@@ -169,7 +184,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                 continue
             if participant_entry_is_alive(section, i):
                 continue
-            status = liveness_take(fd, section.path, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
+            status = liveness_take(fd, section.path, LIVENESS_BYTE + i, False, inherit, &section.keeps_fd, page, kept_fd)
             if status == EAGAIN:
                 continue
             if status != 0:

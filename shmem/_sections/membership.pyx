@@ -13,7 +13,7 @@ from shmem._atomics cimport store_release_u32
 from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
+    OPENING_BYTE, guest_drop, guest_take, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
     participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
@@ -51,7 +51,7 @@ cdef int become_participant(section_t* section) noexcept nogil:
         return status
     sign_with(section, index, participant_generation(section, index))
     clear_up_after(section, index, former_readers)
-    return OK
+    return guest_take(section)
 
 
 cdef int _become_beside_threads(section_t* section) noexcept nogil:
@@ -124,6 +124,7 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     a kill.
     """
     cdef uint32_t index = section.private.index_plus_1 - 1
+    guest_drop(section)
     if section.private.index_plus_1 == 0:
         return
     section.participants[index].pid = 0

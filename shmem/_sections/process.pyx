@@ -12,7 +12,8 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
-from shmem._base.participants cimport participant_drop_liveness, participant_generation, participant_take, section_close_descriptor
+from shmem._base.participants cimport (
+    is_guest, participant_drop_liveness, participant_generation, participant_take, section_close_descriptor)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
@@ -99,7 +100,7 @@ cdef uint32_t sections_depart() noexcept nogil:
     process_mutex_lock()
     section = _sections
     while section != NULL:
-        if not section.departed and section.private.index_plus_1 != 0:
+        if not section.departed and (section.private.index_plus_1 != 0 or is_guest(section)):
             store_release_u32(&section.leaves, 1)
             waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock returns meanwhile
             while load_seq_cst_u32(&section.n_busy) != 0 and waits_left:
