@@ -31,6 +31,8 @@ DIRECTIVES = {
     "wraparound": False,
     "initializedcheck": False,
     "cdivision": True,
+    "auto_pickle": False,
+    "allow_none_for_extension_args": False,
     "embedsignature": True,
     "embedsignature.format": "python",
 }

@@ -481,4 +481,6 @@ cdef class Memory:
 
 
 cdef section_t* section_of(object memory) except NULL:
-    return (<Memory?>memory).opened().section
+    if not isinstance(memory, Memory):
+        raise TypeError(f"memory must be a SharedMemory, got {type(memory).__name__}")
+    return (<Memory>memory).opened().section

@@ -1,9 +1,14 @@
 # cython: language_level=3
-"""The `__module__` of public classes and functions: the module that users import them from."""
+"""What Python code sees of classes: the module that public ones report, and whether their objects can be constructed."""
 
-from cpython.object cimport PyTypeObject, Py_TPFLAGS_HEAPTYPE
+from cpython.object cimport PyObject, PyTypeObject, Py_TPFLAGS_HEAPTYPE
 
 cdef extern from "Python.h":
+    ctypedef int (*initproc)(PyObject* self, PyObject* arguments, PyObject* keywords) except -1
+    ctypedef struct type_slots_t "PyTypeObject":
+        PyObject* tp_dict
+        initproc tp_init
+        void* tp_vectorcall
     void PyType_Modified(type cls)
 
 cdef list _type_names = []           # keeps each name alive, because a C type keeps a pointer to it
@@ -24,3 +29,26 @@ def set_module(str module, dict namespace, names):
             PyType_Modified(value)
         elif hasattr(value, "__module__"):
             value.__module__ = module
+
+
+def _refuse(cls, *args, **keywords):
+    raise TypeError(f"cannot construct {cls.__name__} objects directly; functions of shmem make them")
+
+
+cdef int _refuse_init(PyObject* self, PyObject* arguments, PyObject* keywords) except -1:
+    _refuse(type(<object>self))
+    return 0
+
+
+def refuse_construction(*classes):
+    """Make ``cls.__new__`` and ``cls()`` raise TypeError for classes of the C level whose objects Cython code has to fill in.
+
+    Cython code makes their objects as before: it calls the C function behind ``__new__``, and not ``__init__``.
+    A class that has an ``__init__`` of its own keeps it, and must raise there.
+    """
+    for cls in classes:
+        (<dict>(<type_slots_t*>cls).tp_dict)["__new__"] = staticmethod(_refuse)
+        if "__init__" not in cls.__dict__:
+            (<type_slots_t*>cls).tp_init = _refuse_init
+            (<type_slots_t*>cls).tp_vectorcall = NULL            # which does not look at tp_init
+        PyType_Modified(cls)

@@ -5,6 +5,7 @@ from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._base import errors
+from shmem._base.public import refuse_construction
 
 from shmem._base.damage cimport asked_at, room_at
 from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, payload_to_block, tag_type
@@ -202,6 +203,9 @@ cdef class Block(Placed):
 
     def __reduce__(self):
         raise TypeError("a Block cannot be pickled, since its bytes are in the section; pickle bytes(block), or send shmem.handle(block)")
+
+
+refuse_construction(Placed, Block)
 
 
 # -- freed blocks: a Block whose block was freed refers to no section, so that it keeps none mapped

@@ -5,6 +5,8 @@ import weakref
 
 from cpython.buffer cimport PyBuffer_FillInfo
 
+from shmem._base.public import refuse_construction
+
 from shmem._base.section cimport section_t
 from shmem._sections.opening cimport section_leave
 from shmem._sync.storage_lock cimport lock_release_all
@@ -59,6 +61,9 @@ cdef class Mapping:
         if self.section != NULL:
             with nogil:
                 section_leave(self.section)
+
+
+refuse_construction(Mapping)
 
 
 cdef list open_mappings():

@@ -29,6 +29,7 @@ from libc.string cimport memcpy, memset
 
 from shmem._bridge.blocks import register_opener
 from shmem._base import errors
+from shmem._base.public import refuse_construction
 from shmem._objects import finding
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64
@@ -231,6 +232,9 @@ cdef class ArrayHold(Placed):
     def __del__(self):
         if self.key is not None:
             self.unpin()
+
+
+refuse_construction(ArrayHold)
 
 
 # -- dtypes, and the numpy array --------------------------------------------------------------------------

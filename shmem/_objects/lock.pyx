@@ -113,6 +113,15 @@ cdef class _Lock:
         self.section = section
         self.timeout = timeout
 
+    cdef Memory memory(self):
+        """Return the section, which `__init__` sets."""
+        if self.section is None:
+            raise ValueError(f"cannot use this {type(self).__name__}: its __init__ was not called")
+        return self.section
+
+    def __reduce__(self):
+        return type(self), (self.memory(), self.timeout)
+
     def __call__(self, function):
         """Decorate a plain function, which then holds the lock during each call."""
         if not callable(function):
@@ -159,14 +168,14 @@ cdef class exclusive_lock(_Lock):
     """
 
     def __enter__(self):
-        cdef Mapping mapping = self.section.mapping
+        cdef Mapping mapping = self.memory().mapping
         if mapping is None:
             self.section.opened()
         _acquire(mapping, True, self.timeout_ns)
         return self.section
 
     def __exit__(self, exc_type, exc, traceback):
-        cdef Mapping mapping = self.section.mapping
+        cdef Mapping mapping = self.memory().mapping
         if mapping is None or unlock_exclusive(mapping.section) != OK:
             _leave(self.section, True)
 
@@ -190,14 +199,14 @@ cdef class shared_lock(_Lock):
     """
 
     def __enter__(self):
-        cdef Mapping mapping = self.section.mapping
+        cdef Mapping mapping = self.memory().mapping
         if mapping is None:
             self.section.opened()
         _acquire(mapping, False, self.timeout_ns)
         return self.section
 
     def __exit__(self, exc_type, exc, traceback):
-        cdef Mapping mapping = self.section.mapping
+        cdef Mapping mapping = self.memory().mapping
         if mapping is None or unlock_shared(mapping.section) != OK:
             _leave(self.section, False)
 
@@ -273,6 +282,8 @@ def lock(Memory memory, LockDescriptor descriptor, timeout):
     cdef int64_t timeout_ns
     if former is not None and not _is_held_through(descriptor, former):
         _forget(descriptor, former)                # inherited from the parent: this process does not hold the lock with it
+    if descriptor.mode is None:
+        raise ValueError("cannot use this LockDescriptor: its __init__ was not called")
     if descriptor.busy:
         raise errors.LockError(f"cannot lock with {descriptor!r}: it is in use; use one descriptor for each request")
     timeout_ns = timeout_argument(timeout)

@@ -4,6 +4,7 @@
 import warnings
 
 from shmem._base import errors
+from shmem._base.public import refuse_construction
 
 cimport cython
 from libc.stdint cimport int64_t, uint32_t
@@ -158,3 +159,6 @@ cdef class Mutex(Waitable):
 def place_mutex(Memory memory not None, name):
     """See `SharedMemory.mutex`."""
     return place_new(Mutex.__new__(Mutex), memory, name, 0)
+
+
+refuse_construction(Mutex)

@@ -16,6 +16,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from shmem._base.public import refuse_construction
 from shmem._bridge.blocks import register_opener
 from shmem._objects.codec import Misfit
 
@@ -417,3 +418,6 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     if name is None:
         heap_commit(section, payload_off, TYPE_QUEUE)
     return queue
+
+
+refuse_construction(Queue)

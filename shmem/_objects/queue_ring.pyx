@@ -9,6 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
 
 from shmem._base import errors
+from shmem._base.public import refuse_construction
 
 from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport queue_t
@@ -133,3 +134,6 @@ cdef class RingCaller(Placed):
         if status != OK:
             self.fail(status, "shutdown")
         return 0
+
+
+refuse_construction(RingCaller)

@@ -20,6 +20,7 @@ import numpy as np
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_named
+from shmem._base.public import refuse_construction
 from shmem._base.system_tools import named_path
 from shmem._bridge.blocks import register_opener
 from shmem._objects.fields import KINDS
@@ -362,6 +363,9 @@ cdef class Waitable(Placed):
 
     def __repr__(self):
         return f"<shmem.{type(self).__name__} {_place_text(self)}{self._state_text()}>"
+
+
+refuse_construction(Waitable)
 
 
 cdef str _a(str kind):
