@@ -66,11 +66,24 @@ cdef class Layout:
     cdef readonly size_t n_bytes
     cdef readonly size_t align_bytes
     cdef readonly bint is_generic
+    cdef bint is_skeleton               # the class may be one that cloudpickle has yet to fill
     cdef bytes format                   # PEP 3118; None if there is no format for the fields
     cdef readonly bytes image           # the bytes of an object with its defaults, None if all are zero
     cdef bytes description              # None until every reference is resolved
     cdef dict pending                   # own annotations, as far as evaluated
     cdef readonly object scope
+
+    def __reduce__(self):
+        """cloudpickle sends classes of `__main__` by value: the dict of the class, with this layout in it, and an empty class to fill."""
+        layout_of(self.cls)
+        with contextlib.suppress(NameError):
+            self.resolve()
+        own = {name: field.type for name, field in self.fields.items() if field.origin is self.cls}
+        targets = [type_.target for type_ in own.values() if isinstance(type_, Ref) and isinstance(type_.target, StructMeta)]
+        return fill_layout, (self.cls, self.cls.__qualname__, self.type_name, own, self.image), targets
+
+    def __setstate__(self, targets):
+        """Take the classes that references lead to, which are sent after this one has its fields, and exist by now."""
 
     cdef int lay_out(self) except -1:
         """Assign every field its offset.  If an annotation uses a name that is not defined yet, raise NameError and change nothing."""
@@ -205,6 +218,20 @@ cdef Layout layout_of(cls):
     return layout
 
 
+def fill_layout(cls, qualname, type_name, own, image):
+    """Return the layout of a class that is unpickled, after giving a new class its fields, defaults and name."""
+    cdef Layout layout = cls.__dict__["_shmem_layout_"]
+    if layout.is_skeleton:
+        cls.__qualname__ = qualname
+        layout.is_skeleton = False
+        layout.type_name, layout.type_names = type_name, (type_name, *layout.type_names[1:])
+        layout.pending, layout.description = own, None
+        layout.lay_out()
+        layout.image = image
+        register(layout)
+    return layout
+
+
 # --- classes
 
 class StructMeta(type):
@@ -224,6 +251,8 @@ class StructMeta(type):
         layout.type_names = (layout.type_name, *[base._shmem_layout_.type_name for base in cls.__mro__[1:] if isinstance(base, StructMeta)])
         layout.scope = Scope(cls, classes_by_qualified_name)
         type.__setattr__(cls, "_shmem_layout_", layout)
+        # cloudpickle makes a class without fields and qualified name first; no class statement does
+        layout.is_skeleton = "__qualname__" not in namespace and "__annotations__" not in namespace
         if _generic is None:
             prepare(layout)
         else:
@@ -258,9 +287,15 @@ cdef int prepare(Layout layout) except -1:
     layout.scope.forget_locals()
     if len(layout.type_names) == 1:             # Struct itself
         return 0
-    classes_by_qualified_name[layout.cls.__module__, layout.cls.__qualname__] = layout.cls
-    define(layout.type_name, layout.cls)
+    # a class to be filled may be dropped at once, if the one that was pickled is known; it must not replace that
+    if not layout.is_skeleton or layout.type_name not in classes_by_type_name:
+        register(layout)
     return 0
+
+
+cdef int register(Layout layout) except -1:
+    classes_by_qualified_name[layout.cls.__module__, layout.cls.__qualname__] = layout.cls
+    return define(layout.type_name, layout.cls)
 
 
 cdef int define(str type_name, cls) except -1:
