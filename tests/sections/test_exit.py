@@ -1,6 +1,7 @@
 """What a process leaves at its exit: threads that are still inside, and views that exit handlers still read."""
 
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -235,6 +236,7 @@ def test_entries_of_ended_processes_are_used_again(section_file, child):
 # -- threads ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(sys.version_info[:2] == (3, 12), reason="CPython 3.12 starts no threads in exit handlers")
 def test_exit_handler_that_joins_its_thread(place, child):
     """A thread that a late exit handler starts and joins gets an exception; only daemon threads are blocked."""
     code = """
