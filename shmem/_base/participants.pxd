@@ -32,7 +32,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
 
 
 cdef inline bint is_guest(section_t* section) noexcept nogil:
-    """Return whether this process keeps the guests' byte locked: it, or the process from which it was forked, joined, and it has not left."""
+    """Return whether this process holds the guests' byte: it, or an ancestor, has joined, and it has not left."""
     return section.guest_page != NULL or section.guest_fd >= 0
 
 

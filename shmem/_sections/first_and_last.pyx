@@ -6,9 +6,10 @@ It creates the section (marked BEING_MADE first, MAGIC last), or it resets the v
 closed.
 
 A participant is the last one if no other process takes part: each other liveness byte is free, or its process rests (it exits, and only
-has views), and no guest is left.  A guest that leaves may be the last one too.  At its exit it stays a guest until its end, if it is not,
-since it has no entry that could keep its views.  The last one holds the opening byte, so no other process can join.  It removes the file of an anonymous section.  Any other
-file it leaves clean, truncated to the pages in use, or with their space returned if a resting process may read beyond them.
+has views), and no guest is left.  A guest that leaves may be the last one too.  If it is not, it stays a guest from its exit to its end,
+since it has no entry that could keep its views.  The last one holds the opening byte, so no other process can join.  It removes the file
+of an anonymous section.  Any other file it leaves clean, truncated to the pages in use, or with their space returned if a resting process
+may read beyond them.
 
 What views of this process may still read at its exit is in use, since their pins stay.  Its mapping above the end of the file is replaced
 by memory of its own, for views of blocks that were freed.  The next opener that finds pins in a clean file frees what only they kept.
