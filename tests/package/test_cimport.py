@@ -4,8 +4,7 @@ import shutil
 import sysconfig
 
 import pytest
-
-from support.clients import build, run
+from clients import build, run
 
 CLIENT = '''
 # cython: language_level=3

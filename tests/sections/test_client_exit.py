@@ -7,10 +7,10 @@ import os
 import shutil
 
 import pytest
+from clients import build
+from workers import wait_for_waiter
 
 import shmem
-from support.clients import build
-from support.workers import wait_for_waiter
 
 CLIENT = '''
 # cython: language_level=3
@@ -178,8 +178,8 @@ def others_can_write(section, mutex):
 
 @pytest.mark.parametrize("how", HOW)
 def test_thread_that_stays_inside(client, words, child, how):
-    """The process takes part until it has ended: no other process is given what a thread inside may use, and the thread completes its work."""
-    section, mutex, begun, go = words
+    """The process takes part until it has ended, no other one is given what a thread inside may use, and that completes its work."""
+    section, mutex, _begun, go = words
     code = """
     def late(): say("late"); end_threads(); say(*found[0])
     start(client.hold, how, mutex_off, begun_off, go_off)
@@ -201,7 +201,7 @@ def test_thread_that_stays_inside(client, words, child, how):
 @pytest.mark.parametrize("how", HOW)
 def test_thread_that_is_soon_outside(client, words, child, how):
     """The process leaves in order when the last thread inside has ended its work."""
-    section, mutex, begun, go = words
+    section, mutex, _begun, _go = words
     code = """
     def late(): end_threads(); say(*found[0]); sys.stdin.readline()
     depart = handles._core.depart_all
@@ -226,7 +226,7 @@ def test_thread_that_is_soon_outside(client, words, child, how):
 )
 def test_thread_that_waits(client, words, child, how, held):
     """A thread that would wait forever gets CLOSED, and the process leaves in order."""
-    section, mutex, begun, _ = words
+    section, mutex, _begun, _ = words
     code = """
     def late(): end_threads(); say(*found); sys.stdin.readline()
     start(client.acquire, how, mutex_off, begun_off, go_off)
@@ -251,7 +251,7 @@ def test_thread_that_waits(client, words, child, how, held):
 @pytest.mark.parametrize("n_before", [0, 1, 10, 1000, 20_000])
 def test_threads_at_work(client, words, child, n_before):
     """Threads in the middle of any call, at any moment of the exit, end with CLOSED and leave a sound section."""
-    section, mutex, begun, _ = words
+    section, mutex, _begun, _ = words
     section.root = section.allocate(16)
     code = f"""
     def late(): end_threads(); say(*found); sys.stdin.readline()
@@ -297,7 +297,7 @@ def test_what_is_never_ended(client, section_file, child, how, end):
 
 def test_forked_child_is_not_inside(client, words, child):
     """A child of a thread that is inside begins outside of everything, and exits in order."""
-    section, mutex, begun, go = words
+    section, _mutex, _begun, _go = words
     code = """
     def late(): say("late"); sys.stdin.readline()
     import os, warnings
