@@ -107,6 +107,8 @@ ctypedef struct section_t:
     int (*attach)(section_t*) noexcept nogil     # makes an unattached process a participant
     void* liveness_page           # keeps the kernel's lock on the liveness byte; not mapped in a child
     int liveness_fd               # keeps that lock where a mapping does not, else -1
+    void* guest_page              # the same for the guests' byte, which children inherit
+    int guest_fd
     uint32_t child_index_plus_1   # the entry taken for a child about to be forked, and what keeps it
     uint32_t child_generation
     void* child_page

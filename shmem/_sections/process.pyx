@@ -6,13 +6,15 @@ The list is read and changed under the process mutex, which the fork handlers ho
 Before a fork, an entry is taken for the child, through an open file description and a page that the child inherits.
 After it, the parent drops page and descriptor, and the child keeps its own copies and signs with the new entry.
 The fork wipes the private pages, so the child holds no lock; the parent's liveness page is not mapped in it.
+A child for which no entry could be taken is a guest, since it inherits the hold on the guests' byte: see `_base/participants.pyx`.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
-from shmem._base.participants cimport participant_drop_liveness, participant_generation, participant_take, section_close_descriptor
+from shmem._base.participants cimport (
+    is_guest, participant_drop_liveness, participant_generation, participant_take, section_close_descriptor)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
@@ -90,7 +92,7 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
 
 cdef inline bint _is_busy(section_t* section) noexcept nogil:
     """Return whether a thread is inside the library, or between allocating a block and its commit.  The latter may need the GIL."""
-    return load_seq_cst_u32(&section.n_busy) != 0 or heap_is_filled(section)
+    return load_seq_cst_u32(&section.n_busy) != 0 or (section.private.index_plus_1 != 0 and heap_is_filled(section))
 
 
 cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
@@ -106,7 +108,7 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     process_mutex_lock()
     section = _sections
     while section != NULL:
-        if not section.departed and not section.kept and section.private.index_plus_1 != 0:
+        if not section.departed and not section.kept and (section.private.index_plus_1 != 0 or is_guest(section)):
             store_release_u32(&section.leaves, 1)
             waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock returns meanwhile
             while _is_busy(section) and waits_left:

@@ -1,5 +1,7 @@
 """`require` and `require_root`: the value of a name is made once, and only those that require the same name wait."""
 
+import os
+import signal
 import threading
 
 import numpy as np
@@ -56,19 +58,20 @@ def test_forked_child_does_not_keep_the_right_to_make(shm, child):
     section = shmem.SharedMemory(shared_name=args[0])
     def factory():
         if os.fork() == 0:
-            say('forked')
+            say(os.getpid())
             time.sleep(60)
             os._exit(0)
         time.sleep(60)
     section.require('x', factory)
     """
     other = child(code, shm.name)
-    assert other.hear() == "forked"
+    forked = int(other.hear())
     other.kill()
     found = []
     thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()), daemon=True)
     thread.start()
     thread.join(20)
+    os.kill(forked, signal.SIGKILL)
     assert found == [[6]]
 
 
