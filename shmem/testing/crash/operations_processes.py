@@ -1,4 +1,4 @@
-"""The operations with processes, threads and read-only handles that `crashtest` kills in the middle: fork, the end of a thread, exit, sweep."""
+"""The operations of `crashtest` with processes, threads and read-only handles: fork, the end of a thread, exit, sweep."""
 
 import contextlib
 import os
