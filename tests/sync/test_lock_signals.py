@@ -180,6 +180,7 @@ def test_exit_with_a_reserved_gate(shm, child):
     leaver = child(
         """
         import mmap, threading
+        from shmem import _core
         from shmem._base.layout import LAYOUT
         gate, RESERVED = LAYOUT["header_t"]["lock_gate"], int(args[1])
         section = shmem.SharedMemory(shared_name=args[0])
@@ -187,15 +188,19 @@ def test_exit_with_a_reserved_gate(shm, child):
         threading.Thread(target=shmem.exclusive_lock(section).__enter__, daemon=True).start()
         while not section.stats().lock_waiters: time.sleep(0.001)
         say("waits")
-        sys.setswitchinterval(1000)     # the thread waits for the GIL from now on, until the main thread ends
+        sys.setswitchinterval(1000)
         words = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        while not gate.read(words) & RESERVED: pass
+        while not gate.read(words) & RESERVED: pass     # from now on the thread waits for the GIL
+        say("left" if _core.depart_all() else "busy")   # the first thing at exit that matters here; the GIL is not released before
+        os._exit(0)
         """,
         shm.name,
         RESERVED,
     )
     assert leaver.hear_soon() == "waits"
-    leaver.process.communicate(timeout=20)
+    assert leaver.hear_soon() == "left"
+    leaver.end()
+    assert Scribe(shm.path)[GATE] & (RESERVED | OWNER_INDEX_MASK) == 0
     with shared_lock(shm, 20):
         pass
     reader.tell()
