@@ -19,9 +19,9 @@ Exit.  A section goes through these states; only a child that is forked meanwhil
 Busy is a thread of Python code in a step without the GIL (`n_busy`), one that fills a PENDING block, and one inside the C interface
 (`thread_t.inside`).  Python code looks at `leaves` with the GIL, which the exiting thread holds.  The C interface has a handshake
 instead: a thread stores `inside`, then reads `leaves`; the exiting thread stores `leaves`, then reads `inside`.  At least one of the two
-sees the other: the thread turns back, or is waited for.  The barriers that this needs on both sides are expensive only for the thread, so
-the exiting thread makes the kernel execute them on all threads, where it can (`has_barrier`).  A thread that is inside may do more, whatever `leaves` says.
-The exit is model-checked: `tests/models/exit.pml`.
+sees the other: the thread turns back, or is waited for.  That needs a barrier on both sides.  The exiting thread makes all threads
+execute one, where the system can (`has_barrier`); elsewhere the thread has its own.  A thread that is inside may do more, whatever
+`leaves` says.  The exit is model-checked: `tests/models/exit.pml`.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
