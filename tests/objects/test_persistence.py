@@ -12,7 +12,8 @@ import pytest
 from scribe import EVERY_BIT, HEAD, HEADER, Scribe
 
 import shmem
-from shmem._base.layout import MAGIC, PAGE_BYTES, STATE_PENDING, TAG_STATE_MASK
+from shmem._base.layout import MAGIC, PAGE_BYTES, STATE_PENDING, STATE_USED, TAG_STATE_MASK, TYPE_ARRAY
+from shmem._fsck.wreck import Wreck
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -105,6 +106,17 @@ def test_snapshot_is_complete_and_independent(place, tmp_path, index):
     assert set(os.listdir(tmp_path)) - {"section.shm"} == {"copy"}
 
 
+def states(file):
+    """Return the states of the blocks of a section in a file; each array among them must be named."""
+    with open(file, "rb") as opened:
+        wreck = Wreck(opened.fileno())
+        wreck.examine()
+    assert not wreck.findings
+    tags = [wreck.tag(offset) for offset in wreck.blocks]
+    assert [type_id for _, state, type_id in tags if state == STATE_USED].count(TYPE_ARRAY) == 1
+    return {state for _, state, _ in tags}
+
+
 def test_opening_a_snapshot_needs_no_recovery(section_file, tmp_path, child):
     """A live process makes a block, pins an array and holds a temporary one: released in the copy, kept in the section."""
     with shmem.SharedMemory(section_file, max_size=1 << 24) as section:
@@ -126,6 +138,7 @@ def test_opening_a_snapshot_needs_no_recovery(section_file, tmp_path, child):
         (tmp_path / "stop").touch()
         other.end()
     for i in range(20):
+        assert STATE_PENDING not in states(tmp_path / f"copy{i}")  # before an opener sweeps
         with shmem.SharedMemory(tmp_path / f"copy{i}") as copy:
             assert copy.stats().recoveries == 0
             report = copy.check_heap()

@@ -1,10 +1,12 @@
 """`require` and `require_root`: the value of a name is made once, and only those that require the same name wait."""
 
+import os
+import signal
 import threading
 
 import numpy as np
 import pytest
-from workers import in_child, in_thread
+from workers import in_child, in_thread, wait_for, waits_for_byte
 
 import shmem
 
@@ -28,8 +30,8 @@ def test_only_openers_of_the_same_name_wait(shm, child):
     found = []
     thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()))
     thread.start()
-    thread.join(0.2)
-    assert (thread.is_alive(), "x" in shm) == (True, False)
+    wait_for(lambda: found or waits_for_byte(thread.native_id))
+    assert (found, "x" in shm) == ([], False)
     other.tell("go")
     assert other.hear() == "[1, 2, 3]"
     thread.join()
@@ -41,8 +43,10 @@ def test_killed_maker(shm, child):
     other = child(MAKER, shm.name)
     assert other.hear() == "making"
     found = []
-    thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()))
+    thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()), daemon=True)
     thread.start()
+    wait_for(lambda: found or waits_for_byte(thread.native_id))
+    assert found == []
     other.kill()
     thread.join(20)
     assert found == [[6]]
@@ -56,19 +60,20 @@ def test_forked_child_does_not_keep_the_right_to_make(shm, child):
     section = shmem.SharedMemory(shared_name=args[0])
     def factory():
         if os.fork() == 0:
-            say('forked')
+            say(os.getpid())
             time.sleep(60)
             os._exit(0)
         time.sleep(60)
     section.require('x', factory)
     """
     other = child(code, shm.name)
-    assert other.hear() == "forked"
+    forked = int(other.hear())
     other.kill()
     found = []
     thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()), daemon=True)
     thread.start()
     thread.join(20)
+    os.kill(forked, signal.SIGKILL)
     assert found == [[6]]
 
 
