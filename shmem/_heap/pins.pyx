@@ -377,8 +377,8 @@ cdef bint block_is_unreachable(section_t* section, uint64_t payload_off) noexcep
         return ((record != NULL and record.serial & PIN_UNNAMED != 0) or _is_unnamed_in_slot(section, payload_off)) and (
             names_of(section, payload_off) == 0)
     array = <array_t*>(section.base + payload_off)
-    if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0:
-        return False
+    if array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED) == 0 or array_checked_pins(section, payload_off) == NULL:
+        return False                     # of an array with a damaged header it is not known who pins it
     if array.n_names != 0:
         array.flags &= ~(ARRAY_TEMPORARY | ARRAY_UNNAMED)
         return False
