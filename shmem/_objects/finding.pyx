@@ -1,6 +1,8 @@
 # cython: language_level=3
 """Lookups: from an object, an address or a handle to its section, and from a section to its root object."""
 
+import numpy as np
+
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from libc.stdint cimport uint64_t
 
@@ -26,8 +28,8 @@ cdef uint64_t _address_of_buffer(object obj) except? 0:
         return 0
     try:
         PyObject_GetBuffer(obj, &view, PyBUF_STRIDES)
-    except (BufferError, TypeError, ValueError):         # for example a memoryview that was released
-        return 0
+    except (BufferError, TypeError, ValueError):         # for example a memoryview that was released, and dates, which no buffer has
+        return obj.ctypes.data if isinstance(obj, np.ndarray) and obj.nbytes else 0
     address = <uint64_t>view.buf if view.len else 0
     PyBuffer_Release(&view)
     return address
@@ -48,7 +50,7 @@ def find_storage(obj):
     """
     cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
     cdef section_t* section
-    cdef uint64_t address
+    cdef uint64_t address = 0
     if placed is not None:
         if placed.mapping.is_open:
             return face_of(placed.mapping)
@@ -63,12 +65,19 @@ def find_storage(obj):
         address = _address_of_buffer(obj)
         with nogil:
             section = section_of_address(address)
-    if section == NULL:
-        return None
+    return _face_at(section, address) if section != NULL else None
+
+
+cdef object _face_at(section_t* section, uint64_t address):
+    """Return an open handle of the section, of the mapping that has the address if there is one; None if all handles are closed."""
+    found = None
     for mapping in open_mappings():
-        if (<Mapping>mapping).section == section:
-            return face_of(mapping)
-    return None
+        if (<Mapping>mapping).section != section:
+            continue
+        found = face_of(mapping) or found
+        if address - <uint64_t>(<Mapping>mapping).base < section.size_bytes:
+            break
+    return found
 
 
 def deallocate(obj):

@@ -34,8 +34,8 @@ class Handle:
 
         Returns
         -------
-        SharedMemory, SharedArray, Struct, Queue or Block
-            The object that was passed to `handle`.
+        object
+            What was passed to `handle`: an array, view, typed object, queue, block or section.
 
         Raises
         ------
