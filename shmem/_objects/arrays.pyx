@@ -31,13 +31,13 @@ from shmem._base.public import refuse_construction
 from shmem._objects.dtypes import from_text, to_text
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64
-from shmem._base.bounds cimport damaged
+from shmem._base.bounds cimport block_is_stale, block_room, damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
     TYPE_ARRAY, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up,
     tag_state, tag_type)
-from shmem._base.section cimport block_at, section_t
+from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
 from shmem._bridge.calls cimport check, run_last_step, run_steps
@@ -49,6 +49,7 @@ from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unre
 from shmem._objects.directory cimport give_up_pending, insert_name
 
 cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
+cdef set _inherited = set()         # (section_t*, offset, serial): the parent's holds, whose views the child has, too
 cdef object _counts_lock = threading.RLock()
 
 
@@ -56,6 +57,7 @@ def _start_anew_in_child():
     """Forget the parent's counts; its lock may have been held by a thread that does not exist in the child."""
     global _counts_lock
     _counts_lock = threading.RLock()
+    _inherited.update([(section, payload_off, serial) for section, _, payload_off, serial in list(_counts)])
     _counts.clear()
 
 
@@ -219,6 +221,23 @@ cdef class ArrayHold(Placed):
 
 
 refuse_construction(ArrayHold)
+
+
+def held_at(Memory memory, uint64_t at_off):
+    """Return (offset, serial) of the array at an offset anywhere within it, if this process has views of it, or None.
+
+    It serves views whose bases do not lead to a hold, and looks at every hold.
+    """
+    cdef section_t* section = memory.opened().section
+    cdef uint64_t payload_off
+    with _counts_lock:
+        held = [(key[2], key[3]) for key in _counts if key[0] == <uint64_t>section and key[1] == section.n_forks]
+    held += [key[1:] for key in _inherited if key[0] == <uint64_t>section]
+    for payload_off, serial in held:
+        if (not block_is_stale(block_at(section, payload_to_block(payload_off)), serial)
+                and payload_off <= at_off < payload_off + block_room(section, payload_off)):
+            return payload_off, serial
+    return None
 
 
 # -- the numpy array ----------------------------------------------------------------------------------------
@@ -451,7 +470,7 @@ def view_facts(Memory memory, uint64_t payload_off, obj):
     array = np.asarray(obj)
     if not is_memoryview and array.flags.writeable == mapping.writable and is_whole(array):
         return None
-    delta = array.ctypes.data - <uint64_t>mapping.base - payload_off
+    delta = offset_of_address(mapping.section, array.ctypes.data) - payload_off
     return is_memoryview, delta, array.shape, array.strides, array.dtype, array.flags.writeable
 
 

@@ -7,9 +7,10 @@ from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffe
 from libc.stdint cimport uint64_t
 
 from shmem._base import errors
+from shmem._objects import arrays
 
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
-from shmem._base.section cimport block_at, section_t
+from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport NAME_EXISTS, OK, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, free_block, note_freed, offset_in, placed_behind, wrap
 from shmem._bridge.calls cimport check, run_steps
@@ -72,11 +73,11 @@ cdef object _face_at(section_t* section, uint64_t address):
     """Return an open handle of the section, of the mapping that has the address if there is one; None if all handles are closed."""
     found = None
     for mapping in open_mappings():
-        if (<Mapping>mapping).section != section:
-            continue
-        found = face_of(mapping) or found
-        if address - <uint64_t>(<Mapping>mapping).base < section.size_bytes:
-            break
+        if (<Mapping>mapping).section == section:
+            face = face_of(mapping)
+            if face is not None and address - <uint64_t>(<Mapping>mapping).base < section.size_bytes:
+                return face
+            found = found if face is None else face
     return found
 
 
@@ -97,8 +98,15 @@ def deallocate(obj):
 
 def locate(Memory memory, obj):
     """Return the offset and serial that a handle stores for an object in an open section."""
-    cdef uint64_t payload_off = offset_in(memory.opened(), obj)
-    return payload_off, placed_behind(obj).serial
+    cdef Mapping mapping = memory.opened()
+    cdef uint64_t payload_off
+    found = None
+    if placed_behind(obj) is None:               # a view of another library's, which hides what it refers to
+        found = arrays.held_at(memory, offset_of_address(mapping.section, _address_of_buffer(obj)))
+    if found is None:
+        payload_off = offset_in(mapping, obj)
+        found = payload_off, placed_behind(obj).serial
+    return found
 
 
 def reopen(Memory memory, offset, serial):

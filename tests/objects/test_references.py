@@ -74,6 +74,24 @@ def test_read_only_views_arrive_read_only(array):
     assert send(array).flags.writeable
 
 
+def test_handles_can_be_opened_read_only(shm, array):
+    point, block = shm.new(Point, n=1), shm.allocate(3)
+    for sent in (array, array[1:]):
+        again = shmem.handle(sent).open(writeable=False)
+        assert again.tolist() == sent.tolist()
+        with pytest.raises(ValueError, match="read-only"):
+            again[0] = 7
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            again.flags.writeable = True
+    found = shmem.handle(point).open(writeable=False)
+    with pytest.raises(shmem.ReadOnlyError):
+        found.n = 2
+    with pytest.raises(TypeError, match="read-only"):
+        memoryview(shmem.handle(block).open(writeable=False))[0] = 1
+    array[0, 0] = 5
+    assert shmem.handle(array).open(writeable=False)[0, 0] == 5
+
+
 @pytest.mark.parametrize("dtype", ["f8", "u1", "i2", "?"])
 def test_memoryviews_arrive(shm, dtype):
     array = shm.zeros((4, 6), dtype)
