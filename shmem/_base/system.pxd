@@ -47,7 +47,8 @@ cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil
 cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil
-cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint shared, bint inherit, bint* keeps_fd, void** page,
+                       int* kept_fd) noexcept nogil
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil
 cdef void liveness_do_not_inherit(void* page) noexcept nogil
 

@@ -510,12 +510,16 @@ cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_b
 
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
     """Lock one byte through this description: EAGAIN if another one holds it and `wait` is false, EINTR after a signal."""
-    cdef flock request
     if wait:
         if debug_level:
             debug_opening_byte()
         return byte_wait(fd, off, False)
-    _describe_range(&request, F_WRLCK, off, 1)
+    return _byte_try(fd, off, False)
+
+
+cdef int _byte_try(int fd, uint64_t off, bint shared) noexcept nogil:
+    cdef flock request
+    _describe_range(&request, F_RDLCK if shared else F_WRLCK, off, 1)
     if fcntl(fd, F_OFD_SETLK, &request) == 0:
         return 0
     return EAGAIN if errno == EACCES else errno
@@ -542,8 +546,9 @@ cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_l
     return 0
 
 
-cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
-    """Lock a byte for as long as this address space exists: EAGAIN if another process holds it.
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint shared, bint inherit, bint* keeps_fd, void** page,
+                       int* kept_fd) noexcept nogil:
+    """Lock a byte, exclusively or shared, for as long as this address space exists: EAGAIN if another process holds it.
 
     The lock is taken through a new description; one page is mapped through it, and the descriptor is closed.
     On a file system that drops the lock with the descriptor (overlayfs maps the file beneath), the descriptor is kept instead,
@@ -557,7 +562,7 @@ cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bin
     status = file_reopen(fd, path, &own_fd)
     if status != 0:
         return status
-    status = byte_lock(own_fd, off, False)
+    status = _byte_try(own_fd, off, shared)
     if status != 0:
         close(own_fd)
         return status
@@ -580,7 +585,7 @@ cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bin
     if status != 0:
         return status
     keeps_fd[0] = True
-    return liveness_take(fd, path, off, inherit, keeps_fd, page, kept_fd)
+    return liveness_take(fd, path, off, shared, inherit, keeps_fd, page, kept_fd)
 
 
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil:

@@ -266,6 +266,58 @@ FORKED = (
 )
 
 
+@pytest.mark.parametrize("lack", ["entry", "descriptors", "handlers"])
+def test_child_without_an_entry_keeps_the_file(place, child, lack):
+    """The parent leaves, and another process frees and closes: the file must not be truncated under the child's view."""
+    code = (
+        "import ctypes, gc, resource\n"
+        "section = shmem.SharedMemory(**eval(args[0]), max_size=1 << 24, max_participants=1 if args[1] == 'entry' else 4)\n"
+        "section['x'] = [1.0] * 500_000; x = section['x']\n"
+        "if args[1] == 'descriptors': resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir('/proc/self/fd'))), 4096))\n"
+        "pid = ctypes.PyDLL(None)._Fork() if args[1] == 'handlers' else os.fork()\n"
+        "if pid == 0:\n    sys.stdin.readline(); say(len(x.tobytes()))\n    del x, section; gc.collect(); os._exit(0)\n"
+        "say(len(section.stats().participants)); del x; section.close(); del section; say('left')\n"
+        "say(os.waitstatus_to_exitcode(os.wait()[1]))"
+    )
+    other = child(code, place, lack)
+    assert other.hear() == "1"
+    assert other.hear() == "left"
+    freeing = child("section = shmem.SharedMemory(**eval(args[0])); del section['x']; section.close()", place)
+    freeing.end()
+    other.tell()
+    assert other.hear() == str(8 * 500_000)
+    assert other.hear() == "0"
+    other.end()
+    if "file_name" in place:
+        assert os.path.getsize(place["file_name"]) < 1 << 24
+        with shmem.SharedMemory(**place) as section:
+            assert not section.recovered
+            section.check_heap()
+    else:
+        assert not os.path.exists("/dev/shm/shmem." + place["shared_name"])
+
+
+def test_child_without_an_entry_attaches_when_one_is_free(section_file, child):
+    """The parent is killed with the lock and a new block: its child takes over, in the entry that the parent had."""
+    code = (
+        "import warnings\nsection = shmem.SharedMemory(**eval(args[0]), max_participants=1)\n"
+        "held = shmem.exclusive_lock(section); held.__enter__(); array = section.zeros(10, temporary=True)\n"
+        "if os.fork():\n    sys.stdin.readline()\n    os.kill(os.getpid(), 9)\n"
+        "try: section.allocate(10)\nexcept shmem.TooManyParticipants: say('full')\n"
+        "while os.getppid() == int(args[1]): time.sleep(0.001)\n"
+        "with warnings.catch_warnings(record=True) as caught, shmem.exclusive_lock(section): say(len(caught))\n"
+        "say(section.owner_deaths, section.check_heap().blocks); section.close(); del array, section; say('closed')"
+    )
+    other = child("import os, sys\nargs.append(os.getpid())\n" + code, {"file_name": section_file, "max_size": SIZE})
+    assert other.hear() == "full"
+    other.tell()
+    assert other.hear() == "1"
+    assert other.hear() == "1 0"
+    assert other.hear() == "closed"
+    with shmem.SharedMemory(section_file) as section:
+        assert not section.recovered
+
+
 def test_interrupted_attachment(place, child):
     """Signals that arrive while a child, whose fork no handler saw, waits for the opening byte to attach: the wait goes on."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
