@@ -20,6 +20,7 @@ Busy is a thread of Python code in a step without the GIL (`n_busy`), one that f
 (`thread_t.inside`).  Python code looks at `leaves` with the GIL, which the exiting thread holds.  The C interface has a handshake
 instead: a thread stores `inside`, then reads `leaves`; the exiting thread stores `leaves`, then reads `inside`.  At least one of the two
 sees the other: the thread turns back, or is waited for.  A thread that is inside may do more, whatever `leaves` says.
+The exit is model-checked: `tests/models/exit.pml`.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
