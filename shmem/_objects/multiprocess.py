@@ -1,4 +1,4 @@
-"""What the first opening registers: picklers that send references, and the children of multiprocessing, which leave every section at their end.
+"""What the first opening registers: picklers that send references, and children of multiprocessing, which leave every section at the end.
 
 This module is imported before the process opens its first section, so that `import shmem` alone does not import multiprocessing.
 Only objects in an open section need it.

@@ -109,8 +109,7 @@ for _cls in list(_with_subclasses(struct.Struct)):
 # -- the public pickler
 
 
-class _Pickler(pickle.Pickler):
-    dispatch_table = collections.ChainMap(reducers, copyreg.dispatch_table)
+_dispatch_table = collections.ChainMap(reducers, copyreg.dispatch_table)
 
 
 def dumps(obj, protocol=None):
@@ -150,7 +149,9 @@ def dumps(obj, protocol=None):
     [1 7 3]
     """
     file = io.BytesIO()
-    _Pickler(file, protocol).dump(obj)
+    pickler = pickle.Pickler(file, protocol)
+    pickler.dispatch_table = _dispatch_table
+    pickler.dump(obj)
     return file.getvalue()
 
 

@@ -92,7 +92,16 @@ def test_unsupported_arrays_are_rejected(shm):
 
 def test_arrays_are_numpy_arrays_and_nothing_else(shm):
     array = shm.array([3.0, 1.0, 2.0])
-    results = [array + 1, np.sort(array), array.astype("f4"), np.zeros_like(array), array.copy(), np.add(array, 1, out=array), array[1:], array.T]
+    results = [
+        array + 1,
+        np.sort(array),
+        array.astype("f4"),
+        np.zeros_like(array),
+        array.copy(),
+        np.add(array, 1, out=array),
+        array[1:],
+        array.T,
+    ]
     assert {type(found) for found in [array, *results]} == {np.ndarray}
     assert type(array[0]) is type(array.sum()) is np.float64
     same = array

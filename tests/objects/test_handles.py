@@ -57,7 +57,10 @@ def test_handle_opens_in_an_unrelated_process(place, child):
         array = section.array(np.arange(100_000))
         data = pickle.dumps(shmem.handle(array[10:20]))
         assert len(data) < 1000
-        code = "import pickle, shmem; a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(shmem.find_storage(a)).__name__)"
+        code = """
+        import pickle
+        a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(shmem.find_storage(a)).__name__)
+        """
         other = child(code, data.hex())
         assert other.hear() == str(sum(range(10, 20)))
         assert other.hear() == "SharedMemory"

@@ -54,7 +54,9 @@ def test_views_arrive_as_views(array, view):
     assert (shmem.handle(sent).view is None) == (sent is array)
 
 
-@pytest.mark.parametrize("dtype", ["M8[ns]", "m8[s]", "S4", "U3", ">i2", "V6", [("a", "i4"), ("b", "f8", (2,))], np.dtype((np.record, [("a", "i4")]))])
+@pytest.mark.parametrize(
+    "dtype", ["M8[ns]", "m8[s]", "S4", "U3", ">i2", "V6", [("a", "i4"), ("b", "f8", (2,))], np.dtype((np.record, [("a", "i4")]))]
+)
 def test_views_of_every_dtype_arrive(shm, dtype):
     sent = shm.zeros(5, "V24")[1:].view("V1").reshape(-1)[: 4 * np.dtype(dtype).itemsize].view(dtype)
     again = send(sent)
@@ -95,7 +97,12 @@ def test_handles_can_be_opened_read_only(shm, array):
 @pytest.mark.parametrize("dtype", ["f8", "u1", "i2", "?"])
 def test_memoryviews_arrive(shm, dtype):
     array = shm.zeros((4, 6), dtype)
-    for view in (memoryview(array), memoryview(array)[1:3], memoryview(array.reshape(-1))[10:12], memoryview(array.reshape(-1)).cast("B")[8:]):
+    for view in (
+        memoryview(array),
+        memoryview(array)[1:3],
+        memoryview(array.reshape(-1))[10:12],
+        memoryview(array.reshape(-1)).cast("B")[8:],
+    ):
         again = send(view)
         assert type(again) is memoryview
         assert (again.format, again.shape, again.strides, again.readonly) == (view.format, view.shape, view.strides, view.readonly)
@@ -124,10 +131,7 @@ def test_array_fields_arrive(shm):
 
 @pytest.mark.parametrize("cls", [np.recarray, np.matrix])
 def test_subclasses_arrive_as_what_they_are(shm, cls):
-    if cls is np.matrix:
-        sent = shm.zeros((2, 3)).view(np.matrix)
-    else:
-        sent = shm.zeros(3, [("a", "i4")]).view(np.recarray)
+    sent = (shm.zeros((2, 3)) if cls is np.matrix else shm.zeros(3, [("a", "i4")])).view(cls)
     again = send(sent[1:])
     assert type(again) is cls
     assert address(again) == address(sent[1:])
@@ -189,11 +193,13 @@ def test_reference_to_a_freed_array_is_not_sent(shm):
 
 
 def test_register_of_an_unknown_library():
-    with pytest.raises(ValueError, match="'nosuch'.*joblib"):
+    with pytest.raises(ValueError, match=r"'nosuch'.*joblib"):
         shmem.register("nosuch")
 
 
-@pytest.mark.parametrize("name", ["loky.backend.reduction", "joblib._memmapping_reducer", "joblib.pool", "multiprocess.reduction", "pyarrow.lib"])
+@pytest.mark.parametrize(
+    "name", ["loky.backend.reduction", "joblib._memmapping_reducer", "joblib.pool", "multiprocess.reduction", "pyarrow.lib"]
+)
 def test_library_that_has_changed_is_named_in_a_warning(monkeypatch, name):
     """What a later version may lack is looked for when it is imported, not when an array is sent."""
     monkeypatch.setattr(joining, "_joined", set())
