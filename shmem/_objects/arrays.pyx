@@ -463,7 +463,7 @@ def view_facts(Memory memory, uint64_t payload_off, obj):
     Returns
     -------
     tuple or None
-        Whether it is a memoryview; bytes from the start of the payload to the first element; shape; strides; dtype; whether it is writeable.
+        Whether it is a memoryview; bytes from the payload's start to the first element; shape; strides; dtype; whether it is writeable.
     """
     cdef Mapping mapping = memory.opened()
     cdef bint is_memoryview = isinstance(obj, memoryview)
