@@ -230,9 +230,9 @@ def held_at(Memory memory, uint64_t at_off):
     """
     cdef section_t* section = memory.opened().section
     cdef uint64_t payload_off
+    cdef list held = [key[1:] for key in _inherited if key[0] == <uint64_t>section]
     with _counts_lock:
-        held = [(key[2], key[3]) for key in _counts if key[0] == <uint64_t>section and key[1] == section.n_forks]
-    held += [key[1:] for key in _inherited if key[0] == <uint64_t>section]
+        held += [key[2:] for key in _counts if key[0] == <uint64_t>section and key[1] == section.n_forks]
     for payload_off, serial in held:
         if (not block_is_stale(block_at(section, payload_to_block(payload_off)), serial)
                 and payload_off <= at_off < payload_off + block_room(section, payload_off)):
