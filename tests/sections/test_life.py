@@ -324,14 +324,13 @@ def test_interrupted_attachment(place, child):
         code = "signal.signal(signal.SIGUSR1, lambda *_: None); say(os.getpid())\n"
         other = child(FORKED + code + "with shmem.shared_lock(section): say('locked')\nos._exit(0)", place)
         assert other.hear() == "born"
-        fd = os.open(section.path, os.O_RDWR)
-        lock_byte(fd, OPENING_BYTE)
-        other.tell()
-        pid = int(other.hear())
-        for _ in range(5):
-            wait_for(lambda: waits_for_byte(pid))
-            os.kill(pid, signal.SIGUSR1)
-        os.close(fd)
+        with open(section.path, "r+b") as file:
+            lock_byte(file.fileno(), OPENING_BYTE)
+            other.tell()
+            pid = int(other.hear())
+            for _ in range(5):
+                wait_for(lambda: waits_for_byte(pid))
+                os.kill(pid, signal.SIGUSR1)
         assert other.hear() == "locked"
         assert other.hear() == "over"
         other.end()
