@@ -1,6 +1,7 @@
 # cython: language_level=3
 cimport cython
 from libc.stdint cimport uint64_t
+from shmem._base.section cimport section_t
 from shmem._bridge.mapping cimport Mapping
 
 
@@ -17,6 +18,9 @@ cdef Hold hold_block(Mapping mapping, uint64_t payload_off, uint64_t serial, str
 
 # The hold of a block that its maker has pinned itself.
 cdef Hold hold_of_pinned(Mapping mapping, uint64_t payload_off, uint64_t serial)
+
+# (offset, serial) of each block of which this process has views, those inherited from the parent of a fork included; some may be stale.
+cdef list blocks_held(section_t* section)
 
 # Drop the hold of a block that its maker gives up, and leave the pin to it.
 cdef int hold_forget(Hold hold) except -1

@@ -32,6 +32,7 @@ from shmem._heap.heap cimport DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER
 from shmem._heap.pinning cimport block_pin, block_unpin
 
 cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
+cdef set _inherited = set()         # (section_t*, offset, serial): the parent's holds, whose views the child has, too
 cdef object _counts_lock = threading.RLock()
 cdef uint32_t _n_waiting = 0        # threads that own the lock, or calls of the one thread in signal handlers
 
@@ -41,6 +42,7 @@ def _start_anew_in_child():
     global _counts_lock, _n_waiting
     _counts_lock = threading.RLock()
     _n_waiting = 0
+    _inherited.update([(section, payload_off, serial) for section, _, payload_off, serial in list(_counts)])
     _counts.clear()
 
 
@@ -135,6 +137,11 @@ cdef int hold_forget(Hold hold) except -1:
     _counts.pop(hold.key, None)
     hold.key = None
     return 0
+
+
+cdef list blocks_held(section_t* section):
+    cdef list held = [key[1:] for key in list(_inherited) if key[0] == <uint64_t>section]
+    return held + [key[2:] for key in list(_counts) if key[0] == <uint64_t>section and key[1] == section.n_forks]
 
 
 # -- dropping a hold ----------------------------------------------------------------------------------------
