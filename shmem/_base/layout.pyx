@@ -104,7 +104,7 @@ cdef extern from *:
     #undef S
     #define S queue_t
         STRUCT(), FIELD(capacity), FIELD(slot_bytes), FIELD(record_bytes), FIELD(data_off), FIELD(kind), FIELD(type_id), FIELD(text_bytes),
-        FIELD(closed), FIELD(spare0), FIELD(producers_gate), FIELD(head_seen), FIELD(spare1), FIELD(tail), FIELD(spare2),
+        FIELD(closed), FIELD(n_pin_words), FIELD(spare0), FIELD(producers_gate), FIELD(head_seen), FIELD(spare1), FIELD(tail), FIELD(spare2),
         FIELD(consumers_gate), FIELD(tail_seen), FIELD(spare3), FIELD(head), FIELD(spare4), FIELD(not_empty), FIELD(spare5),
         FIELD(not_full), FIELD(spare6),
     #undef S

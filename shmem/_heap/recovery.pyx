@@ -195,10 +195,10 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
     if state == STATE_HOLE:
         block.serial = 0                 # a process may have died between the two stores that free
         return True
-    if (_ends(section, block_to_payload(off), tag, dead)
-            and compare_exchange_release_u64(&block.tag, tag, tag_make_free(tag_size(tag), STATE_HOLE))):
-        block.serial = 0
-        return True
+    if _ends(section, block_to_payload(off), tag, dead):
+        if compare_exchange_release_u64(&block.tag, tag, tag_make_free(tag_size(tag), STATE_HOLE)):
+            block.serial = 0
+            return True
     return False
 
 

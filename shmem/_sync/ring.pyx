@@ -26,8 +26,9 @@ its wake on.
 `tail` and the registration are two words.  On both sides the store of one and the load of the other after it are sequentially consistent.
 
 Freed queues.  A queue may be freed while threads are anywhere in this file, or stopped there.  Its callers pin it, so that its memory is given
-to nothing else meanwhile (`_heap/pins.pyx`), and the code looks whether it was freed before it requests a gate, inside the gate, before
-each commit, and after each sleep.  An operation whose commit came before is done; any other returns INVALID_BLOCK.
+to nothing else meanwhile (`_heap/pins.pyx`), and the code looks whether it was freed before it requests a gate, inside the gate, and after
+each sleep.  A put looks after its commit too: what was put after the end of the queue was not put.  A get looks before its commit only:
+a message that was taken must not be lost because the queue was freed a moment later, perhaps as it was empty.
 
 A wake takes microseconds, longer than a message.  So on a machine with several cores a thread that finds no room, or no message, polls for
 some time before it sleeps.  It adapts that time by whether polling has helped.
@@ -204,14 +205,13 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     if n > ring.capacity - used:
         n = ring.capacity - used
     _copy_in(ring, tail, batch, n)
-    if _is_stale(ring):
-        gate_leave(&queue.producers_gate)
-        return INVALID_BLOCK
     # The commit.  Sequentially consistent: the channel is read after it, as in consumers
     # `tail` is read after the registration
     store_seq_cst_u64(&queue.tail, tail + n)
     gate_leave(&queue.producers_gate)
     channel_notify(&queue.not_empty, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
+    if _is_stale(ring):                  # perhaps before the commit
+        return INVALID_BLOCK
     batch.n_items -= n
     batch.n_done += n
     return OK
@@ -351,7 +351,7 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
             gate_leave(&queue.consumers_gate)
     channel_notify(&queue.not_empty, ALL_WAITERS)
     channel_notify(&queue.not_full, ALL_WAITERS)
-    return status
+    return INVALID_BLOCK if _is_stale(ring) else status
 
 
 cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil:
