@@ -222,6 +222,9 @@ def test_damaged_header_of_an_open_array(shm, scribe):
     assert outcome(array.sum) == "0"
 
 
+TEXT_BYTES = 12  # the text of a dtype, and some bytes after it
+
+
 def queue_text(scribe, queue):
     """Return the offset of the text of a queue's dtype, which follows the pins."""
     return queue.offset + QUEUE.size + 8 * QUEUE["n_pin_words"].read(scribe.bytes, queue.offset)
@@ -270,7 +273,7 @@ def test_any_damage_to_a_queue_header(shm, scribe, record, max_bytes):
         for at in [
             *range(QUEUE["closed"].offset),
             *range(QUEUE["n_pin_words"].offset, QUEUE["spare0"].offset),
-            *range(text_off, text_off + 12),
+            *range(text_off, text_off + TEXT_BYTES),
         ]:
             for value in (0, 1, 2, 3, 0x7F, 0x80, 0xFF):
                 scribe.bytes[queue.offset + at] = value
