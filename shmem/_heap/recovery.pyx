@@ -36,7 +36,8 @@ from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
     INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED,
-    TYPE_ARRAY, TYPE_QUEUE, array_t, block_t, block_to_payload, intent_t, payload_to_block, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    TYPE_ARRAY, TYPE_QUEUE, array_t, block_t, block_to_payload, intent_t, payload_to_block, seal, tag_make, tag_make_free, tag_size,
+    tag_state, tag_type)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK

@@ -36,8 +36,8 @@ from shmem._base.bounds cimport damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
-    TYPE_ARRAY, TYPE_QUEUE, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up,
-    tag_state, tag_type)
+    TYPE_ARRAY, TYPE_QUEUE, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block,
+    round_up, tag_state, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale

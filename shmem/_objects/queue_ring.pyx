@@ -21,11 +21,12 @@ from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
-    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK)
+    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED,
+    WOULD_BLOCK)
 from shmem._bridge.blocks cimport Placed, placed_is_stale
 from shmem._bridge.calls cimport check, run_step, step_t
 from shmem._objects.arrays cimport hold_is_mine, hold_queue
-from shmem._sync.ring cimport batch_t, ring_count, ring_get, ring_get_try, ring_put, ring_put_try, ring_shut_down, ring_t
+from shmem._sync.ring cimport batch_t, ring_count, ring_get, ring_get_try, ring_put, ring_put_try, ring_shut_down
 
 
 cdef int _put_step(section_t* section, void* request) noexcept nogil:
