@@ -30,8 +30,8 @@ from shmem._base.layout cimport (
     QUEUE_RECORDS, QUEUE_STRUCT, SEMAPHORE_MAX, SERIAL_MASK, SLACK_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_DOOMED,
     STATE_HOLE, STATE_PENDING, STATE_USED, TAG_GATED, TAG_SERIAL_MASK, TAG_SERIAL_SHIFT, TAG_SIZE_MASK, TAG_SMALL, TAG_SMALL_SIZE_MASK,
     TAG_STATE_MASK, TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER,
-    TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint,
-    seal, tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, control_bytes, hash_name,
+    layout_fingerprint, seal, tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
 from shmem._base.participants cimport GUEST_BYTE, LIVENESS_BYTE, NAMING_BITS, NAMING_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS

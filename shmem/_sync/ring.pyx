@@ -26,9 +26,9 @@ its wake on.
 `tail` and the registration are two words.  On both sides the store of one and the load of the other after it are sequentially consistent.
 
 Freed queues.  A queue may be freed while threads are anywhere in this file, or stopped there.  Its callers pin it, so that its memory is
-given to nothing else meanwhile (`_heap/pins.pyx`), and the code looks whether it was freed before it requests a gate, inside the gate,
-and after each sleep.  A put looks after its commit too: what was put after the end of the queue was not put.  A get looks before its commit only:
-a message that was taken must not be lost because the queue was freed a moment later, perhaps as it was empty.
+given to nothing else meanwhile (`_heap/pins.pyx`), and the code looks whether it was freed before it requests a gate, inside the gate, and
+after each sleep.  A put looks after its commit too: what was put after the end of the queue was not put.  A get looks before its commit
+only: a message that was taken must not be lost because the queue was freed a moment later, perhaps as it was empty.
 
 A wake takes microseconds, longer than a message.  So on a machine with several cores a thread that finds no room, or no message, polls for
 some time before it sleeps.  It adapts that time by whether polling has helped.
