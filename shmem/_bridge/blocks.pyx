@@ -128,6 +128,9 @@ cdef class Placed:
     cdef uint64_t payload_off(self) noexcept:
         return self.data - self.mapping.base
 
+    cdef void let_go(self):
+        pass
+
     @property
     def offset(self):
         """Bytes from the start of the section; the same in every process, so it may be stored."""
@@ -186,6 +189,11 @@ cdef class Block(Placed):
 
     def __init__(self):
         raise TypeError("a Block cannot be constructed directly; use SharedMemory.allocate(size) or SharedMemory.block(offset)")
+
+    cdef void let_go(self):
+        """Keep the section mapped only until the last view is released."""
+        if not self.is_viewed:
+            _detach(self)
 
     @property
     def address(self):
@@ -252,11 +260,6 @@ cdef void _detach(Block block):
     nothing.base = <char*>_grave + BLOCK_HEAD_BYTES - block.payload_off()
     block.data = <char*>_grave + BLOCK_HEAD_BYTES
     block.mapping = nothing
-
-
-cdef void note_freed(Placed placed):
-    if isinstance(placed, Block) and not (<Block>placed).is_viewed:
-        _detach(<Block>placed)
 
 
 cdef Placed placed_behind(object obj):

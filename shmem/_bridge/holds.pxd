@@ -16,6 +16,9 @@ cdef class Hold:
 # Hold a block, which must have this serial, or raise: InvalidBlock, SectionFull, ...  `what` is for the message, as "get the array".
 cdef Hold hold_block(Mapping mapping, uint64_t payload_off, uint64_t serial, str what)
 
+# The same, but `status` tells why it is not held, if it is not OK.
+cdef Hold hold_try(Mapping mapping, uint64_t payload_off, uint64_t serial, int* status)
+
 # The hold of a block that its maker has pinned itself.
 cdef Hold hold_of_pinned(Mapping mapping, uint64_t payload_off, uint64_t serial)
 

@@ -9,6 +9,7 @@ Who takes holds:
 
 * an array, for as long as it, or a view of it, exists;
 * each buffer of a `Block`, or a view made of it, for as long as it exists;
+* a queue, from its first use on: its memory is kept for as long as a thread may be inside, although it can be freed;
 * a Struct object, from the first view of an array field, or buffer, that is taken of it until object and views are gone.  Reading an array
   field again costs no more than a look.
 
@@ -106,6 +107,14 @@ cdef int _hold_slowly(Hold hold, section_t* section, uint64_t payload_off, uint6
 
 
 cdef Hold hold_block(Mapping mapping, uint64_t payload_off, uint64_t serial, str what):
+    cdef int status = OK
+    cdef Hold hold = hold_try(mapping, payload_off, serial, &status)
+    if status != OK:
+        check(status, mapping, f"{what} at offset {payload_off:#x}")
+    return hold
+
+
+cdef Hold hold_try(Mapping mapping, uint64_t payload_off, uint64_t serial, int* result):
     """Pin the block unless another hold has pinned it, then count this hold."""
     cdef Hold hold = Hold.__new__(Hold)
     cdef section_t* section = mapping.section
@@ -120,8 +129,7 @@ cdef Hold hold_block(Mapping mapping, uint64_t payload_off, uint64_t serial, str
             _count(hold, key if n_forks == section.n_forks else _key_of(section, payload_off, serial), n_before)
     if status == WOULD_BLOCK:
         status = _hold_slowly(hold, section, payload_off, serial)
-    if status != OK:
-        check(status, mapping, f"{what} at offset {payload_off:#x}")
+    result[0] = status
     return hold
 
 

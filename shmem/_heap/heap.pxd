@@ -47,6 +47,7 @@ cdef int heap_forget_pins(section_t* section, uint64_t payload_off) noexcept nog
 cdef int heap_mend_pins(section_t* section, uint64_t payload_off) noexcept nogil
 # allocate a PENDING block from what is at hand: WOULD_BLOCK or an error if that takes more, for which heap_allocate is there
 cdef int heap_allocate_at_hand(section_t* section, uint64_t request_bytes, uint64_t* payload_off) noexcept nogil
+cdef int heap_end_block(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil
 cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil
 # whether the last block ends at `top`: checked before the memory above it is written, truncated or returned to the file system

@@ -11,7 +11,7 @@ from libc.string cimport memset
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._base.bounds cimport block_is_stale, used_tag
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, block_t, block_to_payload, payload_to_block, pin_record_t, tag_type, type_is_internal)
+    BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, payload_to_block, pin_record_t, tag_type, type_is_internal)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, OK, WOULD_BLOCK
 from shmem._heap.backing cimport is_out_of_space
@@ -20,24 +20,24 @@ from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_allocate_at_hand, heap_check_block, heap_commit,
     heap_enter, heap_leave, heap_mend_pins, heap_release, heap_release_with_pins, heap_wait_t)
 from shmem._heap.pins cimport (
-    block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none, pins_clear_mine, pins_find, pins_put_in, pins_set_mine,
+    block_has_own_pins, block_is_doomed, block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none, pins_clear_mine, pins_find, pins_put_in, pins_set_mine,
     pins_set_slot, pins_take_out)
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
 
-cdef inline bint _is_array(section_t* section, uint64_t payload_off) noexcept nogil:
-    return tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY
+cdef inline bint _type_has_own_pins(uint64_t tag) noexcept nogil:
+    return tag_type(tag) == TYPE_ARRAY or tag_type(tag) == TYPE_QUEUE
 
 
 cdef int _check(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
-    """Check that the block is there.  If the end of one that is not an array was overwritten, it can still be viewed."""
+    """Check that the block is there.  If the end of one that is not an array or queue was overwritten, it can still be viewed."""
     cdef int status = heap_check_block(section, payload_off, serial)
     cdef uint64_t tag = used_tag(section, payload_off) if status == OK or status == CORRUPTED else 0
     if tag == 0:
         return status
     if type_is_internal(tag_type(tag)):
         return INVALID_BLOCK
-    if tag_type(tag) != TYPE_ARRAY and not block_is_stale(block_at(section, payload_to_block(payload_off)), serial):
+    if not _type_has_own_pins(tag) and not block_is_stale(block_at(section, payload_to_block(payload_off)), serial):
         return OK
     return status
 
@@ -48,7 +48,7 @@ cdef bint _is_there(section_t* section, uint64_t payload_off, uint64_t serial) n
     if payload_off & 15 or payload_off < block_to_payload(section.heap_start) or payload_off > section.size_bytes - BLOCK_MIN_BYTES:
         return False
     block = block_at(section, payload_to_block(payload_off))
-    return not block_is_stale(block, serial) and tag_type(block.tag) != TYPE_ARRAY and not type_is_internal(tag_type(block.tag))
+    return not block_is_stale(block, serial) and not _type_has_own_pins(block.tag) and not type_is_internal(tag_type(block.tag))
 
 
 cdef int _put_record(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t record_off) noexcept nogil:
@@ -85,7 +85,7 @@ cdef int _pin_once(section_t* section, uint64_t payload_off, uint64_t serial, ui
     if status == OK:
         status = _check(section, payload_off, serial)
     if status == OK:
-        is_pinnable = section.header.broken == 0 or _is_array(section, payload_off)
+        is_pinnable = section.header.broken == 0 or block_has_own_pins(section, payload_off)
     elif (status == INVALID_BLOCK or status == CORRUPTED) and _is_there(section, payload_off, serial):
         status, is_pinnable = OK, False
     if status == OK and not is_pinnable:
@@ -133,7 +133,7 @@ cdef int _drop_pin(section_t* section, uint64_t payload_off, bint is_whole) noex
     if ends and is_whole:
         return heap_release_with_pins(section, payload_off)
     pins_clear_mine(section, payload_off)
-    if (ends or section.header.broken or _is_array(section, payload_off) or pins_find(section, payload_off, &link) != OK
+    if (ends or section.header.broken or block_has_own_pins(section, payload_off) or pins_find(section, payload_off, &link) != OK
             or not pins_are_none(section, <pin_record_t*>(section.base + link[0]))):
         return OK
     if pins_take_out(section, payload_off, &record_off) != OK:
@@ -150,7 +150,11 @@ cdef int block_unpin(section_t* section, uint64_t payload_off, uint64_t serial, 
     if section.header.broken == 0:
         heap_mend_pins(section, payload_off)
     # if the block is missing, it was freed explicitly despite the view
-    if _check(section, payload_off, serial) == OK:
+    if block_is_doomed(section, payload_off, serial):
+        pins_clear_mine(section, payload_off)
+        if section.header.broken == 0 and not block_is_pinned(section, payload_off, False, True):
+            status = heap_release(section, payload_off)
+    elif _check(section, payload_off, serial) == OK:
         status = _drop_pin(section, payload_off, section.header.broken == 0 and heap_check_block(section, payload_off, serial) == OK)
     if section.participants[me].pins:
         fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)

@@ -25,6 +25,14 @@ cdef inline uint64_t pin_record_bytes(section_t* section) noexcept nogil:
 
 # The pin bits of an array; NULL if its header places them outside of its block.
 cdef uint64_t* array_checked_pins(section_t* section, uint64_t payload_off) noexcept nogil
+# The pin bits of an array or queue; NULL for any other block, or if its header places them outside of its block.
+cdef uint64_t* block_checked_pins(section_t* section, uint64_t payload_off) noexcept nogil
+# Whether the block is an array or a queue.
+cdef bint block_has_own_pins(section_t* section, uint64_t payload_off) noexcept nogil
+# Make a used queue that a live participant pins DOOMED, and return True.
+cdef bint block_doom_if_pinned(section_t* section, uint64_t payload_off) noexcept nogil
+# Whether the DOOMED block with this serial is at this offset.
+cdef bint block_is_doomed(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 # Whether a participant pins the block.  With `by_others` this process's own pin does not count; with `ask` only those of live participants.
 cdef bint block_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil
 # Whether a block without pins must be freed: its flags require it, and neither a name nor the root leads to it.

@@ -7,13 +7,21 @@ participant's count `pins` is incremented before its pin is set, and decremented
 
 A pin is in one of three places:
 
-* An array has one bit for each possible participant, after its shape and strides.
+* An array has one bit for each possible participant, after its shape and strides; a queue has them after its header.
 * The header has some slots for pins of other blocks.  A slot holds participant and block in one word.  A participant uses one slot, so that
   a short view, as of most blocks, allocates nothing; more only if there is no memory for a record, so that a full section can be read.
 * Otherwise the bits are in a record, a block of type TYPE_PINS, which has offset and serial of the pinned block.  The first pin makes the
   record, the last one that is cleared frees it, and so does the end of the pinned block.
 
 A block that is pinned is gated, and stays so.  A block with a small tag that is not gated therefore has no pins, and its end costs nothing.
+
+A queue may be freed at any time, and every use of it fails from then on.  Its participants may be anywhere inside it at that moment: before
+a gate, in the middle of a copy, or stopped.  So the memory of a pinned queue is given to nothing else yet::
+
+    USED      freed without a pin     -> HOLE or CACHED, as any block
+    USED      freed with pins         -> DOOMED, by one store: for everything but pins and recovery it is a free block
+    DOOMED    the last pin is cleared -> HOLE or CACHED, by the participant that clears it
+    DOOMED    the last one is dead    -> HOLE, by recovery: `participant.pins` shows that it left something
 
 The index of records.  Records form a binary tree, whose root is `header.pins_off`.  The path to a record is given by the bits of a product
 of its target's offset, the highest first; an odd factor makes different paths of different offsets, so no path is longer than 64 steps,
@@ -36,11 +44,11 @@ before the pin is cleared, so that no kill leaves it without a name, pin or mark
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, load_acquire_u32, store_release_u64
-from shmem._base.bounds cimport block_is_stale, block_room, damaged, heap_top, used_tag
+from shmem._base.bounds cimport block_is_stale, block_room, damaged, heap_top, is_sealed, size_fits, used_tag
 from shmem._base.layout cimport (
-    ARRAY_TEMPORARY, ARRAY_UNNAMED, GOLDEN, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, STATE_USED,
-    TAG_GATED, TAG_SMALL, TYPE_ARRAY, TYPE_PINS, array_t, block_to_payload, payload_bytes, payload_to_block, pin_record_t, record_pins,
-    tag_size, tag_state, tag_type, type_is_internal)
+    ARRAY_TEMPORARY, ARRAY_UNNAMED, GOLDEN, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, SERIAL_MASK,
+    STATE_DOOMED, STATE_USED, TAG_GATED, TAG_SMALL, TAG_STATE_MASK, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, array_t, block_t, block_to_payload,
+    payload_bytes, payload_to_block, pin_record_t, queue_pins, queue_t, record_pins, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
@@ -54,7 +62,7 @@ cdef extern from * nogil:
 
 cdef bint tag_may_have_pins(section_t* section, uint64_t tag) noexcept nogil:
     return (section.header.pins_off | section.header.n_pin_records | section.header.n_pin_slots) != 0 and (
-        not tag & TAG_SMALL or tag & TAG_GATED != 0) and tag_type(tag) != TYPE_ARRAY
+        not tag & TAG_SMALL or tag & TAG_GATED != 0) and tag_type(tag) != TYPE_ARRAY and tag_type(tag) != TYPE_QUEUE
 
 
 cdef pin_record_t* pin_record(section_t* section, uint64_t record_off) noexcept nogil:
@@ -66,7 +74,7 @@ cdef pin_record_t* pin_record(section_t* section, uint64_t record_off) noexcept 
 
 cdef bint pin_can_have_target(section_t* section, uint64_t payload_off) noexcept nogil:
     cdef uint64_t tag = used_tag(section, payload_off)
-    return tag != 0 and tag_type(tag) != TYPE_ARRAY and not type_is_internal(tag_type(tag))
+    return tag != 0 and tag_type(tag) != TYPE_ARRAY and tag_type(tag) != TYPE_QUEUE and not type_is_internal(tag_type(tag))
 
 
 cdef bint pin_target_is_right(section_t* section, uint64_t target_off, uint64_t serial) noexcept nogil:
@@ -210,8 +218,28 @@ cdef uint64_t* array_checked_pins(section_t* section, uint64_t payload_off) noex
     return <uint64_t*>(section.base + payload_off + pins_off)
 
 
+cdef uint64_t* _queue_checked_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    cdef queue_t* queue = <queue_t*>(section.base + payload_off)
+    if damaged(block_room(section, payload_off) < sizeof(queue_t) + 8 * <uint64_t>pin_words(section)
+               or queue.n_pin_words != pin_words(section)):
+        return NULL
+    return queue_pins(queue)
+
+
+cdef uint64_t* block_checked_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Return the pin bits of an array or queue; NULL for any other block, or if its header places them outside of its block."""
+    cdef uint64_t type_id = tag_type(block_at(section, payload_to_block(payload_off)).tag)
+    if type_id == TYPE_ARRAY:
+        return array_checked_pins(section, payload_off)
+    return _queue_checked_pins(section, payload_off) if type_id == TYPE_QUEUE else NULL
+
+
 cdef inline uint64_t _tag(section_t* section, uint64_t payload_off) noexcept nogil:
     return block_at(section, payload_to_block(payload_off)).tag
+
+
+cdef bint block_has_own_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    return tag_type(_tag(section, payload_off)) == TYPE_ARRAY or tag_type(_tag(section, payload_off)) == TYPE_QUEUE
 
 
 cdef pin_record_t* _record_of(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -225,8 +253,8 @@ cdef pin_record_t* _record_of(section_t* section, uint64_t payload_off) noexcept
 cdef uint64_t* _bits_of(section_t* section, uint64_t payload_off) noexcept nogil:
     """Return the pin bits of a block; NULL if it has none, or its array header is damaged."""
     cdef pin_record_t* record
-    if tag_type(_tag(section, payload_off)) == TYPE_ARRAY:
-        return array_checked_pins(section, payload_off)
+    if block_has_own_pins(section, payload_off):
+        return block_checked_pins(section, payload_off)
     record = _record_of(section, payload_off)
     return record_pins(record) if record != NULL else NULL
 
@@ -300,7 +328,7 @@ cdef int pins_set_mine(section_t* section, uint64_t payload_off) noexcept nogil:
     if pins != NULL:
         _set_bit(section, pins)
         return OK
-    if tag_type(_tag(section, payload_off)) == TYPE_ARRAY:
+    if block_has_own_pins(section, payload_off):
         return CORRUPTED
     for i in range(_slots_bound(section)):
         if _is_mine(section, section.header.pin_slots[i]) and _is_slot_of(section.header.pin_slots[i], payload_off):
@@ -353,6 +381,25 @@ cdef void pins_forget_slots(section_t* section, uint64_t payload_off) noexcept n
             pins_clear_slot(section, i)
 
 
+# -- queues -----------------------------------------------------------------------------------------------
+
+cdef bint block_doom_if_pinned(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Make a used queue that a live participant pins DOOMED, and return True; return False for any other block, which may be freed."""
+    cdef block_t* block = block_at(section, payload_to_block(payload_off))
+    if tag_type(block.tag) != TYPE_QUEUE or not block_is_pinned(section, payload_off, False, True):
+        return False
+    store_release_u64(&block.tag, block.tag & ~TAG_STATE_MASK | STATE_DOOMED)                      # commit: freed
+    return True
+
+
+cdef bint block_is_doomed(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+    """Return whether the DOOMED block with this serial is at this offset, where the block with this serial was."""
+    cdef uint64_t off = payload_to_block(payload_off)
+    cdef block_t* block = block_at(section, off)
+    return (off < heap_top(section) and tag_state(block.tag) == STATE_DOOMED and (block.serial ^ serial) & SERIAL_MASK == 0
+            and size_fits(off, tag_size(block.tag), heap_top(section)) and is_sealed(section, off, tag_size(block.tag)))
+
+
 # -- blocks without a name ------------------------------------------------------------------------------
 
 cdef bint _is_unnamed_in_slot(section_t* section, uint64_t payload_off) noexcept nogil:
@@ -395,7 +442,7 @@ cdef void _mark_slots(section_t* section, uint64_t payload_off, uint64_t mark) n
 
 cdef bint block_waits_for_pins(section_t* section, uint64_t payload_off) noexcept nogil:
     cdef pin_record_t* record
-    if not block_is_pinned(section, payload_off, False, True):
+    if tag_type(_tag(section, payload_off)) == TYPE_QUEUE or not block_is_pinned(section, payload_off, False, True):
         return False
     if tag_type(_tag(section, payload_off)) == TYPE_ARRAY:
         (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED

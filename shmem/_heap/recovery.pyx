@@ -21,7 +21,7 @@ before it.  So recovery may be killed at any instruction and run again.
 5. Drop the pins of dead participants that lie in records and slots; free the records that are left without a pin, and the blocks
    whose last pin that was, if they are unnamed.
 6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records that are not in the index become holes.  Pins of dead
-   participants in arrays are dropped, and arrays without a name or pin are freed.  Adjacent holes merge.  Rear tags, free index and
+   participants in arrays and queues are dropped, arrays without a name or pin are freed, and DOOMED blocks without a pin.  Adjacent holes merge.  Rear tags, free index and
    counters are rebuilt.
 7. A hole at the end lowers `top`.
 8. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
@@ -39,9 +39,9 @@ from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
-    INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING,
-    STATE_USED, TYPE_ARRAY, TYPE_PINS, block_t, block_to_payload, intent_t, payload_to_block, pin_record_t, record_pins, seal, tag_make,
-    tag_make_free, tag_size, tag_state, tag_type)
+    INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE,
+    STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, intent_t, payload_to_block, pin_record_t,
+    record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
@@ -51,7 +51,7 @@ from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
 from shmem._heap.name_counts cimport names_recount
 from shmem._heap.pins cimport (
-    array_checked_pins, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none, pins_clear_slot,
+    block_checked_pins, block_doom_if_pinned, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none, pins_clear_slot,
     pins_find, pins_have_record, pins_index_anew, pins_take_out)
 
 cdef enum:
@@ -115,6 +115,8 @@ cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free a block; one that a live participant pins is freed with its last pin."""
     cdef block_t* block = _intent_block(section, payload_off)
     if block == NULL or tag_state(block.tag) != STATE_USED or block_waits_for_pins(section, payload_off):
+        return
+    if block_doom_if_pinned(section, payload_off):
         return
     store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
 
@@ -241,9 +243,25 @@ cdef void _drop_recorded_pins(section_t* section, const dead_t* dead) noexcept n
 # -- the sweep --------------------------------------------------------------------------------------------
 
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
-    """Clear the pins of dead participants; return True if the array has neither a pin nor a name left."""
-    cdef uint64_t* pins = array_checked_pins(section, payload_off)
-    return pins != NULL and _clear_dead_bits(section, pins, dead) and block_is_unreachable(section, payload_off)
+    """Clear the pins of dead participants; return True if no other is left."""
+    cdef uint64_t* pins = block_checked_pins(section, payload_off)
+    if pins == NULL:                     # its header is damaged
+        return tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY
+    return _clear_dead_bits(section, pins, dead)
+
+
+cdef bint _ends(section_t* section, uint64_t payload_off, uint64_t tag, const dead_t* dead) noexcept nogil:
+    """Return whether recovery frees this block, after clearing the pins that dead participants have of it."""
+    cdef uint64_t state = tag_state(tag)
+    if state == STATE_PENDING:
+        return _is_dead(dead, tag_type(tag))
+    if state == STATE_USED and tag_type(tag) == TYPE_ARRAY:
+        return _drop_dead_pins(section, payload_off, dead) and block_is_unreachable(section, payload_off)
+    if state == STATE_DOOMED or (state == STATE_USED and tag_type(tag) == TYPE_QUEUE):
+        return _drop_dead_pins(section, payload_off, dead) and state == STATE_DOOMED
+    if state == STATE_USED and tag_type(tag) == TYPE_PINS:
+        return not pins_have_record(section, payload_off)
+    return state == STATE_CACHED
 
 
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
@@ -253,9 +271,7 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
     if state == STATE_HOLE:
         block.serial = 0                 # a process may have died between the two stores that free
         return True
-    if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
-            or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))
-            or (state == STATE_USED and tag_type(tag) == TYPE_PINS and not pins_have_record(section, block_to_payload(off)))):
+    if _ends(section, block_to_payload(off), tag, dead):
         if compare_exchange_release_u64(&block.tag, tag, tag_make_free(tag_size(tag), STATE_HOLE)):
             block.serial = 0
             return True

@@ -13,9 +13,9 @@ from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
-    SLOT_REMOVED, STATE_CACHED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY,
-    TYPE_PINS, array_t, block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
-    pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
+    SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
+    TYPE_ARRAY, TYPE_PINS, array_t, block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes,
+    payload_to_block, pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
@@ -99,7 +99,7 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
     if ((block.serial & SERIAL_MASK) >= section.header.next_serial or not slack_fits(block.serial, payload_bytes(size_bytes))
             or not tag_has_serial(tag, block.serial)):
         return _say(facts, BAD_SERIAL, off, section.header.next_serial, block.serial & SERIAL_MASK)
-    if tag_state(tag) == STATE_PENDING:
+    if tag_state(tag) == STATE_PENDING or tag_state(tag) == STATE_DOOMED:
         return FINE
     problem = FINE
     if tag_type(tag) == TYPE_ARRAY:
