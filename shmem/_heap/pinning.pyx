@@ -11,7 +11,8 @@ from libc.string cimport memset
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
 from shmem._base.bounds cimport block_is_stale, used_tag
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, payload_to_block, pin_record_t, tag_type, type_is_internal)
+    BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, payload_to_block, pin_record_t, tag_type,
+    type_is_internal)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, OK, WOULD_BLOCK
 from shmem._heap.backing cimport is_out_of_space
@@ -20,8 +21,8 @@ from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_allocate_at_hand, heap_check_block, heap_commit,
     heap_enter, heap_leave, heap_mend_pins, heap_release, heap_release_with_pins, heap_wait_t)
 from shmem._heap.pins cimport (
-    block_has_own_pins, block_is_doomed, block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none, pins_clear_mine, pins_find, pins_put_in, pins_set_mine,
-    pins_set_slot, pins_take_out)
+    block_has_own_pins, block_is_doomed, block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none, pins_clear_mine, pins_find,
+    pins_put_in, pins_set_mine, pins_set_slot, pins_take_out)
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
 

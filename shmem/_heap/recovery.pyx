@@ -21,8 +21,8 @@ before it.  So recovery may be killed at any instruction and run again.
 5. Drop the pins of dead participants that lie in records and slots; free the records that are left without a pin, and the blocks
    whose last pin that was, if they are unnamed.
 6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records that are not in the index become holes.  Pins of dead
-   participants in arrays and queues are dropped, arrays without a name or pin are freed, and DOOMED blocks without a pin.  Adjacent holes merge.  Rear tags, free index and
-   counters are rebuilt.
+   participants in arrays and queues are dropped; arrays without a name or pin, and DOOMED blocks without a pin, are freed.  Adjacent holes
+   merge.  Rear tags, free index and counters are rebuilt.
 7. A hole at the end lowers `top`.
 8. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
@@ -51,8 +51,8 @@ from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
 from shmem._heap.name_counts cimport names_recount
 from shmem._heap.pins cimport (
-    block_checked_pins, block_doom_if_pinned, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none, pins_clear_slot,
-    pins_find, pins_have_record, pins_index_anew, pins_take_out)
+    block_checked_pins, block_doom_if_pinned, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none,
+    pins_clear_slot, pins_find, pins_have_record, pins_index_anew, pins_take_out)
 
 cdef enum:
     DEAD_BYTES = 8192                # a bit for each of up to MAX_PARTICIPANTS

@@ -61,6 +61,9 @@ cdef class ArrayHold(Placed):
         PyBuffer_FillInfo(view, self, self.start, self.n_bytes, not self.mapping.writable, flags)
 
 
+refuse_construction(ArrayHold)
+
+
 def held_at(Memory memory, uint64_t at_off):
     """Return (offset, serial) of the array at an offset anywhere within it, if this process has views of it, or None.
 
