@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 export SHMEM_DEBUG_INFO := $(DEBUG)
 .NOTPARALLEL:
-.PHONY: help demo test sanitize chaos bench fuzz lint mutants wheel sdist build clean ci ci-full
+.PHONY: help demo test sanitize chaos bench fuzz lint mutants wheel sdist release build clean ci ci-full
 
 help:
 	@echo "make demo      set up, build, run the demo: writes demo-output/hillshade.png"
@@ -37,6 +37,7 @@ help:
 	@echo "make mutants   break each promise of docs/reliability.md once, and see its test fail"
 	@echo "make wheel     a wheel in dist/"
 	@echo "make sdist     a source distribution in dist/, installed into a clean environment and tried there"
+	@echo "make release   is everything ready for a release?  version, changelog, citation, tags"
 	@echo "make ci        what continuous integration runs"
 	@echo "make ci-full   the same, and what takes hours: every mutant, the full crashtest, kill storms, fuzzing"
 	@echo "make clean     remove everything that the others made"
@@ -124,6 +125,9 @@ sdist: $(VENV)/.made
 	@TMPDIR="$(abspath $(VENV))/tmp" $(CLEAN)/bin/python -m pip --quiet install dist/shmem-*.tar.gz
 	@cd $(CLEAN) && TMPDIR="$(abspath $(VENV))/tmp" bin/python -P "$(CURDIR)/tests/smoke.py"
 	@rm -rf $(CLEAN)
+
+release:
+	$(PYTHON) tools/release.py
 
 ci:
 	.ci/run

@@ -1,10 +1,34 @@
 """Build the Cython core.  Everything that needs no code is in pyproject.toml."""
 
 import os
+import struct
+import sys
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+
+def reason_to_refuse():
+    """Return why the core cannot be built for this system, or None.  In a cross-build, `shmem/_base/layout.pxd` looks at the target too."""
+    pointer_bits = 8 * struct.calcsize("P")
+    if sys.implementation.name != "cpython":
+        return f"the core is an extension of CPython, and this is {sys.implementation.name}"
+    if pointer_bits != 64:
+        return f"a section needs 64-bit addresses, and this Python has {pointer_bits}-bit ones: use a 64-bit Python"
+    if sys.byteorder != "little":
+        return "the words of a section are little-endian, and this processor is big-endian"
+    if sys.platform == "darwin":
+        return "macOS has no locks on bytes of a file that a mapping keeps, no futex system call, and no memory that a fork wipes"
+    if sys.platform in ("win32", "cygwin"):
+        return "Windows has no fork, no locks on bytes of a file that a mapping keeps, no wait on a shared word, and no unnamed files"
+    if sys.platform != "linux":
+        return f"the system calls of shmem/_base/system.pyx are those of Linux, and this is {sys.platform}"
+    return None
+
+
+if refusal := reason_to_refuse():
+    raise SystemExit(f"cannot build shmem: {refusal}; docs/porting.md lists what a port would have to provide")
 
 # Debug information makes the extensions five times as large, so a build has none unless it is asked for (make build DEBUG=1).
 WITH_DEBUG_INFO = os.environ.get("SHMEM_DEBUG_INFO", "0") not in ("", "0")
@@ -44,7 +68,8 @@ extensions = [
 if not extensions:
     raise SystemExit(f"cannot build shmem: no .pyx file below {Path('shmem').resolve()}; the source distribution or checkout is incomplete")
 
-setup(
-    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1),
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
-)
+if __name__ == "__main__":  # since CPython 3.14, the processes that translate to C import this file
+    setup(
+        ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1),
+        options={"build_ext": {"parallel": os.cpu_count() or 1}},
+    )
