@@ -35,7 +35,6 @@ WITH_DEBUG_INFO = os.environ.get("SHMEM_DEBUG_INFO", "0") not in ("", "0")
 EXTRA_CFLAGS = os.environ.get("SHMEM_CFLAGS", "").split()
 COMPILE_ARGS = [
     "-std=gnu11",
-    "-O2",
     "-fno-strict-aliasing",
     "-Wall",
     "-Wextra",
@@ -46,9 +45,16 @@ COMPILE_ARGS = [
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
     "-g" if WITH_DEBUG_INFO else "-g0",
-    *EXTRA_CFLAGS,
 ]
 LINK_ARGS = [] if WITH_DEBUG_INFO or EXTRA_CFLAGS else ["-Wl,--strip-all"]
+# A wheel has less than 2 MB.  What runs seldom, or beside much slower work in Python or in the kernel, is therefore built for size (a third
+# less); heap, locks and queues are not.
+FOR_SIZE = {
+    *("shmem._core", "shmem._cli.tstshmem_tree", "shmem._sections.image"),
+    *(f"shmem._base.{name}" for name in ("debug", "layout", "public", "system_sysv", "system_tools")),
+    *(f"shmem._objects.{name}" for name in ("arrays", "codec", "directory", "event", "fields", "finding", "making", "persistence")),
+    *(f"shmem._objects.{name}" for name in ("semaphore", "struct", "waitables")),
+}
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": False,
@@ -61,12 +67,18 @@ DIRECTIVES = {
     "embedsignature.format": "python",
 }
 
-extensions = [
-    Extension(".".join(path.with_suffix("").parts), [str(path)], extra_compile_args=COMPILE_ARGS, extra_link_args=LINK_ARGS)
-    for path in sorted(Path("shmem").rglob("*.pyx"))
-]
+
+def make_extension(path):
+    name = ".".join(path.with_suffix("").parts)
+    flags = [*COMPILE_ARGS, "-Os" if name in FOR_SIZE else "-O2", *EXTRA_CFLAGS]
+    return Extension(name, [str(path)], extra_compile_args=flags, extra_link_args=LINK_ARGS)
+
+
+extensions = [make_extension(path) for path in sorted(Path("shmem").rglob("*.pyx"))]
 if not extensions:
     raise SystemExit(f"cannot build shmem: no .pyx file below {Path('shmem').resolve()}; the source distribution or checkout is incomplete")
+if unknown := FOR_SIZE - {extension.name for extension in extensions}:
+    raise SystemExit(f"cannot build shmem: setup.py names modules that do not exist: {', '.join(sorted(unknown))}")
 
 if __name__ == "__main__":  # since CPython 3.14, the processes that translate to C import this file
     setup(

@@ -33,7 +33,7 @@ from shmem._base.layout cimport (
     TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, control_bytes, hash_name, layout_fingerprint,
     seal, tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
-from shmem._base.participants cimport LIVENESS_BYTE, NAMING_BITS, NAMING_BYTE, OPENING_BYTE
+from shmem._base.participants cimport GUEST_BYTE, LIVENESS_BYTE, NAMING_BITS, NAMING_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS
 
 cdef extern from *:
@@ -322,7 +322,7 @@ CONSTANTS = dict(
     MAX_PARTICIPANTS=MAX_PARTICIPANTS, MAX_THREADS=MAX_THREADS, MAX_SECTION_BYTES=MAX_SECTION_BYTES, END_OF_ADDRESSES=END_OF_ADDRESSES,
     MAX_DIMS=MAX_DIMS,
     # bytes of the file that processes lock
-    OPENING_BYTE=<uint64_t>OPENING_BYTE, LIVENESS_BYTE=<uint64_t>LIVENESS_BYTE,
+    OPENING_BYTE=<uint64_t>OPENING_BYTE, LIVENESS_BYTE=<uint64_t>LIVENESS_BYTE, GUEST_BYTE=<uint64_t>GUEST_BYTE,
     NAMING_BYTE=<uint64_t>NAMING_BYTE, NAMING_BITS=NAMING_BITS,
     # the word of an owner, and `readers`
     OWNER_INDEX_MASK=OWNER_INDEX_MASK, OWNER_GENERATION_SHIFT=OWNER_GENERATION_SHIFT, GATE_WAITERS=<uint64_t>GATE_WAITERS,

@@ -12,6 +12,8 @@ cdef enum:                                   # of `participant_t.attached`
 cdef enum:
     OPENING_BYTE = 0x2000000000000000        # far past the end of any file; held while opening or closing
     LIVENESS_BYTE = 0x2000000000000001       # plus the index: held while the participant lives
+    GUEST_BYTE = 0x200000000000ffff          # behind the last of them: held shared while a process, or a child of one, has the file mapped
+    N_LIVENESS_BYTES = 65535                 # of participants, and this one
     NAMING_BYTE = 0x3000000000000000         # plus NAMING_BITS bits of a name's hash: held while its value is made
     NAMING_BITS = 60
 
@@ -20,10 +22,18 @@ cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcep
 cdef int section_descriptor(section_t* section) noexcept nogil
 cdef void section_close_descriptor(section_t* section, int fd) noexcept nogil
 cdef void participant_drop_liveness(section_t* section, void* page, int kept_fd) noexcept nogil
+cdef int guest_take(section_t* section) noexcept nogil
+cdef void guest_drop(section_t* section) noexcept nogil
+cdef bint guests_are_alive(section_t* section) noexcept nogil
 cdef bint participants_any_alive(section_t* section) noexcept nogil
-cdef bint participants_others_active(section_t* section, bint* any_rests) noexcept nogil
+cdef bint participants_any_active(section_t* section, bint* any_rests) noexcept nogil
 cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uint64_t* former_readers,
                           void** page, int* kept_fd) noexcept nogil
+
+
+cdef inline bint is_guest(section_t* section) noexcept nogil:
+    """Return whether this process holds the guests' byte: it, or an ancestor, has joined, and it has not left."""
+    return section.guest_page != NULL or section.guest_fd >= 0
 
 
 cdef inline participant_t* my_entry(section_t* section) noexcept nogil:

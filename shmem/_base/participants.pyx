@@ -13,6 +13,9 @@ section's file.  Liveness is asked of the kernel, never guessed from process ids
   intent of its former one.  It is stored before the generation that shows every process that the former owner is dead.
 * A process that exits while it has views of arrays rests: it has left, and takes part in nothing, but entry, pins and byte stay until it
   ends.  The last participant is the last one that does not rest.
+* A participant also holds the guests' byte, shared with all others, and its children inherit that lock.  So a child counts as alive, and
+  the file is not truncated under its views, even if no entry was free for it, no descriptor was left, or no handler saw the fork.  A
+  process that leaves or rests drops its hold.  The byte tells about others only to a process that has dropped its own.
 * "Dead" is believed only from a descriptor that still leads to the section's file and reports this participant's byte
   as locked.  A descriptor that user code closed, and that leads to another file by now, would report every participant dead.
 """
@@ -42,7 +45,7 @@ cdef void _take_my_byte_again(section_t* section, int fd) noexcept nogil:
     cdef void* page = NULL
     cdef int kept_fd = -1
     cdef uint32_t index = section.private.index_plus_1 - 1
-    if liveness_take(fd, section.path, LIVENESS_BYTE + index, False, &section.keeps_fd, &page, &kept_fd) != 0:
+    if liveness_take(fd, section.path, LIVENESS_BYTE + index, False, False, &section.keeps_fd, &page, &kept_fd) != 0:
         return
     if participant_generation(section, index) == section.private.generation:
         section.liveness_page, section.liveness_fd = page, kept_fd
@@ -121,30 +124,56 @@ cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil:
 
 
 cdef bint participants_any_alive(section_t* section) noexcept nogil:
-    """Return whether any process is attached, this one included; True if that is unknown."""
+    """Return whether any process is attached, this one included, or a guest; True if that is unknown."""
     cdef bint is_locked = True
     cdef int fd = section_descriptor(section)
-    return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, section.max_participants, &is_locked) != 0 or is_locked
+    return fd < 0 or byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) != 0 or is_locked
 
 
-cdef bint participants_others_active(section_t* section, bint* any_rests) noexcept nogil:
-    """Return whether another process takes part in the section; True if that is unknown.
+cdef int guest_take(section_t* section) noexcept nogil:
+    """Hold the guests' byte, unless this process has inherited that: 0 or an errno.
 
-    If not, `any_rests` is whether another process rests.  The caller holds the opening byte, so none joins or begins to rest meanwhile.
+    The process has taken an entry before, which showed whether a mapping keeps a lock.  Of a shared byte it would not show.
     """
-    cdef uint32_t i, me_plus_1 = section.private.index_plus_1
-    cdef bint is_locked = True, after_me = True
+    if section.guest_page != NULL or (section.guest_fd >= 0 and _descriptor_is_the_section(section, section.guest_fd)):
+        return OK
+    return liveness_take(section.fd, section.path, GUEST_BYTE, True, True, &section.keeps_fd, &section.guest_page, &section.guest_fd)
+
+
+cdef void guest_drop(section_t* section) noexcept nogil:
+    participant_drop_liveness(section, section.guest_page, section.guest_fd)
+    section.guest_page = NULL
+    section.guest_fd = -1
+
+
+cdef bint guests_are_alive(section_t* section) noexcept nogil:
+    """Return whether any process holds the guests' byte; True if that is unknown."""
+    cdef bint is_locked = True
+    cdef int fd = section_descriptor(section)
+    return fd < 0 or byte_range_is_locked(fd, GUEST_BYTE, 1, &is_locked) != 0 or is_locked
+
+
+cdef bint _any_is_locked(int fd, uint32_t first, uint32_t end) noexcept nogil:
+    """Return whether the liveness byte of any entry from `first` to before `end` is locked; True if that is unknown."""
+    cdef bint is_locked = True
+    if first == end:                         # a range without length would extend to the end of all bytes
+        return False
+    return byte_range_is_locked(fd, LIVENESS_BYTE + first, end - first, &is_locked) != 0 or is_locked
+
+
+cdef bint participants_any_active(section_t* section, bint* any_rests) noexcept nogil:
+    """Return whether the owner of any other entry takes part in the section; True if that is unknown.
+
+    If not, `any_rests` is whether such an owner rests.  The caller holds the opening byte, so none joins or begins to rest meanwhile.
+    Children of a process may take entries, but that process takes part.
+    """
+    cdef uint32_t i, me_plus_1 = section.private.index_plus_1, end = section.max_participants
+    cdef bint is_locked = True
     cdef int fd = section_descriptor(section)
     any_rests[0] = False
     if fd < 0:
         return True
-    if me_plus_1 != 0 and (byte_range_is_locked(fd, LIVENESS_BYTE + me_plus_1, section.max_participants, &after_me) != 0):
-        return True
-    if me_plus_1 == 1:
-        is_locked = False
-    elif byte_range_is_locked(fd, LIVENESS_BYTE, me_plus_1 - 1 if me_plus_1 else section.max_participants, &is_locked) != 0:
-        return True
-    if not is_locked and (me_plus_1 == 0 or not after_me):
+    if not _any_is_locked(fd, 0, me_plus_1 - 1 if me_plus_1 else 0) and not _any_is_locked(fd, me_plus_1, end):
         return False
     for i in range(section.max_participants):
         if i + 1 == me_plus_1:
@@ -203,7 +232,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                 continue
             if participant_entry_is_alive(section, i):
                 continue
-            status = liveness_take(fd, section.path, LIVENESS_BYTE + i, inherit, &section.keeps_fd, page, kept_fd)
+            status = liveness_take(fd, section.path, LIVENESS_BYTE + i, False, inherit, &section.keeps_fd, page, kept_fd)
             if status == EAGAIN:
                 continue
             if status != 0:

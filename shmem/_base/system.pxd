@@ -21,6 +21,8 @@ cdef int64_t now_ns() noexcept nogil
 cdef void pause_ns(int64_t duration_ns) noexcept nogil
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil
 cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
+cdef bint barrier_prepare() noexcept nogil
+cdef bint barrier_on_all_threads() noexcept nogil
 
 # files
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil
@@ -47,7 +49,8 @@ cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil
 cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil
-cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint shared, bint inherit, bint* keeps_fd, void** page,
+                       int* kept_fd) noexcept nogil
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil
 cdef void liveness_do_not_inherit(void* page) noexcept nogil
 

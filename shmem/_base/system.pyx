@@ -52,6 +52,22 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_futex
 
+cdef extern from *:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #define PREPARE_BARRIER 16                  /* MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, since Linux 4.14; headers may be older */
+    #define BARRIER_ON_ALL_THREADS 8            /* MEMBARRIER_CMD_PRIVATE_EXPEDITED */
+    #ifdef SYS_membarrier
+    static int membarrier(int command) { return (int)syscall(SYS_membarrier, command, 0, 0); }
+    #else
+    static int membarrier(int command) { return -1; }
+    #endif
+    """
+    int PREPARE_BARRIER
+    int BARRIER_ON_ALL_THREADS
+    int membarrier(int command) noexcept nogil
+
 cdef extern from "<linux/futex.h>" nogil:
     int FUTEX_WAIT
     int FUTEX_WAKE
@@ -183,6 +199,19 @@ cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexc
 cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
     """Wake up to `n_threads` sleepers; return how many were woken."""
     return <int>syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
+
+
+cdef bint barrier_prepare() noexcept nogil:
+    """Prepare this process and its children for `barrier_on_all_threads`; False if the system has no such call.
+
+    With several threads the first call takes up to some 20 ms.
+    """
+    return membarrier(PREPARE_BARRIER) == 0
+
+
+cdef bint barrier_on_all_threads() noexcept nogil:
+    """Make every thread of this process execute a memory barrier, wherever it is; return whether that was done."""
+    return membarrier(BARRIER_ON_ALL_THREADS) == 0 or (membarrier(PREPARE_BARRIER) == 0 and membarrier(BARRIER_ON_ALL_THREADS) == 0)
 
 
 # -- files --------------------------------------------------------------------------------------------
@@ -510,12 +539,16 @@ cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_b
 
 cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
     """Lock one byte through this description: EAGAIN if another one holds it and `wait` is false, EINTR after a signal."""
-    cdef flock request
     if wait:
         if debug_level:
             debug_opening_byte()
         return byte_wait(fd, off, False)
-    _describe_range(&request, F_WRLCK, off, 1)
+    return _byte_try(fd, off, False)
+
+
+cdef int _byte_try(int fd, uint64_t off, bint shared) noexcept nogil:
+    cdef flock request
+    _describe_range(&request, F_RDLCK if shared else F_WRLCK, off, 1)
     if fcntl(fd, F_OFD_SETLK, &request) == 0:
         return 0
     return EAGAIN if errno == EACCES else errno
@@ -542,8 +575,9 @@ cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_l
     return 0
 
 
-cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bint* keeps_fd, void** page, int* kept_fd) noexcept nogil:
-    """Lock a byte for as long as this address space exists: EAGAIN if another process holds it.
+cdef int liveness_take(int fd, const char* path, uint64_t off, bint shared, bint inherit, bint* keeps_fd, void** page,
+                       int* kept_fd) noexcept nogil:
+    """Lock a byte, exclusively or shared, for as long as this address space exists: EAGAIN if another process holds it.
 
     The lock is taken through a new description; one page is mapped through it, and the descriptor is closed.
     On a file system that drops the lock with the descriptor (overlayfs maps the file beneath), the descriptor is kept instead,
@@ -557,7 +591,7 @@ cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bin
     status = file_reopen(fd, path, &own_fd)
     if status != 0:
         return status
-    status = byte_lock(own_fd, off, False)
+    status = _byte_try(own_fd, off, shared)
     if status != 0:
         close(own_fd)
         return status
@@ -580,7 +614,7 @@ cdef int liveness_take(int fd, const char* path, uint64_t off, bint inherit, bin
     if status != 0:
         return status
     keeps_fd[0] = True
-    return liveness_take(fd, path, off, inherit, keeps_fd, page, kept_fd)
+    return liveness_take(fd, path, off, shared, inherit, keeps_fd, page, kept_fd)
 
 
 cdef void liveness_drop(void* page, int kept_fd) noexcept nogil:

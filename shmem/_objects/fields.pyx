@@ -57,6 +57,9 @@ cdef class FieldType:
     cpdef list describe(self):
         raise NotImplementedError
 
+    def __reduce__(self):
+        return field_type_from_description, tuple(self.describe())
+
 
 @cython.final
 cdef class Scalar(FieldType):
@@ -247,6 +250,10 @@ cdef class Ref(FieldType):
     cpdef list describe(self):
         return ["ref", self.type_name]
 
+    def __reduce__(self):
+        # the target class is not sent from here: its base may be the class that contains this reference, and is unpickled first
+        return ref_again, (self.target if self.type_name is None else self.type_name, self.type_name)
+
     def __repr__(self):
         target = self.type_name or self.target
         return f"shmem.Ref[{'Any' if target == ANY else target}]"
@@ -256,6 +263,13 @@ def ref_to_type_name(str name):
     """Return a Ref to the type of that name in the section."""
     cdef Ref ref = Ref[name]
     ref.type_name = name
+    return ref
+
+
+def ref_again(target, type_name):
+    """Return the Ref that was pickled."""
+    cdef Ref ref = Ref[""]
+    ref.target, ref.type_name = target, type_name
     return ref
 
 
@@ -437,8 +451,16 @@ cdef class Field:
             raise_stranger(self, instance)
         self.assign(<Placed>instance, value)
 
+    def __reduce__(self):
+        return field_again, (self.owner._shmem_layout_, self.name)
+
     def __delete__(self, instance):
         raise AttributeError(f"cannot delete {self.where()}: fields cannot be deleted")
+
+
+def field_again(layout, name):
+    """Return the field that was pickled."""
+    return layout.fields[name]
 
 
 def make_field(FieldType type_, str name, owner, size_t offset, origin=None):

@@ -12,6 +12,8 @@ Invariants:
   block are interchangeable, and compare equal.
 * No module is imported to find a class.  A type that this process has not defined gets a class made from the
   description, until a class of that name is defined.
+* A class that arrives by value, in a function that cloudpickle sends, is filled before it is registered.  It replaces a class of the same
+  name and description.  Beside a class of the same name with other fields it is used for the blocks with its own.
 """
 
 import contextlib
@@ -48,9 +50,11 @@ __all__ = ["Struct", "StructMeta", "new", "on_new_class"]
 on_new_class = []               # callables; each is called with every new Struct class
 
 RESERVED_NAMES = frozenset({"offset", "section", "dtype"})
+SKELETON_NAMES = frozenset({"__module__", "__slots__", "__dict__"})     # what cloudpickle makes a class with; a class statement has more
 
 cdef dict classes_by_type_name = {}          # the newest definition of each
 cdef dict classes_by_qualified_name = {}     # (module, qualified name) -> the same, for annotations
+cdef dict sent_classes = {}                  # (type name, description) -> the newest such class that was unpickled
 cdef dict generic_classes = {}               # (type name, description) -> class made from the description
 
 
@@ -65,12 +69,28 @@ cdef class Layout:
     cdef readonly object dtype
     cdef readonly size_t n_bytes
     cdef readonly size_t align_bytes
-    cdef readonly bint is_generic
+    cdef readonly bint is_generic       # the class was made from a section's description
+    cdef bint is_skeleton               # the class has no body: cloudpickle has yet to fill it
     cdef bytes format                   # PEP 3118; None if there is no format for the fields
     cdef readonly bytes image           # the bytes of an object with its defaults, None if all are zero
     cdef bytes description              # None until every reference is resolved
     cdef dict pending                   # own annotations, as far as evaluated
     cdef readonly object scope
+
+    def __reduce__(self):
+        """cloudpickle sends classes of `__main__` by value: an empty class, then the dict of the class, with this layout in it."""
+        layout_of(self.cls)
+        with contextlib.suppress(NameError):
+            self.resolve()
+        own = {name: field.type for name, field in self.fields.items() if field.origin is self.cls}
+        targets = [type_.target for type_ in own.values() if isinstance(type_, Ref) and isinstance(type_.target, StructMeta)]
+        # the bases first: if one of them uses this class, it is still empty
+        bases = [base._shmem_layout_ for base in self.cls.__bases__ if isinstance(base, StructMeta)]
+        facts = (self.cls.__qualname__, self.type_name, self.is_generic, own, self.image, self.dtype)
+        return fill_layout, (bases, self.cls, *facts), targets
+
+    def __setstate__(self, targets):
+        """Take the classes that references lead to, which are sent after this one has its fields, and exist by now."""
 
     cdef int lay_out(self) except -1:
         """Assign every field its offset.  If an annotation uses a name that is not defined yet, raise NameError and change nothing."""
@@ -152,7 +172,8 @@ cdef class Layout:
         """Return the bytes of an object with its defaults, None if all are zero."""
         cdef bytearray image
         cdef Field field
-        defaults = {name: self.cls.__dict__[name] for name in own if name in self.cls.__dict__}
+        # an unpickled class has no values there, but perhaps fields of an attempt that failed
+        defaults = {} if self.is_skeleton else {name: self.cls.__dict__[name] for name in own if name in self.cls.__dict__}
         inherited = base.image if base is not None else None
         if not defaults and inherited is None:
             return None
@@ -205,6 +226,28 @@ cdef Layout layout_of(cls):
     return layout
 
 
+def fill_layout(bases, cls, qualname, type_name, is_generic, own, image, dtype):
+    """Return the layout of an unpickled class; if the class is new, give it its fields, defaults and names.
+
+    The layouts of its bases are an argument only because they must be unpickled earlier.
+    """
+    cdef Layout layout = cls.__dict__["_shmem_layout_"]
+    if not layout.is_skeleton:          # the class was pickled in this process, or unpickled before
+        return layout
+    cls.__qualname__ = qualname
+    layout.type_name, layout.type_names = type_name, names_of_types(cls, type_name)
+    layout.pending, layout.description = own, None
+    layout.lay_out()
+    if layout.dtype != dtype:
+        raise LayoutMismatch(f"cannot unpickle the class {qualname}: its fields are {layout.dtype} here, {dtype} where it was pickled; use "
+                             "the same version of the modules that define its base classes")
+    layout.image = image
+    layout.is_generic = is_generic
+    layout.is_skeleton = False
+    register_sent(layout)
+    return layout
+
+
 # --- classes
 
 class StructMeta(type):
@@ -215,15 +258,14 @@ class StructMeta(type):
             raise TypeError(f"cannot define {name} with __slots__: its objects are in a section; declare fields by annotations")
         cls = super().__new__(meta, name, bases, {"__slots__": (), **namespace}, **kwargs)
         if cls.__dictoffset__:
-            culprits = ", ".join([base.__name__ for base in cls.__mro__ if "__dict__" in base.__dict__])
-            raise TypeError(f"cannot define {name}: because of {culprits}, its objects would have attributes outside the section; "
-                            "base classes other than Struct need __slots__ = ()")
+            raise_dict(cls)
         cdef Layout layout = Layout.__new__(Layout)
         layout.cls = cls
         layout.type_name = name_of_type(cls, type_name)
-        layout.type_names = (layout.type_name, *[base._shmem_layout_.type_name for base in cls.__mro__[1:] if isinstance(base, StructMeta)])
+        layout.type_names = names_of_types(cls, layout.type_name)
         layout.scope = Scope(cls, classes_by_qualified_name)
         type.__setattr__(cls, "_shmem_layout_", layout)
+        layout.is_skeleton = _generic is None and type_name is None and namespace.keys() <= SKELETON_NAMES
         if _generic is None:
             prepare(layout)
         else:
@@ -238,6 +280,16 @@ class StructMeta(type):
         raise TypeError(f"cannot construct a {cls.__name__} directly: it must be in a section; use shm.new({cls.__name__}, ...)")
 
 
+cdef int raise_dict(cls) except -1:
+    """Raise the error of a class whose objects would have a `__dict__`."""
+    culprits = [base for base in cls.__mro__ if "__dict__" in base.__dict__]
+    what = "base classes other than Struct need __slots__ = ()"
+    if any([base.__dict__.get("__slots__") == () for base in culprits]):        # given to a class that was made without them
+        what = "cloudpickle does not keep __slots__ = () of a class that it sends by value; import this class from a module"
+    raise TypeError(f"cannot define {cls.__name__}: because of {', '.join([base.__name__ for base in culprits])}, its objects would have "
+                    f"attributes outside the section; {what}")
+
+
 cdef str name_of_type(cls, type_name):
     if type_name is None:
         module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__
@@ -245,6 +297,11 @@ cdef str name_of_type(cls, type_name):
     if not isinstance(type_name, str) or not type_name:
         raise TypeError(f"type_name must be a non-empty string, got {type_name!r}")
     return type_name
+
+
+cdef tuple names_of_types(cls, str type_name):
+    """Return the type name of a class, and those of its bases."""
+    return type_name, *[base._shmem_layout_.type_name for base in cls.__mro__[1:] if isinstance(base, StructMeta)]
 
 
 cdef int prepare(Layout layout) except -1:
@@ -258,9 +315,45 @@ cdef int prepare(Layout layout) except -1:
     layout.scope.forget_locals()
     if len(layout.type_names) == 1:             # Struct itself
         return 0
-    classes_by_qualified_name[layout.cls.__module__, layout.cls.__qualname__] = layout.cls
-    define(layout.type_name, layout.cls)
+    if not layout.is_skeleton:                  # else it is registered once it is filled, or used
+        register(layout)
     return 0
+
+
+cdef int register(Layout layout) except -1:
+    classes_by_qualified_name[layout.cls.__module__, layout.cls.__qualname__] = layout.cls
+    return define(layout.type_name, layout.cls)
+
+
+cdef int register_sent(Layout layout) except -1:
+    """Register an unpickled class: in place of one with the same name and fields, and beside one with the same name and other fields."""
+    description = description_of(layout.cls)
+    known = classes_by_type_name.get(layout.type_name)
+    if layout.is_generic:
+        generic_classes.setdefault((layout.type_name, description), layout.cls)
+        return 0
+    sent_classes[layout.type_name, description] = layout.cls
+    if known is None or description_of(known) == description:
+        return register(layout)
+    forget_types()
+    return 0
+
+
+cdef bytes description_of(cls):
+    """Return the description of a class, None as long as one of its annotations uses an undefined name."""
+    try:
+        return layout_of(cls).describe()
+    except NameError:
+        return None
+
+
+cdef object class_of_description(str type_name, bytes description):
+    """Return the newest class of this name; if it has other fields, one with the described fields that was unpickled."""
+    known = classes_by_type_name.get(type_name)
+    if known is None:
+        return generic_class(type_name, description)
+    sent = sent_classes.get((type_name, description))
+    return known if sent is None or description_of(known) == description else sent
 
 
 cdef int define(str type_name, cls) except -1:
@@ -507,6 +600,9 @@ cdef TypeEntry entry_of_class(Mapping mapping, cls, type_name):
     cdef Layout layout = layout_of(cls)
     cdef bytes description = layout.describe()
     cdef str name = layout.type_name if type_name is None else name_of_type(cls, type_name)
+    if layout.is_skeleton:              # no pickle: a class without a body, made by a call
+        layout.is_skeleton = False
+        register(layout)
     if type_name is not None and classes_by_type_name.get(name) is not cls:
         define(name, cls)
     try:
@@ -529,9 +625,7 @@ cdef TypeEntry entry_of_id(Mapping mapping, uint32_t type_id):
         raise InvalidBlock(f"cannot open a block of type id {type_id}: the section has no such type")
     name, description = found[0].decode("utf-8", "replace"), found[1]
     cache = cache_of(mapping)       # before the class is looked up: if one is defined meanwhile, this cache is no longer used
-    cls = classes_by_type_name.get(name)
-    if cls is None:
-        cls = generic_class(name, description)
+    cls = class_of_description(name, description)
     cdef Layout layout = layout_of(cls)
     if layout.describe() != description:
         raise mismatch(name, layout.describe(), description)

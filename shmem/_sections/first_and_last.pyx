@@ -6,8 +6,10 @@ It creates the section (marked BEING_MADE first, MAGIC last), or it resets the v
 closed.
 
 A participant is the last one if no other process takes part: each other liveness byte is free, or its process rests (it exits, and only
-has views).  The last one holds the opening byte, so no other process can join.  It removes the file of an anonymous section.  Any other
-file it leaves clean, truncated to the pages in use, or with their space returned if a resting process may read beyond them.
+has views), and no guest is left.  A guest that leaves may be the last one too.  If it is not, it stays a guest from its exit to its end,
+since it has no entry that could keep its views.  The last one holds the opening byte, so no other process can join.  It removes the file
+of an anonymous section.  Any other file it leaves clean, truncated to the pages in use, or with their space returned if a resting process
+may read beyond them.
 
 What views of this process may still read at its exit is in use, since their pins stay.  Its mapping above the end of the file is replaced
 by memory of its own, for views of blocks that were freed.  The next opener that finds pins in a clean file frees what only they kept.
@@ -21,7 +23,8 @@ from shmem._atomics cimport store_release_u32, store_release_u64
 from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, header_t, round_up
 from shmem._base.owner cimport readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport (
-    OPENING_BYTE, my_entry, participant_generation, participant_left_something, participants_others_active, section_descriptor)
+    OPENING_BYTE, guest_drop, guest_take, guests_are_alive, is_guest, my_entry, participant_entry_is_alive, participant_generation,
+    participant_left_something, participants_any_active, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
@@ -31,7 +34,7 @@ from shmem._heap.backing cimport backing_give_back, backing_lower
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sections.header cimport header_fill
-from shmem._sections.membership cimport cease_to_participate, rest_with_views, sign_with
+from shmem._sections.membership cimport cease_to_participate, is_mapped_whole, rest_with_views, sign_with
 from shmem._sync.primitives cimport mutexes_release_all
 from shmem._sync.storage_lock cimport lock_release_all, lock_reservation_drop, lock_thread_ended
 
@@ -172,13 +175,28 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
     return False
 
 
+cdef bint _borrow_entry(section_t* section) noexcept nogil:
+    """Sign as a guest that is the last one with an entry that no process has; prefer one that left nothing.  False if all others rest."""
+    cdef uint32_t i, found = section.max_participants
+    for i in range(section.max_participants):
+        if participant_entry_is_alive(section, i):
+            continue
+        if found == section.max_participants or participant_left_something(section, found):
+            found = i
+        if not participant_left_something(section, found):
+            break
+    if found < section.max_participants:
+        sign_with(section, found, participant_generation(section, found))        # no process is left that could mistake it
+    return found < section.max_participants
+
+
 cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others_rest) noexcept nogil:
     """As the last participant, finish what dead ones left, and leave the file."""
     cdef bint keeps_pins = rests or others_rest
     cdef bint must_recover = section.header.heap_gate != 0 or (
         dead_left_something(section) if keeps_pins else _anyone_left_something(section))
-    if section.private.index_plus_1 == 0:
-        sign_with(section, 0, participant_generation(section, 0))     # no other process is left that could mistake it
+    if section.private.index_plus_1 == 0 and not _borrow_entry(section):
+        return
     section.header.heap_gate = 0
     if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:
         if must_recover:
@@ -211,7 +229,7 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
     cdef bint is_serialised = fd >= 0 and (file_reopen(fd, section.path, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
     cdef bint was_attached = section.private.index_plus_1 != 0
     cdef bint rests = at_exit and was_attached and my_entry(section).pins != 0
-    cdef bint others_rest = False
+    cdef bint others_rest = False, is_last
     mutexes_release_all(section)
     if at_exit:
         lock_thread_ended(section)
@@ -220,10 +238,18 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
     if is_serialised:
         while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
             pass
-    if is_serialised and not participants_others_active(section, &others_rest):
+    is_last = is_serialised and not participants_any_active(section, &others_rest)
+    if is_last:
+        guest_drop(section)                  # the byte may be locked by others as well, which only a process without a hold can see
+        is_last = not guests_are_alive(section) and (was_attached or is_mapped_whole(section, fd))
+    if is_last:
         _leave_whole(section, at_exit, rests, others_rest)
     if not was_attached:
         memset(section.private, 0, sizeof(private_t))
+        if not at_exit or is_last:
+            guest_drop(section)
+        elif not is_guest(section):
+            guest_take(section)              # the other guest may be the last one, and exit handlers of this process may still read views
     elif rests:
         rest_with_views(section)
     else:

@@ -12,8 +12,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from shmem._base import system_tools
-from shmem._base.layout cimport MAX_PARTICIPANTS, free_index_t, header_t, intent_t, participant_t
-from shmem._base.participants cimport LIVENESS_BYTE, OPENING_BYTE
+from shmem._base.layout cimport free_index_t, header_t, intent_t, participant_t
+from shmem._base.participants cimport LIVENESS_BYTE, N_LIVENESS_BYTES, OPENING_BYTE
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
@@ -38,7 +38,7 @@ cdef int image_begin(section_t* section, char* base, uint64_t size_bytes, int fd
     section.salt = header.salt
     section.heap_start = header.heap_start
     section.max_participants = header.max_participants
-    section.liveness_fd = section.child_fd = -1
+    section.liveness_fd = section.guest_fd = section.child_fd = -1
     section.fd = fd
     section.path = b""
     if file_facts(fd, &facts) == 0:
@@ -54,7 +54,7 @@ cdef void image_end(section_t* section) noexcept nogil:
 def is_in_use(int fd):
     """Return whether any process is attached to the section in the file behind a descriptor."""
     cdef bint is_locked = True
-    return byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) != 0 or is_locked
+    return byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) != 0 or is_locked
 
 
 def hold_opening(int fd, bint shared):

@@ -2,6 +2,7 @@
 """Membership: how this process becomes a participant of a section, and how it ceases to be one.
 
 A participant owns an entry of the table, and the kernel's lock on the entry's liveness byte.  Its signature is index and generation.
+A forked child for which no entry could be taken is a guest: it may read views, and its first operation makes it a participant.
 A participant that takes over the entry of a dead owner first clears up what that owner left in the lock and in the heap.
 """
 
@@ -13,8 +14,8 @@ from shmem._atomics cimport store_release_u32
 from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    ATTACHED_RESTS, OPENING_BYTE, participant_drop_liveness, participant_generation, participant_left_something, participant_take,
-    participants_others_active, section_descriptor)
+    ATTACHED_RESTS, OPENING_BYTE, guest_drop, guest_take, guests_are_alive, participant_drop_liveness, participant_generation,
+    participant_left_something, participant_take, participants_any_active, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport (
@@ -51,7 +52,10 @@ cdef int become_participant(section_t* section) noexcept nogil:
         return status
     sign_with(section, index, participant_generation(section, index))
     clear_up_after(section, index, former_readers)
-    return OK
+    status = guest_take(section)
+    if status != OK:
+        cease_to_participate(section)
+    return status
 
 
 cdef int _become_beside_threads(section_t* section) noexcept nogil:
@@ -71,6 +75,8 @@ cdef int _become_beside_threads(section_t* section) noexcept nogil:
         section.keeps_fd = cleaner.keeps_fd
         section.liveness_page = cleaner.liveness_page
         section.liveness_fd = cleaner.liveness_fd
+        section.guest_page = cleaner.guest_page
+        section.guest_fd = cleaner.guest_fd
         section.n_forks += 1
         sign_with(section, cleaner.private.index_plus_1 - 1, cleaner.private.generation)
     section.fd = cleaner.fd                  # it is opened again when user code has closed it
@@ -78,7 +84,7 @@ cdef int _become_beside_threads(section_t* section) noexcept nogil:
     return status
 
 
-cdef bint _is_mapped_whole(section_t* section, int fd) noexcept nogil:
+cdef bint is_mapped_whole(section_t* section, int fd) noexcept nogil:
     """Return whether the file is still what this process has mapped: no first opener has created it anew or let it grow meanwhile."""
     cdef file_facts_t facts
     return (file_facts(fd, &facts) == OK and facts.size_bytes >= section.size_bytes and section.header.magic == MAGIC
@@ -93,7 +99,7 @@ cdef int _attach_locked(section_t* section) noexcept nogil:
         status = byte_lock(opening_fd, OPENING_BYTE, True)
         while status == EINTR:
             status = byte_lock(opening_fd, OPENING_BYTE, True)
-    if status == OK and not (participants_others_active(section, &any_rests) and _is_mapped_whole(section, fd)):
+    if status == OK and not ((guests_are_alive(section) or participants_any_active(section, &any_rests)) and is_mapped_whole(section, fd)):
         status = CLOSED                      # the last participant has truncated or removed the file
     if status == OK:
         status = _become_beside_threads(section)
@@ -102,7 +108,7 @@ cdef int _attach_locked(section_t* section) noexcept nogil:
 
 
 cdef int attach_child(section_t* section) noexcept nogil:
-    """Make a child whose fork no handler saw a participant of its own, if any participant is still alive."""
+    """Make a child that got no entry at its fork a participant of its own, as long as the section is in use, at least by this guest."""
     cdef int status = OK
     process_mutex_lock()
     if section.private.index_plus_1 == 0:
@@ -125,6 +131,7 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     a kill.
     """
     cdef uint32_t index = section.private.index_plus_1 - 1
+    guest_drop(section)
     if section.private.index_plus_1 == 0:
         return
     section.participants[index].pid = 0
@@ -143,3 +150,4 @@ cdef void rest_with_views(section_t* section) noexcept nogil:
     """
     store_release_u32(&section.participants[section.private.index_plus_1 - 1].attached, ATTACHED_RESTS)
     memset(section.private, 0, sizeof(private_t))
+    guest_drop(section)

@@ -26,9 +26,10 @@ from libc.string cimport strdup
 
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
-    MAGIC_BEING_MADE, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
+    MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
 from shmem._base.participants cimport (
-    LIVENESS_BYTE, OPENING_BYTE, participant_drop_liveness, participants_any_alive, section_close_descriptor, section_descriptor)
+    LIVENESS_BYTE, N_LIVENESS_BYTES, OPENING_BYTE, guest_drop, participant_drop_liveness, participants_any_alive, section_close_descriptor,
+    section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
@@ -55,6 +56,7 @@ cdef void _destroy(section_t* section) noexcept nogil:
     memory_unmap(section.read_only_base, section.size_bytes)
     memory_unmap(section.private, sizeof(private_t))
     participant_drop_liveness(section, section.liveness_page, section.liveness_fd)       # of a process that rested; its last view is gone
+    guest_drop(section)
     section_close_descriptor(section, section.fd)
     free(section.path)
     free(section)
@@ -66,7 +68,7 @@ cdef section_t* _create(int fd, open_request_t* request, const file_facts_t* fac
     if section == NULL:
         return NULL
     section.fd = fd
-    section.liveness_fd = section.child_fd = -1
+    section.liveness_fd = section.guest_fd = section.child_fd = -1
     section.device = facts.device
     section.inode = facts.inode
     section.anonymous = request.anonymous
@@ -295,7 +297,7 @@ cdef bint section_remove_abandoned(const char* path) noexcept nogil:
     if file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK and facts.user == user_id():
         if (sections_find(&facts) == NULL and file_reopen(fd, path, &opening_fd) == OK
                 and byte_lock(opening_fd, OPENING_BYTE, False) == OK):
-            if (byte_range_is_locked(fd, LIVENESS_BYTE, MAX_PARTICIPANTS, &is_locked) == OK and not is_locked
+            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked
                     and _path_means(path, &facts)):
                 removed = file_remove(path) == OK
     file_close(opening_fd)

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from workers import wait_for
 
 import shmem
 
@@ -177,6 +178,37 @@ def test_section_is_opened_while_a_process_exits(section_file, child, how):
         section.check_heap()
 
 
+def test_guest_at_its_exit(section_file, child):
+    """A child without an entry may read inherited views to its end, although all others leave after it has left."""
+    code = "def late():\n    if not pid: say('late', section.path); sys.stdin.readline(); say(len(view.tobytes()))\n"
+    code += VIEWS["named"] + "\npid = os.fork()\n"
+    code += "if pid: os.close(0); section.close(); del view, section; os.wait()\nelse: sys.stdin.readline()"
+    with shmem.SharedMemory(section_file, max_size=SIZE, max_participants=2) as section:
+        other = child(LATE + code, {"file_name": section_file, "max_size": SIZE})
+        other.tell()
+        assert other.hear() == f"late {section_file}"
+        wait_for(lambda: len(section.stats().participants) == 1)  # the parent has left
+        del section["x"]
+    other.tell()
+    assert other.hear() == str(8 * N)
+    other.end()
+
+
+def test_guest_is_the_last_one_at_its_exit(section_file, child):
+    """The parent left before: the child's exit leaves the file truncated and clean."""
+    code = "def late():\n    if not pid: say(view.sum(), section.path)\n" + VIEWS["named"] + "\n"
+    code += "readable, writable = os.pipe(); pid = os.fork()\n"
+    code += "if pid: section.close(); del view, section; os.write(writable, b'x'); os.wait()\nelse: os.read(readable, 1)"
+    other = child(LATE + code, {"file_name": section_file, "max_size": SIZE, "max_participants": 1})
+    assert other.hear() == f"{float(N)} {section_file}"
+    other.end()
+    assert 8 * N < os.stat(section_file).st_size < 9 * N
+    with shmem.SharedMemory(section_file) as section:
+        assert not section.recovered
+        assert section["x"].sum() == N
+        section.check_heap()
+
+
 def test_anonymous_section_is_removed_while_another_process_exits(child):
     """The last process that takes part removes the file; one that exits with views does not keep it."""
     with shmem.SharedMemory(max_size=SIZE) as section:
@@ -233,8 +265,8 @@ def work(keywords, how):
         pool.submit(lambda: (time.sleep(0.1), section.zeros(10, name="x"))[0])
     else:
         threading.Thread(target=lambda: (threading.main_thread().join(), section.zeros(10, name="x"))).start()
-process = multiprocessing.get_context("fork").Process(target=work, args=(eval(args[0]), args[1])); process.start(); process.join()
-say(process.exitcode)
+process = multiprocessing.get_context("fork").Process(target=work, args=(eval(args[0]), args[1])); process.start(); process.join(20)
+say(process.exitcode); process.kill()
 """
 
 
@@ -242,7 +274,7 @@ say(process.exitcode)
 def test_threads_at_the_end_of_a_multiprocessing_child(section_file, child, how):
     """The child ends although a thread waits for its main thread's end; its threads finish their work, then it leaves in order."""
     other = child(MULTIPROCESSING, {"file_name": section_file, "max_size": SIZE}, how)
-    assert other.hear_soon() == "0"
+    assert other.hear() == "0"
     other.end()
     with shmem.SharedMemory(section_file) as section:
         assert not section.recovered
