@@ -7,6 +7,7 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 
 def reason_to_refuse():
@@ -80,8 +81,14 @@ if not extensions:
 if unknown := FOR_SIZE - {extension.name for extension in extensions}:
     raise SystemExit(f"cannot build shmem: setup.py names modules that do not exist: {', '.join(sorted(unknown))}")
 
+
+class BuildExtensions(build_ext):
+    """Translate to C only when extensions are built, and not for a source distribution or for metadata."""
+
+    def finalize_options(self):
+        self.distribution.ext_modules = cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1)
+        super().finalize_options()
+
+
 if __name__ == "__main__":  # since CPython 3.14, the processes that translate to C import this file
-    setup(
-        ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1),
-        options={"build_ext": {"parallel": os.cpu_count() or 1}},
-    )
+    setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtensions}, options={"build_ext": {"parallel": os.cpu_count() or 1}})
