@@ -322,7 +322,8 @@ def test_interrupted_attachment(place, child):
     """Signals that arrive while a child, whose fork no handler saw, waits for the opening byte to attach: the wait goes on."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
         code = "signal.signal(signal.SIGUSR1, lambda *_: None); say(os.getpid())\n"
-        other = child(FORKED + code + "with shmem.shared_lock(section): say('locked')\nos._exit(0)", place)
+        code += "try:\n    with shmem.shared_lock(section): say('locked')\nfinally: os._exit(0)"
+        other = child(FORKED + code, place)
         assert other.hear() == "born"
         with open(section.path, "r+b") as file:
             lock_byte(file.fileno(), OPENING_BYTE)
