@@ -167,6 +167,7 @@ with shmem.SharedMemory(args[0]) as section:
         os.kill(waiter.process.pid, signal.SIGCONT)
         assert waiter.hear() == "freed"
         assert [bytes(block) for block in blocks] == [content] * 3
+        words = None  # a view of the freed queue, which keeps its memory
         assert section.allocate(len(content)).offset == offset  # although the waiter still has the queue
         waiter.tell()
         waiter.end()
