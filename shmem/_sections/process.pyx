@@ -9,7 +9,7 @@ The fork wipes the private pages, so the child holds no lock; the parent's liven
 A child for which no entry could be taken is a guest, since it inherits the hold on the guests' byte: see `_base/participants.pyx`.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
@@ -18,7 +18,7 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    at_fork, at_thread_end, file_facts_t, liveness_do_not_inherit, pause_ns, process_id, process_mutex_lock,
+    at_fork, at_thread_end, file_facts_t, liveness_do_not_inherit, pause_longer, pause_ns, process_id, process_mutex_lock,
     process_mutex_unlock)
 from shmem._heap.heap cimport heap_is_filled
 from shmem._sections.first_and_last cimport section_depart
@@ -105,6 +105,7 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     """
     cdef section_t* section
     cdef uint32_t n_left = 0, waits_left
+    cdef int64_t waited_ns
     process_mutex_lock()
     section = _sections
     while section != NULL:
@@ -115,7 +116,9 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
             if not _is_busy(section):
-                section_depart(section, True)
+                waited_ns = 0
+                while not section_depart(section, True):
+                    pause_longer(&waited_ns)
             else:
                 section.kept = is_last_attempt
                 n_left += 1
@@ -184,6 +187,7 @@ cdef void _after_fork_in_child() noexcept nogil:
         section.liveness_fd = section.child_fd
         section.child_page = NULL
         section.child_fd = -1
+        section.byte_of_process = 0          # the parent's too: a lock of a process is not inherited
         liveness_do_not_inherit(section.liveness_page)
         section.n_forks += 1
         section.n_busy = 0

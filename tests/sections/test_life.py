@@ -319,7 +319,7 @@ def test_child_without_an_entry_attaches_when_one_is_free(section_file, child):
 
 
 def test_interrupted_attachment(place, child):
-    """Signals that arrive while a child, whose fork no handler saw, waits for the opening byte to attach: the wait goes on."""
+    """A child, whose fork no handler saw, attaches although signals arrive, and another process holds the opening byte."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
         code = "signal.signal(signal.SIGALRM, lambda *_: None); signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)\n"
         code += "with shmem.shared_lock(section): pass\n"
@@ -328,9 +328,8 @@ def test_interrupted_attachment(place, child):
         fd = os.open(section.path, os.O_RDWR)
         lock_byte(fd, OPENING_BYTE)
         other.tell()
-        time.sleep(0.2)
+        assert other.hear_soon() == "locked"
         os.close(fd)
-        assert other.hear() == "locked"
         assert other.hear() == "over"
         other.end()
 
@@ -408,6 +407,116 @@ def test_multiprocessing_started_inside_a_with_block(section, method, mode):
     take_over(section, deaths=0)
     link.close()
     others.close()
+
+
+# -- a process that may not open the file again -------------------------------------------------------------
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its privileges")
+DROPPED = (
+    "import threading\nsection = shmem.SharedMemory(**eval(args[0]), max_size=1 << 22); section['a'] = [1]\n"
+    "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+)
+
+
+@needs_root
+def test_fork_after_setuid(section_file, child):
+    """A forked child is a participant by locks of its own, holds and waits, and dies like any other."""
+    code = (
+        "if os.fork():\n    sys.stdin.readline(); os.wait(); section.close(); del section; say('left')\n"
+        "else:\n    shmem.exclusive_lock(section).__enter__(); array = section.zeros(10, temporary=True)\n"
+        "    say(len(section.stats().participants), os.getpid()); time.sleep(60)"
+    )
+    parent = child(DROPPED + code, {"file_name": section_file})
+    n, pid = map(int, parent.hear().split())
+    with shmem.SharedMemory(section_file) as section:
+        assert n == 2
+        assert set(section.stats().participants) == {os.getpid(), parent.process.pid, pid}
+        with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        take_over(section, deaths=1)
+        assert section.check_heap().blocks == 1
+        parent.tell()
+        assert parent.hear() == "left"
+        assert section.stats().participants == (os.getpid(),)
+    parent.end()
+
+
+@needs_root
+@pytest.mark.parametrize("last", ["parent", "child"])
+def test_closing_after_setuid(place, child, last):
+    """Of parent and child, whichever leaves last closes the file in order, and empties one that it may not remove."""
+    code = (
+        "readable, writable = os.pipe(); pid = os.fork(); me = 'parent' if pid else 'child'; section['a']\n"
+        "with shmem.exclusive_lock(section): pass\n"
+        "if me == args[1]: os.close(writable); os.read(readable, 1)\n"
+        "section.close(); del section; os.close(writable) if me != args[1] else None\n"
+        "if pid: os.wait()"
+    )
+    child(DROPPED + code, place, last).end()
+    if "file_name" in place:
+        assert 0 < os.path.getsize(place["file_name"]) < SIZE
+        with shmem.SharedMemory(**place) as section:
+            assert not section.recovered
+            section.check_heap()
+    else:
+        path = Path("/dev/shm/shmem." + place["shared_name"])
+        assert path.stat().st_size == 0
+        path.unlink()
+
+
+@needs_root
+def test_one_opens_and_closes_at_a_time_after_setuid(section_file, child):
+    """The process waits for the opening byte before it leaves, and another opener waits while it leaves."""
+    other = child(DROPPED + "say('open'); sys.stdin.readline(); section.close(); del section; say('left')", {"file_name": section_file})
+    assert other.hear() == "open"
+    fd = os.open(section_file, os.O_RDWR)
+    lock_byte(fd, OPENING_BYTE)
+    other.tell()
+    assert not select.select([other.process.stdout], [], [], 0.3)[0]
+    assert os.path.getsize(section_file) == SIZE
+    os.close(fd)
+    assert other.hear() == "left"
+    other.end()
+    assert os.path.getsize(section_file) < SIZE
+
+
+@needs_root
+def test_require_after_setuid(section_file, child):
+    """Threads and processes that may not open the file again call the factory of a name once."""
+    code = (
+        "calls = section.zeros(1, 'int64', name='calls')\n"
+        "def make():\n    calls[0] += 1; time.sleep(0.2); return [7]\n"
+        "def require():\n    made.append(int(section.require('made', make)[0]))\n"
+        "made = []; pid = os.fork(); threads = [threading.Thread(target=require) for _ in range(3)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "if pid == 0: os._exit(0 if made == [7] * 3 else 1)\n"
+        "say(os.waitstatus_to_exitcode(os.wait()[1]), made, calls[0])"
+    )
+    other = child(DROPPED + code, {"file_name": section_file})
+    assert other.hear_soon() == "0 [7, 7, 7] 1"
+    other.end()
+
+
+@needs_root
+def test_privileges_that_come_back(section_file, child):
+    """A process that opens its section again by path does not release its own locks."""
+    code = DROPPED.replace("os.setgid(65534); os.setuid(65534)", "os.seteuid(65534)") + (
+        "pid = os.fork()\n"
+        "if pid:\n    os.wait(); sys.exit()\n"
+        "shmem.exclusive_lock(section).__enter__(); os.seteuid(0)\n"
+        "again = shmem.SharedMemory(**eval(args[0])); again.close(); del again\n"
+        "say(os.getpid()); sys.stdin.readline()"
+    )
+    other = child(code, {"file_name": section_file})
+    pid = int(other.hear())
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().lock_holder == pid
+        with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
+            pass
+        other.tell()
+        other.end()
 
 
 # -- other programs: vfork, posix_spawn, exec ---------------------------------------------------------------
