@@ -12,9 +12,11 @@ and read in one instruction where that is known to work.  The slot of a thread t
 so that a search can stop at the first 0.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, prefetch, thread_pointer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from shmem._atomics cimport (
+    exchange_seq_cst_u32, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_seq_cst_u32, prefetch, store_release_u32, thread_pointer)
 from shmem._base.layout cimport block_t, free_index_t, header_t, intent_t, participant_t
+from shmem._base.status cimport CLOSED, OK
 
 cdef extern from *:
     """
@@ -29,11 +31,12 @@ cdef extern from *:
         uint64_t thread;                /* thread pointer, THREAD_ENDED or 0 */
         uint32_t exclusive;             /* depth */
         uint32_t shared;                /* depth */
-        uint32_t counted;               /* 1: this thread is counted in its participant's `readers` */
-        uint32_t upgrading;             /* 1: `upgrade` names the participant because of this thread */
+        uint8_t counted;                /* 1: this thread is counted in its participant's `readers` */
+        uint8_t upgrading;              /* 1: `upgrade` names the participant because of this thread */
+        uint8_t claimed;                /* the claim on the lock that is kept while signal handlers run; see _sync/storage_lock.pyx */
+        uint32_t inside;                /* what this thread has begun through the C interface and not ended; see `inside_begin` */
         uint64_t held_mutex_off;        /* the mutex acquired last of those that this thread holds; see _sync/primitives.pyx */
-        uint32_t claimed;               /* the claim on the lock that is kept while signal handlers run; see _sync/storage_lock.pyx */
-        uint32_t claim_number;          /* of that claim: one more for each */
+        uint32_t claim_number;          /* of the claim in `claimed`: one more for each */
         uint64_t reserved;              /* the other thread's reservation of the lock that was seen last, and since when; 0: none */
         int64_t reserved_since_ns;
         uint64_t task;                  /* the task that took the lock, see _bridge/tasks.pxd; 0: unknown; 1: several share it */
@@ -59,10 +62,11 @@ cdef extern from *:
         uint64_t thread
         uint32_t exclusive
         uint32_t shared
-        uint32_t counted
-        uint32_t upgrading
+        uint8_t counted
+        uint8_t upgrading
+        uint8_t claimed
+        uint32_t inside
         uint64_t held_mutex_off
-        uint32_t claimed
         uint32_t claim_number
         uint64_t reserved
         int64_t reserved_since_ns
@@ -100,7 +104,7 @@ ctypedef struct section_t:
     uint32_t leaves               # the process is about to leave: a waiter for the lock returns after its slice, and no call enters anew
     uint64_t id                   # unique among all section_t that this process has made
     uint64_t n_holds              # Mapping objects, under the process mutex
-    uint32_t n_busy               # threads inside the library without the GIL; must be 0 while the process departs
+    uint32_t n_busy               # Python threads inside the library without the GIL; must be 0 while the process departs
     uint64_t n_open               # handles that are not closed; under the GIL
     uint64_t n_forks              # between the opener and this process
     section_t* next               # list of this process's sections, under the process mutex
@@ -148,6 +152,26 @@ cdef inline void busy_begin(section_t* section) noexcept nogil:
 
 cdef inline void busy_end(section_t* section) noexcept nogil:
     fetch_sub_seq_cst_u32(&section.n_busy, 1)
+
+
+cdef inline int inside_begin(section_t* section, thread_t* me) noexcept nogil:
+    """Count this thread, which may not hold the GIL, as busy: 0, or CLOSED once the process leaves the section.
+
+    A thread that is inside already may do more, because the process waits for it.
+    """
+    if me.inside != 0:
+        store_release_u32(&me.inside, me.inside + 1)
+        return OK
+    exchange_seq_cst_u32(&me.inside, 1)      # before `leaves` is read; partner: sections_depart, which sets it and then reads `inside`
+    if load_seq_cst_u32(&section.leaves) == 0:
+        return OK
+    store_release_u32(&me.inside, 0)
+    return CLOSED
+
+
+cdef inline void inside_end(thread_t* me, uint32_t n) noexcept nogil:
+    """End n things that this thread has begun; `close()` and the end of a thread have ended them all."""
+    store_release_u32(&me.inside, me.inside - n if me.inside > n else 0)
 
 
 cdef inline block_t* block_at(section_t* section, uint64_t block_off) noexcept nogil:

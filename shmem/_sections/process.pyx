@@ -7,15 +7,29 @@ Before a fork, an entry is taken for the child, through an open file description
 After it, the parent drops page and descriptor, and the child keeps its own copies and signs with the new entry.
 The fork wipes the private pages, so the child holds no lock; the parent's liveness page is not mapped in it.
 A child for which no entry could be taken is a guest, since it inherits the hold on the guests' byte: see `_base/participants.pyx`.
+
+Exit.  A section goes through these states; only a child that is forked meanwhile begins anew::
+
+    in use                     attached, `leaves` 0
+    leaving   `leaves`         no thread becomes busy any more; waiters return after their slice; busy threads are waited for
+    departed  `departed`       no thread was busy: private pages cleared, entry and liveness byte given up
+     rests    ATTACHED_RESTS   the same, but views were alive: entry, pins, liveness byte and mapping stay until the process ends
+    kept      `kept`           a thread was busy to the last: nothing is given up, and the rest is as after a kill
+
+Busy is a thread of Python code in a step without the GIL (`n_busy`), one that fills a PENDING block, and one inside the C interface
+(`thread_t.inside`).  Python code looks at `leaves` with the GIL, which the exiting thread holds.  The C interface has a handshake
+instead: a thread stores `inside`, then reads `leaves`; the exiting thread stores `leaves`, then reads `inside`.  At least one of the two
+sees the other: the thread turns back, or is waited for.  A thread that is inside may do more, whatever `leaves` says.
+The exit is model-checked: `tests/models/exit.pml`.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem._atomics cimport load_seq_cst_u32, store_release_u32
+from shmem._atomics cimport fence_seq_cst, load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
 from shmem._base.participants cimport (
     is_guest, participant_drop_liveness, participant_generation, participant_take, section_close_descriptor)
-from shmem._base.section cimport section_t
+from shmem._base.section cimport MAX_THREADS, section_t, thread_find, thread_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
     at_fork, at_thread_end, file_facts_t, liveness_do_not_inherit, pause_longer, pause_ns, process_id, process_mutex_lock,
@@ -90,9 +104,24 @@ cdef void section_unlock(uint64_t section_id, bint exclusive) noexcept nogil:
 
 # -- the end of the process, and of threads -----------------------------------------------------------------
 
+cdef bint _any_inside(section_t* section) noexcept nogil:
+    """Return whether another thread is inside the C interface.
+
+    A thread that is not seen here will see `leaves`, which the caller has set; what one that was inside has written is visible.
+    """
+    cdef thread_t* me = thread_find(section)
+    cdef thread_t* thread = section.private.threads
+    cdef thread_t* end = thread + MAX_THREADS
+    fence_seq_cst()                          # after `leaves` was set; partner: inside_begin
+    while thread < end and (thread.inside == 0 or thread == me):
+        thread += 1
+    fence_seq_cst()
+    return thread < end
+
+
 cdef inline bint _is_busy(section_t* section) noexcept nogil:
     """Return whether a thread is inside the library, or between allocating a block and its commit.  The latter may need the GIL."""
-    return load_seq_cst_u32(&section.n_busy) != 0 or (section.private.index_plus_1 != 0 and heap_is_filled(section))
+    return load_seq_cst_u32(&section.n_busy) != 0 or (section.private.index_plus_1 != 0 and heap_is_filled(section)) or _any_inside(section)
 
 
 cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
@@ -101,7 +130,7 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     Views may outlive the call: nothing in use is truncated.  A section that the last attempt cannot leave is left to the kernel, as after
     a kill: its busy threads go on with an entry, pins and a mapping that stay theirs until the process ends.
 
-    The caller holds the GIL, so no thread becomes busy meanwhile.
+    The caller holds the GIL, so no thread of Python code becomes busy meanwhile, and the C interface has the handshake above.
     """
     cdef section_t* section
     cdef uint32_t n_left = 0, waits_left

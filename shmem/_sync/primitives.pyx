@@ -33,7 +33,7 @@ Which event wakes which waiters: `semaphore_signal` n of them, `event_signal` al
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
+from shmem._atomics cimport compare_exchange_seq_cst_u64, cpu_relax, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u64, store_seq_cst_u64
 from shmem._base.bounds cimport block_is_stale
 from shmem._base.deadline cimport AT_ONCE, deadline_is_past
 from shmem._base.layout cimport event_t, mutex_t, semaphore_t
@@ -165,7 +165,7 @@ cdef int _mutex_claim(section_t* section, mutex_t* mutex, const place_t* place, 
             continue
         if deadline_is_past(deadline_ns):
             return TIMEOUT_EXPIRED
-        if stop_for_signals and (status != 0 or sleeps_left == 0):
+        if (stop_for_signals or load_relaxed_u32(&section.leaves)) and (status != 0 or sleeps_left <= 0):
             return INTERRUPTED
         sleeps_left -= 1
         sequence = channel_register(&mutex.channel)

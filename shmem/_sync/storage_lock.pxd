@@ -27,7 +27,7 @@ cdef enum:                              # bits of `lock_gate` between the owner'
     LOCK_RESERVED = 0x40000000
 
 cdef enum LockReturns:                  # when a waiting request returns INTERRUPTED to its caller
-    LOCK_RETURNS_NEVER
+    LOCK_RETURNS_AT_EXIT                # only when the process leaves the section: after each slice
     LOCK_RETURNS_RARELY                 # to find that the handle was closed: at the gate after each slice, from a drain once per second
     LOCK_RETURNS_FOR_SIGNALS            # after each slice and each signal
 

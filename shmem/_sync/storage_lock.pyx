@@ -428,7 +428,7 @@ cdef void lock_depths(section_t* section, uint32_t* exclusive, uint32_t* shared)
 
 
 cdef void lock_release_all(section_t* section) noexcept nogil:
-    """Release the lock as often as this thread holds it."""
+    """Release the lock as often as this thread holds it.  What it has begun through the C interface counts as ended."""
     cdef thread_t* me = thread_find(section)
     if me == NULL:
         return
@@ -437,6 +437,7 @@ cdef void lock_release_all(section_t* section) noexcept nogil:
         unlock_exclusive(section)
     while me.shared:
         unlock_shared(section)
+    store_release_u32(&me.inside, 0)
 
 
 cdef void lock_thread_ended(section_t* section) noexcept nogil:
@@ -447,7 +448,7 @@ cdef void lock_thread_ended(section_t* section) noexcept nogil:
     _claim_drop(section, me)
     if me.exclusive or me.shared:
         _note_death(section)
-        lock_release_all(section)
+    lock_release_all(section)
     store_release_u64(&me.thread, THREAD_ENDED)
 
 
@@ -569,6 +570,10 @@ cdef bint _claim_open_gate(section_t* section, lock_request_t* request, uint64_t
     return compare_exchange_seq_cst_u64(&section.header.lock_gate, word, section.private.owner_word | starving)
 
 
+cdef inline bint _may_return(section_t* section, lock_request_t* request) noexcept nogil:
+    return request.returns != LOCK_RETURNS_AT_EXIT or load_relaxed_u32(&section.leaves) != 0
+
+
 cdef int _claim(section_t* section, lock_request_t* request) noexcept nogil:
     """Count a share, or become the owner of the gate: 0, TIMEOUT_EXPIRED or INTERRUPTED."""
     cdef uint64_t word
@@ -593,7 +598,7 @@ cdef int _claim(section_t* section, lock_request_t* request) noexcept nogil:
                 lock_gate_open(section)
         if status == TIMEOUT_EXPIRED:
             return status
-        if request.returns != LOCK_RETURNS_NEVER and status != OK:       # with nothing to lose: each slice is a chance
+        if status != OK and _may_return(section, request):               # with nothing to lose: each slice is a chance
             return INTERRUPTED
 
 
@@ -639,7 +644,7 @@ cdef int _enter(section_t* section, thread_t* me, lock_request_t* request, uint3
             status = OK if kind == READ else _drain(section, request)
             if status == OK:
                 return OK
-        may_keep = status == INTERRUPTED and request.returns != LOCK_RETURNS_NEVER and not load_relaxed_u32(&section.leaves)
+        may_keep = status == INTERRUPTED and request.returns != LOCK_RETURNS_AT_EXIT and not load_relaxed_u32(&section.leaves)
         if may_keep and claimed:
             _claim_keep(section, me, request, claimed)
             return INTERRUPTED
@@ -650,7 +655,7 @@ cdef int _enter(section_t* section, thread_t* me, lock_request_t* request, uint3
         if claimed & CLAIM_GATE:
             lock_gate_open(section)
         claimed = 0
-        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and request.returns != LOCK_RETURNS_NEVER):
+        if status == TIMEOUT_EXPIRED or (status == INTERRUPTED and _may_return(section, request)):
             return status
 
 

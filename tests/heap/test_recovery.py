@@ -114,10 +114,16 @@ def test_unclean_file_is_recovered(section_file, child):
         assert not section.recovered
 
 
+def allocate_and_free(shm, size):
+    for _ in range(MANY):
+        shm.free(shm.allocate(size))
+
+
 @pytest.mark.parametrize("way", ["attach", "sweep", "allocate little", "allocate much"])
 def test_remains_of_killed_processes_are_swept(shm, child, way):
     """A temporary array of a killed process, where no allocation fails, and no process takes the place of the dead one."""
     kept = shm.zeros(10, temporary=True)
+    allocate_and_free(shm, 10)  # one of them looks for remains: not only the first that does so may find them
     other = child(
         "section = shmem.SharedMemory(shared_name=args[0]); a = section.zeros(100_000, temporary=True); say(1); time.sleep(60)", shm.name
     )
@@ -133,9 +139,7 @@ def test_remains_of_killed_processes_are_swept(shm, child, way):
         assert 800_000 < shm.sweep() < 810_000
         assert shm.sweep() == 0
     else:
-        size = 10 if way == "allocate little" else 100_000
-        for _ in range(MANY):
-            shm.free(shm.allocate(size))
+        allocate_and_free(shm, 10 if way == "allocate little" else 100_000)
     assert shm.stats().used < 800_000
     assert kept.sum() == 0
     assert shm.check_heap().blocks == 1

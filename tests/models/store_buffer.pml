@@ -83,7 +83,8 @@ end:
 }
 
 #if PAIR == 1
-/* lock_shared_try and _share_open_gate against lock_exclusive_try, _claim_open_gate and _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx) */
+/* lock_shared_try and _share_open_gate against lock_exclusive_try, _claim_open_gate and _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx);
+   and of the same shape inside_begin against sections_depart (shmem/_base/section.pxd, _sections/process.pyx) */
 #define READERS 0
 #define GATE 1
 bool reader_is_in = false, writer_is_in = false;

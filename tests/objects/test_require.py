@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from workers import in_child, in_thread
+from workers import in_child, in_thread, wait_for, waits_for_byte
 
 import shmem
 
@@ -30,8 +30,8 @@ def test_only_openers_of_the_same_name_wait(shm, child):
     found = []
     thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()))
     thread.start()
-    thread.join(0.2)
-    assert (thread.is_alive(), "x" in shm) == (True, False)
+    wait_for(lambda: found or waits_for_byte(thread.native_id))
+    assert (found, "x" in shm) == ([], False)
     other.tell("go")
     assert other.hear() == "[1, 2, 3]"
     thread.join()
@@ -43,8 +43,10 @@ def test_killed_maker(shm, child):
     other = child(MAKER, shm.name)
     assert other.hear() == "making"
     found = []
-    thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()))
+    thread = threading.Thread(target=lambda: found.append(shm.require("x", lambda: [6]).tolist()), daemon=True)
     thread.start()
+    wait_for(lambda: found or waits_for_byte(thread.native_id))
+    assert found == []
     other.kill()
     thread.join(20)
     assert found == [[6]]

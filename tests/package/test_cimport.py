@@ -1,12 +1,10 @@
 """A client of the C-level interface, compiled against the installed package as an external project."""
 
-import os
 import shutil
-import subprocess
-import sys
 import sysconfig
 
 import pytest
+from clients import build, run
 
 CLIENT = '''
 # cython: language_level=3
@@ -114,13 +112,6 @@ def unlock_what_is_not_locked(memory):
     return shmem.unlock_exclusive(section), shmem.unlock_shared(section)
 '''
 
-SETUP = """
-from Cython.Build import cythonize
-from setuptools import Extension, setup
-
-setup(name="client", ext_modules=cythonize([Extension("client", ["client.pyx"])]))
-"""
-
 USE = """
 import threading
 import client, shmem
@@ -168,28 +159,10 @@ except TypeError:
 """
 
 
-def run(tmp_path, *arguments):
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 @pytest.fixture
 def client(tmp_path):
     """A directory with the built client; removed afterwards."""
-    (tmp_path / "client.pyx").write_text(CLIENT)
-    (tmp_path / "setup.py").write_text(SETUP)
-    done = run(tmp_path, "setup.py", "-q", "build_ext", "--inplace")
-    assert "warning: client.pyx" not in done.stdout + done.stderr
+    build(tmp_path, CLIENT)
     yield tmp_path
     shutil.rmtree(tmp_path)
 

@@ -290,30 +290,89 @@ def test_liveness_through_fork(small, child):
             assert wait_until(lambda: section.stats().participants == (os.getpid(),))
 
 
+CLOSES = """
+section = shmem.SharedMemory(args[0], max_size=1 << 24)
+os.closerange(3, 1000)
+files = [os.open(os.devnull, os.O_RDWR) for _ in range(10)]
+{}
+section.close(); del section
+for file in files:
+    os.fstat(file)
+"""
+
+
 def test_descriptors_closed_on_overlayfs(mounted, child):
     """There a descriptor keeps the liveness lock.  After closing all of them a process takes it again when it next needs the file."""
     path = mounted.overlay() / "s"
     code = """
-    section = shmem.SharedMemory(args[0], max_size=1 << 24)
-    with shmem.exclusive_lock(section):
-        os.closerange(3, 1000)
-        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
-        section.allocate(1_300_000)
-        say("holds"); sys.stdin.readline()
-    section.close(); del section
-    for file in files:
-        os.fstat(file)
-    """
-    holder = child(code, path)
+with shmem.exclusive_lock(section):
+    section.allocate(1_300_000)
+    say("holds"); sys.stdin.readline()
+"""
+    holder = child(CLOSES.format(code), path)
     assert holder.hear() == "holds"
     with shmem.SharedMemory(path) as section:
-        assert section.stats().participants == (os.getpid(), holder.process.pid)[::-1]
+        assert set(section.stats().participants) == {os.getpid(), holder.process.pid}
         with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
             pass
         holder.tell()
         holder.end()
         with shmem.exclusive_lock(section, 20):
             assert section.stats().participants == (os.getpid(),)
+
+
+def test_liveness_lock_is_taken_again_by_a_waiter(mounted, child):
+    """A process that closed all descriptors takes its liveness lock again when it asks whether the process that it waits for is alive."""
+    path = mounted.overlay() / "s"
+    code = """
+say("closed"); sys.stdin.readline()
+try: shmem.exclusive_lock(section, 0.2).__enter__()
+except shmem.LockTimeout: say("timeout")
+sys.stdin.readline()
+"""
+    with shmem.SharedMemory(path, max_size=1 << 24) as section:
+        other = child(CLOSES.format(code), path)
+        assert other.hear() == "closed"
+        with shmem.exclusive_lock(section):
+            other.tell()
+            assert other.hear() == "timeout"
+        assert set(section.stats().participants) == {os.getpid(), other.process.pid}
+        other.tell()
+        other.end()
+
+
+def test_liveness_lock_of_another_process_is_not_taken(mounted, child):
+    """A process that closed all descriptors, and whose entry another process has used meanwhile, does not keep the entry from others."""
+    path = mounted.overlay() / "s"
+    with shmem.SharedMemory(path, max_size=1 << 24, max_participants=2) as section:
+        other = child(
+            CLOSES.format("say('closed'); sys.stdin.readline(); section.path; section.trim(); say('ready'); sys.stdin.readline()"), path
+        )
+        assert other.hear() == "closed"
+        opener = "section = shmem.SharedMemory(args[0]); say(len(section.stats().participants))"
+        assert child(opener, path).end() == "2\n"
+        other.tell()
+        assert other.hear() == "ready"
+        assert child(opener, path).end() == "2\n"
+        assert section.stats().participants == (os.getpid(),)
+        other.tell()
+        other.end()
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_reused_descriptor_of_the_liveness_lock(mounted, child, forks):
+    """On overlayfs the number of the descriptor that kept the liveness lock may lead to a file of the user's: it is not closed."""
+    path = mounted.overlay() / "s"
+    code = """
+os.unlink(section.path)  # so that it cannot be opened again
+if args[1] == "True":
+    pid = os.fork()
+    if pid == 0:
+        for file in files: os.fstat(file)
+        os._exit(0)
+    say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert child(CLOSES.format(code), path, forks).end() == ("0\n" if forks else "")
 
 
 # -- limits of the process --------------------------------------------------------------------------------------

@@ -447,15 +447,22 @@ def test_replaced_file_is_detected(section_file):
     second.close()
 
 
-def test_closerange_does_not_count_as_death(place, child):
-    """After user code closes all descriptors, the process still counts as alive, and so do all others."""
+@pytest.mark.parametrize("reused", [False, True])
+def test_closerange_does_not_count_as_death(place, child, reused):
+    """After user code closes all descriptors, and opens files under their numbers, the process counts as alive, and so do all others."""
     with shmem.SharedMemory(**place, max_size=1 << 20) as section:
         other = child(
-            "section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000); lock = shmem.exclusive_lock(section)\n"
-            "with lock:\n    say('held'); sys.stdin.readline()\n"
-            "say('released'); sys.stdin.readline()\n"
-            "try:\n    shmem.exclusive_lock(section, 0.3).__enter__()\nexcept shmem.LockTimeout: say('timeout')\n",
+            """
+            section = shmem.SharedMemory(**eval(args[0])); os.closerange(3, 1000)
+            files = [os.open(os.devnull, os.O_RDWR) for _ in range(10 if args[1] == "True" else 0)]
+            with shmem.exclusive_lock(section):
+                say("held"); sys.stdin.readline()
+            say("released"); sys.stdin.readline()
+            try: shmem.exclusive_lock(section, 0.3).__enter__()
+            except shmem.LockTimeout: say("timeout")
+            """,
             place,
+            reused,
         )
         assert other.hear() == "held"
         with pytest.raises(shmem.LockTimeout):
@@ -521,31 +528,51 @@ def test_reused_descriptor_is_not_written_to(tmp_path, child):
         section.check_heap()
 
 
-@pytest.mark.parametrize("also_removed", [False, True])
-def test_reused_descriptors(place, child, also_removed):
-    """After closerange() the numbers lead to the user's files: the section is opened again all the same, and none of them is closed."""
-    code = """
+REUSE = """
     section = shmem.SharedMemory(**eval(args[0]), max_size=1 << 20); section["a"] = [1]
-    with shmem.SharedMemory(max_size=1 << 20) as other:
-        other["a"] = [2]
     os.closerange(3, 1000)
-    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(10)]
-    again = shmem.SharedMemory(**eval(args[0])); say(again.uuid == section.uuid, again["a"].tolist())
-    pid = os.fork()
-    if pid == 0:
-        with shmem.exclusive_lock(section, 5):
-            os._exit(section["a"][0])
-    say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-    if args[1] == "True":
-        os.unlink(section.path)
-    again.close(); section.close()
-    del again, section
+    files = [os.open(args[1], os.O_RDWR | os.O_CREAT) for _ in range(10)]
+"""
+END_REUSE = """
+    section.close()
+    del section
     import gc; gc.collect()
     for file in files:
         os.fstat(file)
     say("all open")
+"""
+USES = {
+    "open": "with shmem.SharedMemory(**eval(args[0])) as again: say(again.uuid == section.uuid, again['a'].tolist())",
+    "remove": "os.unlink(section.path); say('True [1]')",
+    "none": "say('True [1]')",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_reused_descriptors(place, child, tmp_path, use):
+    """After closerange() the numbers lead to the user's files: the section is opened again all the same, and none of them is closed."""
+    assert child(REUSE + "    " + USES[use] + END_REUSE, place, tmp_path / "mine").end().splitlines() == ["True [1]", "all open"]
+
+
+def test_fork_with_reused_descriptors(place, child, tmp_path):
+    """The entry of a child is taken in the section's file, so that other processes see that the child lives."""
+    code = """
+    pid = os.fork()
+    if pid == 0:
+        with shmem.exclusive_lock(section, 5):
+            say(os.getpid()); sys.stdin.readline()
+        os._exit(0)
+    os.waitpid(pid, 0)
     """
-    assert child(code, place, also_removed).end().splitlines() == ["True [1]", "1", "all open"]
+    with shmem.SharedMemory(**place, max_size=1 << 20) as section:
+        parent = child(REUSE + code + END_REUSE, place, tmp_path / "mine")
+        pid = int(parent.hear())
+        assert sorted(section.stats().participants) == sorted((os.getpid(), parent.process.pid, pid))
+        with pytest.raises(shmem.LockTimeout):
+            shmem.exclusive_lock(section, 0.2).__enter__()
+        parent.tell()
+        assert parent.end() == "all open\n"
+        assert section.owner_deaths == 0
 
 
 def test_descriptor_of_another_section(tmp_path, child):

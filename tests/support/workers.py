@@ -6,10 +6,13 @@ import threading
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 import shmem
 from shmem import exclusive_lock, shared_lock
 from shmem._objects.semaphore import has_waiters
+
+F_OFD_SETLKW = 38
 
 
 def in_child(function):
@@ -52,6 +55,21 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def call_of(thread):
+    """Return the system call in which a thread of any process sleeps, as number and arguments; [] if it runs."""
+    return Path(f"/proc/{thread}/syscall").read_text().split()[:-2]
+
+
+def waits_for_mutex(thread):
+    """Return whether a thread sleeps in pthread_mutex_lock: in a futex call with FUTEX_WAIT_PRIVATE, unlike Python's own locks."""
+    return call_of(thread)[2:3] == ["0x80"]
+
+
+def waits_for_byte(thread):
+    """Return whether a thread sleeps in fcntl(F_OFD_SETLKW)."""
+    return call_of(thread)[2:3] == [hex(F_OFD_SETLKW)]
 
 
 def wait_for_waiter(section):

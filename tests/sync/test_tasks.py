@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 
+import greenlet
 import pytest
 from workers import holds, in_thread
 
@@ -123,7 +124,6 @@ def test_tasks_take_turns(shm, lock):
 
 
 def test_second_greenlet_is_refused(shm, lock):
-    greenlet = pytest.importorskip("greenlet")
     result = []
 
     def hold():

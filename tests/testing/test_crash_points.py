@@ -93,6 +93,21 @@ def test_every_instruction(names, tmp_path, memory_folder):
 
 
 @needs_ptrace
+def test_every_instruction_of_exit_and_sweep():
+    """The same for what a process does at its exit while it has views, and for what frees the blocks of a process killed before."""
+    names = ["exit: with a view of a deleted array, the last process", "sweep: arrays, one of them half made"]
+    status, output = crashtest("--repairs", "none", *[f"--operation={name}" for name in names])
+    assert status == 0, output
+    for _, stores, states, checks, _, _, _, kills, failed in [table(output)[name] for name in names]:
+        assert 10 <= states <= stores + 1
+        assert checks > states
+        assert kills >= 10
+        assert failed == 0
+    assert "after 100.0 % of them a copy was kept at once" in output
+    assert "stepping saw 100.0 % of them" in output
+
+
+@needs_ptrace
 def test_killed_recovery_is_completed():
     """The recovery of each state is followed, and so is that of each state inside the recovery, recursively."""
     status, output = crashtest("--quick", "--repairs", "alike", "--operation", "free: into the cache")

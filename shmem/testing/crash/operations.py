@@ -45,9 +45,9 @@ class Operation:
     """Few instructions: part of `--quick`."""
     index: str = "tlsf"
     forks: bool = False
-    """`run` starts a process or a thread."""
+    """The operation starts a process or a thread: all entries of the table are taken."""
     follows: bool = False
-    """That process or thread is stepped; the kill ends both."""
+    """The process or thread that `run` starts is stepped; the kill ends both."""
 
 
 def operation(name, **how):

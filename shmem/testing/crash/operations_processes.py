@@ -1,4 +1,4 @@
-"""The operations with processes, threads and read-only handles that `crashtest` kills in the middle: fork, the end of a thread."""
+"""The operations of `crashtest` with processes, threads and read-only handles: fork, the end of a thread, exit, sweep."""
 
 import contextlib
 import os
@@ -6,6 +6,8 @@ import signal
 import threading
 
 import shmem
+from shmem import _core
+from shmem._objects import arrays
 from shmem.testing.crash.operations import operation
 from shmem.testing.crash.operations_waiting import opening
 
@@ -91,6 +93,75 @@ def _(shm):
 
     yield
     _in_thread(shm, hold)
+
+
+# -- what killed processes left -----------------------------------------------------------------------------------
+
+
+def _killed(act):
+    """Run `act()` in a child, which is killed then if it has not killed itself."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def _leave_much(shm):
+    """Be killed while filling an array, with views of a temporary array and of a deleted one."""
+    views = [shm.full(30, 7, temporary=True), shm["new"]]
+    del shm["new"]
+    arrays.make(shm, 300, float, "C", False, None, False, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    views.clear()
+
+
+@operation("sweep: nothing was left", same=True)
+def _(shm):
+    yield
+    shm.sweep()
+
+
+@operation("sweep: arrays, one of them half made", same=True, forks=True, small=False)
+def _(shm):
+    shm["new"] = range(10)
+    _killed(lambda: _leave_much(shm))
+    yield
+    shm.sweep()
+
+
+# -- exit, while views are alive or a thread is busy ----------------------------------------------------------------
+
+VIEWS = {
+    "a view": lambda shm: shm["kept"],
+    "a view of a temporary array": lambda shm: shm.full(30, 7, temporary=True),
+    "a view of a deleted array": lambda shm: [shm["kept"], shm.__delitem__("kept")],
+}
+
+for what, view in VIEWS.items():
+    for alone in (False, True):
+
+        @operation(f"exit: with {what}, {'the last process' if alone else 'another process stays'}", same=True, alone=alone, small=False)
+        def _(shm, view=view):
+            views = [view(shm)]
+            yield
+            _core.depart_all()
+            del views
+
+
+@operation("exit: a thread fills an array", same=True, small=False)
+def _(shm):
+    begun = threading.Event()
+
+    def fill(_):
+        begun.set()
+        threading.Event().wait()
+
+    threading.Thread(target=arrays.make, args=(shm, 30, float, "C", False, None, False, fill), daemon=True).start()
+    begun.wait()
+    yield
+    _core.depart_all(True)
 
 
 # -- read-only --------------------------------------------------------------------------------------------------

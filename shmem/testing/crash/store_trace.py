@@ -107,7 +107,7 @@ class StoreTrace:
                 fields = line.split(maxsplit=5)
                 if len(fields) > 5 and fields[5].startswith(self._path):
                     start, end = (int(part, 16) for part in fields[0].split("-"))
-                    if fields[1] == "rw-s" or (fields[1] == "r--s" and (start, end) in self._regions):
+                    if fields[1] == "rw-s" or (fields[1] == "r--s" and self._covers(start)):  # the rest, if a part was replaced
                         found.append((start, end))
         return found
 
