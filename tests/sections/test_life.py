@@ -12,7 +12,7 @@ import time
 
 import pytest
 from scribe import HEAP_GATE, Scribe
-from workers import holds, in_child, lock_for_parent, lock_of, wait_for, wait_for_waiter, waits_for_mutex
+from workers import holds, in_child, lock_for_parent, lock_of, pauses, wait_for, wait_for_waiter, waits_for_mutex
 
 import shmem
 from shmem._base.layout import GATE_WAITERS, LAYOUT, OPENING_BYTE
@@ -469,9 +469,9 @@ def test_closing_after_setuid(place, child, last):
             assert not section.recovered
             section.check_heap()
     else:
-        path = Path("/dev/shm/shmem." + place["shared_name"])
-        assert path.stat().st_size == 0
-        path.unlink()
+        path = "/dev/shm/shmem." + place["shared_name"]
+        assert os.path.getsize(path) == 0
+        os.unlink(path)
 
 
 @needs_root
@@ -482,7 +482,7 @@ def test_one_opens_and_closes_at_a_time_after_setuid(section_file, child):
     fd = os.open(section_file, os.O_RDWR)
     lock_byte(fd, OPENING_BYTE)
     other.tell()
-    assert not select.select([other.process.stdout], [], [], 0.3)[0]
+    wait_for(lambda: pauses(other.process.pid))
     assert os.path.getsize(section_file) == SIZE
     os.close(fd)
     assert other.hear() == "left"
