@@ -323,11 +323,10 @@ def test_attachment_does_not_wait_for_openers(place, child):
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
         other = child(FORKED + "with shmem.shared_lock(section): say('locked')\nos._exit(0)", place)
         assert other.hear() == "born"
-        fd = os.open(section.path, os.O_RDWR)
-        lock_byte(fd, OPENING_BYTE)
-        other.tell()
-        assert other.hear_soon() == "locked"
-        os.close(fd)
+        with open(section.path, "r+b") as file:
+            lock_byte(file.fileno(), OPENING_BYTE)
+            other.tell()
+            assert other.hear_soon() == "locked"
         assert other.hear() == "over"
         other.end()
 
@@ -479,12 +478,11 @@ def test_one_opens_and_closes_at_a_time_after_setuid(section_file, child):
     """The process waits for the opening byte before it leaves, and another opener waits while it leaves."""
     other = child(DROPPED + "say('open'); sys.stdin.readline(); section.close(); del section; say('left')", {"file_name": section_file})
     assert other.hear() == "open"
-    fd = os.open(section_file, os.O_RDWR)
-    lock_byte(fd, OPENING_BYTE)
-    other.tell()
-    wait_for(lambda: pauses(other.process.pid))
-    assert os.path.getsize(section_file) == SIZE
-    os.close(fd)
+    with open(section_file, "r+b") as file:
+        lock_byte(file.fileno(), OPENING_BYTE)
+        other.tell()
+        wait_for(lambda: pauses(other.process.pid))
+        assert os.path.getsize(section_file) == SIZE
     assert other.hear() == "left"
     other.end()
     assert os.path.getsize(section_file) < SIZE

@@ -90,6 +90,47 @@ def test_writer_keeps_its_claim_while_a_handler_runs(shm, start, how):
 
 
 @pytest.mark.parametrize("how", ["write", "upgrade"])
+def test_writer_keeps_its_claim_in_a_thread_without_handlers(shm, child, how):
+    """Such a thread returns from its wait once a second, to see whether its handle was closed; readers stay out meanwhile."""
+    reader, flags = child(HOLD, shm.name), shm.zeros(2, "int64", name="flags")
+    assert reader.hear() == "held"
+    writer = child(
+        """
+        import contextlib, mmap, threading
+        from shmem._base.layout import LAYOUT
+        gate, RESERVED = LAYOUT["header_t"]["lock_gate"], int(args[1])
+        section = shmem.SharedMemory(shared_name=args[0])
+        flags = section["flags"]
+        with open(section.path, "rb") as file:
+            words = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        def write():
+            with shmem.shared_lock(section) if args[2] == "upgrade" else contextlib.nullcontext(), shmem.exclusive_lock(section):
+                say("acquired")
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not section.stats().lock_waiters: time.sleep(0.001)
+        sys.setswitchinterval(1000)
+        while not gate.read(words) & RESERVED: pass     # from now on the thread waits for the GIL
+        flags[0] = 1
+        while not flags[1]: pass
+        thread.join()
+        """,
+        shm.name,
+        RESERVED,
+        how,
+    )
+    wait_for(lambda: flags[0])
+    with pytest.raises(shmem.LockTimeout):
+        shared_lock(shm, 0).__enter__()
+    flags[1] = 1
+    reader.tell()
+    assert reader.hear_soon() == "released"
+    assert writer.hear_soon() == "acquired"
+    writer.end()
+    assert shm.owner_deaths == 0
+
+
+@pytest.mark.parametrize("how", ["write", "upgrade"])
 @pytest.mark.parametrize("timeout", [20, 0.01, 0])
 def test_long_handler_blocks_no_other_process(shm, start, how, timeout):
     """A handler may wait for a process that waits for the lock, so a reader gets in, even with short time-outs; the writer comes later."""
@@ -180,6 +221,7 @@ def test_exit_with_a_reserved_gate(shm, child):
     leaver = child(
         """
         import mmap, threading
+        from shmem import _core
         from shmem._base.layout import LAYOUT
         gate, RESERVED = LAYOUT["header_t"]["lock_gate"], int(args[1])
         section = shmem.SharedMemory(shared_name=args[0])
@@ -187,15 +229,19 @@ def test_exit_with_a_reserved_gate(shm, child):
         threading.Thread(target=shmem.exclusive_lock(section).__enter__, daemon=True).start()
         while not section.stats().lock_waiters: time.sleep(0.001)
         say("waits")
-        sys.setswitchinterval(1000)     # the thread waits for the GIL from now on, until the main thread ends
+        sys.setswitchinterval(1000)
         words = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        while not gate.read(words) & RESERVED: pass
+        while not gate.read(words) & RESERVED: pass     # from now on the thread waits for the GIL
+        say("left" if _core.depart_all() else "busy")   # the first thing at exit that matters here; the GIL is not released before
+        os._exit(0)
         """,
         shm.name,
         RESERVED,
     )
     assert leaver.hear_soon() == "waits"
-    leaver.process.communicate(timeout=20)
+    assert leaver.hear_soon() == "left"
+    leaver.end()
+    assert Scribe(shm.path)[GATE] & (RESERVED | OWNER_INDEX_MASK) == 0
     with shared_lock(shm, 20):
         pass
     reader.tell()

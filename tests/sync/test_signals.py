@@ -1,8 +1,12 @@
 """Signals that come more often than sleep slices end, as from a profiler's timer: a waiter must still detect a dead owner."""
 
+import signal
+
 import pytest
 from queues import QUEUE
 from scribe import HEAP_GATE, UPGRADE, Scribe
+
+import shmem
 
 WAITER = """
 import signal, warnings
@@ -50,3 +54,43 @@ def test_dead_owner_is_detected_despite_signals(shm, child, holds, place, waits)
     holder.kill()
     output, errors = other.process.communicate("\n", timeout=20)
     assert (output, errors) == ("got it\n", "")
+
+
+DEADLINES = {
+    "exclusive": ("section.lock(shmem.LockDescriptor(shmem.LockMode.shared))", "shmem.exclusive_lock(shm, timeout).__enter__()"),
+    "shared": ("section.lock(shmem.LockDescriptor(shmem.LockMode.exclusive))", "shmem.shared_lock(shm, timeout).__enter__()"),
+    "mutex": ("section['mutex'].acquire()", "assert shm['mutex'].acquire(timeout=timeout)"),
+    "semaphore": ("", "assert shm['semaphore'].acquire(timeout=timeout)"),
+    "event": ("", "assert shm['event'].wait(timeout)"),
+    "get": ("section['queue'].get()", "shm['queue'].get(timeout=timeout)"),
+    "put": ("", "shm['queue'].put(2, timeout=timeout)"),
+}
+
+
+@pytest.mark.parametrize("what", DEADLINES)
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_waits_end_in_time_despite_signals(shm, child, what, timeout):
+    """A wait whose every sleep a signal ends is over once its deadline has passed."""
+    shm["mutex"], shm["semaphore"], shm["event"] = shm.mutex(), shm.semaphore(), shm.event()
+    shm.queue(1, "int64", name="queue").put(1)
+    holds, waits = DEADLINES[what]
+    other = child(f"section = shmem.SharedMemory(shared_name=args[0])\n{holds}\nsay('go')\ninput()", shm.name)
+    assert other.hear() == "go"
+    signals = []
+
+    def handler(number, frame):
+        signals.append(number)
+        if len(signals) == 2000:
+            raise AssertionError("the wait does not end")
+
+    former = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    try:
+        with pytest.raises((shmem.LockTimeout, shmem.QueueEmpty, shmem.QueueFull, AssertionError)) as caught:
+            exec(waits, {"shm": shm, "shmem": shmem, "timeout": timeout})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+    assert "does not end" not in str(caught.value)
+    other.tell()
+    other.end()
