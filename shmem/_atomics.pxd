@@ -28,7 +28,8 @@ and store-release of the kind that never pass each other.  Every word, its write
     participants_high          seq_cst    a process that takes an entry     acquire or stronger: every scan
     attached, broken, clean, high_water, reserved     release               acquire, or under the heap gate, or first and last process
     n_busy, thread slots       seq_cst    threads of one process            the same process
-    inside, leaves             seq_cst    a thread; the one that exits      the other of the two, which then reads the other word
+    inside, leaves             seq_cst    a thread; the one that exits      the other of the two, which then reads the other word;
+                                                                            `inside` relaxed where the system can make all threads fence
 
 A relaxed load is a first guess that a later swap verifies (the heap's gate, `upgrade` in the fast path), or reads a word that
 only the holder of its gate writes (`head`, `tail`), or a number for diagnostics (`owner_deaths`).  A kill adds nothing to this: it
@@ -117,6 +118,8 @@ cdef extern from *:
     { delay_at_random(); return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST); }
 
     static inline void fence_seq_cst(void) { delay_at_random(); __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    /* no instruction; partner: `barrier_on_all_threads` in _base/system.pyx */
+    static inline void fence_compiler(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
     /* no access: cannot fault, even past the mapping */
     static inline void prefetch(const void *p) { __builtin_prefetch(p); }
@@ -168,6 +171,7 @@ cdef extern from *:
     uint64_t fetch_add_seq_cst_u64(uint64_t* p, uint64_t v) noexcept nogil
     uint64_t fetch_sub_seq_cst_u64(uint64_t* p, uint64_t v) noexcept nogil
     void fence_seq_cst() noexcept nogil
+    void fence_compiler() noexcept nogil
     void prefetch(const void* p) noexcept nogil
     uint64_t thread_pointer() noexcept nogil
     void cpu_relax() noexcept nogil

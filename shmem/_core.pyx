@@ -52,6 +52,7 @@ from shmem._base.owner cimport owner_index, readers_count
 from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
+from shmem._base.system cimport barrier_prepare
 from shmem._bridge.blocks cimport (
     Block, allocate_block, free_block, make_block, note_freed, offset_in, placed_behind, reallocate_block, wrap)
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
@@ -65,6 +66,7 @@ from shmem._sections.process cimport process_setup, sections_depart
 
 cdef object _face_class = None
 cdef object _first_opening = None
+cdef int _can_bar = -1                       # whether this process can make all threads execute a barrier; -1: not asked yet
 
 if process_setup() != 0:
     raise MemoryError("cannot register fork and thread handlers")
@@ -485,6 +487,15 @@ cdef class Memory:
 
 
 cdef section_t* section_of(object memory) except NULL:
+    global _can_bar
+    cdef section_t* section
+    cdef bint can_bar
     if not isinstance(memory, Memory):
         raise TypeError(f"memory must be a SharedMemory, got {type(memory).__name__}")
-    return (<Memory>memory).opened().section
+    section = (<Memory>memory).opened().section
+    if not section.has_barrier and _can_bar < 0:
+        with nogil:
+            can_bar = barrier_prepare()
+        _can_bar = can_bar
+    section.has_barrier = _can_bar > 0
+    return section

@@ -14,7 +14,8 @@ so that a search can stop at the first 0.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from shmem._atomics cimport (
-    exchange_seq_cst_u32, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_seq_cst_u32, prefetch, store_release_u32, thread_pointer)
+    exchange_seq_cst_u32, fence_compiler, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_seq_cst_u32, prefetch, store_relaxed_u32,
+    store_release_u32, thread_pointer)
 from shmem._base.layout cimport block_t, free_index_t, header_t, intent_t, participant_t
 from shmem._base.status cimport CLOSED, OK
 
@@ -102,6 +103,7 @@ ctypedef struct section_t:
     bint departed                 # this process left the section at exit, while views still exist
     bint kept                     # at exit a thread was inside: entry and mapping stay, and end with the process as after a kill
     uint32_t leaves               # the process is about to leave: a waiter for the lock returns after its slice, and no call enters anew
+    bint has_barrier              # at exit this process makes all its threads execute a barrier, so inside_begin needs none; under the GIL
     uint64_t id                   # unique among all section_t that this process has made
     uint64_t n_holds              # Mapping objects, under the process mutex
     uint32_t n_busy               # Python threads inside the library without the GIL; must be 0 while the process departs
@@ -162,7 +164,11 @@ cdef inline int inside_begin(section_t* section, thread_t* me) noexcept nogil:
     if me.inside != 0:
         store_release_u32(&me.inside, me.inside + 1)
         return OK
-    exchange_seq_cst_u32(&me.inside, 1)      # before `leaves` is read; partner: sections_depart, which sets it and then reads `inside`
+    if section.has_barrier:                  # `inside` is stored before `leaves` is read; partner: sections_depart, in reverse order
+        store_relaxed_u32(&me.inside, 1)
+        fence_compiler()
+    else:
+        exchange_seq_cst_u32(&me.inside, 1)
     if load_seq_cst_u32(&section.leaves) == 0:
         return OK
     store_release_u32(&me.inside, 0)

@@ -22,6 +22,8 @@ cdef void pause_ns(int64_t duration_ns) noexcept nogil
 cdef void pause_longer(int64_t* waited_ns) noexcept nogil
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil
 cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
+cdef bint barrier_prepare() noexcept nogil
+cdef bint barrier_on_all_threads() noexcept nogil
 
 # files
 cdef int file_open(const char* path, bint create, int permissions, int* fd) noexcept nogil

@@ -54,6 +54,22 @@ cdef extern from "<sched.h>" nogil:
 cdef extern from "<sys/syscall.h>" nogil:
     long SYS_futex
 
+cdef extern from *:
+    """
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #define PREPARE_BARRIER 16                  /* MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, since Linux 4.14; headers may be older */
+    #define BARRIER_ON_ALL_THREADS 8            /* MEMBARRIER_CMD_PRIVATE_EXPEDITED */
+    #ifdef SYS_membarrier
+    static int membarrier(int command) { return (int)syscall(SYS_membarrier, command, 0, 0); }
+    #else
+    static int membarrier(int command) { return -1; }
+    #endif
+    """
+    int PREPARE_BARRIER
+    int BARRIER_ON_ALL_THREADS
+    int membarrier(int command) noexcept nogil
+
 cdef extern from "<linux/futex.h>" nogil:
     int FUTEX_WAIT
     int FUTEX_WAKE
@@ -195,6 +211,19 @@ cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexc
 cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil:
     """Wake up to `n_threads` sleepers; return how many were woken."""
     return <int>syscall(SYS_futex, word, FUTEX_WAKE, n_threads, NULL, NULL, 0)
+
+
+cdef bint barrier_prepare() noexcept nogil:
+    """Prepare this process and its children for `barrier_on_all_threads`; False if the system has no such call.
+
+    With several threads the first call takes up to some 20 ms.
+    """
+    return membarrier(PREPARE_BARRIER) == 0
+
+
+cdef bint barrier_on_all_threads() noexcept nogil:
+    """Make every thread of this process execute a memory barrier, wherever it is; return whether that was done."""
+    return membarrier(BARRIER_ON_ALL_THREADS) == 0 or (membarrier(PREPARE_BARRIER) == 0 and membarrier(BARRIER_ON_ALL_THREADS) == 0)
 
 
 # -- files --------------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ Exit.  A section goes through these states; only a child that is forked meanwhil
 Busy is a thread of Python code in a step without the GIL (`n_busy`), one that fills a PENDING block, and one inside the C interface
 (`thread_t.inside`).  Python code looks at `leaves` with the GIL, which the exiting thread holds.  The C interface has a handshake
 instead: a thread stores `inside`, then reads `leaves`; the exiting thread stores `leaves`, then reads `inside`.  At least one of the two
-sees the other: the thread turns back, or is waited for.  A thread that is inside may do more, whatever `leaves` says.
-The exit is model-checked: `tests/models/exit.pml`.
+sees the other: the thread turns back, or is waited for.  That needs a barrier on both sides.  The exiting thread makes all threads
+execute one, where the system can (`has_barrier`); elsewhere the thread has its own.  A thread that is inside may do more, whatever
+`leaves` says.  The exit is model-checked: `tests/models/exit.pml`.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -32,8 +33,8 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport MAX_THREADS, section_t, thread_find, thread_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    at_fork, at_thread_end, file_facts_t, liveness_do_not_inherit, pause_longer, pause_ns, process_id, process_mutex_lock,
-    process_mutex_unlock)
+    at_fork, at_thread_end, barrier_on_all_threads, file_facts_t, liveness_do_not_inherit, pause_longer, pause_ns, process_id,
+    process_mutex_lock, process_mutex_unlock)
 from shmem._heap.heap cimport heap_is_filled
 from shmem._sections.first_and_last cimport section_depart
 from shmem._sections.membership cimport clear_up_after, sign_with
@@ -135,16 +136,18 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     cdef section_t* section
     cdef uint32_t n_left = 0, waits_left
     cdef int64_t waited_ns
+    cdef bint handshake
     process_mutex_lock()
     section = _sections
     while section != NULL:
         if not section.departed and not section.kept and (section.private.index_plus_1 != 0 or is_guest(section)):
             store_release_u32(&section.leaves, 1)
+            handshake = not section.has_barrier or barrier_on_all_threads()
             waits_left = MAX_WAITS           # longer than SLICE_NS: a thread asleep on the lock returns meanwhile
             while _is_busy(section) and waits_left:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
-            if not _is_busy(section):
+            if handshake and not _is_busy(section):
                 waited_ns = 0
                 while not section_depart(section, True):
                     pause_longer(&waited_ns)

@@ -13,9 +13,10 @@
 
    PAIR selects one of the pairs below; the code of each is named there.  Each has four operations: 1 and 2 of the first thread,
    3 and 4 of the second one.  PLAIN=n makes operation n a plain one; in pair 4 operations 1 and 4, on the data, are always plain.
+   In pair 5 all are plain, and between 3 and 4 the system makes every thread execute a barrier, which empties all buffers; PLAIN=3 omits it.
 
    Claims: a reader and a writer are not both inside (1); every sleeping waiter was seen (2, 3);
-   a thread that sees a tag also sees the data that it publishes (4). */
+   a thread that sees a tag also sees the data that it publishes (4); a thread inside is seen, or turns back (5). */
 
 #ifndef PAIR
 #define PAIR 1
@@ -84,7 +85,7 @@ end:
 
 #if PAIR == 1
 /* lock_shared_try and _share_open_gate against lock_exclusive_try, _claim_open_gate and _drain (shmem/_sync/storage_lock.pxd, _sync/storage_lock.pyx);
-   and of the same shape inside_begin against sections_depart (shmem/_base/section.pxd, _sections/process.pyx) */
+   and of the same shape inside_begin against sections_depart (shmem/_base/section.pxd, _sections/process.pyx) without barrier_on_all_threads */
 #define READERS 0
 #define GATE 1
 bool reader_is_in = false, writer_is_in = false;
@@ -124,6 +125,30 @@ proctype Second(byte t) {
     store_seq_cst(3, CHANNEL, 1);        /* channel_register */
     load_seq_cst(4, CONDITION);          /* _drain_look, load_seq_cst_u64(gate) */
     d_step { sleeps = seen == 1; n_done++; if :: sleeps -> REACHED(2) :: else fi; assert(n_done < 2 || is_woken || !sleeps) }
+}
+
+#elif PAIR == 5
+/* inside_begin against sections_depart with barrier_on_all_threads (shmem/_base/section.pxd, _sections/process.pyx) */
+#define INSIDE 0
+#define LEAVES 1
+bool has_entered = false, has_left = false;
+
+proctype First(byte t) {
+    byte seen;
+    buffer[t] ! INSIDE, 1, false;        /* store_relaxed_u32(&me.inside, 1) */
+    seen = memory[LEAVES];
+    d_step { if :: seen == 0 -> has_entered = true :: else -> REACHED(1) fi; assert(!(has_entered && has_left)) }
+}
+
+proctype Second(byte t) {
+    byte seen;
+    buffer[t] ! LEAVES, 1, false;        /* store_release_u32(&section.leaves, 1) */
+    if
+    :: PLAIN == 3
+    :: PLAIN != 3 && empty(buffer[0]) && empty(buffer[1])
+    fi;
+    seen = memory[INSIDE];
+    d_step { if :: seen == 0 -> has_left = true :: else -> REACHED(2) fi; assert(!(has_entered && has_left)) }
 }
 
 #else

@@ -5,6 +5,8 @@ Each test builds one client, and runs it in daemon threads of other processes.
 
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from clients import build
@@ -248,18 +250,18 @@ def test_thread_that_waits(client, words, child, how, held):
     section.check_heap()
 
 
-@pytest.mark.parametrize("n_before", [0, 1, 10, 1000, 20_000])
-def test_threads_at_work(client, words, child, n_before):
-    """Threads in the middle of any call, at any moment of the exit, end with CLOSED and leave a sound section."""
-    section, mutex, _begun, _ = words
+def exit_at_work(client, words, child, n_before, before=()):
+    """Have a process exit while three of its threads work; return what it says when they have ended."""
+    section, mutex, *_ = words
     section.root = section.allocate(16)
     code = f"""
-    def late(): end_threads(); say(*found); sys.stdin.readline()
+    import ctypes
+    def late(): end_threads(); say(*found, getattr(ctypes.CDLL(None), "n_refused", None) and "refused"); sys.stdin.readline()
     for _ in range(3): start(client.work, mutex_off, begun_off, {n_before})
     for _ in range(3): client.wait(section, begun_off)
     """
-    other = child(EXITS + code.replace("\n    ", "\n"), *arguments(client, words))
-    assert other.hear_soon() == f"{CLOSED} {CLOSED} {CLOSED}"
+    other = child(EXITS + code.replace("\n    ", "\n"), *arguments(client, words), before=before)
+    said = other.hear_soon()
     assert section.stats().participants == (os.getpid(),)
     pair = bytes(section.root)[:16]
     assert pair[:8] == pair[8:]
@@ -268,6 +270,23 @@ def test_threads_at_work(client, words, child, n_before):
     assert 4 <= section.check_heap().blocks <= 4 + 3  # each thread may end between two calls, with a block that it does not free
     other.tell()
     other.end()
+    return said
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 10, 1000, 20_000])
+def test_threads_at_work(client, words, child, n_before):
+    """Threads in the middle of any call, at any moment of the exit, end with CLOSED and leave a sound section."""
+    assert exit_at_work(client, words, child, n_before) == f"{CLOSED} {CLOSED} {CLOSED} None"
+
+
+@pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="another library is preloaded")
+@pytest.mark.parametrize("n_before", [0, 1000])
+def test_threads_at_work_without_membarrier(client, words, child, tmp_path, n_before):
+    """The same on a system that cannot make all threads of a process execute a memory barrier."""
+    source = Path(__file__).resolve().parents[1] / "support" / "membarrier.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", tmp_path / "membarrier.so", source, "-ldl"], check=True)
+    before = "env", f"LD_PRELOAD={tmp_path / 'membarrier.so'}"
+    assert exit_at_work(client, words, child, n_before, before) == f"{CLOSED} {CLOSED} {CLOSED} refused"
 
 
 ENDS = {
