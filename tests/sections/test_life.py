@@ -321,7 +321,7 @@ def test_child_without_an_entry_attaches_when_one_is_free(section_file, child):
 def test_attachment_does_not_wait_for_openers(place, child):
     """A child whose fork no handler saw attaches while another process is stopped in an opening or closing."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
-        other = child(FORKED + "with shmem.shared_lock(section): say('locked')\nos._exit(0)", place)
+        other = child(FORKED + "try:\n    with shmem.shared_lock(section): say('locked')\nfinally: os._exit(0)", place)
         assert other.hear() == "born"
         with open(section.path, "r+b") as file:
             lock_byte(file.fileno(), OPENING_BYTE)
