@@ -28,7 +28,8 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    boot_id, file_facts, file_facts_t, file_remove, file_reserve, file_set_permissions, file_set_size, file_sync, file_write, memory_detach, memory_sync, path_facts, random_bytes, user_id)
+    boot_id, file_facts, file_facts_t, file_remove, file_reserve, file_set_permissions, file_set_size, file_sync, file_write, memory_detach,
+    memory_sync, path_facts, random_bytes, user_id)
 from shmem._heap.backing cimport backing_give_back, backing_lower
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
