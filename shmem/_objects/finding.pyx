@@ -12,7 +12,7 @@ from shmem._objects import arrays
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
 from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport NAME_EXISTS, OK, WOULD_BLOCK
-from shmem._bridge.blocks cimport Placed, free_block, note_freed, offset_in, placed_behind, wrap
+from shmem._bridge.blocks cimport Placed, free_block, offset_in, placed_behind, wrap
 from shmem._bridge.calls cimport check, run_steps
 from shmem._bridge.mapping cimport Mapping, face_of, open_mappings
 from shmem._core cimport Memory
@@ -93,7 +93,7 @@ def deallocate(obj):
     if placed is None:
         raise errors.InvalidBlock(f"cannot free {type(obj).__name__} {obj!r:.60}: it is not in a section")
     free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
-    note_freed(placed)
+    placed.let_go()
 
 
 def locate(Memory memory, obj):

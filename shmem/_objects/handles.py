@@ -10,7 +10,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base.errors import InvalidBlock
-from shmem._objects import arrays, finding, lock
+from shmem._objects import arrays, finding, lock, queue_ring
 from shmem._objects.shared_memory import SharedMemory
 
 
@@ -74,6 +74,7 @@ N_ATTEMPTS = 10  # to leave all sections at exit
 def leave_all():
     """Leave every section.  Python has joined all threads but daemon threads, and those that exit handlers have started."""
     lock.end_thread()
+    queue_ring.let_go_of_queues()
     for attempts_left in reversed(range(N_ATTEMPTS)):
         if _core.depart_all(attempts_left == 0):
             return
