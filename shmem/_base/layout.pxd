@@ -48,9 +48,11 @@ cdef extern from *:
     #include <stdint.h>
 
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "a section is little-endian"
+    #error "shmem cannot be built for a big-endian processor: the words of a section are little-endian (docs/porting.md)"
     #endif
-    _Static_assert(sizeof(void *) == 8, "a section needs 64-bit addresses");
+    #if __SIZEOF_POINTER__ != 8
+    #error "shmem cannot be built for a 32-bit processor: a section needs 64-bit addresses (docs/porting.md)"
+    #endif
 
     #define PAGE_BYTES 4096u
     #define LINE_BYTES 64u
