@@ -31,7 +31,8 @@ def reason_to_refuse():
 if refusal := reason_to_refuse():
     raise SystemExit(f"cannot build shmem: {refusal}; docs/porting.md lists what a port would have to provide")
 
-# Debug information makes the extensions five times as large, so a build has none unless it is asked for (make build DEBUG=1).
+# Debug information makes the extensions five times as large, and what debuggers need to list the calls of C functions adds a tenth.
+# A build has neither unless it is asked for (make build DEBUG=1).
 WITH_DEBUG_INFO = os.environ.get("SHMEM_DEBUG_INFO", "0") not in ("", "0")
 EXTRA_CFLAGS = os.environ.get("SHMEM_CFLAGS", "").split()
 COMPILE_ARGS = [
@@ -45,7 +46,7 @@ COMPILE_ARGS = [
     "-Wno-sign-compare",
     "-Wno-missing-field-initializers",
     "-Wno-cast-function-type",
-    "-g" if WITH_DEBUG_INFO else "-g0",
+    *(["-g"] if WITH_DEBUG_INFO else ["-g0", "-fno-asynchronous-unwind-tables"]),
 ]
 LINK_ARGS = [] if WITH_DEBUG_INFO or EXTRA_CFLAGS else ["-Wl,--strip-all"]
 # A wheel has less than 2 MB.  What runs seldom, or beside much slower work in Python or in the kernel, is therefore built for size (a third

@@ -98,7 +98,7 @@ def build_wheel(python, folder, quick=False):
 
 def name_platform(wheel, folder):
     """Let auditwheel name the systems on which the wheel runs; return the wheel that says so."""
-    run(BIN / "auditwheel", "repair", "--strip", "--wheel-dir", fresh(folder), wheel)
+    run(BIN / "auditwheel", "repair", "--strip", "--zip-compression-level", "9", "--wheel-dir", fresh(folder), wheel)
     repaired = only(folder, "*.whl")
     size = repaired.stat().st_size
     if "manylinux" not in repaired.name:
