@@ -438,6 +438,7 @@ def test_free_while_waiting_raises(shm):
     assert shm.allocate(n_bytes).offset != queue.offset
     with pytest.raises(shmem.InvalidBlock):
         result()
+    del words  # whose view keeps the block, too
     assert shm.allocate(n_bytes).offset == queue.offset
 
 

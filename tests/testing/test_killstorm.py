@@ -146,7 +146,7 @@ BROKEN = {
     "written past the end": (
         "fill = contents.fill\ndef fill_more(block, number):\n    fill(block, number)\n"
         "    ctypes.memset(block.address + block.nbytes, 7, 24)\ncontents.fill = fill_more",
-        ["HeapCorruption"],
+        ["HeapCorruption|Violation"],  # the damaged tag is met first, or the next block's content
     ),
     "content": (
         "def spoil(self):\n    with shmem.exclusive_lock(self.shm):\n        for offset in self.slots.tolist():\n"
@@ -190,7 +190,7 @@ def test_broken_promises_are_detected(what, killstorm):
     status, report = killstorm("--operations", n_operations, "--patience", PATIENCE.get(what, 60), code=code, kills_per_second=0.2)
     assert status == 1
     output = "\n".join(report["problems"] + report["log"])
-    assert all(text in output for text in texts), output
+    assert all(any(one in output for one in text.split("|")) for text in texts), output
     assert report["seed"] >= 0
 
 
