@@ -466,18 +466,22 @@ def test_disk_is_slow_while_a_thread_closes(section_file, tmp_path, child, prelo
     held = tmp_path / "held"
     other = child(WORKS_BESIDE + code, section_file, before=("env", f"LD_PRELOAD={preloadable('holding')}", f"HOLD_{call}={held}"))
     wait_for(held.exists)
+    opener = child(
+        "section = shmem.SharedMemory(args[0]); say(section.recovered, *section.stats().participants); sys.stdin.readline()", section_file
+    )
+    recovered, *participants = opener.hear_soon().split()
+    assert recovered == "False"
+    assert (str(other.process.pid) in participants) == (call == "MSYNC")
+    other.tell()
+    assert [other.hear_soon() for _ in range(2)] == ["False", "forked"]
+    held.unlink()
+    assert other.hear() == "closed"
+    other.end()
+    opener.tell()
+    opener.end()
     with shmem.SharedMemory(section_file) as section:
         assert not section.recovered
         assert section["x"].sum() == 100_000
-        assert (other.process.pid in section.stats().participants) == (call == "MSYNC")
-        other.tell()
-        assert [other.hear_soon() for _ in range(2)] == ["False", "forked"]
-        held.unlink()
-        assert other.hear() == "closed"
-        assert section.stats().participants == (os.getpid(),)
-    other.end()
-    with shmem.SharedMemory(section_file) as section:
-        assert not section.recovered
         section.check_heap()
 
 
@@ -488,9 +492,9 @@ def test_section_is_opened_while_a_thread_of_the_process_closes_it(section_file,
         "section = shmem.SharedMemory(args[0], max_size=1 << 24, max_participants=1); section['x'] = np.ones(100_000)\n"
         "thread = threading.Thread(target=work); thread.start(); sys.stdin.readline()\n"
         "fork(); again = shmem.SharedMemory(args[0]); say(again['x'].sum())\n"
-        "os.unlink(args[1]); thread.join(); x = again['x']; pid = os.fork()\n"
+        "os.unlink(args[1]); thread.join(); x = again.full(100_000, 1.0, temporary=True); pid = os.fork()\n"
         "if pid == 0:\n    sys.stdin.readline(); say(len(x.tobytes())); os._exit(0)\n"
-        "del again['x'], x; again.close(); del again; say('left'); os.wait()"
+        "del x; again.close(); del again; say('left'); os.wait()"
     )
     held = tmp_path / "held"
     before = ("env", f"LD_PRELOAD={preloadable('holding')}", f"HOLD_MSYNC={held}")
