@@ -1,7 +1,7 @@
 # Everything happens in this folder: no root, nothing installed elsewhere.  `make` alone lists the targets.
 #
 #   make test PYTHON=python3.12 VENV=.venv-3.12      another Python
-#   make test ARGS="-k lock"                         arguments for pytest; likewise for demo, bench, sanitize, mutants
+#   make test ARGS="-k lock"                         arguments for pytest; likewise for demo, bench, sanitize, mutants, packages
 #   make build DEBUG=1                               keep debug information
 
 PYTHON ?= python3
@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MPLCONFIGDIR := $(abspath $(VENV))/matplotlib
 export SHMEM_DEBUG_INFO := $(DEBUG)
 .NOTPARALLEL:
-.PHONY: help demo test sanitize chaos bench fuzz lint mutants wheel sdist build clean ci ci-full
+.PHONY: help demo test sanitize chaos bench fuzz lint mutants wheel sdist packages release build clean ci ci-full
 
 help:
 	@echo "make demo      set up, build, run the demo: writes demo-output/hillshade.png"
@@ -36,7 +36,9 @@ help:
 	@echo "make fuzz      damaged files, led by coverage: MINUTES=60 JOBS=1"
 	@echo "make mutants   break each promise of docs/reliability.md once, and see its test fail"
 	@echo "make wheel     a wheel in dist/"
-	@echo "make sdist     a source distribution in dist/, installed into a clean environment and tried there"
+	@echo "make sdist     a source distribution in dist/"
+	@echo "make packages  both, checked, and tried on each Python, in new Debian roots, and on Arm in an emulator; ARGS=--quick for less"
+	@echo "make release   is everything ready for a release?  version, changelog, citation, tags"
 	@echo "make ci        what continuous integration runs"
 	@echo "make ci-full   the same, and what takes hours: every mutant, the full crashtest, kill storms, fuzzing"
 	@echo "make clean     remove everything that the others made"
@@ -112,25 +114,24 @@ wheel: $(VENV)/.wheel
 	mkdir -p dist
 	cp $(VENV)/wheel/*.whl dist/
 
-# The source distribution is installed into an environment that has nothing else, and used from there.
-CLEAN := $(VENV)/clean
-sdist: $(VENV)/.made
-	@mkdir -p dist && rm -f dist/shmem-*.tar.gz && rm -rf $(CLEAN)
-	@$(PIP) install build
-	@TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m build --sdist --outdir dist . > $(VENV)/tmp/sdist.log 2>&1 || { cat $(VENV)/tmp/sdist.log; exit 1; }
-	@rm -rf shmem.egg-info
-	@echo "installing $$(ls dist/shmem-*.tar.gz) into a clean environment: a minute or two"
-	@$(RUN) -m venv $(CLEAN)
-	@TMPDIR="$(abspath $(VENV))/tmp" $(CLEAN)/bin/python -m pip --quiet install dist/shmem-*.tar.gz
-	@cd $(CLEAN) && TMPDIR="$(abspath $(VENV))/tmp" bin/python -P "$(CURDIR)/tests/smoke.py"
-	@rm -rf $(CLEAN)
+sdist:
+	@$(PYTHON) tools/packages.py sdist
+
+# What is published: built, checked, and installed and tried wherever users have it.  tools/packages.py says what it does.
+packages:
+	@$(PYTHON) tools/packages.py $(ARGS)
+
+release:
+	$(PYTHON) tools/release.py
 
 ci:
 	.ci/run
 
-# All tests under sanitizers, ten minutes of chaos, every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on
+# All packages, all tests on CPython 3.14 and under sanitizers, ten minutes of chaos, every mutant, the crashtest of all operations, ten minutes of kill storm on a file and on
 # an anonymous section, a quarter of an hour of fuzzing.
 ci-full: ci $(VENV)/.test
+	$(MAKE) --no-print-directory packages
+	$(MAKE) --no-print-directory test PYTHON="$$($(PYTHON) tools/debian.py 3.14)" VENV=$(VENV)-3.14
 	$(MAKE) --no-print-directory sanitize
 	$(MAKE) --no-print-directory chaos
 	$(MAKE) --no-print-directory mutants

@@ -38,7 +38,6 @@ from shmem._base.errors import (
     get_error_text,
 )
 from shmem._base.public import set_module as _set_module
-from shmem._objects.arrays import SharedArray
 from shmem._objects.event import Event
 from shmem._objects.fields import (
     Array,
@@ -59,9 +58,11 @@ from shmem._objects.fields import (
     uint64,
 )
 from shmem._objects.finding import deallocate, find_storage
+from shmem._objects.joining import register
 from shmem._objects.lock import LockDescriptor, LockMode, exclusive_lock, shared_lock
 from shmem._objects.mutex import Mutex
 from shmem._objects.queue import Queue
+from shmem._objects.references import dumps, loads
 from shmem._objects.semaphore import Semaphore
 from shmem._objects.shared_memory import SharedMemory
 from shmem._objects.struct import Struct
@@ -103,7 +104,6 @@ __all__ = [
     "SectionStats",
     "Semaphore",
     "SemaphoreOverflow",
-    "SharedArray",
     "SharedMemory",
     "ShmemError",
     "Status",
@@ -114,6 +114,7 @@ __all__ = [
     "complex128",
     "complex64",
     "deallocate",
+    "dumps",
     "exclusive_lock",
     "find_storage",
     "float32",
@@ -124,6 +125,8 @@ __all__ = [
     "int32",
     "int64",
     "int8",
+    "loads",
+    "register",
     "shared_lock",
     "uint16",
     "uint32",

@@ -54,7 +54,7 @@ from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, INVALID_BLOCK, OK, READ_ONLY
 from shmem._base.system cimport barrier_prepare
 from shmem._bridge.blocks cimport (
-    Block, allocate_block, free_block, make_block, note_freed, offset_in, placed_behind, reallocate_block, wrap)
+    Block, allocate_block, free_block, make_block, offset_in, placed_behind, reallocate_block, wrap)
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
 from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
@@ -403,7 +403,7 @@ cdef class Memory:
             raise TypeError(f"reallocate takes a Block, got {type(obj).__name__}; arrays and typed objects have a fixed size")
         new = make_block(mapping, reallocate_block(mapping, payload_off, placed_behind(obj).serial, size_bytes, bool(zero)))
         if new.serial != (<Block>obj).serial:
-            note_freed(<Block>obj)
+            (<Block>obj).let_go()
         return new
 
     def free(self, obj):
@@ -428,7 +428,7 @@ cdef class Memory:
             free_block(mapping, obj, 0)
         else:
             free_block(mapping, offset_in(mapping, obj), placed_behind(obj).serial)
-            note_freed(placed_behind(obj))
+            placed_behind(obj).let_go()
 
     def block(self, offset):
         """Return the block at an offset.

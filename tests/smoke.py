@@ -1,10 +1,13 @@
 """Try an installed `shmem` outside of pytest: ``python -P tests/smoke.py``.  It needs only numpy.
 
-It creates a section in a file and opens it again after two other processes used it, one of them killed while it held the lock.
+A section in a file, with references, an array and a queue: three processes use it at once under its lock, a fourth one is killed while it
+holds the lock, and the section is opened again.  Whatever interpreter runs this also runs the other processes (`sys.executable`).
 """
 
 import os
 import pathlib
+import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,11 +25,16 @@ class Point(shmem.Struct):
     next: shmem.Ref["Point"]
 
 
+N_WORKERS, N_ROUNDS = 3, 200
 WORKER = """
 import sys, shmem
-with shmem.SharedMemory(sys.argv[1]) as shm, shmem.exclusive_lock(shm):
-    shm["grid"][0] += 1
-    shm["lines"].put(b"from the worker")
+with shmem.SharedMemory(sys.argv[1]) as shm:
+    grid = shm["grid"]
+    for _ in range(int(sys.argv[2])):
+        with shmem.exclusive_lock(shm):
+            grid[0] += 1
+    shm["lines"].put(b"from a worker")
+    del grid
 """
 HOLDER = """
 import os, signal, sys, shmem
@@ -36,9 +44,9 @@ with shmem.exclusive_lock(shm):
 """
 
 
-def run(code, path):
-    """Run code in another process; return its exit status."""
-    return subprocess.run([sys.executable, "-P", "-c", code, path], check=False).returncode
+def start(code, *arguments):
+    """Start another process that runs the code."""
+    return subprocess.Popen([sys.executable, "-P", "-c", code, *map(str, arguments)])
 
 
 def main():
@@ -48,19 +56,21 @@ def main():
             shm["grid"] = np.zeros((2, 1000))
             shm.queue(10, bytes, max_bytes=100, name="lines")
             shm.root = shm.new(Point, x=1.5, next=shm.new(Point, x=2.5))
-            assert run(WORKER, path) == 0
-            assert run(HOLDER, path) == -9
+            workers = [start(WORKER, path, N_ROUNDS) for _ in range(N_WORKERS)]
+            assert [worker.wait() for worker in workers] == [0] * N_WORKERS
+            assert start(HOLDER, path).wait() == -signal.SIGKILL
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 with shmem.exclusive_lock(shm, timeout=30):
-                    assert shm["grid"][0].sum() == 1000
+                    assert shm["grid"][0].sum() == 1000 * N_WORKERS * N_ROUNDS
             assert [warning.category for warning in caught] == [shmem.OwnerDiedWarning]
-            assert shm["lines"].get() == b"from the worker"
+            assert [shm["lines"].get_nowait() for _ in range(N_WORKERS)] == [b"from a worker"] * N_WORKERS
         with shmem.SharedMemory(path, mode="read_only") as shm:
             assert shm.root.next.x == 2.5
             assert sorted(shm) == ["grid", "lines"]
             blocks = shm.check_heap().blocks
-    print(f"shmem {shmem.__version__} in {pathlib.Path(shmem.__file__).parent.parent.name}: {blocks} blocks, all as expected")
+    python = f"Python {platform.python_version()}, {platform.machine()}"
+    print(f"shmem {shmem.__version__} in {pathlib.Path(shmem.__file__).parents[1].name}, {python}: {blocks} blocks, all as expected")
 
 
 if __name__ == "__main__":

@@ -48,9 +48,11 @@ cdef extern from *:
     #include <stdint.h>
 
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "a section is little-endian"
+    #error "shmem cannot be built for a big-endian processor: the words of a section are little-endian (docs/porting.md)"
     #endif
-    _Static_assert(sizeof(void *) == 8, "a section needs 64-bit addresses");
+    #if __SIZEOF_POINTER__ != 8
+    #error "shmem cannot be built for a 32-bit processor: a section needs 64-bit addresses (docs/porting.md)"
+    #endif
 
     #define PAGE_BYTES 4096u
     #define LINE_BYTES 64u
@@ -319,7 +321,7 @@ cdef extern from *:
     _Static_assert(offsetof(mutex_t, next_held_off) == 24 && offsetof(mutex_t, depth) == 32, "layout");
     _Static_assert(offsetof(mutex_t, owner_deaths) == 40 && sizeof(mutex_t) == 48, "layout");
 
-    typedef struct {                  /* payload of a queue, see _sync/ring.pyx; the text of the dtype, then the slots, follow */
+    typedef struct {                  /* payload of a queue, see _sync/ring.pyx; pin bits, the text of the dtype and the slots follow */
         uint64_t capacity;            /* slots */
         uint64_t slot_bytes;
         uint64_t record_bytes;        /* of an item; of the longest byte string */
@@ -328,7 +330,8 @@ cdef extern from *:
         uint32_t type_id;             /* of a Struct class */
         uint32_t text_bytes;
         uint32_t closed;              /* 1: shut down; written under the producers' gate */
-        uint8_t spare0[16];
+        uint32_t n_pin_words;
+        uint8_t spare0[12];
         uint64_t producers_gate;      /* line of its own, with words that only its owner uses */
         uint64_t head_seen;           /* the last value of `head` that a producer saw: never ahead of it */
         uint8_t spare1[48];
@@ -344,7 +347,7 @@ cdef extern from *:
         uint64_t not_full;            /* line of its own: channel on which producers sleep */
         uint8_t spare6[56];
     } queue_t;
-    _Static_assert(offsetof(queue_t, kind) == 32 && offsetof(queue_t, closed) == 44, "layout");
+    _Static_assert(offsetof(queue_t, kind) == 32 && offsetof(queue_t, closed) == 44 && offsetof(queue_t, n_pin_words) == 48, "layout");
     _Static_assert(offsetof(queue_t, producers_gate) == 64 && offsetof(queue_t, tail) == 128, "layout");
     _Static_assert(offsetof(queue_t, consumers_gate) == 192 && offsetof(queue_t, head) == 256, "layout");
     _Static_assert(offsetof(queue_t, not_empty) == 320 && offsetof(queue_t, not_full) == 384, "layout");
@@ -375,7 +378,8 @@ cdef extern from *:
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
             sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
-            sizeof(queue_t), offsetof(queue_t, tail), offsetof(queue_t, head), offsetof(queue_t, not_full) };
+            sizeof(queue_t), offsetof(queue_t, n_pin_words), offsetof(queue_t, tail), offsetof(queue_t, head),
+            offsetof(queue_t, not_full) };
         uint64_t hash = FNV_BASIS;
         for (size_t i = 0; i < sizeof facts / sizeof *facts; i++) hash = (hash ^ facts[i]) * FNV_PRIME;
         return hash;
@@ -574,6 +578,7 @@ cdef extern from *:
         uint32_t type_id
         uint32_t text_bytes
         uint32_t closed
+        uint32_t n_pin_words
         uint64_t producers_gate
         uint64_t head_seen
         uint64_t tail
@@ -618,6 +623,8 @@ cdef enum BlockState:
     STATE_PENDING = 2
     STATE_USED = 3
     STATE_CACHED = 4
+    STATE_DOOMED = 5               # freed, and kept until no participant pins it
+    STATE_LAST = 5
 
 cdef enum TypeId:
     TYPE_PLAIN = 0
@@ -747,9 +754,17 @@ cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t 
     return round_up(sizeof(array_t) + 16 * n_dims + 8 * n_pin_words + dtype_bytes, LINE_BYTES)
 
 
+cdef inline uint64_t* queue_pins(queue_t* queue) noexcept nogil:
+    return <uint64_t*>(<char*>queue + sizeof(queue_t))
+
+
 cdef inline char* queue_text(queue_t* queue) noexcept nogil:
     """Return the text of the queue's dtype."""
-    return <char*>queue + sizeof(queue_t)
+    return <char*>(queue_pins(queue) + queue.n_pin_words)
+
+
+cdef inline uint64_t queue_header_bytes(uint64_t n_pin_words, uint64_t text_bytes) noexcept nogil:
+    return round_up(sizeof(queue_t) + 8 * n_pin_words + text_bytes, LINE_BYTES)
 
 
 cdef inline name_slot_t* table_slots(name_table_t* table) noexcept nogil:

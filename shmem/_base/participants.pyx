@@ -159,8 +159,8 @@ cdef int opening_try(int fd, const char* path, opening_t* opening) noexcept nogi
 cdef int section_opening_try(section_t* section, int fd, bint always, opening_t* opening) noexcept nogil:
     """Do the same for a section of this process.
 
-    If the file cannot be opened again, because that is refused, or `always` for any reason, the lock is the process's.  The caller holds the
-    process mutex, so no other thread can take it for its own, and it closes no descriptor of the file while it has the lock.
+    If the file cannot be opened again, because that is refused, or `always` for any reason, the lock is the process's.  The caller holds
+    the process mutex, so no other thread can take it for its own, and it closes no descriptor of the file while it has the lock.
     """
     cdef int status = EACCES
     opening.fd = -1

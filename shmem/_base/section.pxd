@@ -205,3 +205,10 @@ cdef inline uint64_t block_step(section_t* section, uint64_t block_off, uint64_t
 
 cdef inline uint64_t* word_at(section_t* section, uint64_t off) noexcept nogil:
     return <uint64_t*>(section.base + off)
+
+
+cdef inline uint64_t offset_of_address(section_t* section, uint64_t address) noexcept nogil:
+    """The offset of an address in either mapping of the section; `size_bytes` or more if it is in neither."""
+    if section.read_only_base != NULL and address - <uint64_t>section.read_only_base < section.size_bytes:
+        return address - <uint64_t>section.read_only_base
+    return address - <uint64_t>section.base

@@ -7,8 +7,8 @@ What the library requires, and what Linux guarantees:
   descriptions in one process exclude each other, and a description that a mapping keeps alive
   keeps its locks after its descriptor is closed.  The kernel drops them when the last descriptor and the
   last mapping are gone, and so when the process has died for whatever reason.
-* *Locks of the process* (``F_SETLK``) conflict with those of descriptions.  A forked child does not inherit them.  The kernel drops them when
-  the process ends, and also when it closes any descriptor of the file.
+* *Locks of the process* (``F_SETLK``) conflict with those of descriptions.  A forked child does not inherit them.  The kernel drops them
+  when the process ends, and also when it closes any descriptor of the file.
 * ``FUTEX_WAIT`` compares and sleeps in one step; never PRIVATE, since the word lies in a shared page.
 * ``fallocate`` provides backing without changing existing content.  Where the file system does not support it, glibc's
   ``posix_fallocate`` would write, over stores of other processes.  The system call is therefore made directly, and

@@ -22,6 +22,7 @@ cdef class Placed:
     cdef char* data                   # the payload's address in this process
     cdef uint64_t serial              # of the block when this was made, to detect a stale one; PART_OF_BLOCK: a part of the block is meant
     cdef uint64_t payload_off(self) noexcept
+    cdef void let_go(self)            # its block was freed: keep nothing of it that is not in use
 
 
 cdef class Block(Placed):
@@ -43,9 +44,6 @@ cdef uint64_t reallocate_block(Mapping mapping, uint64_t payload_off, uint64_t s
 
 # The Block at a payload offset.
 cdef Block make_block(Mapping mapping, uint64_t payload_off)
-
-# Note that a block was freed through this object: a Block then no longer keeps the section mapped, once its last view is released.
-cdef void note_freed(Placed placed)
 
 # The Placed object behind a Block, an array, a typed object or a view of one of these, or None.
 cdef Placed placed_behind(object obj)

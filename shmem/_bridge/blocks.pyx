@@ -122,6 +122,9 @@ cdef class Placed:
     cdef uint64_t payload_off(self) noexcept:
         return self.data - self.mapping.base
 
+    cdef void let_go(self):
+        pass
+
     @property
     def offset(self):
         """Bytes from the start of the section; the same in every process, so it may be stored."""
@@ -162,6 +165,12 @@ cdef class Block(Placed):
 
     def __init__(self):
         raise TypeError("a Block cannot be constructed directly; use SharedMemory.allocate(size) or SharedMemory.block(offset)")
+
+    cdef void let_go(self):
+        """Keep the section mapped only until the last view is released."""
+        self.is_freed = True
+        if self.n_views == 0:
+            _detach(self)
 
     @property
     def address(self):
@@ -225,13 +234,6 @@ cdef void _detach(Block block):
     nothing.base = <char*>_grave + BLOCK_HEAD_BYTES - block.payload_off()
     block.data = <char*>_grave + BLOCK_HEAD_BYTES
     block.mapping = nothing
-
-
-cdef void note_freed(Placed placed):
-    if isinstance(placed, Block):
-        (<Block>placed).is_freed = True
-        if (<Block>placed).n_views == 0:
-            _detach(<Block>placed)
 
 
 cdef Placed placed_behind(object obj):

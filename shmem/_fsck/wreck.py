@@ -49,6 +49,7 @@ from shmem._base.layout import (
     SLOT_EMPTY,
     SLOT_REMOVED,
     STATE_CACHED,
+    STATE_DOOMED,
     STATE_HOLE,
     STATE_PENDING,
     STATE_USED,
@@ -71,6 +72,7 @@ HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT
 TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
 TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
+ALLOCATED = (STATE_PENDING, STATE_USED, STATE_DOOMED)
 STEP = 1 << 26
 
 
@@ -317,7 +319,7 @@ class Wreck:
     # -- 2. the chain
 
     def _plausible(self, offset, size, state):
-        return BLOCK_MIN_BYTES <= size <= self.top - offset and STATE_HOLE <= state <= STATE_CACHED
+        return BLOCK_MIN_BYTES <= size <= self.top - offset and STATE_HOLE <= state <= STATE_DOOMED
 
     def _backwards(self):
         """Return the blocks that the rear tags lead to, from the end backwards: a dict from offset to size."""
@@ -442,7 +444,7 @@ class Wreck:
         _, state, type_id = self.tag(offset)
         self.blocks[offset] += n_bytes
         self.put_tag(offset, self.blocks[offset], state, type_id)
-        if state in (STATE_PENDING, STATE_USED):
+        if state in ALLOCATED:
             word, slack = self.word(BLOCK["serial"].at(offset)), min(self.slack(offset) + n_bytes, SLACK_MASK)
             self.put_serial_word(offset, word & ~(SLACK_MASK << SLACK_SHIFT) | slack << SLACK_SHIFT)
 
@@ -470,7 +472,7 @@ class Wreck:
         """Set `top` to the end of the last block that is not free."""
         while self.blocks:
             last = next(reversed(self.blocks))
-            if self.tag(last)[1] in (STATE_PENDING, STATE_USED):
+            if self.tag(last)[1] in ALLOCATED:
                 break
             del self.blocks[last]
         self.top = max((offset + size for offset, size in self.blocks.items()), default=self.start)
@@ -485,7 +487,7 @@ class Wreck:
         for offset in self.blocks:
             self._compare_serials(offset)
         next_serial = self.field("next_serial")
-        serials = {offset: self.serial(offset) for offset in self.blocks if self.tag(offset)[1] in (STATE_PENDING, STATE_USED)}
+        serials = {offset: self.serial(offset) for offset in self.blocks if self.tag(offset)[1] in ALLOCATED}
         above = [offset for offset, serial in serials.items() if serial > next_serial - self.was_clean]
         if len(above) > max(1, len(serials) // 2) or next_serial > SERIAL_MASK:
             self.report_field("next_serial", f"next_serial is {next_serial:#x}", "raised above every serial number in use")

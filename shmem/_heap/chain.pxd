@@ -6,13 +6,13 @@ Callers own the heap gate, or have exclusive use of the section.
 
 from libc.stdint cimport uint64_t
 from shmem._base.bounds cimport size_fits
-from shmem._base.layout cimport STATE_CACHED, STATE_HOLE, tag_has_right_format, tag_size, tag_state
+from shmem._base.layout cimport STATE_HOLE, STATE_LAST, tag_has_right_format, tag_size, tag_state
 from shmem._base.section cimport section_t
 
 
 cdef inline bint tag_is_plausible(uint64_t block_off, uint64_t tag, uint64_t top) noexcept nogil:
     """Whether a front tag has a known state, the format for it, and a size that fits below `top`."""
-    return (STATE_HOLE <= tag_state(tag) and tag_state(tag) <= STATE_CACHED and tag_has_right_format(tag)
+    return (STATE_HOLE <= tag_state(tag) and tag_state(tag) <= STATE_LAST and tag_has_right_format(tag)
             and size_fits(block_off, tag_size(tag), top))
 
 

@@ -39,6 +39,7 @@ cdef int heap_give_back(section_t* section, heap_wait_t wait) noexcept nogil
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
+cdef int heap_end_block(section_t* section, uint64_t payload_off) noexcept nogil
 cdef int heap_flush_cache(section_t* section) noexcept nogil
 cdef int block_become_hole(section_t* section, uint64_t off, uint64_t size_bytes) noexcept nogil
 # whether the last block ends at `top`: checked before the memory above it is written, truncated or returned to the file system

@@ -25,7 +25,8 @@ States of a block, and the one store by which it leaves each::
     hole     hole_split: the hole's front tag (PENDING or USED; or the front hole's smaller size)    under the gate
     PENDING  heap_commit: its tag, USED                                                              by its maker, no gate
              heap_release: its tag, HOLE or CACHED, when its maker abandons it                       under the gate
-    USED     heap_release: its tag, HOLE or CACHED                                                   under the gate
+    USED     heap_release: its tag, HOLE or CACHED; block_doom_if_pinned: DOOMED (see `pins.pyx`)      under the gate
+    DOOMED   heap_release: its tag, HOLE or CACHED                                                   under the gate
     CACHED   _reuse_cached: its tag, PENDING or USED; heap_flush_cache: HOLE                         under the gate
 
 A small block is cleared under the gate, inside the hole, and becomes USED at once.  A large one is PENDING while it is cleared or filled
@@ -50,9 +51,9 @@ from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
-    TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal, tag_make,
-    tag_has_right_format, tag_make_free, tag_size, tag_state, tag_type)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_LAST, STATE_PENDING,
+    STATE_USED, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes,
+    payload_to_block, seal, tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport owner_index
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
@@ -64,7 +65,7 @@ from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_wri
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
-from shmem._heap.pins cimport array_is_pinned
+from shmem._heap.pins cimport block_doom_if_pinned, block_is_pinned
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
 
@@ -568,7 +569,7 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
     size_bytes = tag_size(tag)
     if damaged(not size_fits(off, size_bytes, top)):
         return INVALID_BLOCK
-    if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED:
+    if tag_state(tag) == STATE_HOLE or tag_state(tag) == STATE_CACHED or tag_state(tag) == STATE_DOOMED:
         return ALREADY_FREED
     if serial != 0 and (block.serial ^ serial) & SERIAL_MASK:        # before the rear tag: else a stale handle costs a walk
         return ALREADY_FREED
@@ -597,7 +598,7 @@ cdef void _debug_neighbours(section_t* section, uint64_t off, uint64_t size_byte
     if off + size_bytes < section.header.top:
         tag = block_at(section, off + size_bytes).tag
         if (tag_size(tag) < BLOCK_MIN_BYTES or tag_size(tag) > section.header.top - off - size_bytes
-                or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_CACHED or not tag_has_right_format(tag)):
+                or tag_state(tag) < STATE_HOLE or tag_state(tag) > STATE_LAST or not tag_has_right_format(tag)):
             debug_fail(b"the tag after the freed block was overwritten", section.path, off + size_bytes, 0, tag)
 
 
@@ -626,6 +627,15 @@ cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil:
     return status
 
 
+cdef int heap_end_block(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Free, under the gate, a checked block; a queue that a live participant pins becomes DOOMED, and is counted as used."""
+    if not block_doom_if_pinned(section, payload_off):
+        return heap_release(section, payload_off)
+    if section.header.root_off == payload_off:
+        store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
+    return OK
+
+
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
     """Free a block: 0, INVALID_BLOCK, ALREADY_FREED, CORRUPTED, PINNED, WOULD_BLOCK, INTERRUPTED; on error nothing changes."""
     cdef int status = heap_enter_to_change(section, _how_to_wait(flags))
@@ -633,10 +643,10 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
         return status
     status = heap_check_users_block(section, payload_off, serial)
     if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY:
-        if array_is_pinned(section, payload_off, True, True):
+        if block_is_pinned(section, payload_off, True, True):
             status = PINNED
     if status == OK:
-        status = heap_release(section, payload_off)
+        status = heap_end_block(section, payload_off)
     heap_leave(section)
     return status
 

@@ -28,12 +28,12 @@ from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
-    heap_enter_to_change, heap_leave, heap_release, heap_wait_t)
+    heap_end_block, heap_enter_to_change, heap_leave, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.name_counts cimport names_add, names_drop, names_of
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
 from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
-from shmem._heap.pins cimport array_is_pinned
+from shmem._heap.pins cimport block_is_pinned
 
 
 # -- reading --------------------------------------------------------------------------------------------
@@ -182,10 +182,10 @@ cdef int _hide_entry(section_t* section, uint64_t table_off, uint64_t slot_off) 
         names_drop(section, value)
     status = heap_release(section, entry_off)
     if drop_off != 0 and status == OK:
-        if tag_type(block_at(section, payload_to_block(drop_off)).tag) == TYPE_ARRAY and array_is_pinned(section, drop_off, False, True):
+        if tag_type(block_at(section, payload_to_block(drop_off)).tag) == TYPE_ARRAY and block_is_pinned(section, drop_off, False, True):
             (<array_t*>(section.base + drop_off)).flags |= ARRAY_UNNAMED
         else:
-            status = heap_release(section, drop_off)
+            status = heap_end_block(section, drop_off)
     intent_end(my_intent(section))
     return status
 

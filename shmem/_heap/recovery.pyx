@@ -18,7 +18,7 @@ before it.  So recovery may be killed at any instruction and run again.
 2. Finish or undo the intents of dead participants.
 3. Count the names of each block, and the slots of each name table.
 4. Walk again.  PENDING blocks of dead participants, and CACHED ones, become holes.  Pins of dead participants are dropped, and arrays
-   without a name or pin are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
+   without a name or pin are freed, and DOOMED blocks without a pin.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
 5. A hole at the end lowers `top`.
 6. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
@@ -35,8 +35,9 @@ from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     ARRAY_UNNAMED, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
-    INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, STATE_CACHED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY,
-    array_t, block_t, block_to_payload, intent_t, payload_to_block, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED,
+    TYPE_ARRAY, TYPE_QUEUE, array_t, block_t, block_to_payload, intent_t, payload_to_block, seal, tag_make, tag_make_free, tag_size,
+    tag_state, tag_type)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
@@ -45,7 +46,7 @@ from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
 from shmem._heap.name_counts cimport names_recount
-from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable, pin_words
+from shmem._heap.pins cimport array_is_unreachable, block_checked_pins, block_doom_if_pinned, block_is_pinned, pin_words
 
 cdef enum:
     DEAD_BYTES = 8192                # a bit for each of up to MAX_PARTICIPANTS
@@ -105,12 +106,14 @@ cdef void _make_block(section_t* section, uint64_t payload_off, uint64_t partici
 
 
 cdef void _drop_block(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Free a block; an array that a live participant pins is freed with its last pin."""
+    """Free a block; one that a live participant pins is freed with its last pin."""
     cdef block_t* block = _intent_block(section, payload_off)
     if block == NULL or tag_state(block.tag) != STATE_USED:
         return
-    if tag_type(block.tag) == TYPE_ARRAY and array_is_pinned(section, payload_off, False, True):
+    if tag_type(block.tag) == TYPE_ARRAY and block_is_pinned(section, payload_off, False, True):
         (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED
+        return
+    if block_doom_if_pinned(section, payload_off):
         return
     store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
 
@@ -160,18 +163,30 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
 # -- the sweep --------------------------------------------------------------------------------------------
 
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
-    """Clear the pins of dead participants; return True if the array has neither a pin nor a name left."""
-    cdef uint64_t* pins = array_checked_pins(section, payload_off)
+    """Clear the pins of dead participants; return True if no other is left."""
+    cdef uint64_t* pins = block_checked_pins(section, payload_off)
     cdef uint64_t left = 0
     cdef uint32_t i
-    if pins == NULL:
-        return False
+    if pins == NULL:                     # its header is damaged
+        return tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY
     for i in range(64 * pin_words(section)):
         if pins[i >> 6] >> (i & 63) & 1 and (i >= section.max_participants or _is_dead(dead, i)):
             pins[i >> 6] &= ~(<uint64_t>1 << (i & 63))
     for i in range(pin_words(section)):
         left |= pins[i]
-    return left == 0 and array_is_unreachable(section, payload_off)
+    return left == 0
+
+
+cdef bint _ends(section_t* section, uint64_t payload_off, uint64_t tag, const dead_t* dead) noexcept nogil:
+    """Return whether recovery frees this block, after clearing the pins that dead participants have of it."""
+    cdef uint64_t state = tag_state(tag)
+    if state == STATE_PENDING:
+        return _is_dead(dead, tag_type(tag))
+    if state == STATE_USED and tag_type(tag) == TYPE_ARRAY:
+        return _drop_dead_pins(section, payload_off, dead) and array_is_unreachable(section, payload_off)
+    if state == STATE_DOOMED or (state == STATE_USED and tag_type(tag) == TYPE_QUEUE):
+        return _drop_dead_pins(section, payload_off, dead) and state == STATE_DOOMED
+    return state == STATE_CACHED
 
 
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
@@ -181,8 +196,7 @@ cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const de
     if state == STATE_HOLE:
         block.serial = 0                 # a process may have died between the two stores that free
         return True
-    if (state == STATE_CACHED or (state == STATE_PENDING and _is_dead(dead, tag_type(tag)))
-            or (state == STATE_USED and tag_type(tag) == TYPE_ARRAY and _drop_dead_pins(section, block_to_payload(off), dead))):
+    if _ends(section, block_to_payload(off), tag, dead):
         if compare_exchange_release_u64(&block.tag, tag, tag_make_free(tag_size(tag), STATE_HOLE)):
             block.serial = 0
             return True

@@ -12,7 +12,7 @@ from shmem._atomics cimport load_relaxed_u64
 from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_HOLE,
+    BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE,
     STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TYPE_ARRAY, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, array_t,
     block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, seal, table_slots,
     tag_has_serial, tag_make_free, tag_size, tag_state, tag_type)
@@ -82,7 +82,7 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
     if ((block.serial & SERIAL_MASK) >= section.header.next_serial or not slack_fits(block.serial, payload_bytes(size_bytes))
             or not tag_has_serial(tag, block.serial)):
         return _say(facts, BAD_SERIAL, off, section.header.next_serial, block.serial & SERIAL_MASK)
-    if tag_state(tag) == STATE_PENDING:
+    if tag_state(tag) == STATE_PENDING or tag_state(tag) == STATE_DOOMED:
         return FINE
     problem = _check_array(section, off, facts) if tag_type(tag) == TYPE_ARRAY else FINE
     if problem == FINE:

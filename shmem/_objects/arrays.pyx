@@ -4,7 +4,7 @@
 An array's block begins with `array_t`, then shape, strides, one pin bit per participant and the text of its dtype
 (as in the .npy format; nothing is unpickled).  The data follow on a 64-byte boundary.
 
-Every `SharedArray` made from a block, and every view of it, refers to an `ArrayHold`.  This module counts the holds of each block in
+Every `numpy.ndarray` made from a block, and every view of it, refers to an `ArrayHold`.  This module counts the holds of each block in
 this process, and the process's pin bit of a block is set while it has one.  The bit is set and cleared under the heap gate.
 `participant.pins` is incremented before the first bit is set, so that recovery knows which participants left pins.
 
@@ -28,17 +28,16 @@ from libc.string cimport memcpy, memset
 from shmem._bridge.blocks import register_opener
 from shmem._base import errors
 from shmem._base.public import refuse_construction
-from shmem._objects import finding
 from shmem._objects.dtypes import from_text, to_text
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64
-from shmem._base.bounds cimport damaged
+from shmem._base.bounds cimport block_is_stale, block_room, damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
-    TYPE_ARRAY, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up,
-    tag_state, tag_type)
-from shmem._base.section cimport block_at, section_t
+    TYPE_ARRAY, TYPE_QUEUE, array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block,
+    round_up, tag_state, tag_type)
+from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NO_MEMORY, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
 from shmem._bridge.calls cimport check, run_last_step, run_steps
@@ -46,10 +45,11 @@ from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, WAIT_FOREVER, heap_check_block, heap_commit, heap_enter, heap_leave, heap_release, heap_wait_t)
-from shmem._heap.pins cimport array_checked_pins, array_is_pinned, array_is_unreachable
+from shmem._heap.pins cimport array_is_unreachable, block_checked_pins, block_is_doomed, block_is_pinned
 from shmem._objects.directory cimport give_up_pending, insert_name
 
 cdef dict _counts = {}              # (section_t*, forks, offset, serial) -> number of holds in this process
+cdef set _inherited = set()         # (section_t*, offset, serial): the parent's holds, whose views the child has, too
 cdef object _counts_lock = threading.RLock()
 
 
@@ -57,6 +57,7 @@ def _start_anew_in_child():
     """Forget the parent's counts; its lock may have been held by a thread that does not exist in the child."""
     global _counts_lock
     _counts_lock = threading.RLock()
+    _inherited.update([(section, payload_off, serial) for section, _, payload_off, serial in list(_counts)])
     _counts.clear()
 
 
@@ -66,7 +67,7 @@ os.register_at_fork(after_in_child=_start_anew_in_child)
 # -- pins -----------------------------------------------------------------------------------------------
 
 cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Set this participant's pin bit of an array: OK, INVALID_BLOCK, ALREADY_FREED or CORRUPTED."""
+    """Set this participant's pin bit of an array or queue: OK, INVALID_BLOCK, ALREADY_FREED or CORRUPTED."""
     cdef uint32_t me
     cdef uint64_t* pins
     cdef int status
@@ -76,9 +77,9 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
     if status != OK:
         return status
     status = heap_check_block(section, payload_off, serial)
-    if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY:
+    if status == OK and tag_type(block_at(section, payload_to_block(payload_off)).tag) not in (TYPE_ARRAY, TYPE_QUEUE):
         status = INVALID_BLOCK
-    pins = array_checked_pins(section, payload_off) if status == OK else NULL
+    pins = block_checked_pins(section, payload_off) if status == OK else NULL
     if status == OK and pins == NULL:
         status = CORRUPTED
     if status == OK:
@@ -90,25 +91,33 @@ cdef int _pin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wa
     return status
 
 
-cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
-    """Clear this participant's pin bit; free the array if that was the last bit and the array has no name.
+cdef bint _waits_for_pins(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Return whether this is an array that is freed with its last pin."""
+    return (tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY
+            and (<array_t*>(section.base + payload_off)).flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED)
+            and array_is_unreachable(section, payload_off))
 
-    A heap that is known to be damaged is not changed: recovery frees such an array.
+
+cdef int _unpin(section_t* section, uint64_t payload_off, uint64_t serial, heap_wait_t wait) noexcept nogil:
+    """Clear this participant's pin bit.  If that was the last bit, free an array without a name, or a queue that is DOOMED.
+
+    A heap that is known to be damaged is not changed: recovery frees such a block.
     """
     cdef uint32_t me
-    cdef array_t* array = <array_t*>(section.base + payload_off)
     cdef uint64_t* pins = NULL
+    cdef bint is_doomed
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
     me = section.private.index_plus_1 - 1
+    is_doomed = block_is_doomed(section, payload_off, serial)
     # if the array is missing, it was freed explicitly despite the view
-    if heap_check_block(section, payload_off, serial) == OK:
-        pins = array_checked_pins(section, payload_off)
+    if is_doomed or heap_check_block(section, payload_off, serial) == OK:
+        pins = block_checked_pins(section, payload_off)
     if pins != NULL:
         pins[me >> 6] &= ~(<uint64_t>1 << (me & 63))
-        if (section.header.broken == 0 and array.flags & (ARRAY_TEMPORARY | ARRAY_UNNAMED)
-                and not array_is_pinned(section, payload_off, False, True) and array_is_unreachable(section, payload_off)):
+        if (section.header.broken == 0 and (is_doomed or _waits_for_pins(section, payload_off))
+                and not block_is_pinned(section, payload_off, False, True)):
             status = heap_release(section, payload_off)
     if section.participants[me].pins:
         fetch_sub_seq_cst_u32(&section.participants[me].pins, 1)
@@ -154,11 +163,8 @@ cdef void _unpin_now(section_t* section, uint64_t payload_off, uint64_t serial) 
         run_last_step(section, _unpin_step, &call)
 
 
-cdef class ArrayHold(Placed):
-    """A buffer of an array's data, and one count of the pin; views of the array refer to it."""
-    cdef char* start
-    cdef Py_ssize_t n_bytes
-    cdef object key                   # None: not counted
+cdef class Hold(Placed):
+    """One count of the pin of an array or a queue."""
 
     cdef int count(self) except -1:
         """Count this hold of a block that is pinned."""
@@ -169,8 +175,8 @@ cdef class ArrayHold(Placed):
             self.key = key
         return 0
 
-    cdef int pin(self) except -1:
-        """Pin the block unless another hold has pinned it, then count this hold.
+    cdef int try_pin(self) except? -200:
+        """Pin the block unless another hold has pinned it, then count this hold; return a status.
 
         The order matters: while the pin waits, a signal handler may open the same array, or raise.  Pinning twice is harmless.
         """
@@ -182,9 +188,7 @@ cdef class ArrayHold(Placed):
                 status = _pin_now(section, payload_off, self.serial)
             if status == OK:
                 self.count()
-        if status != OK:
-            check(status, self.mapping, f"get the array at offset {payload_off:#x}")
-        return 0
+        return status
 
     cdef int unpin(self) except -1:
         """Undo `pin` or `count`, unless the hold is inherited from the parent process."""
@@ -200,6 +204,22 @@ cdef class ArrayHold(Placed):
             self.key = None
         return 0
 
+    def __del__(self):
+        if self.key is not None:
+            self.unpin()
+
+
+cdef class ArrayHold(Hold):
+    """A buffer of an array's data, and one count of the pin; views of the array refer to it."""
+    cdef char* start
+    cdef Py_ssize_t n_bytes
+    cdef object got_as                # the name by which the directory returned the array
+
+    cdef int pin(self) except -1:
+        """Pin the block, and count this hold."""
+        check(self.try_pin(), self.mapping, f"get the array at offset {self.payload_off():#x}")
+        return 0
+
     cdef bint is_stale(self) noexcept:
         """Return whether the block was freed.  While the array is being made, the block is PENDING."""
         cdef block_t* block = block_at(self.mapping.section, payload_to_block(self.payload_off()))
@@ -213,47 +233,40 @@ cdef class ArrayHold(Placed):
             check(READ_ONLY, self.mapping, "write to an array")
         PyBuffer_FillInfo(view, self, self.start, self.n_bytes, not self.mapping.writable, flags)
 
-    def __del__(self):
-        if self.key is not None:
-            self.unpin()
+
+refuse_construction(Hold, ArrayHold)
 
 
-refuse_construction(ArrayHold)
+cdef Hold hold_queue(Mapping mapping, uint64_t payload_off, uint64_t serial, int* status):
+    cdef Hold hold = Hold.__new__(Hold)
+    place(hold, mapping, payload_off)
+    hold.serial = serial                 # of the queue that was opened, not of the block there now
+    status[0] = hold.try_pin()
+    return hold
+
+
+def held_at(Memory memory, uint64_t at_off):
+    """Return (offset, serial) of the array at an offset anywhere within it, if this process has views of it, or None.
+
+    It serves views whose bases do not lead to a hold, and looks at every hold.
+    """
+    cdef section_t* section = memory.opened().section
+    cdef uint64_t payload_off
+    cdef list held = [key[1:] for key in _inherited if key[0] == <uint64_t>section]
+    with _counts_lock:
+        held += [key[2:] for key in _counts if key[0] == <uint64_t>section and key[1] == section.n_forks]
+    for payload_off, serial in held:
+        if (not block_is_stale(block_at(section, payload_to_block(payload_off)), serial)
+                and tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY
+                and payload_off <= at_off < payload_off + block_room(section, payload_off)):
+            return payload_off, serial
+    return None
 
 
 # -- the numpy array ----------------------------------------------------------------------------------------
 
-class SharedArray(np.ndarray):
-    """A numpy array whose memory is in a section.
-
-    It behaves as a `numpy.ndarray`.  Its views keep the section mapped, and prevent other processes from freeing the
-    array.  Results of arithmetic are plain arrays.  `multiprocessing` sends it as a handle; `pickle`, `numpy.save` and
-    `joblib.dump` store its data.
-    """
-
-    __slots__ = ("_got_as",)  # the name by which `shm[name]` returned the array
-
-    @property
-    def section(self):
-        """The `SharedMemory` that contains the array; None for a copy outside of any section."""
-        return finding.find_storage(self)
-
-    def __array_wrap__(self, array, context=None, return_scalar=False):
-        if array is self or type(self) is not SharedArray:
-            return array
-        if return_scalar or (array.ndim == 0 and np.lib.NumpyVersion(np.__version__) < "2.0.0"):
-            return array[()]
-        return array.view(np.ndarray)
-
-    def __reduce_ex__(self, protocol):
-        return self.view(np.ndarray).__reduce_ex__(protocol)
-
-    def __reduce__(self):
-        return self.view(np.ndarray).__reduce__()
-
-
 cdef object _array_of(ArrayHold hold, object shape, object dtype, object strides):
-    return np.ndarray.__new__(SharedArray, shape, dtype, hold, 0, strides)
+    return np.ndarray(shape, dtype, hold, 0, strides)
 
 
 def dtype_from(Mapping mapping not None, uint64_t payload_off, bytes text):
@@ -428,7 +441,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
         dtype = dtype.base
     hold = _make_hold(mapping, dims, dtype, _count_bytes(mapping, dims, dtype), zero, ARRAY_TEMPORARY if temporary else 0)
     try:
-        array = np.ndarray.__new__(SharedArray, dims, dtype, hold, 0, None, order)
+        array = np.ndarray(dims, dtype, hold, 0, None, order)
         _write_dims(<array_t*>hold.data, dims, array.strides)
         if fill is not None:
             fill(array)
@@ -455,12 +468,40 @@ def is_whole(array):
             and array.dtype == dtype_from(placed.mapping, placed.payload_off(), facts.text[:facts.head.dtype_bytes]))
 
 
-def view_facts(array):
-    """Return what another process needs to make the same view: (byte offset in the data, shape, strides, dtype text)."""
-    cdef ArrayHold hold = placed_behind(array)
-    return array.ctypes.data - <uint64_t>hold.start, array.shape, array.strides, to_text(array.dtype)
+def note_name(array, name):
+    """Note the name by which an array was got; `got_as` returns it, for this object and no view of it."""
+    (<ArrayHold>array.base).got_as = name
 
 
-def view_again(array, delta, shape, strides, text):
-    """Make the view described by `view_facts` from the whole array."""
-    return np.ndarray.__new__(SharedArray, shape, from_text(text), placed_behind(array), delta, strides)
+def got_as(obj):
+    """Return the name by which an array was got from the directory; None for every other object."""
+    return (<ArrayHold>obj.base).got_as if isinstance(obj, np.ndarray) and isinstance(obj.base, ArrayHold) else None
+
+
+# -- views: what another process needs to make the same one ----------------------------------------------------
+
+def view_facts(Memory memory, uint64_t payload_off, obj):
+    """Return the view that an array or a memoryview is of the block at an offset; None if it is the whole array that opening returns.
+
+    Returns
+    -------
+    tuple or None
+        Whether it is a memoryview; bytes from the payload's start to the first element; shape; strides; dtype; whether it is writeable.
+    """
+    cdef Mapping mapping = memory.opened()
+    cdef bint is_memoryview = isinstance(obj, memoryview)
+    array = np.asarray(obj)
+    if not is_memoryview and array.flags.writeable == mapping.writable and is_whole(array):
+        return None
+    delta = offset_of_address(mapping.section, array.ctypes.data) - payload_off
+    return is_memoryview, delta, array.shape, array.strides, array.dtype, array.flags.writeable
+
+
+def view_again(found, bint is_memoryview, delta, shape, strides, dtype, bint writeable):
+    """Make the view described by `view_facts` from the object in its block."""
+    cdef Placed placed = placed_behind(found)
+    if isinstance(placed, ArrayHold):
+        delta -= (<ArrayHold>placed).start - placed.data
+    array = np.ndarray(shape, dtype, placed, delta, strides)
+    array.flags.writeable = writeable and array.flags.writeable
+    return memoryview(array) if is_memoryview else array

@@ -1,15 +1,18 @@
 # cython: language_level=3
 """Lookups: from an object, an address or a handle to its section, and from a section to its root object."""
 
+import numpy as np
+
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
 from libc.stdint cimport uint64_t
 
 from shmem._base import errors
+from shmem._objects import arrays
 
 from shmem._base.layout cimport SERIAL_MASK, payload_to_block
-from shmem._base.section cimport block_at, section_t
+from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport NAME_EXISTS, OK, WOULD_BLOCK
-from shmem._bridge.blocks cimport Placed, free_block, note_freed, offset_in, placed_behind, wrap
+from shmem._bridge.blocks cimport Placed, free_block, offset_in, placed_behind, wrap
 from shmem._bridge.calls cimport check, run_steps
 from shmem._bridge.mapping cimport Mapping, face_of, open_mappings
 from shmem._core cimport Memory
@@ -26,8 +29,8 @@ cdef uint64_t _address_of_buffer(object obj) except? 0:
         return 0
     try:
         PyObject_GetBuffer(obj, &view, PyBUF_STRIDES)
-    except (BufferError, TypeError, ValueError):         # for example a memoryview that was released
-        return 0
+    except (BufferError, TypeError, ValueError):         # for example a memoryview that was released, and dates, which no buffer has
+        return obj.ctypes.data if isinstance(obj, np.ndarray) and obj.nbytes else 0
     address = <uint64_t>view.buf if view.len else 0
     PyBuffer_Release(&view)
     return address
@@ -48,7 +51,7 @@ def find_storage(obj):
     """
     cdef Placed placed = None if isinstance(obj, int) else placed_behind(obj)
     cdef section_t* section
-    cdef uint64_t address
+    cdef uint64_t address = 0
     if placed is not None:
         if placed.mapping.is_open:
             return face_of(placed.mapping)
@@ -63,12 +66,19 @@ def find_storage(obj):
         address = _address_of_buffer(obj)
         with nogil:
             section = section_of_address(address)
-    if section == NULL:
-        return None
+    return _face_at(section, address) if section != NULL else None
+
+
+cdef object _face_at(section_t* section, uint64_t address):
+    """Return an open handle of the section, of the mapping that has the address if there is one; None if all handles are closed."""
+    found = None
     for mapping in open_mappings():
         if (<Mapping>mapping).section == section:
-            return face_of(mapping)
-    return None
+            face = face_of(mapping)
+            if face is not None and address - <uint64_t>(<Mapping>mapping).base < section.size_bytes:
+                return face
+            found = found if face is None else face
+    return found
 
 
 def deallocate(obj):
@@ -83,13 +93,20 @@ def deallocate(obj):
     if placed is None:
         raise errors.InvalidBlock(f"cannot free {type(obj).__name__} {obj!r:.60}: it is not in a section")
     free_block(placed.mapping, offset_in(placed.mapping, placed), placed.serial)
-    note_freed(placed)
+    placed.let_go()
 
 
 def locate(Memory memory, obj):
     """Return the offset and serial that a handle stores for an object in an open section."""
-    cdef uint64_t payload_off = offset_in(memory.opened(), obj)
-    return payload_off, placed_behind(obj).serial
+    cdef Mapping mapping = memory.opened()
+    cdef uint64_t payload_off
+    found = None
+    if placed_behind(obj) is None:               # a view of another library's, which hides what it refers to
+        found = arrays.held_at(memory, offset_of_address(mapping.section, _address_of_buffer(obj)))
+    if found is None:
+        payload_off = offset_in(mapping, obj)
+        found = payload_off, placed_behind(obj).serial
+    return found
 
 
 def reopen(Memory memory, offset, serial):

@@ -1,4 +1,4 @@
-"""Handles: small picklable references to objects in a section, and the hooks by which multiprocessing and loky send them automatically."""
+"""Handles, which are small picklable references to objects in a section; and what a process does with its sections at exit."""
 
 import atexit
 import contextlib
@@ -10,7 +10,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base.errors import InvalidBlock
-from shmem._objects import arrays, finding, lock
+from shmem._objects import arrays, finding, lock, queue_ring
 from shmem._objects.shared_memory import SharedMemory
 
 
@@ -19,7 +19,8 @@ def handle(obj):
 
     Parameters
     ----------
-    obj : SharedArray or a view of one, Struct, Queue, Block, SharedMemory
+    obj : numpy.ndarray, memoryview, Struct, Queue, Semaphore, Event, Mutex, Block or SharedMemory
+        An array or a memoryview may be any view of memory in a section, one that another library made included.
 
     Returns
     -------
@@ -50,21 +51,9 @@ def handle(obj):
     view = None
     if obj is not memory:
         offset, serial = finding.locate(memory, obj)
-        if isinstance(obj, np.ndarray) and not arrays.is_whole(obj):
-            view = arrays.view_facts(obj)
+        if isinstance(obj, (np.ndarray, memoryview)):
+            view = arrays.view_facts(memory, offset, obj)
     return Handle(memory.path, memory.name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view)
-
-
-# -- multiprocessing and loky send handles automatically -------------------------------------------------
-
-
-def _open_handle(sent):
-    return sent.open()
-
-
-def reduce_to_handle(obj):
-    """Return the value of `__reduce__` for an object that is sent as a handle."""
-    return _open_handle, (handle(obj),)
 
 
 def _import_the_rest():
@@ -85,6 +74,7 @@ N_ATTEMPTS = 10  # to leave all sections at exit
 def leave_all():
     """Leave every section.  Python has joined all threads but daemon threads, and those that exit handlers have started."""
     lock.end_thread()
+    queue_ring.let_go_of_queues()
     for attempts_left in reversed(range(N_ATTEMPTS)):
         if _core.depart_all(attempts_left == 0):
             return

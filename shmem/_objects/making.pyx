@@ -3,8 +3,8 @@
 
 It is a kernel lock on a byte of the section's file, far past the end, whose offset follows from the hash of the name.  The kernel drops
 the lock when the process is killed.  Where the process may not open the file again, as after `setuid`, the lock belongs to the process,
-and the set `_made_in_process` excludes its threads from each other.  Two names share a byte as rarely as 60 bits of their hashes agree.  Other names, and everything
-else that a section offers, are not held up.
+and the set `_made_in_process` excludes its threads from each other.  Two names share a byte as rarely as 60 bits of their hashes agree.
+Other names, and everything else that a section offers, are not held up.
 """
 
 import os
@@ -20,7 +20,6 @@ from shmem._base.system_tools import wait_for_byte
 from shmem._base.layout cimport hash_name
 from shmem._base.participants cimport NAMING_BITS, NAMING_BYTE, section_descriptor, section_reopen
 from shmem._base.section cimport section_t
-from shmem._base.status cimport OK
 from shmem._base.system cimport byte_lock_as_process, byte_unlock, file_close, pause_longer
 from shmem._bridge.calls cimport check
 from shmem._bridge.mapping cimport Mapping

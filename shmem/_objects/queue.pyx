@@ -22,7 +22,7 @@ from shmem._objects.codec import Misfit
 
 from shmem._atomics cimport load_acquire_u32
 from shmem._base.damage cimport raise_damaged, room_at
-from shmem._base.layout cimport LINE_BYTES, TYPE_QUEUE, queue_t, queue_text, round_up
+from shmem._base.layout cimport LINE_BYTES, TYPE_QUEUE, queue_header_bytes, queue_t, queue_text
 from shmem._base.section cimport section_t
 from shmem._base.status cimport NO_MEMORY, OK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_is_stale
@@ -30,6 +30,8 @@ from shmem._bridge.calls cimport check
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport heap_commit
+from shmem._heap.pins cimport pin_words
+from shmem._objects.arrays cimport hold_is_mine
 from shmem._objects.codec cimport NOT_A_NUMBER, load_number, misfit, store_number
 from shmem._objects.directory cimport give_up_pending, insert_name
 from shmem._objects.queue_bytes cimport CHUNK_BYTES, get_long, get_many_bytes, put_buffer, put_many_bytes, raise_too_long
@@ -79,7 +81,6 @@ cdef class Queue(RingCaller):
     """
 
     cdef Items items
-    cdef object __weakref__
 
     def __init__(self):
         raise TypeError("a Queue must lie in a section; use SharedMemory.queue(maxsize, record) to make one")
@@ -112,6 +113,8 @@ cdef class Queue(RingCaller):
         cdef int64_t deadline_ns = queue_deadline(block, timeout)
         if not self.mapping.is_open or not self.mapping.writable:
             self.check_open("put")
+        if not hold_is_mine(self.hold):
+            self.take_hold("put")
         if self.items.kind != NOT_A_NUMBER:
             try:
                 store_number(self.items.kind, <char*>words, item)
@@ -161,6 +164,8 @@ cdef class Queue(RingCaller):
         cdef int64_t deadline_ns = queue_deadline(block, timeout)
         if not self.mapping.is_open or not self.mapping.writable:
             self.check_open("get")
+        if not hold_is_mine(self.hold):
+            self.take_hold("get")
         if self.items.kind != NOT_A_NUMBER:
             get_one(self, <char*>words, &length, deadline_ns)
             return load_number(self.items.kind, <char*>words)
@@ -214,6 +219,7 @@ cdef class Queue(RingCaller):
         cdef uint64_t n_items, n_done = 0
         cdef int64_t deadline_ns = queue_deadline(block, timeout)
         self.check_open("put_many")
+        self.take_hold("put_many")
         if self.ring.is_bytes:
             return put_many_bytes(self, items, deadline_ns)
         cdef const unsigned char[::1] data = self.items.many(self, items)
@@ -250,6 +256,7 @@ cdef class Queue(RingCaller):
         cdef batch_t batch
         cdef unsigned char[::1] room
         self.check_open("get_many")
+        self.take_hold("get_many")
         n_items = _count_argument("max_items", max_items, self.ring.capacity)
         if self.ring.is_bytes:
             return get_many_bytes(self, n_items, deadline_ns)
@@ -399,14 +406,14 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     record_bytes = n_bytes
     slot_bytes = packed_bytes(record_bytes) if record is bytes else record_bytes
     capacity = _count_argument("maxsize", maxsize, UINT64_MAX)
-    data_off = round_up(sizeof(queue_t) + len(text), LINE_BYTES)
+    data_off = queue_header_bytes(pin_words(section), len(text))
     if capacity > section.size_bytes // slot_bytes:
         check(NO_MEMORY, mapping, f"make a queue for {capacity:,} items of {record_bytes:,} bytes")
     payload_off = allocate_pending(mapping, data_off + capacity * slot_bytes, LINE_BYTES, False)
     at = <queue_t*>(section.base + payload_off)
     memset(at, 0, data_off)
     at.capacity, at.slot_bytes, at.record_bytes, at.data_off = capacity, slot_bytes, record_bytes, data_off
-    at.kind, at.type_id, at.text_bytes = kind, type_id, <uint32_t>len(text)
+    at.kind, at.type_id, at.text_bytes, at.n_pin_words = kind, type_id, <uint32_t>len(text), pin_words(section)
     memcpy(queue_text(at), PyBytes_AS_STRING(text), len(text))
     try:
         queue = _open_queue(mapping, payload_off, record)

@@ -18,7 +18,7 @@ from shmem._objects.fields import RefField
 
 from shmem._base.bounds cimport used_tag
 from shmem._base.damage cimport raise_damaged
-from shmem._base.layout cimport QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, queue_text, tag_type
+from shmem._base.layout cimport QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, tag_type
 from shmem._bridge.blocks cimport Placed, offset_in
 from shmem._bridge.calls cimport size_argument
 from shmem._bridge.mapping cimport Mapping
@@ -110,7 +110,7 @@ cdef Items items_of(Mapping mapping, uint64_t payload_off, ring_t* ring, object 
     if record is None and ring.kind == QUEUE_STRUCT:
         record = _struct.class_of_type(mapping, ring.type_id)
     if record is None:
-        record = arrays.dtype_from(mapping, payload_off, queue_text(ring.at)[:ring.text_bytes])
+        record = arrays.dtype_from(mapping, payload_off, ring.text[:ring.text_bytes])
     items.record = record
     items.dtype = record if ring.kind == QUEUE_RECORDS else np.dtype((np.record, record.dtype))
     if items.dtype.itemsize != ring.record_bytes:

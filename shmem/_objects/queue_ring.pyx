@@ -3,7 +3,13 @@
 
 The first attempt is made with the GIL held, because it takes a fraction of a microsecond.  A caller that must wait, or copy much, releases
 the GIL.
+
+A queue is pinned from its first use until the object is gone, or the queue was freed and no thread is inside (`_heap/pins.pyx`).  So its
+memory is given to nothing else while a thread is in the ring, whenever the queue is freed, and a use costs no more than a look.  A child
+of a fork takes a pin of its own.  At exit, queues that no thread uses are let go, so that the process need not rest.
 """
+
+import weakref
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint64_t
@@ -15,17 +21,12 @@ from shmem._base.deadline cimport AT_ONCE, FOREVER
 from shmem._base.layout cimport queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
-    CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED, WOULD_BLOCK)
+    ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, READ_ONLY, TIMEOUT_EXPIRED,
+    WOULD_BLOCK)
 from shmem._bridge.blocks cimport Placed, placed_is_stale
 from shmem._bridge.calls cimport check, run_step, step_t
-from shmem._sync.ring cimport batch_t, ring_count, ring_get, ring_get_try, ring_put, ring_put_try, ring_shut_down, ring_t
-
-
-ctypedef struct ring_call_t:              # arguments of the steps below
-    ring_t* ring
-    batch_t* batch
-    int64_t deadline_ns
-    bint drop
+from shmem._objects.arrays cimport hold_is_mine, hold_queue
+from shmem._sync.ring cimport batch_t, ring_count, ring_get, ring_get_try, ring_put, ring_put_try, ring_shut_down
 
 
 cdef int _put_step(section_t* section, void* request) noexcept nogil:
@@ -41,6 +42,9 @@ cdef int _get_step(section_t* section, void* request) noexcept nogil:
 cdef int _shut_down_step(section_t* section, void* request) noexcept nogil:
     cdef ring_call_t* call = <ring_call_t*>request
     return ring_shut_down(call.ring, call.drop, FOREVER, True)
+
+
+_used = weakref.WeakValueDictionary()            # id -> queue, of those that took a pin
 
 
 cdef class RingCaller(Placed):
@@ -62,9 +66,27 @@ cdef class RingCaller(Placed):
                                           "a message are impossible: a process wrote over it; make a new queue")
             error.offset = self.payload_off()
             raise error
-        if status == INVALID_BLOCK:
+        if status == INVALID_BLOCK or status == ALREADY_FREED:
+            self.let_go()
             raise errors.InvalidBlock(f"{what}: the queue at offset {self.payload_off():#x} was freed")
         return check(status, self.mapping, what)
+
+    cdef int take_hold(self, str what) except -1:
+        cdef int status = OK
+        if hold_is_mine(self.hold):
+            return 0
+        if self.hold is not None:
+            self.n_inside = 0                    # threads of the parent
+        self.hold = hold_queue(self.mapping, self.payload_off(), self.serial, &status)
+        if status != OK:
+            self.hold = None
+            self.fail(status, what)
+        _used[id(self)] = self
+        return 0
+
+    cdef void let_go(self):
+        if self.n_inside == 0:
+            self.hold = None
 
     cdef int check_open(self, str what) except -1:
         if not self.mapping.is_open:
@@ -78,12 +100,21 @@ cdef class RingCaller(Placed):
         cdef ring_call_t call
         cdef step_t step = _put_step if is_put else _get_step
         call.ring, call.batch, call.deadline_ns = &self.ring, batch, deadline_ns
-        cdef int status = run_step(self.mapping.section, step, &call)
+        cdef int status = self.run(step, &call)
         while status == INTERRUPTED:
             PyErr_CheckSignals()
             self.check_open(what)
-            status = run_step(self.mapping.section, step, &call)
+            self.take_hold(what)                 # a signal handler may have forked
+            status = self.run(step, &call)
         return status
+
+    cdef int run(self, step_t step, ring_call_t* call) except? -200:
+        """Run a step without the GIL; the queue stays pinned meanwhile."""
+        self.n_inside += 1
+        try:
+            return run_step(self.mapping.section, step, call)
+        finally:
+            self.n_inside -= 1
 
     cdef bint put_batch(self, char* data, uint64_t n_items, uint64_t length, int64_t deadline_ns, uint64_t* n_done) except -1:
         """Put as many as possible, and add their number to `n_done`; return whether that was all."""
@@ -119,6 +150,8 @@ cdef class RingCaller(Placed):
             status = INVALID_BLOCK
         else:
             status = ring_count(<queue_t*>self.data, self.ring.capacity, &n_items)
+            if status == CORRUPTED and placed_is_stale(self):
+                status = INVALID_BLOCK           # a handle that has not used the queue does not pin it
         if status != OK:
             self.fail(status, what)
         return n_items
@@ -129,7 +162,8 @@ cdef class RingCaller(Placed):
         call.ring, call.drop = &self.ring, drop
         while status == INTERRUPTED:
             self.check_open("shutdown")
-            status = run_step(self.mapping.section, _shut_down_step, &call)
+            self.take_hold("shutdown")
+            status = self.run(_shut_down_step, &call)
             PyErr_CheckSignals()
         if status != OK:
             self.fail(status, "shutdown")
@@ -137,3 +171,10 @@ cdef class RingCaller(Placed):
 
 
 refuse_construction(RingCaller)
+
+
+def let_go_of_queues():
+    """Drop the pins of queues that no thread uses; a thread that uses one again takes a new pin."""
+    cdef RingCaller queue
+    for queue in list(_used.values()):
+        queue.let_go()

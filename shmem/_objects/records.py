@@ -29,13 +29,18 @@ class Handle:
     serial: int = 0
     view: tuple | None = None
 
-    def open(self):
+    def open(self, *, writeable=True):
         """Attach to the section if necessary, and return the object.
+
+        Parameters
+        ----------
+        writeable : bool, default True
+            If False, the object comes from a read-only mapping of the section: writing to it raises, whatever it is.
 
         Returns
         -------
-        SharedMemory, SharedArray, Struct, Queue or Block
-            The object that was passed to `handle`.
+        object
+            What was passed to `handle`: an array, view, typed object, queue, block or section.
 
         Raises
         ------
@@ -44,19 +49,20 @@ class Handle:
         InvalidBlock
             The object was freed meanwhile.
         """
-        section = finding.find_open(self.uuid, self.mode, self.device, self.inode) or self._attach()
+        mode = self.mode if writeable else "read_only"
+        section = finding.find_open(self.uuid, mode, self.device, self.inode) or self._attach(mode)
         if self.offset == 0:
             return section
         try:
             found = finding.reopen(section, self.offset, self.serial)
         except ClosedError:  # the handle of the section belonged to another thread, which has closed it
-            found = finding.reopen(self._attach(), self.offset, self.serial)
+            found = finding.reopen(self._attach(mode), self.offset, self.serial)
         return found if self.view is None else arrays.view_again(found, *self.view)
 
-    def _attach(self):
+    def _attach(self, mode):
         """Attach by path, to the file for which the handle was made: a copy that replaced it has the same uuid, but another inode."""
         place = {"shared_name": self.name} if self.anonymous else {"file_name": self.path}
-        section = SharedMemory(**place, mode=self.mode)
+        section = SharedMemory(**place, mode=mode)
         if section.uuid != self.uuid:
             section.close()
             raise NotASection(f"cannot open {self.path!r}: the name now belongs to another section")

@@ -103,7 +103,7 @@ class SharedMemory(_core.Memory):
 
         Returns
         -------
-        SharedArray
+        numpy.ndarray
             64-byte aligned.
 
         Raises
@@ -134,7 +134,7 @@ class SharedMemory(_core.Memory):
 
         Returns
         -------
-        SharedArray
+        numpy.ndarray
         """
         source = np.asarray(obj, dtype=dtype)
         order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
@@ -189,7 +189,7 @@ class SharedMemory(_core.Memory):
         if not is_part and directory.lies_in(self, value):
             if directory.is_named(self, name, value):
                 return
-            if getattr(value, "_got_as", None) == name:
+            if arrays.got_as(value) == name:
                 raise errors.InvalidBlock(
                     f"cannot assign the name {name!r}: this array had the name, which was deleted meanwhile; "
                     f"shm[{name!r}] = array.copy() names a copy"
@@ -204,8 +204,8 @@ class SharedMemory(_core.Memory):
         found = directory.get(self, name)
         if found is None:
             raise KeyError(name)
-        if isinstance(found, arrays.SharedArray):
-            found._got_as = name  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
+        if isinstance(found, np.ndarray):
+            arrays.note_name(found, name)  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
         return found
 
     def __delitem__(self, name):

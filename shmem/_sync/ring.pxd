@@ -18,6 +18,7 @@ ctypedef struct ring_t:            # this process's copy of a queue's constants:
     section_t* section
     queue_t* at
     char* data
+    char* text                     # of the dtype
     uint64_t serial
     uint64_t capacity
     uint64_t slot_bytes

@@ -25,8 +25,10 @@ was woken and before it took a message.  A woken waiter that does not pass the g
 its wake on.
 `tail` and the registration are two words.  On both sides the store of one and the load of the other after it are sequentially consistent.
 
-Freed queues.  The block of a freed queue is not written: the code checks whether it was freed before it requests a gate, inside the gate,
-and after each sleep.  (It can be freed between check and store; the caller that frees a queue must know that it is not in use.)
+Freed queues.  A queue may be freed while threads are anywhere in this file, or stopped there.  Its callers pin it, so that its memory is
+given to nothing else meanwhile (`_heap/pins.pyx`), and the code looks whether it was freed before it requests a gate, inside the gate, and
+after each sleep.  A put looks after its commit too: what was put after the end of the queue was not put.  A get looks before its commit
+only: a message that was taken must not be lost because the queue was freed a moment later, perhaps as it was empty.
 
 A wake takes microseconds, longer than a message.  So on a machine with several cores a thread that finds no room, or no message, polls for
 some time before it sleeps.  It adapts that time by whether polling has helped.
@@ -45,7 +47,7 @@ from shmem._atomics cimport (
     cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
 from shmem._base.bounds cimport block_is_stale, damaged
 from shmem._base.deadline cimport deadline_is_past
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, block_t, queue_t
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, block_t, queue_header_bytes, queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
@@ -80,9 +82,11 @@ cdef int ring_open(ring_t* ring, section_t* section, queue_t* queue, uint64_t se
     ring.text_bytes = queue.text_bytes
     ring.is_bytes = ring.kind == QUEUE_BYTES
     ring.put_spins = ring.get_spins = MAX_SPINS
-    cdef uint64_t data_off = queue.data_off, least_off = sizeof(queue_t) + <uint64_t>ring.text_bytes
-    if data_off < least_off or data_off > room_bytes or data_off & (LINE_BYTES - 1):
+    cdef uint64_t data_off = queue.data_off, n_pin_words = queue.n_pin_words
+    if (n_pin_words != (section.max_participants + 63) >> 6 or data_off < queue_header_bytes(n_pin_words, ring.text_bytes)
+            or data_off > room_bytes or data_off & (LINE_BYTES - 1)):
         return CORRUPTED
+    ring.text = <char*>queue + sizeof(queue_t) + 8 * n_pin_words
     if ring.record_bytes == 0 or ring.record_bytes > room_bytes or ring.capacity == 0:
         return CORRUPTED
     if ring.kind < QUEUE_RECORDS or ring.kind > QUEUE_STRUCT:
@@ -206,6 +210,8 @@ cdef int _put_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     store_seq_cst_u64(&queue.tail, tail + n)
     gate_leave(&queue.producers_gate)
     channel_notify(&queue.not_empty, <uint32_t>n if n < ALL_WAITERS else ALL_WAITERS)
+    if _is_stale(ring):                  # perhaps before the commit
+        return INVALID_BLOCK
     batch.n_items -= n
     batch.n_done += n
     return OK
@@ -217,9 +223,7 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
     cdef uint64_t head = load_relaxed_u64(&queue.head), n = load_relaxed_u64(&queue.tail_seen) - head, tail
     cdef bint closed
     cdef int status = OK
-    if _is_stale(ring):
-        status = INVALID_BLOCK
-    elif n > ring.capacity or n < batch.n_items:
+    if n > ring.capacity or n < batch.n_items:
         closed = load_seq_cst_u32(&queue.closed) != 0            # before `tail`: with `closed` set, `tail` is the last one
         tail = load_seq_cst_u64(&queue.tail)                     # partner: the store in _put_inside, after its copy in
         queue.tail_seen = tail
@@ -232,6 +236,8 @@ cdef int _get_inside(ring_t* ring, batch_t* batch) noexcept nogil:
         if n > batch.n_items:
             n = batch.n_items
         status = _copy_bytes_out(ring, head, batch, &n) if ring.is_bytes else _copy_records_out(ring, head, batch, n)
+    if _is_stale(ring):                  # first: what was read may be no message of the queue
+        status = INVALID_BLOCK
     if status != OK:
         gate_leave(&queue.consumers_gate)
         return status
@@ -345,7 +351,7 @@ cdef int ring_shut_down(ring_t* ring, bint immediate, int64_t deadline_ns, bint 
             gate_leave(&queue.consumers_gate)
     channel_notify(&queue.not_empty, ALL_WAITERS)
     channel_notify(&queue.not_full, ALL_WAITERS)
-    return status
+    return INVALID_BLOCK if _is_stale(ring) else status
 
 
 cdef int ring_count(queue_t* queue, uint64_t capacity, uint64_t* n_items) noexcept nogil:

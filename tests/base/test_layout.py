@@ -29,6 +29,7 @@ from shmem._base.layout import (
     SLACK_MASK,
     SLACK_SHIFT,
     STATE_CACHED,
+    STATE_DOOMED,
     STATE_HOLE,
     STATE_PENDING,
     STATE_USED,
@@ -47,7 +48,7 @@ GOLDEN_FILE = Path(__file__).with_name("golden_layout.json")
 HEADER, PARTICIPANT, INTENT = LAYOUT["header_t"], LAYOUT["participant_t"], LAYOUT["intent_t"]
 BLOCK, ARRAY = LAYOUT["block_t"], LAYOUT["array_t"]
 N_PARTICIPANTS, N_ASKED = 7, 100
-STATES = {STATE_HOLE: "hole", STATE_PENDING: "pending", STATE_USED: "used", STATE_CACHED: "cached"}
+STATES = {STATE_HOLE: "hole", STATE_PENDING: "pending", STATE_USED: "used", STATE_CACHED: "cached", STATE_DOOMED: "doomed"}
 
 
 # -- the golden file ----------------------------------------------------------------------------------------------

@@ -222,6 +222,14 @@ def test_damaged_header_of_an_open_array(shm, scribe):
     assert outcome(array.sum) == "0"
 
 
+TEXT_BYTES = 12  # the text of a dtype, and some bytes after it
+
+
+def queue_text(scribe, queue):
+    """Return the offset of the text of a queue's dtype, which follows the pins."""
+    return queue.offset + QUEUE.size + 8 * QUEUE["n_pin_words"].read(scribe.bytes, queue.offset)
+
+
 INVALID_DTYPES = [b"()", b"[]", b"{}", b"5", b"'O'", b"[1]", b"-" * 5, b"(1,)", b"'\\x'", b"\xff", b"'V0'", b"'V9'"]
 
 
@@ -231,7 +239,7 @@ def test_invalid_dtype(shm, scribe, text):
     queue = shm.queue(5, "int64", name="queue")
     at = scribe.bytes.find(b"'<i8'", offset_of(array))
     scribe.bytes[at : at + 5] = text.ljust(5)
-    at = queue.offset + QUEUE.size
+    at = queue_text(scribe, queue)
     scribe.bytes[at : at + 5] = text.ljust(5)
     assert outcome(lambda: shm["array"]) == "HeapCorruption"
     assert outcome(lambda: shm["queue"]) == "HeapCorruption"
@@ -242,6 +250,7 @@ def test_invalid_dtype(shm, scribe, text):
     [
         ("capacity", 0), ("capacity", EVERY_BIT), ("slot_bytes", EVERY_BIT), ("record_bytes", 0), ("record_bytes", EVERY_BIT),
         ("data_off", 0), ("data_off", QUEUE.size + 1), ("data_off", EVERY_BIT), ("kind", 0), ("kind", 9), ("text_bytes", HALF),
+        ("n_pin_words", 0), ("n_pin_words", 1 << 31),
     ],
 )  # fmt: skip
 def test_queue_header_outside_the_block(shm, scribe, field, value):
@@ -260,7 +269,12 @@ def test_any_damage_to_a_queue_header(shm, scribe, record, max_bytes):
 
     def count_refusals():
         n_refused = 0
-        for at in [*range(QUEUE["closed"].offset), *range(QUEUE.size, QUEUE.size + 12)]:  # the text of the dtype follows the head
+        text_off = queue_text(scribe, queue) - queue.offset
+        for at in [
+            *range(QUEUE["closed"].offset),
+            *range(QUEUE["n_pin_words"].offset, QUEUE["spare0"].offset),
+            *range(text_off, text_off + TEXT_BYTES),
+        ]:
             for value in (0, 1, 2, 3, 0x7F, 0x80, 0xFF):
                 scribe.bytes[queue.offset + at] = value
                 try:

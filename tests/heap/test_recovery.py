@@ -93,12 +93,15 @@ def gate_is_taken(shm):
         return HEADER["heap_gate"].read_file(file.fileno()) & OWNER_INDEX_MASK != 0
 
 
-def test_unclean_file_is_recovered(section_file, child):
-    """The only process dies; the next opener frees the block that it was making."""
+@pytest.mark.parametrize("idle", [False, True])
+def test_unclean_file_is_recovered(section_file, child, idle):
+    """The only process dies; the next opener recovers the heap, where nothing is left to free, too, and frees the block being made."""
     other = child(
         "section = shmem.SharedMemory(args[0], max_size=1 << 28); section['a'] = [1, 2, 3]; say('go')\n"
+        "while args[1] == 'True': time.sleep(60)\n"
         "while True: section.free(section.allocate(100_000_000))",
         section_file,
+        idle,
     )
     other.hear()
     time.sleep(0.05)

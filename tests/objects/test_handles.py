@@ -24,7 +24,7 @@ def test_multiprocessing_sends_handles(shm, method):
     with multiprocessing.get_context(method).Pool(2) as pool:
         result = pool.apply(add_one, (array,))
         assert result.tolist() == [1.0, 2.0]
-        assert result.section is shm  # returned as a handle too
+        assert shmem.find_storage(result) is shm  # returned as a handle too
         assert array.tolist() == list(range(1, 11))
         assert pool.apply(add_one, (array[4:8:2],)).tolist() == [6.0, 8.0]
         assert array.tolist() == [1, 2, 3, 4, 6, 6, 8, 8, 9, 10]
@@ -57,14 +57,17 @@ def test_handle_opens_in_an_unrelated_process(place, child):
         array = section.array(np.arange(100_000))
         data = pickle.dumps(shmem.handle(array[10:20]))
         assert len(data) < 1000
-        code = "import pickle; a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(a.section).__name__)"
+        code = """
+        import pickle
+        a = pickle.loads(bytes.fromhex(args[0])).open(); say(a.sum()); a[0] = 0; say(type(shmem.find_storage(a)).__name__)
+        """
         other = child(code, data.hex())
         assert other.hear() == str(sum(range(10, 20)))
         assert other.hear() == "SharedMemory"
         other.end()
         assert array[10] == 0
         again = pickle.loads(data).open()
-        assert again.section is section
+        assert shmem.find_storage(again) is section
         again[1] = -1
         assert array[11] == -1
 

@@ -321,7 +321,7 @@ def test_child_without_an_entry_attaches_when_one_is_free(section_file, child):
 def test_attachment_does_not_wait_for_openers(place, child):
     """A child whose fork no handler saw attaches while another process is stopped in an opening or closing."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
-        other = child(FORKED + "with shmem.shared_lock(section): say('locked')\nos._exit(0)", place)
+        other = child(FORKED + "try:\n    with shmem.shared_lock(section): say('locked')\nfinally: os._exit(0)", place)
         assert other.hear() == "born"
         with open(section.path, "r+b") as file:
             lock_byte(file.fileno(), OPENING_BYTE)
@@ -526,7 +526,7 @@ def test_fork_after_setuid(section_file, child):
         "    say(len(section.stats().participants), os.getpid()); time.sleep(60)"
     )
     parent = child(DROPPED + code, {"file_name": section_file})
-    n, pid = map(int, parent.hear().split())
+    n, pid = map(int, parent.hear_soon().split())
     with shmem.SharedMemory(section_file) as section:
         assert n == 2
         assert set(section.stats().participants) == {os.getpid(), parent.process.pid, pid}
@@ -599,15 +599,15 @@ def test_require_after_setuid(section_file, child):
 
 @needs_root
 def test_privileges_that_come_back(section_file, child):
-    """A process that opens its section again by path does not release its own locks."""
+    """A process that closes a descriptor of the file has its locks again when it opens the section again by path, and keeps them."""
     code = DROPPED.replace("os.setgid(65534); os.setuid(65534)", "os.seteuid(65534)") + (
         "pid = os.fork()\n"
         "if pid:\n    os.wait(); sys.exit()\n"
-        "shmem.exclusive_lock(section).__enter__(); os.seteuid(0)\n"
+        "shmem.exclusive_lock(section).__enter__(); os.seteuid(0); os.close(os.open(args[1], os.O_RDONLY))\n"
         "again = shmem.SharedMemory(**eval(args[0])); again.close(); del again\n"
         "say(os.getpid()); sys.stdin.readline()"
     )
-    other = child(code, {"file_name": section_file})
+    other = child(code, {"file_name": section_file}, section_file)
     pid = int(other.hear())
     with shmem.SharedMemory(section_file) as section:
         assert section.stats().lock_holder == pid

@@ -31,7 +31,7 @@ from shmem._base.layout import (
     LAYOUT,
     PAGE_BYTES,
     SERIAL_MASK,
-    STATE_CACHED,
+    STATE_DOOMED,
     TAG_SIZE_MASK,
     TAG_SMALL,
     TYPE_FIRST_USER,
@@ -137,7 +137,7 @@ def change_tag(image, blocks, rng):
         other = (size, size, size + step, size - step, another, BLOCK_MIN_BYTES, 1 << rng.randrange(4, 48))[rng.randrange(7)]
         types = [*range(TYPE_QUEUE + 1), TYPE_FIRST_USER, TYPE_FIRST_USER + 1, 99, TYPE_LAST_USER]
         serial = word(image, BLOCK["serial"].at(at)) + (0, 0, 1)[rng.randrange(3)]
-        tag = make_tag(other & TAG_SIZE_MASK, rng.randrange(STATE_CACHED + 2), types[rng.randrange(len(types))], serial & SERIAL_MASK)
+        tag = make_tag(other & TAG_SIZE_MASK, rng.randrange(STATE_DOOMED + 2), types[rng.randrange(len(types))], serial & SERIAL_MASK)
         put(image, at, tag ^ (TAG_SMALL if rng.randrange(8) == 0 else 0))
         seal(image, at, other)
 

@@ -178,6 +178,32 @@ def _(shm):
     shm.queue(4, "int64", name="new")
 
 
+@operation("queue: first use")
+def _(shm):
+    queue = shm.queue(4, "int64", name="new")
+    yield
+    queue.put(1)
+
+
+@operation("queue: free one in use")
+def _(shm):
+    queue = shm.queue(4, "int64")
+    queue.put(1)
+    yield
+    shm.free(queue)
+
+
+@operation("queue: delete the name of one in use, drop it")
+def _(shm):
+    queue = shm.queue(4, "int64", name="new")
+    queue.put(1)
+    queues = [queue]
+    del queue
+    yield
+    del shm["new"]
+    queues.clear()
+
+
 @operation("queue: put")
 def _(shm):
     queue = shm.queue(4, "int64", name="new")
