@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -150,6 +151,20 @@ class Child:
     def _close(self):
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             stream.close()
+
+
+@pytest.fixture(scope="session")
+def preloadable(tmp_path_factory):
+    """Return a function that builds a library of tests/support for LD_PRELOAD, and returns its path."""
+
+    def build(name):
+        if shutil.which("cc") is None or "LD_PRELOAD" in os.environ:
+            pytest.skip("no C compiler, or another library is preloaded")
+        path = tmp_path_factory.mktemp("library") / f"{name}.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", path, ROOT / "tests/support" / f"{name}.c", "-ldl"], check=True)
+        return path
+
+    return build
 
 
 @pytest.fixture

@@ -17,13 +17,23 @@ cdef enum:
     NAMING_BYTE = 0x3000000000000000         # plus NAMING_BITS bits of a name's hash: held while its value is made
     NAMING_BITS = 60
 
+ctypedef struct opening_t:                   # how this thread holds the opening byte
+    int fd                                   # a description of its own, closed to release the byte; -1: not held
+    bint as_process                          # `fd` is the section's own descriptor, and the lock belongs to the process
+
 cdef bint owner_is_alive(section_t* section, uint64_t word) noexcept nogil
 cdef bint participant_entry_is_alive(section_t* section, uint32_t index) noexcept nogil
 cdef int section_descriptor(section_t* section) noexcept nogil
 cdef void section_close_descriptor(section_t* section, int fd) noexcept nogil
+cdef int section_reopen(section_t* section, int fd, int* new_fd) noexcept nogil
+cdef int opening_try(int fd, const char* path, opening_t* opening) noexcept nogil
+cdef int section_opening_try(section_t* section, int fd, bint always, opening_t* opening) noexcept nogil
+cdef void opening_release(opening_t* opening) noexcept nogil
 cdef void participant_drop_liveness(section_t* section, void* page, int kept_fd) noexcept nogil
+cdef void participant_drop_my_liveness(section_t* section) noexcept nogil
 cdef int guest_take(section_t* section) noexcept nogil
 cdef void guest_drop(section_t* section) noexcept nogil
+cdef bint guest_is_held(section_t* section) noexcept nogil
 cdef bint guests_are_alive(section_t* section) noexcept nogil
 cdef bint participants_any_alive(section_t* section) noexcept nogil
 cdef bint participants_any_active(section_t* section, bint* any_rests) noexcept nogil

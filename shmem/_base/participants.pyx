@@ -16,20 +16,25 @@ section's file.  Liveness is asked of the kernel, never guessed from process ids
 * A participant also holds the guests' byte, shared with all others, and its children inherit that lock.  So a child counts as alive, and
   the file is not truncated under its views, even if no entry was free for it, no descriptor was left, or no handler saw the fork.  A
   process that leaves or rests drops its hold.  The byte tells about others only to a process that has dropped its own.
+* The locks are taken through open file descriptions made for them.  A process that cannot open the file again, as after `setuid`, locks for
+  itself through the section's own descriptor: the opening byte, and for a forked child its liveness byte.  A descriptor that it closes
+  would release these locks.  So from the first refusal on it opens the file no more.  If user code closes one, slow paths lock again.
 * "Dead" is believed only from a descriptor that still leads to the section's file and reports this participant's byte
   as locked.  A descriptor that user code closed, and that leads to another file by now, would report every participant dead.
 """
 
-from libc.errno cimport EAGAIN, EBADF
+from libc.errno cimport EACCES, EAGAIN, EBADF, EPERM
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport (
     compare_exchange_seq_cst_u32, compare_exchange_seq_cst_u64, load_acquire_u32, load_seq_cst_u32, load_seq_cst_u64, store_release_u32)
+from shmem._base.debug cimport debug_level, debug_opening_byte
 from shmem._base.owner cimport OWNER_GENERATION_SHIFT, owner_generation, owner_index, readers_count
 from shmem._base.section cimport section_t
 from shmem._base.status cimport OK, TOO_MANY_PARTICIPANTS
 from shmem._base.system cimport (
-    byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, liveness_drop, liveness_take, process_id)
+    byte_lock, byte_lock_as_process, byte_range_is_locked, byte_unlock, file_close, file_facts, file_facts_t, file_open, file_reopen,
+    liveness_drop, liveness_take, process_id)
 
 
 cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
@@ -37,20 +42,55 @@ cdef bint _descriptor_is_the_section(section_t* section, int fd) noexcept nogil:
     return file_facts(fd, &facts) == 0 and facts.device == section.device and facts.inode == section.inode
 
 
+cdef bint _is_refused(section_t* section, int status) noexcept nogil:
+    """Return whether this process must not open the file again, and note it."""
+    if status == EACCES or status == EPERM:
+        section.locks_as_process = True
+    return section.locks_as_process
+
+
+cdef int section_reopen(section_t* section, int fd, int* new_fd) noexcept nogil:
+    """Open a new description of the section's file: EACCES, and `locks_as_process` is set, if that is refused, or was before."""
+    cdef int status = EACCES if section.locks_as_process else file_reopen(fd, section.path, new_fd)
+    return EACCES if status != OK and _is_refused(section, status) else status
+
+
+cdef int _liveness_take(section_t* section, int fd, uint64_t byte_off, bint inherit, void** page, int* kept_fd) noexcept nogil:
+    """Lock a liveness byte for this process, or with `inherit` for a child about to be forked: EAGAIN if another one holds it."""
+    cdef int status = EACCES
+    page[0] = NULL
+    kept_fd[0] = -1
+    if not section.locks_as_process:
+        status = liveness_take(fd, section.path, byte_off, False, inherit, &section.keeps_fd, page, kept_fd)
+    if status == OK or not _is_refused(section, status) or inherit:
+        return status
+    status = byte_lock_as_process(fd, byte_off)
+    if status == OK:
+        section.byte_of_process = byte_off
+    return status
+
+
 cdef void _take_my_byte_again(section_t* section, int fd) noexcept nogil:
-    """Lock this process's liveness byte again, if user code closed the descriptor that kept the lock.
+    """Lock this process's liveness byte again, if user code closed a descriptor on which the lock depended.
 
     Too late if another process has taken the entry meanwhile.  Of several threads that come here at once, one takes the byte.
     """
     cdef void* page = NULL
     cdef int kept_fd = -1
     cdef uint32_t index = section.private.index_plus_1 - 1
-    if liveness_take(fd, section.path, LIVENESS_BYTE + index, False, False, &section.keeps_fd, &page, &kept_fd) != 0:
+    if _liveness_take(section, fd, LIVENESS_BYTE + index, False, &page, &kept_fd) != 0:
         return
-    if participant_generation(section, index) == section.private.generation:
-        section.liveness_page, section.liveness_fd = page, kept_fd
-    else:
-        liveness_drop(page, kept_fd)
+    section.liveness_page, section.liveness_fd = page, kept_fd
+    if participant_generation(section, index) != section.private.generation:
+        participant_drop_my_liveness(section)
+
+
+cdef bint _keeps_my_byte(section_t* section, int fd) noexcept nogil:
+    """Return whether what can be closed by user code still keeps the lock on this process's liveness byte, which is so on most systems."""
+    cdef bint is_locked = True
+    if section.byte_of_process != 0:
+        return byte_range_is_locked(fd, section.byte_of_process, 1, &is_locked) != 0 or is_locked
+    return section.liveness_fd < 0 or _descriptor_is_the_section(section, section.liveness_fd)
 
 
 cdef int section_descriptor(section_t* section) noexcept nogil:
@@ -60,8 +100,7 @@ cdef int section_descriptor(section_t* section) noexcept nogil:
     lock on this process's liveness byte, it is verified too.
     """
     cdef int fd = _section_descriptor(section)
-    if (section.liveness_fd >= 0 and fd >= 0 and section.private.index_plus_1 != 0
-            and not _descriptor_is_the_section(section, section.liveness_fd)):
+    if fd >= 0 and section.private.index_plus_1 != 0 and not _keeps_my_byte(section, fd):
         _take_my_byte_again(section, fd)
     return fd
 
@@ -88,6 +127,63 @@ cdef void section_close_descriptor(section_t* section, int fd) noexcept nogil:
 cdef void participant_drop_liveness(section_t* section, void* page, int kept_fd) noexcept nogil:
     """Drop what keeps the lock on a liveness byte."""
     liveness_drop(page, kept_fd if _descriptor_is_the_section(section, kept_fd) else -1)
+
+
+cdef void participant_drop_my_liveness(section_t* section) noexcept nogil:
+    """Give up the lock on this process's own liveness byte."""
+    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)
+    section.liveness_page = NULL
+    section.liveness_fd = -1
+    if section.byte_of_process != 0 and _descriptor_is_the_section(section, section.fd):
+        byte_unlock(section.fd, section.byte_of_process, True)
+    section.byte_of_process = 0
+
+
+# -- the opening byte ---------------------------------------------------------------------------------------
+
+cdef int opening_try(int fd, const char* path, opening_t* opening) noexcept nogil:
+    """Lock the opening byte through a new description: EAGAIN if another process holds it."""
+    cdef int status
+    if debug_level:
+        debug_opening_byte()
+    opening.fd = -1
+    opening.as_process = False
+    status = file_reopen(fd, path, &opening.fd)
+    if status == OK:
+        status = byte_lock(opening.fd, OPENING_BYTE, False)
+        if status != OK:
+            opening_release(opening)
+    return status
+
+
+cdef int section_opening_try(section_t* section, int fd, bint always, opening_t* opening) noexcept nogil:
+    """Do the same for a section of this process.
+
+    If the file cannot be opened again, because that is refused, or `always` for any reason, the lock is the process's.  The caller holds
+    the process mutex, so no other thread can take it for its own, and it closes no descriptor of the file while it has the lock.
+    """
+    cdef int status = EACCES
+    opening.fd = -1
+    if not section.locks_as_process:
+        status = opening_try(fd, section.path, opening)
+    if status == OK or status == EAGAIN or not (_is_refused(section, status) or always):
+        return status
+    status = byte_lock_as_process(fd, OPENING_BYTE)
+    if status == OK:
+        opening.fd, opening.as_process = fd, True
+    return status
+
+
+cdef void opening_release(opening_t* opening) noexcept nogil:
+    """Release the opening byte, if it is held."""
+    if opening.fd >= 0 and opening.as_process:
+        byte_unlock(opening.fd, OPENING_BYTE, True)
+    else:
+        file_close(opening.fd)
+    opening.fd = -1
+
+
+# -- who is alive -------------------------------------------------------------------------------------------
 
 
 cdef bint _descriptor_can_be_believed(section_t* section) noexcept nogil:
@@ -135,9 +231,14 @@ cdef int guest_take(section_t* section) noexcept nogil:
 
     The process has taken an entry before, which showed whether a mapping keeps a lock.  Of a shared byte it would not show.
     """
-    if section.guest_page != NULL or (section.guest_fd >= 0 and _descriptor_is_the_section(section, section.guest_fd)):
+    if guest_is_held(section):
         return OK
     return liveness_take(section.fd, section.path, GUEST_BYTE, True, True, &section.keeps_fd, &section.guest_page, &section.guest_fd)
+
+
+cdef bint guest_is_held(section_t* section) noexcept nogil:
+    """Return whether the guests' byte is held for this process, which user code may have ended by closing a descriptor."""
+    return section.guest_page != NULL or (section.guest_fd >= 0 and _descriptor_is_the_section(section, section.guest_fd))
 
 
 cdef void guest_drop(section_t* section) noexcept nogil:
@@ -232,7 +333,7 @@ cdef int participant_take(section_t* section, bint inherit, uint32_t* index, uin
                 continue
             if participant_entry_is_alive(section, i):
                 continue
-            status = liveness_take(fd, section.path, LIVENESS_BYTE + i, False, inherit, &section.keeps_fd, page, kept_fd)
+            status = _liveness_take(section, fd, LIVENESS_BYTE + i, inherit, page, kept_fd)
             if status == EAGAIN:
                 continue
             if status != 0:

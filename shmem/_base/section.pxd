@@ -115,6 +115,8 @@ ctypedef struct section_t:
     int liveness_fd               # keeps that lock where a mapping does not, else -1
     void* guest_page              # the same for the guests' byte, which children inherit
     int guest_fd
+    bint locks_as_process         # the file cannot be opened again (setuid), and a closed descriptor would release locks of the process
+    uint64_t byte_of_process      # the liveness byte that is locked for the process and not through a description; 0: none
     uint32_t child_index_plus_1   # the entry taken for a child about to be forked, and what keeps it
     uint32_t child_generation
     void* child_page

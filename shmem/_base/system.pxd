@@ -19,6 +19,7 @@ cdef const char* system_folder               # /dev/shm, where files are memory
 # time and waiting
 cdef int64_t now_ns() noexcept nogil
 cdef void pause_ns(int64_t duration_ns) noexcept nogil
+cdef void pause_longer(int64_t* waited_ns) noexcept nogil
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil
 cdef int futex_wake(uint32_t* word, int n_threads) noexcept nogil
 cdef bint barrier_prepare() noexcept nogil
@@ -46,7 +47,9 @@ cdef uint64_t file_system_kind(int fd) noexcept nogil
 cdef bint file_system_is_coherent(uint64_t kind) noexcept nogil
 
 # byte locks that a killed process drops
-cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil
+cdef int byte_lock(int fd, uint64_t off, bint shared) noexcept nogil
+cdef int byte_lock_as_process(int fd, uint64_t off) noexcept nogil
+cdef void byte_unlock(int fd, uint64_t off, bint as_process) noexcept nogil
 cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil
 cdef int byte_range_is_locked(int fd, uint64_t off, uint64_t n_bytes, bint* is_locked) noexcept nogil
 cdef int liveness_take(int fd, const char* path, uint64_t off, bint shared, bint inherit, bint* keeps_fd, void** page,

@@ -7,6 +7,8 @@ What the library requires, and what Linux guarantees:
   descriptions in one process exclude each other, and a description that a mapping keeps alive
   keeps its locks after its descriptor is closed.  The kernel drops them when the last descriptor and the
   last mapping are gone, and so when the process has died for whatever reason.
+* *Locks of the process* (``F_SETLK``) conflict with those of descriptions.  A forked child does not inherit them.  The kernel drops them
+  when the process ends, and also when it closes any descriptor of the file.
 * ``FUTEX_WAIT`` compares and sleeps in one step; never PRIVATE, since the word lies in a shared page.
 * ``fallocate`` provides backing without changing existing content.  Where the file system does not support it, glibc's
   ``posix_fallocate`` would write, over stores of other processes.  The system call is therefore made directly, and
@@ -20,7 +22,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memmove, memset, strlen, strrchr
 
 from shmem._base cimport debug as _debug
-from shmem._base.debug cimport PROCESS_MUTEX, debug_dropped, debug_level, debug_may_take, debug_opening_byte, debug_sleep, debug_taken
+from shmem._base.debug cimport PROCESS_MUTEX, debug_dropped, debug_level, debug_may_take, debug_sleep, debug_taken
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -84,7 +86,7 @@ cdef extern from "<fcntl.h>" nogil:
         int l_pid
     int O_RDWR, O_RDONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_DIRECTORY, O_PATH, O_NOFOLLOW, O_NONBLOCK, O_TMPFILE
     int AT_FDCWD, AT_SYMLINK_FOLLOW, AT_EMPTY_PATH
-    int F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
+    int F_SETLK, F_OFD_SETLK, F_OFD_SETLKW, F_OFD_GETLK
     short F_RDLCK, F_WRLCK, F_UNLCK
     int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
     int open(const char* path, int flags, ...)
@@ -151,6 +153,8 @@ cdef enum:
     PATH_BYTES = 4096
     MAX_LINKS = 40
     MIN_PIECE_BYTES = 65536              # for which space is allocated, or given back, by one system call
+    MIN_PAUSE_NS = 50000                 # between two attempts
+    MAX_PAUSE_NS = 10000000
     MAX_PIECE_BYTES = 16 << 20
     MIN_PUNCH_BYTES = 1 << 30
 
@@ -182,6 +186,14 @@ cdef void pause_ns(int64_t duration_ns) noexcept nogil:
     duration.tv_sec = duration_ns // 1000000000
     duration.tv_nsec = duration_ns % 1000000000
     nanosleep(&duration, NULL)
+
+
+cdef void pause_longer(int64_t* waited_ns) noexcept nogil:
+    """Pause between two attempts, each time for half of what was waited before, within bounds; a signal ends the pause."""
+    cdef int64_t duration_ns = waited_ns[0] >> 1
+    duration_ns = MIN_PAUSE_NS if duration_ns < MIN_PAUSE_NS else MAX_PAUSE_NS if duration_ns > MAX_PAUSE_NS else duration_ns
+    pause_ns(duration_ns)
+    waited_ns[0] += duration_ns
 
 
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil:
@@ -537,16 +549,8 @@ cdef void _describe_range(flock* request, short kind, uint64_t off, uint64_t n_b
     request.l_len = <int64_t>n_bytes
 
 
-cdef int byte_lock(int fd, uint64_t off, bint wait) noexcept nogil:
-    """Lock one byte through this description: EAGAIN if another one holds it and `wait` is false, EINTR after a signal."""
-    if wait:
-        if debug_level:
-            debug_opening_byte()
-        return byte_wait(fd, off, False)
-    return _byte_try(fd, off, False)
-
-
-cdef int _byte_try(int fd, uint64_t off, bint shared) noexcept nogil:
+cdef int byte_lock(int fd, uint64_t off, bint shared) noexcept nogil:
+    """Lock one byte through this description: EAGAIN if another one, or a process, holds it."""
     cdef flock request
     _describe_range(&request, F_RDLCK if shared else F_WRLCK, off, 1)
     if fcntl(fd, F_OFD_SETLK, &request) == 0:
@@ -554,11 +558,26 @@ cdef int _byte_try(int fd, uint64_t off, bint shared) noexcept nogil:
     return EAGAIN if errno == EACCES else errno
 
 
+cdef int byte_lock_as_process(int fd, uint64_t off) noexcept nogil:
+    """Lock one byte for this process, until it closes any descriptor of the file: EAGAIN if another process, or a description, holds it."""
+    cdef flock request
+    _describe_range(&request, F_WRLCK, off, 1)
+    if fcntl(fd, F_SETLK, &request) == 0:
+        return 0
+    return EAGAIN if errno == EACCES else errno
+
+
+cdef void byte_unlock(int fd, uint64_t off, bint as_process) noexcept nogil:
+    """Give up the lock of this process, or of this description, on one byte."""
+    cdef flock request
+    _describe_range(&request, F_UNLCK, off, 1)
+    fcntl(fd, F_SETLK if as_process else F_OFD_SETLK, &request)
+
+
 cdef int byte_wait(int fd, uint64_t off, bint shared) noexcept nogil:
     """Wait for one byte and lock it through this description: EINTR after a signal.
 
-    Tools call this to hold the opening byte of a section that they do not map; `byte_lock` also checks the lock order.  A description
-    that locks the byte shared may be open for reading only.
+    A description that locks the byte shared may be open for reading only.
     """
     cdef flock request
     _describe_range(&request, F_RDLCK if shared else F_WRLCK, off, 1)
@@ -591,7 +610,7 @@ cdef int liveness_take(int fd, const char* path, uint64_t off, bint shared, bint
     status = file_reopen(fd, path, &own_fd)
     if status != 0:
         return status
-    status = _byte_try(own_fd, off, shared)
+    status = byte_lock(own_fd, off, shared)
     if status != 0:
         close(own_fd)
         return status

@@ -12,5 +12,5 @@ cdef int first_recover(section_t* section, bint was_unclean) noexcept nogil
 # The section is in use from here on: a next opener that finds no participant alive must recover it.
 cdef int mark_in_use(section_t* section) noexcept nogil
 cdef void section_quiet(section_t* section) noexcept nogil
-# Leave the section; the last participant leaves the file whole.
-cdef void section_depart(section_t* section, bint at_exit) noexcept nogil
+# Leave the section; the last participant leaves the file whole.  False: another process holds the opening byte; try again.
+cdef bint section_depart(section_t* section, bint at_exit) noexcept nogil

@@ -15,7 +15,7 @@ What views of this process may still read at its exit is in use, since their pin
 by memory of its own, for views of blocks that were freed.  The next opener that finds pins in a clean file frees what only they kept.
 """
 
-from libc.errno cimport EINTR
+from libc.errno cimport EAGAIN, EBADF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -23,13 +23,13 @@ from shmem._atomics cimport store_release_u32, store_release_u64
 from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, header_t, round_up
 from shmem._base.owner cimport readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport (
-    OPENING_BYTE, guest_drop, guest_take, guests_are_alive, is_guest, my_entry, participant_entry_is_alive, participant_generation,
-    participant_left_something, participants_any_active, section_descriptor)
+    guest_drop, guest_take, guests_are_alive, is_guest, my_entry, opening_release, opening_t, participant_entry_is_alive,
+    participant_generation, participant_left_something, participants_any_active, section_descriptor, section_opening_try)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    boot_id, byte_lock, file_close, file_facts, file_facts_t, file_remove, file_reopen, file_reserve, file_set_permissions, file_set_size,
-    file_sync, file_write, memory_detach, memory_sync, path_facts, random_bytes, user_id)
+    boot_id, file_facts, file_facts_t, file_remove, file_reserve, file_set_permissions, file_set_size, file_sync, file_write, memory_detach,
+    memory_sync, path_facts, random_bytes, user_id)
 from shmem._heap.backing cimport backing_give_back, backing_lower
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
@@ -147,7 +147,8 @@ cdef void _last_out(section_t* section, bint at_exit, bint others_rest) noexcept
     cdef int fd = section_descriptor(section)
     if section.anonymous:
         if path_facts(section.path, &facts) == 0 and facts.device == section.device and facts.inode == section.inode:
-            file_remove(section.path)
+            if file_remove(section.path) != OK and not at_exit and not others_rest and _detach_above(section, 0):
+                file_set_size(fd, 0)                 # this process has given up its privileges: what remains is an empty file
         return
     if header.broken or fd < 0 or not heap_top_is_right(section):
         return
@@ -207,41 +208,41 @@ cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others
     _last_out(section, at_exit, others_rest)
 
 
-cdef bint _exchange_descriptor(section_t* section, int* opening_fd) noexcept nogil:
-    """Replace the section's own descriptor by one that can be locked, if no further descriptor can be opened.
+cdef bint _is_last(section_t* section, int fd, opening_t* opening, bint* others_rest) noexcept nogil:
+    """Return whether no other process takes part and no guest is left; then this process is no guest any more."""
+    if participants_any_active(section, others_rest):
+        return False
+    guest_drop(section)                      # only a process without a hold on the guests' byte can see whether others have one
+    if opening.as_process and section.keeps_fd:                    # the descriptor that was closed has released the opening byte
+        if section_opening_try(section, fd, True, opening) != OK or participants_any_active(section, others_rest):
+            return False
+    return not guests_are_alive(section) and (section.private.index_plus_1 != 0 or is_mapped_whole(section, fd))
 
-    The caller holds the process mutex, so no child has inherited the new one.
-    """
-    file_close(section.fd)
-    section.fd = -1
-    section.fd = section_descriptor(section)
-    opening_fd[0] = section.fd
-    return section.fd >= 0
 
-
-cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
+cdef bint section_depart(section_t* section, bint at_exit) noexcept nogil:
     """Leave the section; if no other participant is alive, leave it whole.  The caller holds the process mutex.
+
+    Return False, with this process's locks released, as long as another process holds the opening byte.
 
     A thread that exits while it holds the lock may leave data half-updated, which counts as the death of a holder.
     """
-    cdef int opening_fd = -1
+    cdef opening_t opening
     cdef int fd = section_descriptor(section)
-    cdef bint is_serialised = fd >= 0 and (file_reopen(fd, section.path, &opening_fd) == 0 or _exchange_descriptor(section, &opening_fd))
+    cdef int status = EBADF
     cdef bint was_attached = section.private.index_plus_1 != 0
     cdef bint rests = at_exit and was_attached and my_entry(section).pins != 0
     cdef bint others_rest = False, is_last
+    opening.fd = -1
     mutexes_release_all(section)
     if at_exit:
         lock_thread_ended(section)
     lock_release_all(section)
     lock_reservation_drop(section)
-    if is_serialised:
-        while byte_lock(opening_fd, OPENING_BYTE, True) == EINTR:
-            pass
-    is_last = is_serialised and not participants_any_active(section, &others_rest)
-    if is_last:
-        guest_drop(section)                  # the byte may be locked by others as well, which only a process without a hold can see
-        is_last = not guests_are_alive(section) and (was_attached or is_mapped_whole(section, fd))
+    if fd >= 0:
+        status = section_opening_try(section, fd, True, &opening)
+        if status == EAGAIN:
+            return False
+    is_last = status == OK and _is_last(section, fd, &opening, &others_rest)
     if is_last:
         _leave_whole(section, at_exit, rests, others_rest)
     if not was_attached:
@@ -254,7 +255,6 @@ cdef void section_depart(section_t* section, bint at_exit) noexcept nogil:
         rest_with_views(section)
     else:
         cease_to_participate(section)
-    if section.fd == opening_fd:
-        section.fd = -1
-    file_close(opening_fd)
+    opening_release(&opening)
     section.departed = True
+    return True

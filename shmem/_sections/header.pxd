@@ -1,5 +1,5 @@
 # cython: language_level=3
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._base.layout cimport header_t
 
 ctypedef struct open_request_t:
@@ -11,6 +11,7 @@ ctypedef struct open_request_t:
     int permissions
     uint64_t max_size             # 0: the section must exist
     uint64_t desired_address      # 0: any address
+    int64_t waited_ns             # for the opening byte so far
     uint32_t index_kind
     uint32_t max_participants
     # results: facts for the error message

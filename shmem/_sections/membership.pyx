@@ -6,21 +6,21 @@ A forked child for which no entry could be taken is a guest: it may read views, 
 A participant that takes over the entry of a dead owner first clears up what that owner left in the lock and in the heap.
 """
 
-from libc.errno cimport EINTR, ENOMEM
-from libc.stdint cimport uint32_t, uint64_t
+from libc.errno cimport EAGAIN, ENOMEM
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport store_release_u32
 from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
-    ATTACHED_RESTS, OPENING_BYTE, guest_drop, guest_take, guests_are_alive, participant_drop_liveness, participant_generation,
-    participant_left_something, participant_take, participants_any_active, section_descriptor)
+    ATTACHED_RESTS, guest_drop, guest_is_held, guest_take, guests_are_alive, opening_release, opening_t, participant_drop_my_liveness,
+    participant_generation, participant_left_something, participant_take, participants_any_active, section_descriptor,
+    section_opening_try)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport (
-    byte_lock, file_close, file_facts, file_facts_t, file_reopen, memory_unmap, memory_wiped_by_fork, process_mutex_lock,
-    process_mutex_unlock)
+    file_facts, file_facts_t, memory_unmap, memory_wiped_by_fork, pause_longer, process_mutex_lock, process_mutex_unlock)
 from shmem._heap.heap cimport WAIT_A_SLICE, WAIT_FOREVER, heap_enter, heap_leave, heap_sweep
 from shmem._heap.recovery cimport dead_left_something, heap_recover
 from shmem._sync.storage_lock cimport lock_forget
@@ -77,8 +77,10 @@ cdef int _become_beside_threads(section_t* section) noexcept nogil:
         section.liveness_fd = cleaner.liveness_fd
         section.guest_page = cleaner.guest_page
         section.guest_fd = cleaner.guest_fd
+        section.byte_of_process = cleaner.byte_of_process
         section.n_forks += 1
         sign_with(section, cleaner.private.index_plus_1 - 1, cleaner.private.generation)
+    section.locks_as_process = cleaner.locks_as_process
     section.fd = cleaner.fd                  # it is opened again when user code has closed it
     memory_unmap(cleaner.private, sizeof(private_t))
     return status
@@ -91,29 +93,38 @@ cdef bint is_mapped_whole(section_t* section, int fd) noexcept nogil:
             and section.header.salt == section.salt and section.header.max_size == section.size_bytes)
 
 
-cdef int _attach_locked(section_t* section) noexcept nogil:
+cdef int _attach(section_t* section) noexcept nogil:
+    """Make one attempt: EAGAIN if the opening byte is needed, and another process holds it.
+
+    A guest does not need it: as long as it is one, no process is a first opener or the last participant.
+    """
     cdef bint any_rests = False
-    cdef int opening_fd = -1, fd = section_descriptor(section)
-    cdef int status = CLOSED if fd < 0 or section.departed else file_reopen(fd, section.path, &opening_fd)
-    if status == OK:
-        status = byte_lock(opening_fd, OPENING_BYTE, True)
-        while status == EINTR:
-            status = byte_lock(opening_fd, OPENING_BYTE, True)
-    if status == OK and not ((guests_are_alive(section) or participants_any_active(section, &any_rests)) and is_mapped_whole(section, fd)):
-        status = CLOSED                      # the last participant has truncated or removed the file
+    cdef opening_t opening
+    cdef int fd = section_descriptor(section)
+    cdef int status = CLOSED if fd < 0 or section.departed else OK
+    opening.fd = -1
+    if status == OK and not guest_is_held(section):
+        status = section_opening_try(section, fd, False, &opening)
+        if status == OK and not (guests_are_alive(section) or participants_any_active(section, &any_rests)):
+            status = CLOSED                  # the last participant has truncated or removed the file
+    if status == OK and not is_mapped_whole(section, fd):
+        status = CLOSED
     if status == OK:
         status = _become_beside_threads(section)
-    file_close(opening_fd)
+    opening_release(&opening)
     return status
 
 
 cdef int attach_child(section_t* section) noexcept nogil:
     """Make a child that got no entry at its fork a participant of its own, as long as the section is in use, at least by this guest."""
-    cdef int status = OK
-    process_mutex_lock()
-    if section.private.index_plus_1 == 0:
-        status = _attach_locked(section)
-    process_mutex_unlock()
+    cdef int status = EAGAIN
+    cdef int64_t waited_ns = 0
+    while status == EAGAIN:
+        process_mutex_lock()
+        status = OK if section.private.index_plus_1 != 0 else _attach(section)
+        process_mutex_unlock()
+        if status == EAGAIN:
+            pause_longer(&waited_ns)
     return status
 
 
@@ -137,9 +148,7 @@ cdef void cease_to_participate(section_t* section) noexcept nogil:
     section.participants[index].pid = 0
     store_release_u32(&section.participants[index].attached, 0)
     memset(section.private, 0, sizeof(private_t))
-    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)
-    section.liveness_page = NULL
-    section.liveness_fd = -1
+    participant_drop_my_liveness(section)
 
 
 cdef void rest_with_views(section_t* section) noexcept nogil:

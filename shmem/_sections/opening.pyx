@@ -5,7 +5,8 @@ Lock order: the process mutex, then the opening byte of one section's file, then
 while it holds any of them.
 
 The opening byte is a kernel lock, which a killed process drops.  It is taken through an open file description made for this one opening
-or closing.  A fork cannot copy that description, because the fork handler waits for the process mutex.  Once the opener has locked the
+or closing.  A fork cannot copy that description, because the fork handler waits for the process mutex.  A thread that finds the byte locked
+gives up description and mutex, and tries again after a pause: another process may hold the byte for long.  Once the opener has locked the
 byte, it checks that path and descriptor still lead to the same file.
 
 Life of a section's file::
@@ -19,8 +20,8 @@ Around this file: `header.pyx` checks a header, `membership.pyx` makes the proce
 closes, `process.pyx` handles fork, thread end and exit.
 """
 
-from libc.errno cimport EBADF, EEXIST, EINTR, ENOENT, ENOMEM, EPERM
-from libc.stdint cimport uint64_t
+from libc.errno cimport EAGAIN, EBADF, EEXIST, ENOENT, ENOMEM, EPERM
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport strdup
 
@@ -28,13 +29,13 @@ from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
     MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
 from shmem._base.participants cimport (
-    LIVENESS_BYTE, N_LIVENESS_BYTES, OPENING_BYTE, guest_drop, participant_drop_liveness, participants_any_alive, section_close_descriptor,
-    section_descriptor)
+    LIVENESS_BYTE, N_LIVENESS_BYTES, guest_drop, opening_release, opening_t, opening_try, participant_drop_my_liveness,
+    participants_any_alive, section_close_descriptor, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
-    byte_lock, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reopen, file_reserve,
-    file_set_size, file_system_is_coherent, file_system_kind, memory_map, memory_unmap, memory_wiped_by_fork, path_facts,
+    byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reserve, file_set_size,
+    file_system_is_coherent, file_system_kind, memory_map, memory_unmap, memory_wiped_by_fork, path_facts, pause_longer,
     process_mutex_lock, process_mutex_unlock, user_id)
 from shmem._heap.heap cimport LOOK_EVERY
 from shmem._heap.verify cimport heap_verify
@@ -45,6 +46,7 @@ from shmem._sections.process cimport sections_add, sections_find, sections_remov
 
 cdef enum:
     OPEN_AGAIN = 1 << 20         # the path leads to another file by now; larger than any errno
+    OPENING_IS_HELD
 
 cdef uint64_t _n_sections_made = 0
 
@@ -55,7 +57,7 @@ cdef void _destroy(section_t* section) noexcept nogil:
     memory_unmap(section.base, section.size_bytes)
     memory_unmap(section.read_only_base, section.size_bytes)
     memory_unmap(section.private, sizeof(private_t))
-    participant_drop_liveness(section, section.liveness_page, section.liveness_fd)       # of a process that rested; its last view is gone
+    participant_drop_my_liveness(section)                # of a process that rested; its last view is gone
     guest_drop(section)
     section_close_descriptor(section, section.fd)
     free(section.path)
@@ -214,12 +216,28 @@ cdef bint _path_means(const char* path, const file_facts_t* facts) noexcept nogi
     return path_facts(path, &now) == 0 and now.device == facts.device and now.inode == facts.inode
 
 
-cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil:
-    """Make one attempt: OPEN_AGAIN if the path leads to another file by the time the opening byte is locked."""
-    cdef int fd = -1, opening_fd = -1
+cdef section_t* _joined_by_path(const char* path, bint as_process) noexcept nogil:
+    """Return this process's section in the file, or NULL; with `as_process` only one whose locks a closed descriptor would release."""
     cdef file_facts_t facts
-    cdef section_t* made = NULL
-    cdef int status = file_open(request.path, request.max_size != 0, request.permissions, &fd)
+    cdef section_t* found = sections_find(&facts) if path_facts(path, &facts) == OK else NULL
+    return found if found != NULL and (found.locks_as_process or not as_process) else NULL
+
+
+cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil:
+    """Make one attempt.
+
+    OPENING_IS_HELD if another process holds the opening byte; OPEN_AGAIN if the path leads to another file by the time the byte is locked.
+    """
+    cdef int fd = -1
+    cdef opening_t opening
+    cdef file_facts_t facts
+    cdef section_t* made = _joined_by_path(request.path, True)
+    cdef int status
+    opening.fd = -1
+    if made != NULL:
+        section[0] = made
+        return _join_again(made, request)
+    status = file_open(request.path, request.max_size != 0, request.permissions, &fd)
     if status != OK:
         return status
     status = _check_file(fd, request, &facts)
@@ -229,11 +247,9 @@ cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil
             file_close(fd)
             section[0] = made
             return _join_again(made, request)
-        status = file_reopen(fd, request.path, &opening_fd)
-    if status == OK:
-        status = byte_lock(opening_fd, OPENING_BYTE, True)
-        if status == EINTR:
-            status = INTERRUPTED
+        status = opening_try(fd, request.path, &opening)
+        if status == EAGAIN:
+            status = OPENING_IS_HELD
     if status == OK and not _path_means(request.path, &facts):
         status = OPEN_AGAIN
     if status == OK:
@@ -252,7 +268,7 @@ cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil
         _cease_after_failure(made)
     else:
         file_close(fd)
-    file_close(opening_fd)
+    opening_release(&opening)
     return status
 
 
@@ -270,6 +286,9 @@ cdef int section_join(open_request_t* request, section_t** section) noexcept nog
     while status == OPEN_AGAIN:
         status = _join_once(request, section)
     process_mutex_unlock()
+    if status == OPENING_IS_HELD:
+        pause_longer(&request.waited_ns)
+        status = INTERRUPTED
     return status
 
 
@@ -277,30 +296,35 @@ cdef int section_join(open_request_t* request, section_t** section) noexcept nog
 
 cdef void section_leave(section_t* section) noexcept nogil:
     """Drop one hold; with the last one the process leaves the section and unmaps it."""
+    cdef int64_t waited_ns = 0
     process_mutex_lock()
+    while section.n_holds == 1 and not section.kept and not section.departed and not section_depart(section, False):
+        process_mutex_unlock()               # another thread may join the section meanwhile, and leave it again
+        pause_longer(&waited_ns)
+        process_mutex_lock()
     section.n_holds -= 1
     if section.n_holds == 0 and not section.kept:
         sections_remove(section)
-        if not section.departed:
-            section_depart(section, False)
         _destroy(section)
     process_mutex_unlock()
 
 
 cdef bint section_remove_abandoned(const char* path) noexcept nogil:
     """Remove a section of this user that no process is attached to or is opening; return whether that was done."""
-    cdef int fd = -1, opening_fd = -1
+    cdef int fd = -1
+    cdef opening_t opening
     cdef bint removed = False
     cdef bint is_locked = True
     cdef file_facts_t facts
+    opening.fd = -1
     process_mutex_lock()
-    if file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK and facts.user == user_id():
-        if (sections_find(&facts) == NULL and file_reopen(fd, path, &opening_fd) == OK
-                and byte_lock(opening_fd, OPENING_BYTE, False) == OK):
+    if (_joined_by_path(path, False) == NULL and file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK
+            and facts.user == user_id()):
+        if sections_find(&facts) == NULL and opening_try(fd, path, &opening) == OK:
             if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked
                     and _path_means(path, &facts)):
                 removed = file_remove(path) == OK
-    file_close(opening_fd)
+    opening_release(&opening)
     file_close(fd)
     process_mutex_unlock()
     return removed

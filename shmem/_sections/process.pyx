@@ -24,7 +24,7 @@ execute one, where the system can (`has_barrier`); elsewhere the thread has its 
 `leaves` says.  The exit is model-checked: `tests/models/exit.pml`.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from shmem._atomics cimport fence_seq_cst, load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
@@ -33,8 +33,8 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport MAX_THREADS, section_t, thread_find, thread_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    at_fork, at_thread_end, barrier_on_all_threads, file_facts_t, liveness_do_not_inherit, pause_ns, process_id, process_mutex_lock,
-    process_mutex_unlock)
+    at_fork, at_thread_end, barrier_on_all_threads, file_facts_t, liveness_do_not_inherit, pause_longer, pause_ns, process_id,
+    process_mutex_lock, process_mutex_unlock)
 from shmem._heap.heap cimport heap_is_filled
 from shmem._sections.first_and_last cimport section_depart
 from shmem._sections.membership cimport clear_up_after, sign_with
@@ -135,6 +135,7 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     """
     cdef section_t* section
     cdef uint32_t n_left = 0, waits_left
+    cdef int64_t waited_ns
     cdef bint handshake
     process_mutex_lock()
     section = _sections
@@ -147,7 +148,9 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
             if handshake and not _is_busy(section):
-                section_depart(section, True)
+                waited_ns = 0
+                while not section_depart(section, True):
+                    pause_longer(&waited_ns)
             else:
                 section.kept = is_last_attempt
                 n_left += 1
@@ -216,6 +219,7 @@ cdef void _after_fork_in_child() noexcept nogil:
         section.liveness_fd = section.child_fd
         section.child_page = NULL
         section.child_fd = -1
+        section.byte_of_process = 0          # the parent's too: a lock of a process is not inherited
         liveness_do_not_inherit(section.liveness_page)
         section.n_forks += 1
         section.n_busy = 0

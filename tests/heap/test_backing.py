@@ -2,27 +2,19 @@
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 from workers import wait_for
 
 import shmem
 
-SOURCE = Path(__file__).resolve().parents[1] / "support" / "fallocate.c"
-
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
+def library(preloadable):
     """Return the path of a library to preload, whose `fallocate` takes time and is interrupted by signals."""
-    if shutil.which("cc") is None or "LD_PRELOAD" in os.environ:
-        pytest.skip("no C compiler, or another library is preloaded")
-    path = tmp_path_factory.mktemp("library") / "fallocate.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", path, SOURCE, "-ldl"], check=True)
-    return path
+    return preloadable("fallocate")
 
 
 def taken(section):

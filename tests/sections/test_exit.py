@@ -181,14 +181,13 @@ def test_section_is_opened_while_a_process_exits(section_file, child, how):
 def test_guest_at_its_exit(section_file, child):
     """A child without an entry may read inherited views to its end, although all others leave after it has left."""
     code = "def late():\n    if not pid: say('late', section.path); sys.stdin.readline(); say(len(view.tobytes()))\n"
-    code += VIEWS["named"] + "\npid = os.fork()\n"
+    code += VIEWS["temporary"] + "\npid = os.fork()\n"
     code += "if pid: os.close(0); section.close(); del view, section; os.wait()\nelse: sys.stdin.readline()"
     with shmem.SharedMemory(section_file, max_size=SIZE, max_participants=2) as section:
         other = child(LATE + code, {"file_name": section_file, "max_size": SIZE})
         other.tell()
         assert other.hear() == f"late {section_file}"
-        wait_for(lambda: len(section.stats().participants) == 1)  # the parent has left
-        del section["x"]
+        wait_for(lambda: len(section.stats().participants) == 1)  # the parent has left, and freed the array
     other.tell()
     assert other.hear() == str(8 * N)
     other.end()
@@ -196,7 +195,7 @@ def test_guest_at_its_exit(section_file, child):
 
 def test_guest_is_the_last_one_at_its_exit(section_file, child):
     """The parent left before: the child's exit leaves the file truncated and clean."""
-    code = "def late():\n    if not pid: say(view.sum(), section.path)\n" + VIEWS["named"] + "\n"
+    code = "def late():\n    if not pid: say(view.sum(), section.path); os._exit(0)\n" + VIEWS["named"] + "\n"
     code += "readable, writable = os.pipe(); pid = os.fork()\n"
     code += "if pid: section.close(); del view, section; os.write(writable, b'x'); os.wait()\nelse: os.read(readable, 1)"
     other = child(LATE + code, {"file_name": section_file, "max_size": SIZE, "max_participants": 1})

@@ -12,7 +12,7 @@ import time
 
 import pytest
 from scribe import HEAP_GATE, Scribe
-from workers import holds, in_child, lock_for_parent, lock_of, wait_for, wait_for_waiter, waits_for_byte, waits_for_mutex
+from workers import holds, in_child, lock_for_parent, lock_of, pauses, wait_for, wait_for_waiter, waits_for_mutex
 
 import shmem
 from shmem._base.layout import GATE_WAITERS, LAYOUT, OPENING_BYTE
@@ -318,21 +318,15 @@ def test_child_without_an_entry_attaches_when_one_is_free(section_file, child):
         assert not section.recovered
 
 
-def test_interrupted_attachment(place, child):
-    """Signals that arrive while a child, whose fork no handler saw, waits for the opening byte to attach: the wait goes on."""
+def test_attachment_does_not_wait_for_openers(place, child):
+    """A child whose fork no handler saw attaches while another process is stopped in an opening or closing."""
     with shmem.SharedMemory(**place, max_size=SIZE) as section:
-        code = "signal.signal(signal.SIGUSR1, lambda *_: None); say(os.getpid())\n"
-        code += "try:\n    with shmem.shared_lock(section): say('locked')\nfinally: os._exit(0)"
-        other = child(FORKED + code, place)
+        other = child(FORKED + "try:\n    with shmem.shared_lock(section): say('locked')\nfinally: os._exit(0)", place)
         assert other.hear() == "born"
         with open(section.path, "r+b") as file:
             lock_byte(file.fileno(), OPENING_BYTE)
             other.tell()
-            pid = int(other.hear())
-            for _ in range(5):
-                wait_for(lambda: waits_for_byte(pid))
-                os.kill(pid, signal.SIGUSR1)
-        assert other.hear() == "locked"
+            assert other.hear_soon() == "locked"
         assert other.hear() == "over"
         other.end()
 
@@ -421,6 +415,115 @@ def test_multiprocessing_started_inside_a_with_block(section, method, mode):
     take_over(section, deaths=0)
     link.close()
     others.close()
+
+
+# -- a process that may not open the file again -------------------------------------------------------------
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its privileges")
+DROPPED = (
+    "import threading\nsection = shmem.SharedMemory(**eval(args[0]), max_size=1 << 22); section['a'] = [1]\n"
+    "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+)
+
+
+@needs_root
+def test_fork_after_setuid(section_file, child):
+    """A forked child is a participant by locks of its own, holds and waits, and dies like any other."""
+    code = (
+        "if os.fork():\n    sys.stdin.readline(); os.wait(); section.close(); del section; say('left')\n"
+        "else:\n    shmem.exclusive_lock(section).__enter__(); array = section.zeros(10, temporary=True)\n"
+        "    say(len(section.stats().participants), os.getpid()); time.sleep(60)"
+    )
+    parent = child(DROPPED + code, {"file_name": section_file})
+    n, pid = map(int, parent.hear_soon().split())
+    with shmem.SharedMemory(section_file) as section:
+        assert n == 2
+        assert set(section.stats().participants) == {os.getpid(), parent.process.pid, pid}
+        with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
+            pass
+        os.kill(pid, signal.SIGKILL)
+        take_over(section, deaths=1)
+        assert section.check_heap().blocks == 1
+        parent.tell()
+        assert parent.hear() == "left"
+        assert section.stats().participants == (os.getpid(),)
+    parent.end()
+
+
+@needs_root
+@pytest.mark.parametrize("last", ["parent", "child"])
+def test_closing_after_setuid(place, child, last):
+    """Of parent and child, whichever leaves last closes the file in order, and empties one that it may not remove."""
+    code = (
+        "readable, writable = os.pipe(); pid = os.fork(); me = 'parent' if pid else 'child'; section['a']\n"
+        "with shmem.exclusive_lock(section): pass\n"
+        "if me == args[1]: os.close(writable); os.read(readable, 1)\n"
+        "section.close(); del section; os.close(writable) if me != args[1] else None\n"
+        "if pid: os.wait()"
+    )
+    child(DROPPED + code, place, last).end()
+    if "file_name" in place:
+        assert 0 < os.path.getsize(place["file_name"]) < SIZE
+        with shmem.SharedMemory(**place) as section:
+            assert not section.recovered
+            section.check_heap()
+    else:
+        path = "/dev/shm/shmem." + place["shared_name"]
+        assert os.path.getsize(path) == 0
+        os.unlink(path)
+
+
+@needs_root
+def test_one_opens_and_closes_at_a_time_after_setuid(section_file, child):
+    """The process waits for the opening byte before it leaves, and another opener waits while it leaves."""
+    other = child(DROPPED + "say('open'); sys.stdin.readline(); section.close(); del section; say('left')", {"file_name": section_file})
+    assert other.hear() == "open"
+    with open(section_file, "r+b") as file:
+        lock_byte(file.fileno(), OPENING_BYTE)
+        other.tell()
+        wait_for(lambda: pauses(other.process.pid))
+        assert os.path.getsize(section_file) == SIZE
+    assert other.hear() == "left"
+    other.end()
+    assert os.path.getsize(section_file) < SIZE
+
+
+@needs_root
+def test_require_after_setuid(section_file, child):
+    """Threads and processes that may not open the file again call the factory of a name once."""
+    code = (
+        "calls = section.zeros(1, 'int64', name='calls')\n"
+        "def make():\n    calls[0] += 1; time.sleep(0.2); return [7]\n"
+        "def require():\n    made.append(int(section.require('made', make)[0]))\n"
+        "made = []; pid = os.fork(); threads = [threading.Thread(target=require) for _ in range(3)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "if pid == 0: os._exit(0 if made == [7] * 3 else 1)\n"
+        "say(os.waitstatus_to_exitcode(os.wait()[1]), made, calls[0])"
+    )
+    other = child(DROPPED + code, {"file_name": section_file})
+    assert other.hear_soon() == "0 [7, 7, 7] 1"
+    other.end()
+
+
+@needs_root
+def test_privileges_that_come_back(section_file, child):
+    """A process that closes a descriptor of the file has its locks again when it opens the section again by path, and keeps them."""
+    code = DROPPED.replace("os.setgid(65534); os.setuid(65534)", "os.seteuid(65534)") + (
+        "pid = os.fork()\n"
+        "if pid:\n    os.wait(); sys.exit()\n"
+        "shmem.exclusive_lock(section).__enter__(); os.seteuid(0); os.close(os.open(args[1], os.O_RDONLY))\n"
+        "again = shmem.SharedMemory(**eval(args[0])); again.close(); del again\n"
+        "say(os.getpid()); sys.stdin.readline()"
+    )
+    other = child(code, {"file_name": section_file}, section_file)
+    pid = int(other.hear())
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().lock_holder == pid
+        with pytest.raises(shmem.LockTimeout), shmem.exclusive_lock(section, 0.2):
+            pass
+        other.tell()
+        other.end()
 
 
 # -- other programs: vfork, posix_spawn, exec ---------------------------------------------------------------

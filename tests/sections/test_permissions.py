@@ -1,17 +1,16 @@
 """Permission to open a section, and untrusted contents."""
 
 import ast
-import contextlib
 import errno
 import os
 import re
 import shutil
 import stat
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from workers import wait_for
 
 import shmem
 from shmem._base.layout import LAYOUT
@@ -179,28 +178,27 @@ def test_not_a_regular_file_is_rejected(tmp_path, kind):
 
 @needs_root
 @pytest.mark.parametrize("swapped", ["another user's", "link of another user", "mine"])
-def test_file_swapped_between_check_and_open(tmp_path, child, swapped):
-    """While an opener that has checked the file waits for its turn, the path is changed to another file; the opener must check again."""
+def test_file_swapped_between_check_and_open(tmp_path, child, preloadable, swapped):
+    """Before an opener that has checked the file locks it, the path is changed to another file; the opener must check again."""
     path, other = tmp_path / "s", tmp_path / "other"
     shmem.SharedMemory(path, max_size=1 << 20).close()
     with shmem.SharedMemory(other, max_size=1 << 20) as section:
         uuid = section.uuid.hex()
     before = content(path)
-    with check.opened(str(path), True):
-        opener = child(OPEN, path)
-        assert opener.hear() == "go"
-        while not re.search(rf"OFDLCK.*-> |-> OFDLCK.*{os.stat(path).st_ino}", Path("/proc/locks").read_text(encoding="ascii")):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                opener.process.wait(0.02)
-        os.rename(path, tmp_path / "moved")
-        if swapped == "mine":
-            os.rename(other, path)
-        elif swapped == "another user's":
-            os.rename(other, path)
-            give_away(path)
-        else:
-            os.symlink(other, path)
-            give_away(path)
+    held = tmp_path / "held"
+    opener = child(OPEN, path, before=("env", f"LD_PRELOAD={preloadable('holding')}", f"HOLD_OPENING={held}"))
+    assert opener.hear() == "go"
+    wait_for(held.exists)
+    os.rename(path, tmp_path / "moved")
+    if swapped == "mine":
+        os.rename(other, path)
+    elif swapped == "another user's":
+        os.rename(other, path)
+        give_away(path)
+    else:
+        os.symlink(other, path)
+        give_away(path)
+    held.unlink()
     output = opener.hear()
     opener.end()
     assert output == uuid if swapped == "mine" else output.startswith("UntrustedOwner")

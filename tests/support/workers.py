@@ -13,6 +13,7 @@ from shmem import exclusive_lock, shared_lock
 from shmem._objects.semaphore import has_waiters
 
 F_OFD_SETLKW = 38
+CLOCK_NANOSLEEP = {"x86_64": "230", "aarch64": "115"}
 
 
 def in_child(function):
@@ -70,6 +71,12 @@ def waits_for_mutex(thread):
 def waits_for_byte(thread):
     """Return whether a thread sleeps in fcntl(F_OFD_SETLKW)."""
     return call_of(thread)[2:3] == [hex(F_OFD_SETLKW)]
+
+
+def pauses(thread):
+    """Return whether a thread sleeps between two attempts of the library: in clock_nanosleep, for a time, unlike Python's own sleeps."""
+    call = call_of(thread)
+    return call[:1] == [CLOCK_NANOSLEEP[os.uname().machine]] and call[2] == "0x0"
 
 
 def wait_for_waiter(section):
