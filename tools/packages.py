@@ -137,7 +137,9 @@ def step_wheel(_quick):
 
 def step_pythons(quick):
     for version in QUICK_PYTHONS if quick else PYTHONS:
-        python = debian.python(ENVIRONMENT, version)
+        home = fresh(HOME / "pythons" / version)
+        run(debian.python(ENVIRONMENT, version), "-m", "venv", home)  # has pip
+        python = home / "bin/python"
         wheel = build_wheel(python, HOME / "built" / version, quick)
         if not quick:
             wheel = name_platform(wheel, HOME / "named" / version)

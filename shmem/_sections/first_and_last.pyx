@@ -11,6 +11,9 @@ since it has no entry that could keep its views.  The last one holds the opening
 of an anonymous section.  Any other file it leaves clean, truncated to the pages in use, or with their space returned if a resting process
 may read beyond them.
 
+Writing to disk may take long, which must not keep other processes from opening.  The last participant writes what is in use before it
+takes the opening byte for good, and then only what has changed since.  The clean mark is written to disk after the byte is released.
+
 What views of this process may still read at its exit is in use, since their pins stay.  Its mapping above the end of the file is replaced
 by memory of its own, for views of blocks that were freed.  The next opener that finds pins in a clean file frees what only they kept.
 """
@@ -29,7 +32,7 @@ from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
     boot_id, file_facts, file_facts_t, file_remove, file_reserve, file_set_permissions, file_set_size, file_sync, file_write, memory_detach,
-    memory_sync, path_facts, random_bytes, user_id)
+    memory_sync, path_facts, pause_longer, random_bytes, user_id)
 from shmem._heap.backing cimport backing_give_back, backing_lower
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
@@ -139,7 +142,7 @@ cdef bint _detach_above(section_t* section, uint64_t keep) noexcept nogil:
     return section.read_only_base == NULL or memory_detach(section.read_only_base + keep, section.size_bytes - keep, False) == 0
 
 
-cdef void _last_out(section_t* section, bint at_exit, bint others_rest) noexcept nogil:
+cdef void _last_out(section_t* section, bint at_exit, bint others_rest, departure_t* departure) noexcept nogil:
     """Remove the file of an anonymous section; leave any other clean and truncated.  No other process takes part or can join."""
     cdef header_t* header = section.header
     cdef file_facts_t facts
@@ -164,8 +167,7 @@ cdef void _last_out(section_t* section, bint at_exit, bint others_rest) noexcept
     if header.high_water > keep:
         store_release_u64(&header.high_water, keep)
     store_release_u32(&header.clean, 1)
-    memory_sync(section.base, PAGE_BYTES)
-    file_sync(fd)
+    departure.must_sync = True
 
 
 cdef bint _anyone_left_something(section_t* section) noexcept nogil:
@@ -191,7 +193,7 @@ cdef bint _borrow_entry(section_t* section) noexcept nogil:
     return found < section.max_participants
 
 
-cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others_rest) noexcept nogil:
+cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others_rest, departure_t* departure) noexcept nogil:
     """As the last participant, finish what dead ones left, and leave the file."""
     cdef bint keeps_pins = rests or others_rest
     cdef bint must_recover = section.header.heap_gate != 0 or (
@@ -205,7 +207,7 @@ cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others
         elif section.header.broken == 0:
             heap_flush_cache(section)
         heap_leave(section)
-    _last_out(section, at_exit, others_rest)
+    _last_out(section, at_exit, others_rest, departure)
 
 
 cdef bint _is_last(section_t* section, int fd, opening_t* opening, bint* others_rest) noexcept nogil:
@@ -219,10 +221,25 @@ cdef bint _is_last(section_t* section, int fd, opening_t* opening, bint* others_
     return not guests_are_alive(section) and (section.private.index_plus_1 != 0 or is_mapped_whole(section, fd))
 
 
-cdef bint section_depart(section_t* section, bint at_exit) noexcept nogil:
+cdef void departure_wait(section_t* section, departure_t* departure) noexcept nogil:
+    """Do what `section_depart` needs before its next attempt: write to disk, or wait until another process has opened or closed."""
+    cdef uint64_t in_use = round_up(section.header.top, PAGE_BYTES)
+    if departure.must_write:
+        memory_sync(section.base, in_use if in_use < section.size_bytes else section.size_bytes)     # `_last_out` reports a failure
+        departure.must_write, departure.is_written = False, True
+    else:
+        pause_longer(&departure.waited_ns)
+
+
+cdef void departure_sync(section_t* section) noexcept nogil:
+    """Have the clean mark written to disk, after the section was left."""
+    file_sync(section_descriptor(section))
+
+
+cdef bint section_depart(section_t* section, bint at_exit, departure_t* departure) noexcept nogil:
     """Leave the section; if no other participant is alive, leave it whole.  The caller holds the process mutex.
 
-    Return False, with this process's locks released, as long as another process holds the opening byte.
+    Return False, with this process's locks released, if another process holds the opening byte, or much is to be written first.
 
     A thread that exits while it holds the lock may leave data half-updated, which counts as the death of a holder.
     """
@@ -242,9 +259,13 @@ cdef bint section_depart(section_t* section, bint at_exit) noexcept nogil:
         status = section_opening_try(section, fd, True, &opening)
         if status == EAGAIN:
             return False
+    if status == OK and not (section.anonymous or departure.is_written or participants_any_active(section, &others_rest)):
+        departure.must_write = True
+        opening_release(&opening)
+        return False
     is_last = status == OK and _is_last(section, fd, &opening, &others_rest)
     if is_last:
-        _leave_whole(section, at_exit, rests, others_rest)
+        _leave_whole(section, at_exit, rests, others_rest, departure)
     if not was_attached:
         memset(section.private, 0, sizeof(private_t))
         if not at_exit or is_last:

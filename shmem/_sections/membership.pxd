@@ -9,4 +9,5 @@ cdef void sweep_after_joining(section_t* section) noexcept nogil
 cdef bint is_mapped_whole(section_t* section, int fd) noexcept nogil
 cdef int attach_child(section_t* section) noexcept nogil
 cdef void cease_to_participate(section_t* section) noexcept nogil
+cdef void section_destroy(section_t* section) noexcept nogil
 cdef void rest_with_views(section_t* section) noexcept nogil

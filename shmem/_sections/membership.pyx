@@ -8,6 +8,7 @@ A participant that takes over the entry of a dead owner first clears up what tha
 
 from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from shmem._atomics cimport store_release_u32
@@ -15,8 +16,8 @@ from shmem._base.layout cimport MAGIC
 from shmem._base.owner cimport owner_word
 from shmem._base.participants cimport (
     ATTACHED_RESTS, guest_drop, guest_is_held, guest_take, guests_are_alive, opening_release, opening_t, participant_drop_my_liveness,
-    participant_generation, participant_left_something, participant_take, participants_any_active, section_descriptor,
-    section_opening_try)
+    participant_generation, participant_left_something, participant_take, participants_any_active,
+    section_close_descriptor, section_descriptor, section_opening_try)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport (
@@ -160,3 +161,15 @@ cdef void rest_with_views(section_t* section) noexcept nogil:
     store_release_u32(&section.participants[section.private.index_plus_1 - 1].attached, ATTACHED_RESTS)
     memset(section.private, 0, sizeof(private_t))
     guest_drop(section)
+
+
+cdef void section_destroy(section_t* section) noexcept nogil:
+    """Unmap a section that this process has left, and forget it."""
+    memory_unmap(section.base, section.size_bytes)
+    memory_unmap(section.read_only_base, section.size_bytes)
+    memory_unmap(section.private, sizeof(private_t))
+    participant_drop_my_liveness(section)                # of a process that rested; its last view is gone
+    guest_drop(section)
+    section_close_descriptor(section, section.fd)
+    free(section.path)
+    free(section)

@@ -21,28 +21,28 @@ closes, `process.pyx` handles fork, thread end and exit.
 """
 
 from libc.errno cimport EAGAIN, EBADF, EEXIST, ENOENT, ENOMEM, EPERM
-from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport strdup
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memset, strdup
 
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
     MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
 from shmem._base.participants cimport (
-    LIVENESS_BYTE, N_LIVENESS_BYTES, guest_drop, opening_release, opening_t, opening_try, participant_drop_my_liveness,
-    participants_any_alive, section_close_descriptor, section_descriptor)
+    LIVENESS_BYTE, N_LIVENESS_BYTES, guest_take, opening_release, opening_t, opening_try, participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
     byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reserve, file_set_size,
-    file_system_is_coherent, file_system_kind, memory_map, memory_unmap, memory_wiped_by_fork, path_facts, pause_longer,
+    file_system_is_coherent, file_system_kind, memory_map, memory_wiped_by_fork, path_facts, pause_longer,
     process_mutex_lock, process_mutex_unlock, user_id)
 from shmem._heap.heap cimport LOOK_EVERY
 from shmem._heap.verify cimport heap_verify
-from shmem._sections.first_and_last cimport first_create, first_recover, first_reserved, first_reset, mark_in_use, section_depart
+from shmem._sections.first_and_last cimport (
+    departure_sync, departure_t, departure_wait, first_create, first_recover, first_reserved, first_reset, mark_in_use, section_depart)
 from shmem._sections.header cimport header_check
-from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate, sweep_after_joining
-from shmem._sections.process cimport sections_add, sections_find, sections_remove
+from shmem._sections.membership cimport attach_child, become_participant, cease_to_participate, section_destroy, sweep_after_joining
+from shmem._sections.process cimport leaving_pause, leaving_resume, leaving_t, sections_add, sections_find, sections_remove
 
 cdef enum:
     OPEN_AGAIN = 1 << 20         # the path leads to another file by now; larger than any errno
@@ -52,17 +52,6 @@ cdef uint64_t _n_sections_made = 0
 
 
 # -- mapping --------------------------------------------------------------------------------------------------
-
-cdef void _destroy(section_t* section) noexcept nogil:
-    memory_unmap(section.base, section.size_bytes)
-    memory_unmap(section.read_only_base, section.size_bytes)
-    memory_unmap(section.private, sizeof(private_t))
-    participant_drop_my_liveness(section)                # of a process that rested; its last view is gone
-    guest_drop(section)
-    section_close_descriptor(section, section.fd)
-    free(section.path)
-    free(section)
-
 
 cdef section_t* _create(int fd, open_request_t* request, const file_facts_t* facts) noexcept nogil:
     global _n_sections_made
@@ -85,7 +74,7 @@ cdef section_t* _create(int fd, open_request_t* request, const file_facts_t* fac
     section.id = _n_sections_made
     if section.path == NULL or section.private == NULL:
         section.fd = -1
-        _destroy(section)
+        section_destroy(section)
         return NULL
     return section
 
@@ -193,6 +182,10 @@ cdef int _join_again(section_t* section, open_request_t* request) noexcept nogil
     if status != OK:
         request.wanted = address
         return ADDRESS_IN_USE if status == EEXIST else status
+    if section.private.index_plus_1 != 0:
+        status = guest_take(section)         # a fork may have dropped it while another thread was leaving
+        if status != OK:
+            return status
     section.n_holds += 1
     return OK
 
@@ -275,7 +268,7 @@ cdef int _join_once(open_request_t* request, section_t** section) noexcept nogil
 cdef void _cease_after_failure(section_t* section) noexcept nogil:
     if section.base != NULL:
         cease_to_participate(section)
-    _destroy(section)
+    section_destroy(section)
 
 
 cdef int section_join(open_request_t* request, section_t** section) noexcept nogil:
@@ -295,17 +288,26 @@ cdef int section_join(open_request_t* request, section_t** section) noexcept nog
 # -- leaving --------------------------------------------------------------------------------------------------
 
 cdef void section_leave(section_t* section) noexcept nogil:
-    """Drop one hold; with the last one the process leaves the section and unmaps it."""
-    cdef int64_t waited_ns = 0
+    """Drop one hold; with the last one the process leaves the section and unmaps it.
+
+    What may take long is done without the process mutex, while the hold still counts.
+    """
+    cdef departure_t departure
+    cdef leaving_t leaving
+    memset(&departure, 0, sizeof(departure_t))
     process_mutex_lock()
-    while section.n_holds == 1 and not section.kept and not section.departed and not section_depart(section, False):
-        process_mutex_unlock()               # another thread may join the section meanwhile, and leave it again
-        pause_longer(&waited_ns)
-        process_mutex_lock()
+    while section.n_holds == 1 and not section.kept and not section.departed and not section_depart(section, False, &departure):
+        leaving_pause(&leaving, section)     # another thread may join the section meanwhile, and leave it again
+        departure_wait(section, &departure)
+        leaving_resume(&leaving)
+    if section.n_holds == 1 and departure.must_sync:
+        leaving_pause(&leaving, section)
+        departure_sync(section)
+        leaving_resume(&leaving)
     section.n_holds -= 1
     if section.n_holds == 0 and not section.kept:
         sections_remove(section)
-        _destroy(section)
+        section_destroy(section)
     process_mutex_unlock()
 
 

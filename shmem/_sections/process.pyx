@@ -6,6 +6,7 @@ The list is read and changed under the process mutex, which the fork handlers ho
 Before a fork, an entry is taken for the child, through an open file description and a page that the child inherits.
 After it, the parent drops page and descriptor, and the child keeps its own copies and signs with the new entry.
 The fork wipes the private pages, so the child holds no lock; the parent's liveness page is not mapped in it.
+A section that a thread is leaving, with the last hold, is not handed to the child: see `leaving_t`.
 A child for which no entry could be taken is a guest, since it inherits the hold on the guests' byte: see `_base/participants.pyx`.
 
 Exit.  A section goes through these states; only a child that is forked meanwhile begins anew::
@@ -24,20 +25,21 @@ execute one, where the system can (`has_barrier`); elsewhere the thread has its 
 `leaves` says.  The exit is model-checked: `tests/models/exit.pml`.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from shmem._atomics cimport fence_seq_cst, load_seq_cst_u32, store_release_u32
 from shmem._base.debug cimport debug_forked, debug_level
 from shmem._base.participants cimport (
-    is_guest, participant_drop_liveness, participant_generation, participant_take, section_close_descriptor)
+    guest_drop, is_guest, participant_drop_liveness, participant_generation, participant_take, section_close_descriptor)
 from shmem._base.section cimport MAX_THREADS, section_t, thread_find, thread_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    at_fork, at_thread_end, barrier_on_all_threads, file_facts_t, liveness_do_not_inherit, pause_longer, pause_ns, process_id,
+    at_fork, at_thread_end, barrier_on_all_threads, file_facts_t, liveness_do_not_inherit, pause_ns, process_id,
     process_mutex_lock, process_mutex_unlock)
 from shmem._heap.heap cimport heap_is_filled
-from shmem._sections.first_and_last cimport section_depart
-from shmem._sections.membership cimport clear_up_after, sign_with
+from shmem._sections.first_and_last cimport departure_sync, departure_t, departure_wait, section_depart
+from shmem._sections.membership cimport clear_up_after, section_destroy, sign_with
 from shmem._sync.primitives cimport mutexes_release_all
 from shmem._sync.storage_lock cimport lock_thread_ended, unlock_exclusive, unlock_shared
 
@@ -51,6 +53,7 @@ cdef extern from *:
     enum: WAIT_NS
 
 cdef section_t* _sections = NULL             # of this process
+cdef leaving_t* _leaving = NULL              # threads of this process that leave a section; on their stacks
 cdef uint64_t _n_forks = 0                   # that the handlers saw, in this process and in those that it descends from
 
 
@@ -73,6 +76,32 @@ cdef section_t* sections_find(const file_facts_t* facts) noexcept nogil:
     while section != NULL and (section.device != facts.device or section.inode != facts.inode or section.departed):
         section = section.next
     return section
+
+
+cdef void leaving_pause(leaving_t* leaving, section_t* section) noexcept nogil:
+    """Release the process mutex while this thread, which has a hold on the section, leaves it."""
+    global _leaving
+    leaving.section = section
+    leaving.next = _leaving
+    _leaving = leaving
+    process_mutex_unlock()
+
+
+cdef void leaving_resume(leaving_t* leaving) noexcept nogil:
+    """Acquire the process mutex again."""
+    cdef leaving_t** link = &_leaving
+    process_mutex_lock()
+    while link[0] != leaving:
+        link = &link[0].next
+    link[0] = leaving.next
+
+
+cdef bint _is_being_left(section_t* section) noexcept nogil:
+    """Return whether the only hold on a section is that of a thread that leaves it."""
+    cdef leaving_t* leaving = _leaving
+    while leaving != NULL and leaving.section != section:
+        leaving = leaving.next
+    return leaving != NULL and section.n_holds == 1
 
 
 cdef section_t* section_of_address(uint64_t address) noexcept nogil:
@@ -135,7 +164,7 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
     """
     cdef section_t* section
     cdef uint32_t n_left = 0, waits_left
-    cdef int64_t waited_ns
+    cdef departure_t departure
     cdef bint handshake
     process_mutex_lock()
     section = _sections
@@ -148,9 +177,11 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
                 pause_ns(WAIT_NS)
                 waits_left -= 1
             if handshake and not _is_busy(section):
-                waited_ns = 0
-                while not section_depart(section, True):
-                    pause_longer(&waited_ns)
+                memset(&departure, 0, sizeof(departure_t))
+                while not section_depart(section, True, &departure):
+                    departure_wait(section, &departure)
+                if departure.must_sync:
+                    departure_sync(section)
             else:
                 section.kept = is_last_attempt
                 n_left += 1
@@ -191,7 +222,9 @@ cdef void _before_fork() noexcept nogil:
         section.child_index_plus_1 = 0
         section.child_page = NULL
         section.child_fd = -1
-        if section.private.index_plus_1 != 0 and participant_take(
+        if section.private.index_plus_1 != 0 and _is_being_left(section):
+            guest_drop(section)              # the child does not get the section; this process keeps its entry until it has left
+        elif section.private.index_plus_1 != 0 and participant_take(
                 section, True, &index, &former_readers, &section.child_page, &section.child_fd) == OK:
             section.child_index_plus_1 = index + 1
             section.child_generation = participant_generation(section, index)
@@ -207,6 +240,19 @@ cdef void _after_fork_in_parent() noexcept nogil:
         section.child_fd = -1
         section = section.next
     process_mutex_unlock()
+
+
+cdef void _drop_holds_of_leaving_threads() noexcept nogil:
+    """Forget, in a child, the sections that threads of the parent were leaving, since the child does not have these threads."""
+    global _leaving
+    cdef section_t* section
+    while _leaving != NULL:
+        section = _leaving.section
+        _leaving = _leaving.next
+        section.n_holds -= 1
+        if section.n_holds == 0:
+            sections_remove(section)
+            section_destroy(section)
 
 
 cdef void _after_fork_in_child() noexcept nogil:
@@ -229,6 +275,7 @@ cdef void _after_fork_in_child() noexcept nogil:
             sign_with(section, section.child_index_plus_1 - 1, section.child_generation)
             section.participants[section.child_index_plus_1 - 1].pid = process_id()
         section = section.next
+    _drop_holds_of_leaving_threads()
     process_mutex_unlock()
 
 

@@ -417,6 +417,97 @@ def test_multiprocessing_started_inside_a_with_block(section, method, mode):
     others.close()
 
 
+# -- fork while a thread opens or closes --------------------------------------------------------------------
+
+WORKS_BESIDE = (
+    "import threading, numpy as np\n"
+    "keep = shmem.SharedMemory(max_size=1 << 20)\n"
+    "def use():\n    with shmem.shared_lock(keep): pass\n"
+    "def fork():\n"
+    "    use(); pid = os.fork()\n"
+    "    if pid == 0: say(args[0] in open('/proc/self/maps').read()); os._exit(0)\n"
+    "    os.waitpid(pid, 0); one = threading.Thread(target=use); one.start(); one.join(); say('forked')\n"
+)
+
+
+@pytest.mark.parametrize("what", ["open", "close"])
+def test_fork_while_a_thread_waits_for_the_opening_byte(section_file, child, what):
+    """Another process is stopped while it opens: a thread that waits for it keeps neither forks nor the ends of threads waiting."""
+    code = (
+        "def work():\n    global section\n    say(threading.get_native_id())\n"
+        "    if args[1] == 'open': section = shmem.SharedMemory(args[0])\n    else: section.close(); section = None\n"
+        "section = shmem.SharedMemory(args[0], max_size=1 << 20)\n"
+        "if args[1] == 'open': section.close(); section = None\n"
+        "thread = threading.Thread(target=work); say('ready'); sys.stdin.readline(); thread.start(); sys.stdin.readline()\n"
+        "fork(); thread.join(); say(section is not None)"
+    )
+    other = child(WORKS_BESIDE + code, section_file, what)
+    assert other.hear() == "ready"
+    with open(section_file, "r+b") as file:
+        lock_byte(file.fileno(), OPENING_BYTE)
+        other.tell()
+        thread = int(other.hear())
+        wait_for(lambda: pauses(thread))
+        other.tell()
+        assert [other.hear_soon() for _ in range(2)] == ["False", "forked"]
+    assert other.hear() == str(what == "open")
+    other.end()
+
+
+@pytest.mark.parametrize("call", ["MSYNC", "FSYNC"])
+def test_disk_is_slow_while_a_thread_closes(section_file, tmp_path, child, preloadable, call):
+    """Writing to disk keeps waiting neither forks nor processes that open the section; a child is not handed what is being closed."""
+    code = (
+        "def work():\n    global section\n    section.close(); section = None\n"
+        "section = shmem.SharedMemory(args[0], max_size=1 << 24); section['x'] = np.ones(100_000)\n"
+        "thread = threading.Thread(target=work); thread.start(); sys.stdin.readline()\n"
+        "fork(); thread.join(); say('closed')"
+    )
+    held = tmp_path / "held"
+    other = child(WORKS_BESIDE + code, section_file, before=("env", f"LD_PRELOAD={preloadable('holding')}", f"HOLD_{call}={held}"))
+    wait_for(held.exists)
+    opener = child(
+        "section = shmem.SharedMemory(args[0]); say(section.recovered, *section.stats().participants); sys.stdin.readline()", section_file
+    )
+    recovered, *participants = opener.hear_soon().split()
+    assert recovered == "False"
+    assert (str(other.process.pid) in participants) == (call == "MSYNC")
+    other.tell()
+    assert [other.hear_soon() for _ in range(2)] == ["False", "forked"]
+    held.unlink()
+    assert other.hear() == "closed"
+    other.end()
+    opener.tell()
+    opener.end()
+    with shmem.SharedMemory(section_file) as section:
+        assert not section.recovered
+        assert section["x"].sum() == 100_000
+        section.check_heap()
+
+
+def test_section_is_opened_while_a_thread_of_the_process_closes_it(section_file, tmp_path, child, preloadable):
+    """The process stays in the section, its forked children are participants, and the last handle leaves in order."""
+    code = (
+        "def work():\n    global section\n    section.close(); section = None\n"
+        "section = shmem.SharedMemory(args[0], max_size=1 << 24, max_participants=1); section['x'] = np.ones(100_000)\n"
+        "thread = threading.Thread(target=work); thread.start(); sys.stdin.readline()\n"
+        "fork(); again = shmem.SharedMemory(args[0]); say(again['x'].sum())\n"
+        "os.unlink(args[1]); thread.join(); x = again.full(100_000, 1.0, temporary=True); pid = os.fork()\n"
+        "if pid == 0:\n    sys.stdin.readline(); say(len(x.tobytes())); os._exit(0)\n"
+        "del x; again.close(); del again; say('left'); os.wait()"
+    )
+    held = tmp_path / "held"
+    before = ("env", f"LD_PRELOAD={preloadable('holding')}", f"HOLD_MSYNC={held}")
+    other = child(WORKS_BESIDE + code, section_file, held, before=before)
+    wait_for(held.exists)
+    other.tell()
+    assert [other.hear_soon() for _ in range(4)] == ["False", "forked", "100000.0", "left"]
+    shmem.SharedMemory(section_file).close()
+    other.tell()
+    assert other.hear() == str(8 * 100_000)
+    other.end()
+
+
 # -- a process that may not open the file again -------------------------------------------------------------
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its privileges")
