@@ -430,15 +430,13 @@ def test_close_while_waiting_raises():
 def test_free_while_waiting_raises(shm):
     """The memory has no new owner as long as the waiter may change it."""
     queue = shm.queue(4, "int64")
-    block, words = shm.block(queue.offset), QueueWords(shm, queue)
+    n_bytes = shm.block(queue.offset).nbytes
     result = in_thread(queue.get)
-    assert wait_until(lambda: words.n_waiters("not_empty"))
-    n_bytes = block.nbytes
+    assert wait_until(lambda: QueueWords(shm, queue).n_waiters("not_empty"))  # keeps no view, which would keep the block
     shm.free(queue)
     assert shm.allocate(n_bytes).offset != queue.offset
     with pytest.raises(shmem.InvalidBlock):
         result()
-    del words  # whose view keeps the block, too
     assert shm.allocate(n_bytes).offset == queue.offset
 
 
