@@ -420,7 +420,8 @@ def test_multiprocessing_started_inside_a_with_block(section, method, mode):
 # -- fork while a thread opens or closes --------------------------------------------------------------------
 
 WORKS_BESIDE = (
-    "import threading, numpy as np\n"
+    "import threading, warnings, numpy as np\n"
+    "warnings.simplefilter('ignore', DeprecationWarning)\n"  # about forking with threads, which is what these tests do
     "keep = shmem.SharedMemory(max_size=1 << 20)\n"
     "def use():\n    with shmem.shared_lock(keep): pass\n"
     "def fork():\n"
