@@ -13,6 +13,8 @@ from shmem import exclusive_lock, shared_lock
 from shmem._objects.semaphore import has_waiters
 
 F_OFD_SETLKW = 38
+FUTEX = {"x86_64": "202", "aarch64": "98"}
+FUTEX_PRIVATE_FLAG = 0x80
 CLOCK_NANOSLEEP = {"x86_64": "230", "aarch64": "115"}
 
 
@@ -77,6 +79,12 @@ def pauses(thread):
     """Return whether a thread sleeps between two attempts of the library: in clock_nanosleep, for a time, unlike Python's own sleeps."""
     call = call_of(thread)
     return call[:1] == [CLOCK_NANOSLEEP[os.uname().machine]] and call[2] == "0x0"
+
+
+def waits_for_others(thread):
+    """Return whether a thread sleeps in a futex call of the library, which other processes can end: without FUTEX_PRIVATE_FLAG."""
+    call = call_of(thread)
+    return call[:1] == [FUTEX[os.uname().machine]] and int(call[2], 16) & FUTEX_PRIVATE_FLAG == 0
 
 
 def wait_for_waiter(section):

@@ -10,6 +10,7 @@ import threading
 import time
 
 import pytest
+from workers import wait_for, waits_for_others
 
 import shmem
 from shmem._base.layout import CHANNEL_WAITERS_SHIFT
@@ -180,6 +181,7 @@ def test_ctrl_c_interrupts_waiting(name, child):
     """
     other = child(code, name)
     assert other.hear() == "up"
+    wait_for(lambda: waits_for_others(other.process.pid))
     other.process.send_signal(signal.SIGINT)
     assert other.hear_soon() == "interrupted False"
     other.end()

@@ -8,7 +8,7 @@ import threading
 import warnings
 
 import pytest
-from workers import add_under, outcome
+from workers import add_under, outcome, wait_for, waits_for_others
 
 import shmem
 
@@ -230,6 +230,7 @@ def test_ctrl_c_interrupts_acquire(shm, mutex, child):
     )
     with mutex:
         assert other.hear() == "up"
+        wait_for(lambda: waits_for_others(other.process.pid))
         other.process.send_signal(signal.SIGINT)
         assert other.hear_soon() == "interrupted False"
         other.end()
