@@ -81,8 +81,13 @@ def test_two_processes_call_the_factory_once(shm):
     shm["count"] = np.zeros(1, int)
     count = shm["count"]
 
+    def another_waits_or_makes():
+        others = [thread.native_id for thread in threads if thread.native_id not in (None, threading.get_native_id())]
+        return count[0] > 1 or any(waits_for_byte(other) for other in others)
+
     def factory():
         count[0] += 1
+        wait_for(another_waits_or_makes)
         return [7]
 
     with shmem.SharedMemory(shared_name=shm.name) as again:
