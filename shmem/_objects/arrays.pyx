@@ -26,8 +26,7 @@ from shmem._base.bounds cimport block_is_stale, block_room, damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED, TYPE_ARRAY,
-    array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up, tag_state,
-    tag_type)
+    array_dtype, array_header_bytes, array_pins, array_shape, array_strides, array_t, block_t, payload_to_block, round_up, tag_state)
 from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport NO_MEMORY, READ_ONLY
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale
@@ -65,7 +64,7 @@ refuse_construction(ArrayHold)
 
 
 def held_at(Memory memory, uint64_t at_off):
-    """Return (offset, serial) of the array at an offset anywhere within it, if this process has views of it, or None.
+    """Return (offset, serial) of the block that has an offset anywhere within it, if this process has views of it, or None.
 
     It serves views whose bases do not lead to a hold, and looks at every hold.
     """
@@ -73,7 +72,6 @@ def held_at(Memory memory, uint64_t at_off):
     cdef uint64_t payload_off
     for payload_off, serial in blocks_held(section):
         if (not block_is_stale(block_at(section, payload_to_block(payload_off)), serial)
-                and tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY
                 and payload_off <= at_off < payload_off + block_room(section, payload_off)):
             return payload_off, serial
     return None

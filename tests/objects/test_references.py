@@ -120,6 +120,19 @@ def test_memoryviews_of_blocks_arrive(shm):
         send(memoryview(bytes(3)))
 
 
+def test_views_that_hide_their_block_arrive(shm):
+    """A sliding window has no base that leads to the block."""
+
+    class Row(shmem.Struct):
+        values: shmem.Array[shmem.float64, 6]
+
+    block, row = shm.allocate(48), shm.new(Row)
+    for values in (np.frombuffer(block), row.values):
+        sent = np.lib.stride_tricks.sliding_window_view(values, 3)
+        assert address(send(sent)) == address(sent)
+        assert send(sent).strides == sent.strides
+
+
 def test_array_fields_arrive(shm):
     class Body(shmem.Struct):
         place: shmem.Array[shmem.float64, 3]
