@@ -270,9 +270,10 @@ cdef Problem _check_slots(section_t* section, uint64_t table_off, bint is_direct
 cdef Problem _check_old(section_t* section, uint64_t table_off, uint64_t old_off, heap_facts_t* facts) noexcept nogil:
     """Check the table whose entries another one takes over: none is in both, and none in a slot that has been moved."""
     cdef uint64_t i, capacity = table_capacity(section, old_off), cursor = (<name_table_t*>(section.base + table_off)).cursor
-    cdef name_slot_t* slots = table_slots(<name_table_t*>(section.base + old_off))
+    cdef name_slot_t* slots
     if capacity == 0 or old_off == table_off or table_old(section, old_off) != 0 or cursor > capacity:
         return _say(facts, BAD_NAME, table_off, cursor, old_off)
+    slots = table_slots(<name_table_t*>(section.base + old_off))
     for i in range(capacity):
         if slots[i].entry_off > SLOT_REMOVED and (i < cursor or table_shows(section, table_off, slots[i].hash, slots[i].entry_off)):
             return _say(facts, BAD_NAME, table_slot_off(old_off, i), cursor, slots[i].entry_off)

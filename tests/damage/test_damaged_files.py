@@ -139,6 +139,19 @@ def test_every_field_of_the_header(worker, images, name):
             worker.use(bytes(image), bytes([0, 1, 2, 3, 5, 11, 6, 15, 9]))
 
 
+@pytest.mark.parametrize("anchor", ["directory_off", "types_off"])
+def test_every_field_of_a_name_table(worker, images, anchor):
+    """An offset is checked before an address is computed from it: the sanitizers report an address that overflows."""
+    original = images["objects tlsf killed"]
+    table_off = damaging.word(original, HEADER[anchor].offset)
+    assert table_off
+    for field in LAYOUT["name_table_t"].values():
+        for value in (0, 1, table_off, len(original), (1 << 64) - 8, (1 << 64) - 1):
+            image = bytearray(original)
+            damaging.put(image, table_off + field.offset, value, field.size)
+            worker.use(bytes(image), bytes([damaging.CHECK, 0, 2, 9, 10, 2]))
+
+
 def test_every_length(worker, images):
     """The file ends at a page border, one byte before or after it, inside the header, or after the section."""
     content = images["arrays tlsf"]
