@@ -9,6 +9,7 @@ import time
 import shmem
 from shmem import _core
 from shmem._objects import arrays
+from shmem.testing.crash.checker import living
 from shmem.testing.crash.operations import operation
 from shmem.testing.crash.operations_waiting import opening
 
@@ -101,7 +102,7 @@ def _(shm):
 
 def _killed(shm, act):
     """Run `act()` in a child, which is killed then if it has not killed itself; return when the section's participants see its death."""
-    n_participants = len(shm.stats().participants)
+    n_participants = len(living(shm))
     pid = os.fork()
     if pid == 0:
         try:
@@ -109,7 +110,7 @@ def _killed(shm, act):
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    while len(shm.stats().participants) > n_participants:  # its lock goes with its mappings, which one who reads about it in /proc keeps
+    while len(living(shm)) > n_participants:  # its lock goes with its mappings, which one who reads about it in /proc keeps
         time.sleep(0.001)
 
 
