@@ -339,7 +339,7 @@ def living(shm):
 
 
 def _wait_until_alone(shm):
-    """Wait until the killed process is seen as dead: its lock goes with its mappings, which a reader of its files in /proc keeps for a moment."""
+    """Wait until the killed process is seen as dead: its lock goes with its mappings, which a reader of /proc keeps for a moment."""
     while set(living(shm)) - {os.getpid()}:
         time.sleep(0.001)
 
