@@ -126,7 +126,9 @@ cdef int _check_unpinned(section_t* section, uint64_t payload_off, uint64_t seri
     cdef int status = heap_mend_pins(section, payload_off)
     if status == OK:
         status = heap_check_block(section, payload_off, serial)
-    if status == OK and (block_is_pinned(section, payload_off, True, True) or claims_of(section, payload_off) != 0):
+    if status == OK and block_is_pinned(section, payload_off, True, True):
+        status = PINNED
+    if status == OK and claims_of(section, payload_off) != 0:
         status = PINNED
     return status
 

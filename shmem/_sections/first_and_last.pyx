@@ -127,8 +127,7 @@ cdef int first_recover(section_t* section, bint was_unclean) noexcept nogil:
         if status == OK:
             heap_recover(section, ALL_PARTICIPANTS)         # even if that fails, the heap can be read
             heap_leave(section)
-    elif ((_anyone_left_something(section) or claims_are_of_another_boot(section))         # views were alive at the exit of the last one
-            and heap_enter(section, WAIT_FOREVER) == OK):
+    elif _anyone_left_something(section) and heap_enter(section, WAIT_FOREVER) == OK:      # views were alive at the exit of the last one
         heap_recover(section, ALL_PARTICIPANTS)
         heap_leave(section)
     return status if status != OK else mark_in_use(section)
@@ -155,7 +154,7 @@ cdef void _last_out(section_t* section, bint at_exit, bint others_rest, departur
     cdef uint64_t keep
     cdef int fd = section_descriptor(section)
     if section.anonymous and header.n_claims != 0 and header.broken == 0 and header.claims_until > boot_ns():
-        store_release_u32(&header.clean, 1)
+        header.clean = 1
         return
     if section.anonymous:
         if path_facts(section.path, &facts) == 0 and facts.device == section.device and facts.inode == section.inode:
@@ -185,7 +184,7 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
     for i in range(section.max_participants):
         if participant_left_something(section, i):
             return True
-    return False
+    return claims_are_of_another_boot(section)
 
 
 cdef bint _borrow_entry(section_t* section) noexcept nogil:

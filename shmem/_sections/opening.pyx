@@ -115,11 +115,6 @@ cdef bint _has_ended(section_t* section, const header_t* header, size_t n_bytes)
             and header.claims_until <= boot_ns() and not participants_any_alive(section))
 
 
-cdef int _remove_ended(section_t* section) noexcept nogil:
-    file_remove(section.path)
-    return ENOENT
-
-
 cdef int _join_locked(section_t* section, open_request_t* request, const file_facts_t* facts) noexcept nogil:
     """With the opening byte locked: read the header, create or grow the file, map it, become a participant."""
     cdef header_t header
@@ -129,9 +124,13 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
     cdef int status = file_read(section.fd, &header, sizeof(header_t), 0, &got)
     if status != OK:
         return status
-    if file_bytes == 0 or (got >= 8 and header.magic == MAGIC_BEING_MADE) or _has_ended(section, &header, got):
+    if _has_ended(section, &header, got):
         if request.max_size == 0:
-            return _remove_ended(section) if file_bytes != 0 and header.magic == MAGIC else ENOENT
+            file_remove(section.path)
+        header.magic = MAGIC_BEING_MADE
+    if file_bytes == 0 or (got >= 8 and header.magic == MAGIC_BEING_MADE):
+        if request.max_size == 0:
+            return ENOENT
         status = first_create(section.fd, request)
         request.was_made = True
         if status == OK:
@@ -345,8 +344,8 @@ cdef bint section_remove_abandoned(const char* path) noexcept nogil:
     if (_joined_by_path(path, False) == NULL and file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK
             and facts.user == user_id()):
         if sections_find(&facts) == NULL and opening_try(fd, path, &opening) == OK:
-            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked
-                    and not _waits_for_messages(fd) and _path_means(path, &facts)):
+            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked and not _waits_for_messages(fd)
+                    and _path_means(path, &facts)):
                 removed = file_remove(path) == OK
     opening_release(&opening)
     file_close(fd)
