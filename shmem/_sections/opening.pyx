@@ -323,7 +323,7 @@ cdef void section_leave(section_t* section) noexcept nogil:
     process_mutex_unlock()
 
 
-cdef bint _waits_for_messages(int fd) noexcept nogil:
+cdef bint _has_messages(int fd) noexcept nogil:
     """Return whether a section's last claims, of messages that were in flight when its processes ended, have not ended yet."""
     cdef header_t header
     cdef size_t got = 0
@@ -344,7 +344,7 @@ cdef bint section_remove_abandoned(const char* path) noexcept nogil:
     if (_joined_by_path(path, False) == NULL and file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK
             and facts.user == user_id()):
         if sections_find(&facts) == NULL and opening_try(fd, path, &opening) == OK:
-            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked and not _waits_for_messages(fd)
+            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked and not _has_messages(fd)
                     and _path_means(path, &facts)):
                 removed = file_remove(path) == OK
     opening_release(&opening)
