@@ -5,6 +5,7 @@ This module is imported before the first section is opened, because making datac
 
 import contextlib
 import dataclasses
+import types
 
 from shmem._base.errors import ClosedError, NotASection
 from shmem._objects import arrays, claims, finding
@@ -31,6 +32,8 @@ class Handle:
     serial: int = 0
     view: tuple | None = None
     claim: tuple | None = None
+
+    __class_getitem__ = classmethod(types.GenericAlias)  # Handle[Node], for annotations: the type of what `open` returns
 
     def open(self, *, writeable=True):
         """Attach to the section if necessary, and return the object.
