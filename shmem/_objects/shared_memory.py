@@ -16,7 +16,6 @@ from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
 from shmem._objects.semaphore import place_semaphore
 
-
 _ABSENT = object()
 
 
@@ -274,7 +273,7 @@ class SharedMemory(_core.Memory):
         raise KeyError(f"cannot take a name: the section {self.path!r} has none")
 
     def setdefault(self, name, default):
-        """Return the object with a name; if there is none, assign the name to `default` first.  `require` makes the value only if needed."""
+        """Return the object with a name; if there is none, assign it to `default` first.  `require` makes the value only if needed."""
         while (found := directory.get(self, name)) is None:
             with contextlib.suppress(errors.NameExists):
                 self[name] = default
