@@ -105,6 +105,14 @@ cdef int section_map_read_only(section_t* section, uint64_t address) noexcept no
     return memory_map(fd, section.size_bytes, False, address, &section.read_only_base) if fd >= 0 else EBADF
 
 
+cdef int section_need_read_only(section_t* section) noexcept nogil:
+    cdef int status
+    process_mutex_lock()
+    status = section_map_read_only(section, 0)
+    process_mutex_unlock()
+    return status
+
+
 # -- joining --------------------------------------------------------------------------------------------------
 
 cdef int _join_locked(section_t* section, open_request_t* request, const file_facts_t* facts) noexcept nogil:

@@ -19,6 +19,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import struct
 import traceback
 import warnings
 
@@ -96,6 +97,10 @@ def _users_block(content, offset, size, type_id):
         return type_id, wanted, bytes(content[offset : offset + wanted])
     if type_id == TYPE_ARRAY:
         data, n_bytes = ARRAY["data_off"].read(content, offset), ARRAY["data_bytes"].read(content, offset)
+        if ARRAY["capacity_bytes"].read(content, offset):  # the rows of an array that can grow
+            n_dims = ARRAY["n_dims"].read(content, offset)
+            n_rows, row_bytes = (struct.unpack_from("Q", content, offset + ARRAY.size + 8 * i)[0] for i in (0, n_dims))
+            n_bytes = n_rows * row_bytes
         return type_id, size, bytes(content[offset + data : offset + data + n_bytes])
     return type_id, size, b""
 
