@@ -10,8 +10,8 @@ The gate is the word `append_gate` in the array's header::
 
 Other gates (`_sync/gate.pxd`) lie where they stay.  This one lies in a block, which may be freed, or replaced by a larger one, while
 threads wait for it.  So the word is changed under the heap gate only, after a look at the block, and its owner pins the block:
-`block_is_pinned` counts it as a participant with views.  A waiter sleeps without the heap gate and pins nothing.  It writes nothing while it
-sleeps, and afterwards looks the name up again: it may lead to another array by then.
+`block_is_pinned` counts it as a participant with views.  A waiter sleeps without the heap gate and pins nothing.  It writes nothing while
+it sleeps, and afterwards looks the name up again: it may lead to another array by then.
 
 Every sleep is a slice, because a wake is lost if the thread that owes it is killed, or the block is freed.  A waiter that has waited for
 a slice asks whether the owner is alive, and takes a dead one's place.  What the dead owner left needs no repair: see `array_growth.pyx`.
@@ -188,7 +188,7 @@ cdef int array_seal(section_t* section, named_array_t* call) noexcept nogil:
                 word |= GATE_WAITERS
                 store_release_u64(&array.append_gate, word)
                 status = WOULD_BLOCK
-            elif block_is_viewed(section, call.payload_off) or array.n_claims != 0:
+            elif block_is_viewed(section, call.payload_off):
                 status = PINNED
             else:
                 store_release_u32(&array.flags, array.flags | ARRAY_SEALED)                     # commit

@@ -11,8 +11,9 @@ ctypedef struct growth_t:
     const char* rows                 # to append; NULL: the array gets `shape`
     uint64_t n_bytes                 # of these rows
     uint64_t n_rows                  # their number
-    uint64_t shape[MAX_DIMS]
+    uint64_t shape[MAX_DIMS]         # the new one
     uint64_t item_bytes
+    uint64_t former[MAX_DIMS]        # result: the shape so far, whose rows fit the array's room
     bint may_move                    # although there are views, which keep the old array
 
 # Append rows, or change the shape: OK, INTERRUPTED with nothing done, NOT_FOUND, CHANGED, NOT_GROWABLE, SEALED, BEYOND_MAXIMUM, PINNED or

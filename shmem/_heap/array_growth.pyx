@@ -23,23 +23,40 @@ The old gate is open after that.  A thread that waited for it finds, by its name
 again under the heap gate before the commit, so that no participant can begin to view the old array in between.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.bounds cimport damaged
 from shmem._base.layout cimport (
-    BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, array_max_shape, array_shape, array_strides, array_t, round_up)
+    BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, array_max_shape, array_pins, array_shape, array_strides, array_t, round_up)
 from shmem._base.section cimport section_t
-from shmem._base.status cimport BEYOND_MAXIMUM, NO_MEMORY, OK, PINNED
+from shmem._base.status cimport BEYOND_MAXIMUM, CORRUPTED, NO_MEMORY, OK, PINNED
 from shmem._heap.array_gate cimport array_enter, array_leave, array_was_replaced, named_array_t
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_enter, heap_leave)
 from shmem._heap.name_table cimport replacement_t, table_replace
-from shmem._heap.pins cimport block_is_viewed
+from shmem._heap.pins cimport block_is_viewed, pin_words
 
 
 cdef inline array_t* _array(section_t* section, growth_t* growth) noexcept nogil:
     return <array_t*>(section.base + growth.array.payload_off)
+
+
+cdef int _copy_shape(section_t* section, growth_t* growth) noexcept nogil:
+    """Copy the shape so far.  CORRUPTED unless its rows have the size that the array's room was counted with, in C order."""
+    cdef uint64_t step = growth.item_bytes, n
+    cdef uint32_t i
+    growth.former[0] = growth.array.n_rows
+    for i in range(1, growth.array.n_dims):
+        growth.former[i] = array_shape(_array(section, growth))[i]
+        n = growth.former[i] if growth.former[i] != 0 else 1
+        if damaged(step > growth.array.row_bytes // n):
+            return CORRUPTED
+        step *= n
+    if damaged(step != growth.array.row_bytes or growth.n_bytes > growth.n_rows * growth.array.row_bytes):
+        return CORRUPTED
+    return OK
 
 
 # -- in place -------------------------------------------------------------------------------------------------
@@ -55,10 +72,9 @@ cdef bint _is_beyond_maximum(section_t* section, growth_t* growth) noexcept nogi
 
 cdef bint _fits_in_place(section_t* section, growth_t* growth) noexcept nogil:
     """Return whether the shape differs in the first dimension only, and there is room."""
-    cdef uint64_t* shape = array_shape(_array(section, growth))
     cdef uint32_t i
     for i in range(1, growth.array.n_dims):
-        if growth.shape[i] != shape[i]:
+        if growth.shape[i] != growth.former[i]:
             return False
     return growth.shape[0] <= growth.array.capacity_bytes // growth.array.row_bytes
 
@@ -86,39 +102,39 @@ cdef uint64_t _row_bytes(growth_t* growth) noexcept nogil:
 
 cdef void _write_header(section_t* section, growth_t* growth, array_t* made, uint64_t capacity_bytes) noexcept nogil:
     """Write the header of the new array: of the old one it has all but shape and strides, and what belongs to the old block."""
-    cdef array_t* former = _array(section, growth)
     cdef uint64_t step = growth.item_bytes
     cdef uint32_t i, n_dims = growth.array.n_dims
-    memcpy(made, former, growth.array.data_off)
+    memcpy(made, _array(section, growth), growth.array.data_off)
+    made.data_off, made.data_bytes, made.n_dims, made.n_pin_words = growth.array.data_off, 0, <uint16_t>n_dims, pin_words(section)
     made.flags = made.n_names = made.n_claims = made.n_more_pins = 0
     made.append_gate = 0
     made.capacity_bytes = capacity_bytes
-    for i in range(former.n_pin_words):
-        array_strides(made)[n_dims + i] = 0                  # the pins follow the strides
+    for i in range(pin_words(section)):
+        array_pins(made)[i] = 0
     for i in range(n_dims, 0, -1):
         array_shape(made)[i - 1] = growth.shape[i - 1]
         array_strides(made)[i - 1] = <int64_t>step
         step *= growth.shape[i - 1] if growth.shape[i - 1] != 0 else 1
 
 
-cdef void _copy_elements(section_t* section, growth_t* growth, array_t* made) noexcept nogil:
+cdef void _copy_elements(section_t* section, growth_t* growth, char* data) noexcept nogil:
     """Copy the elements that both shapes have: runs along the last dimension, in the order of all others."""
-    cdef array_t* former = _array(section, growth)
+    cdef char* old_data = section.base + growth.array.payload_off + growth.array.data_off
     cdef uint64_t at[MAX_DIMS]
     cdef uint64_t n_shared[MAX_DIMS]
-    cdef uint64_t from_off, to_off
+    cdef uint64_t old_item, new_item                         # numbers of elements
     cdef uint32_t i, last = growth.array.n_dims - 1
     for i in range(growth.array.n_dims):
         at[i] = 0
-        n_shared[i] = array_shape(former)[i] if array_shape(former)[i] < growth.shape[i] else growth.shape[i]
+        n_shared[i] = growth.former[i] if growth.former[i] < growth.shape[i] else growth.shape[i]
         if n_shared[i] == 0:
             return
     while True:
-        from_off, to_off = growth.array.data_off, made.data_off
-        for i in range(last):
-            from_off += at[i] * array_strides(former)[i]
-            to_off += at[i] * array_strides(made)[i]
-        memcpy(<char*>made + to_off, <char*>former + from_off, n_shared[last] * growth.item_bytes)
+        old_item = new_item = 0
+        for i in range(last + 1):
+            old_item = old_item * growth.former[i] + at[i]
+            new_item = new_item * growth.shape[i] + at[i]
+        memcpy(data + new_item * growth.item_bytes, old_data + old_item * growth.item_bytes, n_shared[last] * growth.item_bytes)
         i = last
         while i > 0:
             i -= 1
@@ -133,13 +149,13 @@ cdef void _copy_elements(section_t* section, growth_t* growth, array_t* made) no
 cdef void _fill(section_t* section, growth_t* growth, array_t* made) noexcept nogil:
     """Fill the new array with the old rows, and the rows to append or zeros."""
     cdef named_array_t* array = &growth.array
-    cdef char* data = <char*>made + made.data_off
+    cdef char* data = <char*>made + array.data_off
     if growth.rows != NULL:
         memcpy(data, section.base + array.payload_off + array.data_off, array.n_rows * array.row_bytes)
         memcpy(data + array.n_rows * array.row_bytes, growth.rows, growth.n_bytes)
     else:
-        memset(data, 0, growth.shape[0] * <uint64_t>array_strides(made)[0])
-        _copy_elements(section, growth, made)
+        memset(data, 0, growth.shape[0] * _row_bytes(growth))
+        _copy_elements(section, growth, data)
 
 
 cdef int _allocate(section_t* section, growth_t* growth, uint64_t* new_off, uint64_t* capacity_bytes) noexcept nogil:
@@ -192,13 +208,15 @@ cdef int _move(section_t* section, growth_t* growth) noexcept nogil:
 cdef int _grow_entered(section_t* section, growth_t* growth) noexcept nogil:
     """Do the work as the owner of the gate; it is left if the array has moved."""
     cdef uint32_t i
-    cdef int status = OK
+    cdef int status = _copy_shape(section, growth)
+    if status != OK:
+        return status
     if growth.rows != NULL:
         if growth.n_rows > growth.array.max_rows - growth.array.n_rows:
             return BEYOND_MAXIMUM
         growth.shape[0] = growth.array.n_rows + growth.n_rows
         for i in range(1, growth.array.n_dims):
-            growth.shape[i] = array_shape(_array(section, growth))[i]
+            growth.shape[i] = growth.former[i]
     elif _is_beyond_maximum(section, growth):
         return BEYOND_MAXIMUM
     if not _fits_in_place(section, growth):

@@ -11,6 +11,7 @@ from workers import wait_for, waits_for_others
 
 import shmem
 from shmem._base.layout import LAYOUT, PAGE_BYTES
+from shmem._cli.check import examine
 from shmem._objects import growing
 
 ARRAY = LAYOUT["array_t"]
@@ -475,9 +476,61 @@ def test_waiting_appender_can_be_interrupted(shm, scribe, child):
     wait_for(lambda: waits_for_others(pid))
     assert log.pins == ()
     os.kill(pid, signal.SIGINT)
-    assert waiter.hear() == "interrupted"
+    assert waiter.hear_soon() == "interrupted"
     wait_for(lambda: waits_for_others(pid))
     del shm["log"]
-    assert waiter.hear() == "gone"
+    assert waiter.hear_soon() == "gone"
     waiter.end()
     stopped.kill()
+
+
+# -- files ----------------------------------------------------------------------------------------------------
+
+
+def test_check_of_a_file_with_a_dead_appender(section_file):
+    """A gate that is taken, and rows above the end, are not damage; what is wrong in the header is."""
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as shm:
+        log_of(shm, 2)
+        offset = find(shm, "log")
+    scribe = Scribe(section_file)
+    data = offset + ARRAY["data_off"].read(scribe.bytes, offset)
+    scribe[data + 2 * 16] = 123
+    scribe[ARRAY["append_gate"].at(offset)] = ABSENT_OWNER
+    assert examine(section_file, False, False).state == "intact"
+    shape = offset + ARRAY.size
+    scribe[shape] = 1 << 40
+    assert examine(section_file, False, False).state == "repairable"
+    scribe[shape] = 2
+    with shmem.SharedMemory(section_file) as shm:
+        shm.entry("log").append(rows(2, 1))
+        assert shm["log"].tolist() == rows(0, 3).tolist()
+        assert scribe[ARRAY["append_gate"].at(offset)] == 0
+
+
+def test_leak_and_lost_tag_of_an_array_that_can_grow(section_file):
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as shm:
+        offset = shmem.info(shm.zeros((3, 2), "int64", maxshape=(None, 2))).offset
+        log_of(shm, 2)
+        named = find(shm, "log")
+    assert [leak.type for leak in examine(section_file, False, True).leaks] == ["array (3, 2) of <i8"]
+    Scribe(section_file)[named - 16] = 0
+    examined = examine(section_file, False, False)
+    assert any("kept as an array, named 'log'" in note for note in examined.notes), examined.notes
+    assert offset < named
+
+
+def test_snapshot_while_rows_are_appended(shm, tmp_path):
+    log = log_of(shm)
+    thread = threading.Thread(target=append_numbers, args=(shm.name, 7, 1000, False))
+    thread.start()
+    for i in range(5):
+        path = tmp_path / f"copy {i}"
+        shm.snapshot(path)
+        with shmem.SharedMemory(path) as copy:
+            found = copy["log"]
+            assert found[:, 1].tolist() == list(range(len(found)))
+            del found
+            copy.entry("log").append([[1, 2]])
+            copy.check_heap()
+    thread.join()
+    assert len(log.value) == 3000

@@ -20,6 +20,7 @@ import multiprocessing.connection
 import os
 import signal
 import struct
+import time
 import traceback
 import warnings
 
@@ -108,7 +109,7 @@ def _users_block(content, offset, size, type_id):
 def _describe(value):
     """Return a named object or the root in a form that can be compared."""
     if isinstance(value, np.ndarray):
-        return "array", value.dtype.str, value.shape, value.tobytes()
+        return "array", value.dtype.str, value.shape, value.flags.writeable, value.tobytes()
     if isinstance(value, shmem.Block):
         return "block", bytes(value)
     if isinstance(value, shmem.Queue):
@@ -151,6 +152,9 @@ def observe(shm):
     if len(blocks) != report.blocks:
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
     names = {name: _describe(shm[name]) for name in shm}
+    for entry in map(shm.entry, names):
+        if entry.maxshape is not None and not entry.sealed:
+            entry.resize(entry.shape)  # its gate is not taken
     root = shm.root
     return {"names": names, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
 
@@ -337,10 +341,22 @@ def _let_go(task, folder, partner):
     _held["doing"] = contextlib.nullcontext()
 
 
+def living(shm):
+    """Return the pids of the participants that are alive.  Nothing is cleared up, as `stats` might do."""
+    return shm._header_facts()["participants"]
+
+
+def _wait_until_alone(shm):
+    """Wait until the killed process is seen as dead: its lock goes with its mappings, which a reader of /proc keeps for a moment."""
+    while set(living(shm)) - {os.getpid()}:
+        time.sleep(0.001)
+
+
 def _go_on(task, folder, partner):
     """Go on after the victim was killed."""
     shm, doing = _held.pop("shm"), _held.pop("doing")
     with shm:
+        _wait_until_alone(shm)
         doing.__exit__(None, None, None)
         seen = carry_on(shm, task["number"])
         _empty(shm)
