@@ -27,7 +27,7 @@ def fits(wreck, offset):
         return False
     dims = shape(wreck, at)
     strides = struct.unpack_from(f"<{n_dims}q", wreck.raw, at + ARRAY.size + WORD_BYTES * n_dims)
-    if grows and not _rows_fit(array, dims, strides):
+    if grows and not _rows_fit(array, dims, strides, struct.unpack_from(f"<{n_dims}Q", wreck.raw, at + data_off - WORD_BYTES * n_dims)):
         return False
     try:
         dtype = from_text(dtype_text(wreck, at))
@@ -38,9 +38,11 @@ def fits(wreck, offset):
     return True
 
 
-def _rows_fit(array, dims, strides):
-    """Return whether the rows of an array that can grow fit its room."""
-    return bool(dims) and array["data_bytes"] == 0 and strides[0] > 0 and dims[0] * strides[0] <= array["capacity_bytes"]
+def _rows_fit(array, dims, strides, most):
+    """Return whether the rows of an array that can grow fit its room, and its shape the maximum."""
+    if not dims or array["data_bytes"] or any(n > limit for n, limit in zip(dims, most, strict=True)):
+        return False
+    return strides[0] > 0 and dims[0] * strides[0] <= array["capacity_bytes"]
 
 
 def shape(wreck, payload_off):

@@ -145,6 +145,8 @@ cdef int _check_growable(Mapping mapping, uint64_t payload_off, char* at, uint64
     for i in range(head.n_dims):
         if facts.dims[i] == 0:
             head.data_bytes = 0
+        if damaged(facts.most[i] < facts.dims[i]):
+            raise_damaged(mapping.section, payload_off, f"dimension {i} of an array is {facts.dims[i]}, beyond its maximum {facts.most[i]}")
     return 0
 
 
@@ -166,6 +168,17 @@ cdef bint _elements_fit(const facts_t* facts, uint64_t item_bytes) noexcept nogi
         if end > data_bytes:
             return False                 # now, before sums overflow
     return n_bytes == data_bytes
+
+
+cdef tuple _checked_elements(Mapping mapping, uint64_t payload_off, const facts_t* facts):
+    """Return dtype, shape and strides, whose elements cover exactly the array's data."""
+    dtype = dtype_from(mapping, payload_off, facts.text[:facts.head.dtype_bytes])
+    shape = tuple([facts.dims[i] for i in range(facts.head.n_dims)])
+    strides = tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
+    if damaged(dtype.subdtype is not None or not _elements_fit(facts, dtype.itemsize)):
+        raise_damaged(mapping.section, payload_off,
+                      f"an array of shape {shape} and strides {strides} does not fit {facts.head.data_bytes} bytes")
+    return dtype, shape, strides
 
 
 cdef int _need_read_only_step(section_t* section, void* request) noexcept nogil:
@@ -196,11 +209,7 @@ cdef object _open_array(Mapping mapping, uint64_t payload_off, uint64_t serial):
     hold.hold = hold_block(mapping, payload_off, serial, "get the array")        # from here on the block cannot be freed
     _read_header(mapping, payload_off, &facts)
     _find_data(hold, &facts)
-    dtype = dtype_from(mapping, payload_off, facts.text[:facts.head.dtype_bytes])
-    shape = tuple([facts.dims[i] for i in range(facts.head.n_dims)])
-    strides = tuple([<int64_t>facts.steps[i] for i in range(facts.head.n_dims)])
-    if damaged(dtype.subdtype is not None or not _elements_fit(&facts, dtype.itemsize)):
-        raise_damaged(mapping.section, payload_off, f"an array of shape {shape} and strides {strides} does not fit {hold.n_bytes} bytes")
+    dtype, shape, strides = _checked_elements(mapping, payload_off, &facts)
     try:
         return _array_of(hold, shape, dtype, strides)
     except errors.DAMAGED_TEXT as error:
@@ -402,13 +411,10 @@ def facts_of(Memory memory, uint64_t payload_off, const unsigned char[::1] heade
     cdef Mapping mapping = memory.opened()
     cdef facts_t facts
     _check_header(mapping, payload_off, <char*>&header[0], n_bytes, &facts)
-    dtype = dtype_from(mapping, payload_off, facts.text[:facts.head.dtype_bytes])
-    shape = tuple([facts.dims[i] for i in range(facts.head.n_dims)])
+    dtype, shape, _ = _checked_elements(mapping, payload_off, &facts)
     most = None
     if facts.head.capacity_bytes != 0:
         most = tuple([None if facts.most[i] == <uint64_t>UNLIMITED else facts.most[i] for i in range(facts.head.n_dims)])
-    if damaged(dtype.subdtype is not None or not _elements_fit(&facts, dtype.itemsize)):
-        raise_damaged(mapping.section, payload_off, f"an array of shape {shape} does not fit {facts.head.data_bytes} bytes")
     return dtype, shape, most, facts.head.data_bytes, bool(facts.head.flags & ARRAY_SEALED)
 
 

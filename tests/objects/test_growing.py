@@ -10,7 +10,7 @@ from scribe import ABSENT_OWNER, Scribe
 from workers import wait_for, waits_for_others
 
 import shmem
-from shmem._base.layout import LAYOUT, PAGE_BYTES
+from shmem._base.layout import LAYOUT, OWNER_GENERATION_SHIFT, PAGE_BYTES
 from shmem._cli.check import examine
 from shmem._objects import growing
 
@@ -495,11 +495,11 @@ def test_check_of_a_file_with_a_dead_appender(section_file):
     scribe = Scribe(section_file)
     data = offset + ARRAY["data_off"].read(scribe.bytes, offset)
     scribe[data + 2 * 16] = 123
-    scribe[ARRAY["append_gate"].at(offset)] = ABSENT_OWNER
+    scribe[ARRAY["append_gate"].at(offset)] = 5 << OWNER_GENERATION_SHIFT | 3
     assert examine(section_file, False, False).state == "intact"
     shape = offset + ARRAY.size
     scribe[shape] = 1 << 40
-    assert examine(section_file, False, False).state == "repairable"
+    assert examine(section_file, False, False).state == "damaged"
     scribe[shape] = 2
     with shmem.SharedMemory(section_file) as shm:
         shm.entry("log").append(rows(2, 1))

@@ -71,8 +71,9 @@ def memory_folder():
         ["free: the root object", "reallocate: grow in place", "reallocate: shrink", "reallocate: move the root"],
         ["directory: delete", "object: the first of its type"],
         ["lock: upgrade and downgrade", "mutex: two mutexes", "queue: put_many"],
+        ["array: append in place", "array: resize, another dimension", "array: seal"],
     ],
-    ids=["heap", "reallocate", "names", "locks"],
+    ids=["heap", "reallocate", "names", "locks", "arrays"],
 )
 def test_every_instruction(names, tmp_path, memory_folder):
     """Each line of the table counts changing stores, states and kills; every recovery succeeds, and every store is seen."""
