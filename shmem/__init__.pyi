@@ -13,7 +13,7 @@ import enum
 import os
 import queue
 import sys
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
 from types import TracebackType
 from typing import (
     Any,
@@ -44,6 +44,7 @@ __all__ = [
     "Bytes",
     "ClosedError",
     "DeadlockError",
+    "Entry",
     "Event",
     "Handle",
     "HeapCorruption",
@@ -58,6 +59,7 @@ __all__ = [
     "Mutex",
     "NameExists",
     "NotASection",
+    "ObjectInfo",
     "OperatingSystemError",
     "OwnerDiedWarning",
     "Queue",
@@ -88,6 +90,7 @@ __all__ = [
     "float64",
     "get_error_text",
     "handle",
+    "info",
     "int16",
     "int32",
     "int64",
@@ -117,6 +120,7 @@ _Put = TypeVar("_Put", default=Any)
 _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _Size: TypeAlias = SupportsIndex | str
 _Shape: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
+_MaxShape: TypeAlias = SupportsIndex | Sequence[SupportsIndex | None]
 _DType: TypeAlias = np.dtype[_Scalar] | type[_Scalar]
 _Order: TypeAlias = Literal["C", "F"]
 _Mode: TypeAlias = Literal["read_write", "read_only"]
@@ -414,6 +418,14 @@ class HeapReport:
     cached_bytes: int
 
 @dataclasses.dataclass(frozen=True)
+class ObjectInfo:
+    section: SharedMemory
+    offset: int
+    serial: int
+    names: tuple[str, ...]
+    pins: tuple[int, ...]
+
+@dataclasses.dataclass(frozen=True)
 class SectionStats:
     max_size: int
     used: int
@@ -432,6 +444,31 @@ class SectionStats:
     owner_deaths: int
     recoveries: int
 
+# -- entries of the directory ---------------------------------------------------------------------------------
+
+class Entry:
+    def __init__(self, memory: SharedMemory, name: str) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def dtype(self) -> np.dtype[Any] | None: ...
+    @property
+    def shape(self) -> tuple[int, ...] | None: ...
+    @property
+    def maxshape(self) -> tuple[int | None, ...] | None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def pins(self) -> tuple[int, ...]: ...
+    @property
+    def sealed(self) -> bool: ...
+    def append(self, rows: npt.ArrayLike, move: bool = False) -> None: ...
+    def resize(self, shape: _Shape, move: bool = False) -> None: ...
+    def seal(self) -> None: ...
+    def __reduce__(self) -> NoReturn: ...
+
 # -- functions ----------------------------------------------------------------------------------------------
 
 def deallocate(obj: _Placed) -> None: ...
@@ -441,6 +478,7 @@ def find_storage(obj: object) -> SharedMemory | None: ...
 def handle(obj: npt.NDArray[_Scalar]) -> Handle[npt.NDArray[_Scalar]]: ...
 @overload
 def handle(obj: _Object) -> Handle[_Object]: ...
+def info(obj: _Placed | memoryview) -> ObjectInfo: ...
 def loads(data: Buffer) -> Any: ...
 def register(library: Literal["billiard", "joblib", "loky", "multiprocess", "pyarrow"]) -> None: ...
 
@@ -500,23 +538,55 @@ class SharedMemory:
     # arrays
     @overload
     def empty(
-        self, shape: _Shape, dtype: _DType[_Scalar], order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: _DType[_Scalar],
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
-    def empty(self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False) -> npt.NDArray[np.float64]: ...
+    def empty(
+        self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False, maxshape: _MaxShape | None = None
+    ) -> npt.NDArray[np.float64]: ...
     @overload
     def empty(
-        self, shape: _Shape, dtype: npt.DTypeLike = ..., order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: npt.DTypeLike = ...,
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def zeros(
-        self, shape: _Shape, dtype: _DType[_Scalar], order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: _DType[_Scalar],
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
-    def zeros(self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False) -> npt.NDArray[np.float64]: ...
+    def zeros(
+        self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False, maxshape: _MaxShape | None = None
+    ) -> npt.NDArray[np.float64]: ...
     @overload
     def zeros(
-        self, shape: _Shape, dtype: npt.DTypeLike = ..., order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: npt.DTypeLike = ...,
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def full(
@@ -528,6 +598,7 @@ class SharedMemory:
         *,
         name: str | None = None,
         temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
     def full(
@@ -539,18 +610,37 @@ class SharedMemory:
         *,
         name: str | None = None,
         temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def array(
-        self, obj: npt.ArrayLike, dtype: _DType[_Scalar], *, name: str | None = None, temporary: bool = False
+        self,
+        obj: npt.ArrayLike,
+        dtype: _DType[_Scalar],
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
     def array(
-        self, obj: npt.NDArray[_Scalar], dtype: None = None, *, name: str | None = None, temporary: bool = False
+        self,
+        obj: npt.NDArray[_Scalar],
+        dtype: None = None,
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
     def array(
-        self, obj: npt.ArrayLike, dtype: npt.DTypeLike | None = None, *, name: str | None = None, temporary: bool = False
+        self,
+        obj: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def copy(self, obj: npt.NDArray[_Scalar], *, name: str | None = None, temporary: bool = False) -> npt.NDArray[_Scalar]: ...
@@ -614,6 +704,7 @@ class SharedMemory:
     def values(self) -> ValuesView[Any]: ...
     def items(self) -> ItemsView[str, Any]: ...
     def get(self, name: str, default: object = None) -> Any: ...
+    def entry(self, name: str) -> Entry: ...
     @overload
     def require(self, name: str, factory: Callable[[], _Found]) -> _Found: ...
     @overload
