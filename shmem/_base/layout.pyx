@@ -23,17 +23,17 @@ from libc.stdint cimport uint64_t
 
 from shmem._base.layout cimport (
     ARRAY_SEALED, ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, BLOCK_MAX_ALIGN_BYTES, BLOCK_MIN_BYTES,
-    BLOCK_REAR_BYTES, CACHE_BINS, CHANNEL_WAITERS_SHIFT, END_OF_ADDRESSES, EVENT_SIGNALED, FNV_BASIS, FNV_PRIME, GOLDEN, INDEX_BYTES,
-    INDEX_NEXT_FIT, INDEX_TLSF, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
+    BLOCK_REAR_BYTES, CACHE_BINS, CHANNEL_WAITERS_SHIFT, CLAIM_ENDS, END_OF_ADDRESSES, EVENT_SIGNALED, FNV_BASIS, FNV_PRIME, GOLDEN,
+    INDEX_BYTES, INDEX_NEXT_FIT, INDEX_TLSF, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
     INTENT_SHRINK, INTENT_SWAP_SLOT, LAYOUT_VERSION, LINE_BYTES, MAGIC, MAGIC_BEING_MADE, MAX_DIMS, MAX_LABEL_BYTES, MAX_NAME_BYTES,
     MAX_PARTICIPANTS, MAX_SECTION_BYTES, NAMED_EVENT, NAMED_MAGIC, NAMED_SEMAPHORE, NAMED_VERSION, NAMES_MANY, NAMES_SHIFT,
     NAME_HASH_FACTOR, PAGE_BYTES, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, QUEUE_BYTES,
     QUEUE_RECORDS, QUEUE_STRUCT, SEMAPHORE_MAX, SERIAL_MASK, SLACK_MASK, SLACK_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_CACHED,
     STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TAG_GATED, TAG_SERIAL_MASK, TAG_SERIAL_SHIFT, TAG_SIZE_MASK, TAG_SMALL,
     TAG_SMALL_SIZE_MASK, TAG_STATE_MASK, TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT, TYPE_ARRAY,
-    TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PINS, TYPE_PLAIN, TYPE_QUEUE,
-    TYPE_SEMAPHORE, UNLIMITED, control_bytes, hash_name, layout_fingerprint, seal, tag_has_right_format, tag_make, tag_make_free,
-    tag_size, tag_state, tag_type, type_is_internal)
+    TYPE_CLAIM, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PINS, TYPE_PLAIN,
+    TYPE_QUEUE, TYPE_SEMAPHORE, UNLIMITED, control_bytes, hash_name, layout_fingerprint, seal, tag_has_right_format, tag_make,
+    tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
 from shmem._base.participants cimport GUEST_BYTE, LIVENESS_BYTE, NAMING_BITS, NAMING_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS
@@ -66,13 +66,14 @@ cdef extern from *:
         FIELD(spare5),
         FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),
         FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims),
-        FIELD(claims_until), FIELD(doomed_off), FIELD(attributes_off), FIELD(spare9), FIELD(room_bytes), FIELD(backing_off),
-        FIELD(unbacked_pages), FIELD(types_version), FIELD(pins_off), FIELD(n_pin_records), FIELD(n_pin_slots), FIELD(spare10),
+        FIELD(claims_until), FIELD(doomed_off), FIELD(attributes_off), FIELD(claims_off), FIELD(claims_boot),
+        FIELD(claimed_bytes), FIELD(room_bytes), FIELD(backing_off), FIELD(unbacked_pages), FIELD(types_version), FIELD(pins_off),
+        FIELD(n_pin_records), FIELD(n_pin_slots), FIELD(spare10),
         FIELD(change_channels), FIELD(pin_slots),
     #undef S
     #define S participant_t
         STRUCT(), FIELD(readers), FIELD(attached), FIELD(pending), FIELD(pins), FIELD(waiting), FIELD(pid), FIELD(magazine_off),
-        FIELD(room_bytes), FIELD(log_off), FIELD(spare),
+        FIELD(room_bytes), FIELD(log_off), FIELD(claims), FIELD(spare),
     #undef S
     #define S intent_t
         STRUCT(), FIELD(operation), FIELD(slot_off), FIELD(value), FIELD(make_off), FIELD(drop_off), FIELD(spare),
@@ -98,6 +99,9 @@ cdef extern from *:
     #undef S
     #define S pin_record_t
         STRUCT(), FIELD(target_off), FIELD(serial), FIELD(child_off),
+    #undef S
+    #define S claim_t
+        STRUCT(), FIELD(target_off), FIELD(serial), FIELD(sender), FIELD(made_at), FIELD(expires_at), FIELD(next_off), FIELD(previous_off),
     #undef S
     #define S semaphore_t
         STRUCT(), FIELD(value), FIELD(spare), FIELD(channel),
@@ -345,7 +349,7 @@ CONSTANTS = dict(
     # types
     TYPE_PLAIN=TYPE_PLAIN, TYPE_ARRAY=TYPE_ARRAY, TYPE_NAME_TABLE=TYPE_NAME_TABLE, TYPE_NAME_ENTRY=TYPE_NAME_ENTRY,
     TYPE_SEMAPHORE=TYPE_SEMAPHORE, TYPE_EVENT=TYPE_EVENT, TYPE_MUTEX=TYPE_MUTEX, TYPE_QUEUE=TYPE_QUEUE, TYPE_FIRST_USER=TYPE_FIRST_USER,
-    TYPE_LAST_USER=TYPE_LAST_USER, TYPE_PINS=TYPE_PINS,
+    TYPE_LAST_USER=TYPE_LAST_USER, TYPE_CLAIM=TYPE_CLAIM, TYPE_PINS=TYPE_PINS,
     # the free-block index
     INDEX_TLSF=INDEX_TLSF, INDEX_NEXT_FIT=INDEX_NEXT_FIT, CACHE_BINS=CACHE_BINS, TLSF_FIRST_LEVELS=TLSF_FIRST_LEVELS,
     TLSF_SECOND_SHIFT=TLSF_SECOND_SHIFT, TLSF_SECOND_LEVELS=TLSF_SECOND_LEVELS,
@@ -357,6 +361,7 @@ CONSTANTS = dict(
     ARRAY_TEMPORARY=ARRAY_TEMPORARY, ARRAY_UNNAMED=ARRAY_UNNAMED, ARRAY_SEALED=ARRAY_SEALED, UNLIMITED=<uint64_t>UNLIMITED,
     PIN_UNNAMED=<uint64_t>PIN_UNNAMED,
     PIN_SLOTS=PIN_SLOTS, PIN_SLOT_SHIFT=PIN_SLOT_SHIFT, PIN_SLOT_OFF_MASK=<uint64_t>PIN_SLOT_OFF_MASK, PIN_SLOT_UNNAMED=PIN_SLOT_UNNAMED,
+    CLAIM_ENDS=CLAIM_ENDS,
     QUEUE_RECORDS=QUEUE_RECORDS, QUEUE_BYTES=QUEUE_BYTES, QUEUE_STRUCT=QUEUE_STRUCT,
     # semaphores, events, channels
     SEMAPHORE_MAX=SEMAPHORE_MAX, EVENT_SIGNALED=EVENT_SIGNALED, CHANNEL_WAITERS_SHIFT=CHANNEL_WAITERS_SHIFT,

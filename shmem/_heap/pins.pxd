@@ -40,9 +40,10 @@ cdef bint block_is_pinned(section_t* section, uint64_t payload_off, bint by_othe
 cdef bint block_is_viewed(section_t* section, uint64_t payload_off) noexcept nogil
 # Copy the bits of the live participants that have views of the block, in as many words as an array has.
 cdef void block_copy_pins(section_t* section, uint64_t payload_off, uint64_t* bits) noexcept nogil
-# Whether a block without pins must be freed: its flags require it, and neither a name nor the root leads to it.
+# Whether a block without pins must be freed: its flags require it, and neither a name, nor the root, nor a claim leads to it.
 cdef bint block_is_unreachable(section_t* section, uint64_t payload_off) noexcept nogil
-# If a live participant pins the block, which no name leads to any more, mark it to be freed with its last pin, and return True.
+# If a live participant pins the block, or a message claims it, and no name leads to it any more, mark it to end with the last of them, and
+# return True.
 cdef bint block_waits_for_pins(section_t* section, uint64_t payload_off) noexcept nogil
 # A name leads to the block: it stays without pins.
 cdef void block_was_named(section_t* section, uint64_t payload_off) noexcept nogil

@@ -81,9 +81,14 @@ def look(Memory memory, str name):
 
 # -- errors -------------------------------------------------------------------------------------------------
 
+cdef str _viewers(tuple pids):
+    if not pids:                         # they have dropped their views meanwhile, or have yet to receive them
+        return "a message refers to it, or a process viewed it"
+    return f"process{'es' if len(pids) > 1 else ''} {', '.join([str(pid) for pid in pids])} viewed it"
+
+
 cdef int _fail(Mapping mapping, int status, str name, str what, tuple pids) except -1:
     """Raise the exception for a status."""
-    viewers = "processes " + ", ".join([str(pid) for pid in pids]) if pids else "a process"
     if status == NOT_FOUND:
         raise KeyError(name)
     if status == ALREADY_FREED or status == INVALID_BLOCK:
@@ -94,7 +99,7 @@ cdef int _fail(Mapping mapping, int status, str name, str what, tuple pids) exce
         raise BufferError(f"cannot {what}: the array would have to move, and other names lead to it, or it is the root object; "
                           "delete the other names, or reserve more room with maxshape")
     if status == PINNED:
-        raise BufferError(f"cannot {what}: {viewers} viewed the array; drop the views first")
+        raise BufferError(f"cannot {what}: {_viewers(pids)}, and views that exist could be written to; drop them first")
     return check(status, mapping, what)
 
 
@@ -139,10 +144,9 @@ cdef int _grow(Memory memory, str name, facts, growth_t* growth, str what, bint 
     if status == NOT_GROWABLE:
         raise ValueError(f"cannot {what}: the array was made without maxshape")
     if status == PINNED:
-        pids = _pids(memory, facts.offset, facts.serial)
-        viewers = "processes " + ", ".join([str(pid) for pid in pids]) if pids else "a process"
-        raise BufferError(f"cannot {what}: there is no room for that, and {viewers} has views of the array, which would have to move; "
-                          "drop the views, or pass move=True, and they keep the old data")
+        viewers = _viewers(_pids(memory, facts.offset, facts.serial))
+        raise BufferError(f"cannot {what}: the array would have to move, for it has no room for that, but {viewers}; "
+                          "drop the views, or pass move=True: then they keep the old data")
     _fail(mapping, status, name, what, ())
     return status
 

@@ -211,7 +211,7 @@ def test_full_array_moves_when_it_is_not_viewed(shm):
 def test_full_array_does_not_move_under_a_view(shm):
     log = log_of(shm, 1)
     view = log.value
-    with pytest.raises(BufferError, match=f"processes {os.getpid()} has views"):
+    with pytest.raises(BufferError, match=f"process {os.getpid()} viewed it"):
         log.append(rows(1, 1000))
     assert (log.shape, room(log)) == ((1, 2), PAGE_BYTES // 16)
     log.append(rows(1, 200))
@@ -253,6 +253,22 @@ def test_view_of_another_process_keeps_an_array_in_place(shm, child):
     assert other.hear() == "[[0, 1]] (1001, 2)"
     other.end()
     shm.sweep()
+    assert shm.check_heap().blocks == 1
+
+
+def test_claimed_array_does_not_move(shm):
+    log = log_of(shm, 1)
+    sent = shmem.handle(log.value, claim=600)
+    assert log.pins == ()
+    for change in (lambda: log.append(rows(1, 1000)), log.seal):
+        with pytest.raises(BufferError, match="a message refers to it"):
+            change()
+    log.append(rows(1, 1000), move=True)
+    view = sent.open()
+    assert view.tolist() == rows(0, 1).tolist()
+    assert log.shape == (1001, 2)
+    assert shm.check_heap().blocks == 2
+    del view
     assert shm.check_heap().blocks == 1
 
 
