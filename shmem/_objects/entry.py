@@ -25,9 +25,9 @@ class Entry:
 
     __slots__ = ("_memory", "_name")
 
-    def __init__(self, memory, name):
-        self._memory, self._name = memory, name
-        growing.look(memory, name)
+    def __init__(self, section, name):
+        self._memory, self._name = section, name
+        growing.look(section, name)
 
     @property
     def name(self):
