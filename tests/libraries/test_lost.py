@@ -15,7 +15,7 @@ import pytest
 
 import shmem
 
-SECONDS = 60  # after which a pool counts as hanging
+SECONDS = 30  # after which a pool counts as hanging
 METHODS = ["fork", "spawn", "forkserver"]
 
 
