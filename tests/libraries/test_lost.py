@@ -17,6 +17,7 @@ import shmem
 
 SECONDS = 30  # after which a pool counts as hanging
 METHODS = ["fork", "spawn", "forkserver"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")  # executors of other tests have threads
 
 
 @pytest.fixture(params=METHODS)
