@@ -10,7 +10,6 @@ cdef class Memory:
     """The core of `SharedMemory`: section and heap."""
     cdef Mapping mapping              # None once closed
     cdef uint64_t section_id          # kept after close(), which may come before the end of a `with` block
-    cdef const unsigned char[::1] bytes
     cdef str _path
     cdef bint _anonymous
     cdef str _mode

@@ -144,7 +144,6 @@ cdef int _warn_of_limits(Mapping mapping, str path, max_size, max_participants) 
 cdef _put_on_face(Memory memory, Mapping mapping):
     memory.mapping = mapping
     memory.section_id = mapping.section.id
-    memory.bytes = mapping
     memory._path = os.fsdecode(mapping.section.path)
     memory._anonymous = mapping.section.anonymous
     memory._mode = "read_write" if mapping.writable else "read_only"
@@ -259,7 +258,6 @@ cdef class Memory:
             for descriptor in list(mapping.held.values()):
                 descriptor._give_up(mapping)
             self.mapping = None
-            self.bytes = None
             mapping.let_go()
 
     @property

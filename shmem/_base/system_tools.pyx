@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR
 from libc.stdint cimport uint64_t
@@ -112,14 +113,14 @@ def create_file(path, int permissions):
     return fd
 
 
-def write_all(int fd, const unsigned char[::1] content, uint64_t offset):
+def write_all(int fd, content, uint64_t offset):
     """Write bytes at an offset, all of them."""
-    cdef int status = 0
-    cdef const unsigned char* begin
-    if content.shape[0]:
-        begin = &content[0]
-        with nogil:
-            status = file_write(fd, begin, content.shape[0], offset)
+    cdef int status
+    cdef Py_buffer view
+    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
+    with nogil:
+        status = file_write(fd, <char*>view.buf, view.len, offset)
+    PyBuffer_Release(&view)
     _check(status)
 
 

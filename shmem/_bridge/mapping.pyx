@@ -3,8 +3,6 @@
 
 import weakref
 
-from cpython.buffer cimport PyBuffer_FillInfo
-
 from shmem._base.public import refuse_construction
 
 from shmem._base.section cimport section_t
@@ -22,14 +20,11 @@ def register_face_maker(maker):
 
 
 cdef class Mapping:
-    """A handle's reference to a section, and a read-only buffer of all its bytes, since users must not write to it directly."""
+    """A handle's reference to a section."""
 
     def __cinit__(self):
         self.section = NULL
         self.held = {}
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.base, self.section.size_bytes, True, flags)
 
     cdef int take(self, section_t* section, bint writable) except -1:
         """Open the handle on a section that was joined for it."""

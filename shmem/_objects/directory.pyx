@@ -5,6 +5,7 @@
 Python objects.
 """
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -248,14 +249,18 @@ def link(Memory memory, name, obj):
     insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0)
 
 
-def put_bytes(Memory memory, name, const unsigned char[::1] source):
-    """Name a new block with a copy of these bytes; block and name are published together."""
+def put_bytes(Memory memory, name, source):
+    """Name a new block with a copy of a buffer's bytes; block and name are published together."""
     cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef section_t* section = mapping.section
-    cdef size_t n_bytes = source.shape[0]
-    cdef uint64_t payload_off = allocate_pending(mapping, n_bytes, 16, False)
-    if n_bytes:
-        memcpy(section.base + payload_off, &source[0], n_bytes)
+    cdef uint64_t payload_off
+    cdef Py_buffer view
+    PyObject_GetBuffer(source, &view, PyBUF_SIMPLE)
+    try:
+        payload_off = allocate_pending(mapping, view.len, 16, False)
+        memcpy(section.base + payload_off, view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
     try:
         insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN)
     except BaseException:

@@ -12,6 +12,7 @@ import operator
 import numpy as np
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -217,15 +218,20 @@ cdef class Queue(RingCaller):
             An item cannot be one of this queue's records.
         """
         cdef uint64_t n_items, n_done = 0
+        cdef Py_buffer view
         cdef int64_t deadline_ns = queue_deadline(block, timeout)
         self.check_open("put_many")
         self.take_hold("put_many")
         if self.ring.is_bytes:
             return put_many_bytes(self, items, deadline_ns)
-        cdef const unsigned char[::1] data = self.items.many(self, items)
-        n_items = data.shape[0] // self.ring.record_bytes
-        if n_items:
-            self.put_batch(<char*>&data[0], n_items, 0, deadline_ns, &n_done)
+        data = self.items.many(self, items)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            n_items = view.len // self.ring.record_bytes
+            if n_items:
+                self.put_batch(<char*>view.buf, n_items, 0, deadline_ns, &n_done)
+        finally:
+            PyBuffer_Release(&view)
         return n_done
 
     def get_many(self, max_items, block=True, timeout=None):
@@ -254,7 +260,7 @@ cdef class Queue(RingCaller):
         cdef uint64_t n_items, n_most = max(CHUNK_BYTES // self.ring.slot_bytes, 1), n_there = 0
         cdef int64_t deadline_ns = queue_deadline(block, timeout)
         cdef batch_t batch
-        cdef unsigned char[::1] room
+        cdef Py_buffer room
         self.check_open("get_many")
         self.take_hold("get_many")
         n_items = _count_argument("max_items", max_items, self.ring.capacity)
@@ -264,11 +270,13 @@ cdef class Queue(RingCaller):
         if ring_count(self.ring.at, self.ring.capacity, &n_there) == OK and n_there > n_most:
             n_most = n_there
         array = np.empty(min(n_items, n_most), self.items.dtype)
-        room = array.reshape(-1).view(np.uint8)
-        batch.data, batch.n_items, batch.n_done, batch.length = <char*>&room[0], array.shape[0], 0, 0
-        self.get_batch(&batch, deadline_ns)
+        PyObject_GetBuffer(array.reshape(-1).view(np.uint8), &room, PyBUF_WRITABLE)
+        try:
+            batch.data, batch.n_items, batch.n_done, batch.length = <char*>room.buf, array.shape[0], 0, 0
+            self.get_batch(&batch, deadline_ns)
+        finally:
+            PyBuffer_Release(&room)
         if batch.n_done < <uint64_t>array.shape[0]:
-            room = None
             array = array[:batch.n_done].copy()
         return array
 

@@ -6,6 +6,7 @@ that recovers and verifies a heap therefore works on it as for a first opener: e
 first, and nothing here waits.
 """
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
@@ -70,7 +71,7 @@ def hold_opening(int fd, bint shared):
     system_tools.wait_for_byte(fd, <uint64_t>OPENING_BYTE, shared)
 
 
-def check(const unsigned char[::1] image, int fd, bint recover):
+def check(image, int fd, bint recover):
     """Verify a heap whose chain of front tags is whole; return (problem, facts), or (None, facts) if there is no problem.
 
     Parameters
@@ -82,10 +83,19 @@ def check(const unsigned char[::1] image, int fd, bint recover):
     recover : bool
         Recover the heap first, as the first opener would.
     """
+    cdef Py_buffer view
+    PyObject_GetBuffer(image, &view, PyBUF_WRITABLE)
+    try:
+        return _check_bytes(<char*>view.buf, view.len, fd, recover)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef tuple _check_bytes(char* image, uint64_t n_bytes, int fd, bint recover):
     cdef section_t section
     cdef heap_facts_t facts
     cdef Problem problem = FINE
-    cdef int status = image_begin(&section, <char*>&image[0], image.shape[0], fd)
+    cdef int status = image_begin(&section, image, n_bytes, fd)
     if status != OK:
         raise MemoryError
     section.size_bytes = max(section.size_bytes, section.header.max_size)      # a bound for offsets; nothing above `top` is read

@@ -99,12 +99,12 @@ def test_every_instruction_of_exit_and_sweep():
     status, output = crashtest("--repairs", "none", *[f"--operation={name}" for name in names])
     assert status == 0, output
     for _, stores, states, checks, _, _, _, kills, failed in [table(output)[name] for name in names]:
-        assert 10 <= states <= stores + 1
-        assert checks > states
-        assert kills >= 10
-        assert failed == 0
-    assert "after 100.0 % of them a copy was kept at once" in output
-    assert "stepping saw 100.0 % of them" in output
+        assert 10 <= states <= stores + 1, output
+        assert checks > states, output
+        assert kills >= 10, output
+        assert failed == 0, output
+    assert "after 100.0 % of them a copy was kept at once" in output, output
+    assert "stepping saw 100.0 % of them" in output, output
 
 
 @needs_ptrace

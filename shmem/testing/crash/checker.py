@@ -19,6 +19,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import time
 import traceback
 import warnings
 
@@ -332,10 +333,22 @@ def _let_go(task, folder, partner):
     _held["doing"] = contextlib.nullcontext()
 
 
+def living(shm):
+    """Return the pids of the participants that are alive.  Nothing is cleared up, as `stats` might do."""
+    return shm._header_facts()["participants"]
+
+
+def _wait_until_alone(shm):
+    """Wait until the killed process is seen as dead: its lock goes with its mappings, which a reader of /proc keeps for a moment."""
+    while set(living(shm)) - {os.getpid()}:
+        time.sleep(0.001)
+
+
 def _go_on(task, folder, partner):
     """Go on after the victim was killed."""
     shm, doing = _held.pop("shm"), _held.pop("doing")
     with shm:
+        _wait_until_alone(shm)
         doing.__exit__(None, None, None)
         seen = carry_on(shm, task["number"])
         _empty(shm)

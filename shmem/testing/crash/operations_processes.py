@@ -4,10 +4,12 @@ import contextlib
 import os
 import signal
 import threading
+import time
 
 import shmem
 from shmem import _core
 from shmem._objects import arrays
+from shmem.testing.crash.checker import living
 from shmem.testing.crash.operations import operation
 from shmem.testing.crash.operations_waiting import opening
 
@@ -98,8 +100,9 @@ def _(shm):
 # -- what killed processes left -----------------------------------------------------------------------------------
 
 
-def _killed(act):
-    """Run `act()` in a child, which is killed then if it has not killed itself."""
+def _killed(shm, act):
+    """Run `act()` in a child, which is killed then if it has not killed itself; return when the section's participants see its death."""
+    n_participants = len(living(shm))
     pid = os.fork()
     if pid == 0:
         try:
@@ -107,6 +110,8 @@ def _killed(act):
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
+    while len(living(shm)) > n_participants:  # its lock goes with its mappings, which one who reads about it in /proc keeps
+        time.sleep(0.001)
 
 
 def _leave_much(shm):
@@ -126,7 +131,7 @@ def _(shm):
 @operation("sweep: arrays, one of them half made", same=True, forks=True, small=False)
 def _(shm):
     shm["new"] = range(10)
-    _killed(lambda: _leave_much(shm))
+    _killed(shm, lambda: _leave_much(shm))
     yield
     shm.sweep()
 
