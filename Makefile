@@ -12,7 +12,7 @@ SECONDS ?= 150
 JOBS ?= 1
 DEBUG ?= 0
 
-SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find shmem -name '*.py' -o -name '*.pyx' -o -name '*.pxd')
+SOURCES := setup.py pyproject.toml MANIFEST.in $(shell find shmem -name '*.py' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name py.typed)
 RUN := $(VENV)/bin/python
 PIP := TMPDIR="$(abspath $(VENV))/tmp" $(RUN) -m pip --quiet
 WHEEL = $(wildcard $(VENV)/wheel/*.whl)
@@ -30,7 +30,7 @@ help:
 	@echo "make test      set up, build, run the tests against the installed wheel"
 	@echo "make build     set up and build only; then $(RUN) is a Python with shmem; DEBUG=1 keeps debug information"
 	@echo "make bench     measure, beside peers"
-	@echo "make lint      ruff, cython-lint, cython -Wextra, and the direction of imports"
+	@echo "make lint      ruff, cython-lint, cython -Wextra, mypy, pyright, stubtest, and the direction of imports"
 	@echo "make sanitize  the tests against a build with address and undefined-behaviour sanitizers, and SHMEM_DEBUG=1"
 	@echo "make chaos     kill storms on a build that delays atomic operations at random: SECONDS=150 for each of four"
 	@echo "make fuzz      damaged files, led by coverage: MINUTES=60 JOBS=1"
@@ -104,6 +104,8 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint shmem examples bench
 	$(RUN) tests/layers.py
+	@echo "stubtest, mypy and pyright: stubs, examples, README, tour"
+	$(RUN) tools/check_types.py
 	@echo "cython -Wextra on every .pyx of shmem"
 	@rm -rf $(VENV)/tmp/cython && mkdir -p $(VENV)/tmp/cython
 	@find shmem -name '*.pyx' | xargs -n 1 -P 2 sh -c \

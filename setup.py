@@ -65,8 +65,10 @@ DIRECTIVES = {
     "cdivision": True,
     "auto_pickle": False,
     "allow_none_for_extension_args": False,
+    # for `inspect.signature` of extension types: functions have theirs anyway, and an `__init__` with a docstring and
+    # binding(False) gets the text of it, which `shmem/_base/public.pyx` shows as that of the class
     "embedsignature": True,
-    "embedsignature.format": "python",
+    "embedsignature.format": "clinic",
 }
 
 

@@ -23,11 +23,19 @@ import signal
 import time
 import warnings
 import zlib
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 
 import shmem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn
 
 MODEL_ROWS, MODEL_COLUMNS = 344, 403
 ENLARGE = 16
@@ -38,6 +46,10 @@ SECTION_BYTES = 512 << 20  # a limit: disk space is taken only as used
 STEP_MINUTES = 30  # between two positions of the sun, usual for maps of solar radiation
 FREE, DONE = 0, -1  # values of `Progress.owner` beside the numbers of workers
 MAX_DEATHS = 10  # more killed workers are not an accident
+
+Grid = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+Vectors = npt.NDArray[np.float64]
 
 
 class Progress(shmem.Struct, type_name="hillshade.Progress"):
@@ -54,33 +66,35 @@ class Progress(shmem.Struct, type_name="hillshade.Progress"):
     elevation_crc: shmem.uint32
     sunlight_crc: shmem.uint32  # valid when completed, like the mean
     sunlight_mean: shmem.float64
-    owner: shmem.Array[shmem.int32, N_BANDS]  # of each band: FREE, DONE, or the number of a worker
+    # of each band: FREE, DONE, or the number of a worker; type checkers see an array, because the length is not a literal
+    owner: Annotated[npt.NDArray[np.int32], shmem.Array[np.int32, N_BANDS]]
 
-    def cell(self):
+    def cell(self) -> tuple[float, float]:
         """Return the width and height of a cell, in metres."""
         return self.cell_x, self.cell_y
 
-    def suns(self):
+    def suns(self) -> Vectors:
         """Return the positions of the sun in the course of the day."""
         return sun_positions(self.latitude, self.day)
 
-    def release(self, bands):
+    def release(self, bands: Mask) -> None:
         """Make `bands` (a mask) free to be claimed again.
 
         The count is computed from `owner`, where every change is one store, so it is correct after a kill too.
         """
         self.owner[bands] = FREE
-        self.bands_done = np.count_nonzero(self.owner == DONE)
+        self.bands_done = int(np.count_nonzero(self.owner == DONE))
 
 
 # -- the model ----------------------------------------------------------------------------------------
 
 
-def load_model():
+def load_model() -> tuple[Grid, tuple[float, float], float]:
     """Return the elevation model in metres (north up), its cells' width and height in metres, and its latitude in degrees."""
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("jacksboro_fault_dem.npz") as model:
+    opened: Any = get_sample_data("jacksboro_fault_dem.npz")  # matplotlib does not say what it returns
+    with opened as model:
         elevation = model["elevation"].astype(np.float32)
         latitude = float(model["ymin"] + model["ymax"]) / 2
         metres_per_degree = 111_200
@@ -89,13 +103,13 @@ def load_model():
     return elevation, (cell_x, cell_y), latitude
 
 
-def cubic(distance):
+def cubic(distance: Vectors) -> Vectors:
     """Return the weight of a sample at a distance: the cubic convolution of Keys (1981), also known as Catmull-Rom."""
     x = np.abs(distance)
     return np.select([x < 1, x < 2], [1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2])
 
 
-def enlarge_columns(samples):
+def enlarge_columns(samples: Grid) -> Grid:
     """Return `ENLARGE` columns for each column."""
     position = (np.arange(ENLARGE) + 0.5) / ENLARGE - 0.5  # of the new columns, relative to the old one
     weights = cubic(position - np.arange(-2, 3)[:, None]).astype(np.float32)
@@ -104,7 +118,7 @@ def enlarge_columns(samples):
     return (neighbours @ weights).reshape(len(samples), -1)
 
 
-def enlarge(model, out):
+def enlarge(model: Grid, out: Grid) -> None:
     """Write the enlarged model to `out`, which has a margin of one cell on each side, band by band."""
     tall = np.pad(enlarge_columns(model.T).T, ((1, 1), (0, 0)), mode="edge")
     for first in range(0, len(out), BAND_ROWS):
@@ -113,7 +127,7 @@ def enlarge(model, out):
     out[:, 0], out[:, -1] = out[:, 1], out[:, -2]
 
 
-def sun_positions(latitude, day):
+def sun_positions(latitude: float, day: int) -> Vectors:
     """Return unit vectors to the sun (east, north, up) while it is above the horizon, every `STEP_MINUTES` of a day."""
     latitude = np.radians(latitude)
     declination = np.radians(-23.44) * np.cos(2 * np.pi * (day + 10) / 365)
@@ -121,10 +135,11 @@ def sun_positions(latitude, day):
     east = -np.cos(declination) * np.sin(hour_angle)
     north = np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour_angle)
     up = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour_angle)
-    return np.column_stack([east, north, up])[up > 0]
+    visible: Vectors = np.column_stack([east, north, up])[up > 0]
+    return visible
 
 
-def add_sunlight(elevation, cell, suns, out):
+def add_sunlight(elevation: Grid, cell: tuple[float, float], suns: Vectors, out: Grid) -> None:
     """Sum the hillshade over the positions of the sun in `out`, in hours at right angles to the light, without cast shadows.
 
     `elevation` has a margin of one cell on each side.  `out` is zeroed first, so that a band can be started again.
@@ -147,7 +162,7 @@ def add_sunlight(elevation, cell, suns, out):
 # -- shared: the worker -------------------------------------------------------------------------------
 
 
-def claim_band(shm, progress, number):
+def claim_band(shm: shmem.SharedMemory, progress: Progress, number: int) -> int | None:
     """Assign a free band to worker `number` and return the band, or None if no band is free."""
     with shmem.exclusive_lock(shm):
         free = np.flatnonzero(progress.owner == FREE)
@@ -157,20 +172,20 @@ def claim_band(shm, progress, number):
         return int(free[0])
 
 
-def finish_band(shm, progress, band):
+def finish_band(shm: shmem.SharedMemory, progress: Progress, band: int) -> None:
     """Record that a band is done."""
     with shmem.exclusive_lock(shm):
         progress.owner[band] = DONE
         progress.bands_done += 1
 
 
-def rows_of(band):
+def rows_of(band: int) -> tuple[slice, slice]:
     """Return the rows of a band in the result, and in the elevation with its margin."""
     first = band * BAND_ROWS
     return slice(first, first + BAND_ROWS), slice(first, first + BAND_ROWS + 2)
 
 
-def work(path, number):
+def work(path: str, number: int) -> None:
     """Compute bands until none is free: the main function of a worker process, which attaches by path."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which terminates its workers
     ignore_owner_deaths()
@@ -183,7 +198,7 @@ def work(path, number):
             finish_band(shm, progress, band)
 
 
-def ignore_owner_deaths():
+def ignore_owner_deaths() -> None:
     """Ignore the warning after a worker was killed with the lock.
 
     `bands_done` may then be one short of `owner`, and the parent recounts it whenever a worker has died.
@@ -197,32 +212,33 @@ def ignore_owner_deaths():
 class Crew:
     """The worker processes.  A killed worker is replaced, and its bands are released."""
 
-    def __init__(self, shm, n_workers, console):
+    def __init__(self, shm: shmem.SharedMemory, n_workers: int, console: "Console") -> None:
         self.shm, self.progress, self.console = shm, shm.root, console
-        self.processes = {}
+        self.processes: dict[int, BaseProcess] = {}
         self.n_started = self.n_deaths = 0
         for _ in range(n_workers):
             self.start_one()
 
-    def start_one(self):
+    def start_one(self) -> None:
         """Spawn a worker: a new program, which inherits nothing and opens the section by its path."""
         self.n_started += 1
         process = multiprocessing.get_context("spawn").Process(target=work, args=(self.shm.path, self.n_started), daemon=True)
         process.start()
         self.processes[self.n_started] = process
 
-    def replace_dead(self):
+    def replace_dead(self) -> None:
         """Replace killed workers, and exit if one has failed."""
         for number, process in list(self.processes.items()):
-            if process.exitcode is None:
+            exitcode = process.exitcode
+            if exitcode is None:
                 continue
             del self.processes[number]
-            if process.exitcode > 0:
+            if exitcode > 0:
                 raise SystemExit(f"worker {number} failed; its traceback is above")
-            if process.exitcode < 0:
-                self.replace(number, process)
+            if exitcode < 0:
+                self.replace(number, process, signal.Signals(-exitcode))
 
-    def replace(self, number, process):
+    def replace(self, number: int, process: BaseProcess, by: signal.Signals) -> None:
         """Release the bands of a killed worker, and start another one."""
         self.n_deaths += 1
         if self.n_deaths > MAX_DEATHS:
@@ -231,12 +247,11 @@ class Crew:
             lost = self.progress.owner == number
             self.progress.release(lost)
         bands = ", ".join(str(band) for band in np.flatnonzero(lost)) or "none"
-        by = signal.Signals(-process.exitcode).name
         self.start_one()
-        self.console.print(f"worker {number} (process {process.pid}) was killed by {by}; its bands: {bands}")
+        self.console.print(f"worker {number} (process {process.pid}) was killed by {by.name}; its bands: {bands}")
         self.console.print(f"worker {self.n_started} (process {self.processes[self.n_started].pid}) replaces it")
 
-    def kill_one(self):
+    def kill_one(self) -> bool:
         """Kill a worker in the middle of a band; return whether there was one."""
         with shmem.shared_lock(self.shm):
             claimed = self.progress.owner[self.progress.owner > 0]
@@ -246,19 +261,19 @@ class Crew:
                 return True
         return False
 
-    def join(self):
+    def join(self) -> None:
         """Wait for the workers, which end when no band is left."""
         for process in self.processes.values():
             process.join()
 
-    def terminate(self):
+    def terminate(self) -> None:
         """Terminate the remaining workers."""
         for process in self.processes.values():
             process.terminate()
             process.join()
 
 
-def compute_shared(shm, n_workers, kill, console):
+def compute_shared(shm: shmem.SharedMemory, n_workers: int, kill: bool, console: "Console") -> None:
     """Compute every band that is not done with workers; the bar shows the progress recorded in the section."""
     import rich.progress
 
@@ -280,7 +295,7 @@ def compute_shared(shm, n_workers, kill, console):
             crew.terminate()
 
 
-def bar_columns():
+def bar_columns() -> "Sequence[ProgressColumn]":
     """Return the columns of the progress bars."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
@@ -290,7 +305,7 @@ def bar_columns():
 # -- the same with pickle -----------------------------------------------------------------------------
 
 
-def do_task(task):
+def do_task(task: tuple[int, Grid, tuple[float, float], Vectors]) -> tuple[int, Grid]:
     """Compute a band: a task of the pool, whose grid and result travel by pickle."""
     band, elevation, cell, suns = task
     result = np.empty((BAND_ROWS, COLUMNS), np.float32)
@@ -298,7 +313,7 @@ def do_task(task):
     return band, result
 
 
-def compute_by_pickle(elevation, cell, suns, n_workers, console):
+def compute_by_pickle(elevation: Grid, cell: tuple[float, float], suns: Vectors, n_workers: int, console: "Console") -> Grid:
     """Compute the same with `multiprocessing.Pool`, and return the result."""
     import rich.progress
 
@@ -320,7 +335,7 @@ def compute_by_pickle(elevation, cell, suns, n_workers, console):
 # -- the section --------------------------------------------------------------------------------------
 
 
-def open_section(path, day, console):
+def open_section(path: Path, day: int, console: "Console") -> shmem.SharedMemory:
     """Open or create the section.  An earlier run is reported on, and resumed if it was interrupted."""
     try:
         shm = shmem.SharedMemory(path, max_size=SECTION_BYTES)
@@ -344,7 +359,7 @@ def open_section(path, day, console):
     return shm
 
 
-def begin_run(shm, progress, day):
+def begin_run(shm: shmem.SharedMemory, progress: Progress, day: int) -> None:
     """Mark the bands to compute: all, or those that an interrupted run has left."""
     with shmem.exclusive_lock(shm):
         is_new_run = progress.completed_at > 0 or progress.day != day
@@ -352,7 +367,7 @@ def begin_run(shm, progress, day):
         progress.day, progress.completed_at = day, 0
 
 
-def fill_section(shm, day, console):
+def fill_section(shm: shmem.SharedMemory, day: int, console: "Console") -> None:
     """Create the grid, the array for the result, and last the root object."""
     model, (cell_x, cell_y), latitude = load_model()
     started = time.perf_counter()
@@ -366,12 +381,12 @@ def fill_section(shm, day, console):
         latitude=latitude,
         cell_x=cell_x / ENLARGE,
         cell_y=cell_y / ENLARGE,
-        elevation_crc=zlib.crc32(elevation),
+        elevation_crc=zlib.crc32(elevation.data),
     )
     console.print(f"enlarged {MODEL_ROWS} x {MODEL_COLUMNS} to {ROWS} x {COLUMNS} cells in {time.perf_counter() - started:.1f} s")
 
 
-def report_on_section(shm, console):
+def report_on_section(shm: shmem.SharedMemory, console: "Console") -> None:
     """Print what an earlier run left: its time, its arrays, and whether the numbers are unchanged."""
     progress = shm.root
     made_at = datetime.datetime.fromtimestamp(progress.made_at)
@@ -386,12 +401,12 @@ def report_on_section(shm, console):
         console.print(f"  the last run was interrupted after {progress.bands_done} of {N_BANDS} bands")
 
 
-def report_on_array(name, array, crc, console):
+def report_on_array(name: str, array: Grid, crc: int, console: "Console") -> None:
     """Print whether an array still has the checksum that was stored with it."""
-    console.print(f"  {name} is unchanged, checksum {crc:08x}" if zlib.crc32(array) == crc else f"  {name} HAS CHANGED")
+    console.print(f"  {name} is unchanged, checksum {crc:08x}" if zlib.crc32(array.data) == crc else f"  {name} HAS CHANGED")
 
 
-def complete_run(shm):
+def complete_run(shm: shmem.SharedMemory) -> None:
     """Store checksum and mean of the result, for the next run to compare with."""
     progress, sunlight = shm.root, shm["sunlight"]
     with shmem.exclusive_lock(shm):
@@ -404,13 +419,14 @@ def complete_run(shm):
 # -- the picture --------------------------------------------------------------------------------------
 
 
-def shrink(array, factor=4):
+def shrink(array: Grid, factor: int = 4) -> Grid:
     """Return the means of squares of ``factor * factor`` cells."""
     rows, columns = array.shape
-    return array.reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3), dtype=np.float32)
+    means: Grid = array.reshape(rows // factor, factor, columns // factor, factor).mean(axis=(1, 3), dtype=np.float32)
+    return means
 
 
-def draw(shm, path):
+def draw(shm: shmem.SharedMemory, path: Path) -> None:
     """Draw two maps: the relief in the light of the whole day, and the hours of light."""
     import matplotlib
 
@@ -425,7 +441,8 @@ def draw(shm, path):
     brightness = 0.3 + 0.9 * np.clip((light - low) / (high - low), 0, 1)
     relief = np.clip(tints.to_rgba(height)[..., :3] * brightness[..., None], 0, 1)
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(17.6, 9), layout="constrained", sharey=True)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(17.6, 9), sharey=True)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     extent = (0, COLUMNS * progress.cell_x / 1000, 0, ROWS * progress.cell_y / 1000)
     left.imshow(relief, extent=extent)
     left.set(title="Relief, lit by the sun of the whole day", xlabel="km east", ylabel="km north")
@@ -436,16 +453,15 @@ def draw(shm, path):
     date = datetime.date(2025, 1, 1) + datetime.timedelta(days=progress.day - 1)
     title = f"Jacksboro fault, Tennessee, on a clear {date:%d %B}: {ROWS} x {COLUMNS} cells, {len(progress.suns())} positions of the sun"
     figure.suptitle(title, fontsize=17)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     figure.savefig(path, dpi=110)
 
 
 # -- the demo -----------------------------------------------------------------------------------------
 
 
-def parse_arguments():
+def parse_arguments() -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for section and picture (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="worker processes (default: %(default)s)")
     parser.add_argument("--day", type=int, default=355, help="day of the year (default: %(default)s)")
@@ -454,7 +470,7 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def timed(function, *arguments):
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float, float]:
     """Call `function`; return (result, seconds, seconds of processor time), child processes included."""
     started, before = time.perf_counter(), os.times()
     result = function(*arguments)
@@ -462,7 +478,7 @@ def timed(function, *arguments):
     return result, seconds, sum(after[:4]) - sum(before[:4])
 
 
-def compare(shm, n_workers, shared_times, console):
+def compare(shm: shmem.SharedMemory, n_workers: int, shared_times: Sequence[float], console: "Console") -> None:
     """Compute the same by pickle, print both times, and verify that the results are equal."""
     progress = shm.root
     grid = np.array(shm["elevation"])  # a private copy, as a program without the section would have
@@ -476,7 +492,7 @@ def compare(shm, n_workers, shared_times, console):
     console.print("both results are identical, bit by bit")
 
 
-def main():
+def main() -> None:
     """Run the demo."""
     import rich.console
 

@@ -34,12 +34,14 @@ import os
 import warnings
 import weakref
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._base import arguments
 from shmem._base import errors
 from shmem._base.explain import explain_opening, explain_problem
+from shmem._base.public import show_signature
 from shmem._base.system_tools import present_path, section_path, shared_name_of
 from shmem._bridge.leftovers import GENERATED
 from shmem._bridge.mapping import register_face_maker
@@ -150,6 +152,9 @@ cdef _put_on_face(Memory memory, Mapping mapping):
     mapping.face = weakref.ref(memory)
 
 
+show_signature(Memory)
+
+
 def _make_face(Mapping mapping not None):
     cdef Memory face = _face_class.__new__(_face_class)
     _put_on_face(face, mapping)
@@ -185,8 +190,10 @@ cdef int _sweep_step(section_t* section, void* request) noexcept nogil:
 cdef class Memory:
     """The core of `SharedMemory`, which users see: section and heap."""
 
+    @cython.binding(False)            # with a docstring, so that it has a signature: see setup.py
     def __init__(self, file_name=None, shared_name=None, max_size=None, mode="read_write", desired_address=None, *,
                  index=None, max_participants=None, permissions=0o600, trust_owner=False):
+        """Initialize the object: see its class."""
         cdef open_request_t request
         cdef Mapping mapping = Mapping.__new__(Mapping)
         if self.mapping is not None:

@@ -142,6 +142,9 @@ class ShmemError(Exception):
 
     status = Status.corrupted
 
+    def __init__(self, *args):  # as that of `Exception`, which has no signature
+        super().__init__(*args)
+
     def __reduce__(self):
         state = self.__dict__.copy()
         if isinstance(self, OSError):
@@ -286,6 +289,12 @@ class QueueShutDown(ShmemError, getattr(queue, "ShutDown", Exception)):
 class LimitWarning(UserWarning):
     """A section was opened with a larger `max_size` or `max_participants` than it has; the message states the values in force."""
 
+    def __init__(self, *args):
+        super().__init__(*args)
+
 
 class OwnerDiedWarning(UserWarning):
     """A previous holder of the lock, or owner of a `Mutex`, died without releasing it; the data it protects may be inconsistent."""
+
+    def __init__(self, *args):
+        super().__init__(*args)

@@ -6,12 +6,30 @@ from cpython.object cimport PyObject, PyTypeObject, Py_TPFLAGS_HEAPTYPE
 cdef extern from "Python.h":
     ctypedef int (*initproc)(PyObject* self, PyObject* arguments, PyObject* keywords) except -1
     ctypedef struct type_slots_t "PyTypeObject":
+        const char* tp_name
+        const char* tp_doc
         PyObject* tp_dict
         initproc tp_init
         void* tp_vectorcall
     void PyType_Modified(type cls)
 
-cdef list _type_names = []           # keeps each name alive, because a C type keeps a pointer to it
+cdef list _kept_texts = []           # keeps each text alive, because a C type keeps a pointer to it
+
+
+def show_signature(type cls):
+    """Make `inspect.signature` and `help` show the arguments of an extension type: those of its `__init__`, of which Cython keeps the text.
+
+    Python finds them at the begin of the type's docstring, from which it removes them when the docstring is read.
+    """
+    cdef bytes doc
+    signature = cls.__init__.__text_signature__
+    if signature is None or not signature.startswith("($self") or signature.startswith("($self, /"):
+        return                        # it has no `__init__` of its own
+    short_name = (<type_slots_t*>cls).tp_name.decode().rpartition(".")[2]
+    doc = f"{short_name}({signature.removeprefix('($self').removeprefix(', ')}\n--\n\n{cls.__doc__ or ''}".encode()
+    _kept_texts.append(doc)
+    (<type_slots_t*>cls).tp_doc = doc
+    PyType_Modified(cls)
 
 
 def set_module(str module, dict namespace, names):
@@ -24,8 +42,9 @@ def set_module(str module, dict namespace, names):
         value = namespace[name]
         if isinstance(value, type) and not (<PyTypeObject*>value).tp_flags & Py_TPFLAGS_HEAPTYPE:
             type_name = f"{module}.{name}".encode()
-            _type_names.append(type_name)
+            _kept_texts.append(type_name)
             (<PyTypeObject*>value).tp_name = type_name
+            show_signature(value)
             PyType_Modified(value)
         elif hasattr(value, "__module__"):
             value.__module__ = module

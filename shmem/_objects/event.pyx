@@ -62,7 +62,9 @@ cdef class Event(Waitable):
     """
     __shmem_field__ = make_words("event", sizeof(event_t), Event, TYPE_EVENT, NAMED_EVENT)
 
+    @cython.binding(False)            # with a docstring, so that it has a signature: see setup.py
     def __init__(self, name=None, signaled=False, *, permissions=0o600, trust_owner=False):
+        """Initialize the object: see its class."""
         cdef named_state_t initial
         memset(&initial, 0, sizeof(initial))
         initial.event.word = EVENT_SIGNALED if signaled else 0

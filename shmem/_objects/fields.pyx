@@ -48,7 +48,9 @@ ANY = "*"                             # the target name that matches every block
 # --- field types
 
 cdef class FieldType:
+    @cython.binding(False)            # with a docstring, so that it has a signature: see setup.py
     def __init__(self, *args, **kwargs):
+        """Initialize the object: see its class."""
         raise TypeError("a field type cannot be constructed directly; write a subscript, as in Array[float64, 3]")
 
     cdef Field make_field(self):

@@ -84,6 +84,10 @@ cdef object _face_at(section_t* section, uint64_t address):
 def deallocate(obj):
     """Free a Block, an array or a typed object in any open section.
 
+    Parameters
+    ----------
+    obj : Block, array or typed object
+
     Raises
     ------
     InvalidBlock

@@ -8,6 +8,7 @@ import threading
 import warnings
 import weakref
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -140,7 +141,9 @@ cdef class _Lock:
     cdef readonly object timeout
     cdef int64_t timeout_ns
 
+    @cython.binding(False)            # with a docstring, so that it has a signature: see setup.py
     def __init__(self, section, timeout=None):
+        """Initialize the object: see its class."""
         if not isinstance(section, Memory):
             raise TypeError(f"section must be a SharedMemory, got {type(section).__name__}")
         self.timeout_ns = timeout_argument(timeout)
@@ -274,7 +277,9 @@ cdef class LockDescriptor:
     cdef uint64_t thread
     cdef uint64_t n_forks
 
+    @cython.binding(False)            # with a docstring, so that it has a signature: see setup.py
     def __init__(self, mode):
+        """Initialize the object: see its class."""
         self.mode = LockMode(mode)
         self.exclusive = self.mode is LockMode.exclusive
         self.busy = False

@@ -119,7 +119,7 @@ cdef class Mutex(Waitable):
         return _mutex_acquire(self, blocking_argument(blocking, timeout, MINUS_ONE))
 
     def release(self):
-        """Release it once.
+        """Release the mutex once.
 
         Raises
         ------

@@ -66,13 +66,13 @@ from shmem._sync.channel cimport SLICE_NS
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_take_over, gate_try, gate_wait_begin, gate_wait_t
 
 
-def recovered(Memory memory not None):
+def recovered(Memory self not None):
     """Whether this process opened the section first, found that it had not been closed, and recovered it.
 
     The last process was killed, or the machine lost power.  Recovery repairs the heap; `check_heap` reports damage that it could not
     repair.  Whether the application's own data are consistent is for the application to verify.
     """
-    return memory.opened().section.was_recovered
+    return self.opened().section.was_recovered
 
 
 cdef int _flush_step(section_t* section, void* folder) noexcept nogil:
@@ -84,7 +84,7 @@ cdef int _flush_step(section_t* section, void* folder) noexcept nogil:
     return status
 
 
-def flush(Memory memory not None):
+def flush(Memory self not None):
     """Write the section to disk; return when its data and its file name are on disk.
 
     Raises
@@ -92,8 +92,8 @@ def flush(Memory memory not None):
     OperatingSystemError
         Writing failed.  Unwritten data may be lost even if a second call succeeds, because the kernel reports a failure only once.
     """
-    cdef Mapping mapping = memory.opened()
-    cdef bytes folder = os.path.dirname(os.fsencode(memory.path))
+    cdef Mapping mapping = self.opened()
+    cdef bytes folder = os.path.dirname(os.fsencode(self.path))
     check(run_step(mapping.section, _flush_step, <char*>folder), mapping, "flush")
 
 
@@ -409,7 +409,7 @@ def _copy_to(Memory memory, target, timeout, what):
             os.unlink(beside)
 
 
-def snapshot(Memory memory not None, path, timeout=None):
+def snapshot(Memory self not None, path, timeout=None):
     """Write a consistent copy of the section to another file; return when it is on disk.
 
     The copy is taken under the shared lock, which is held while bytes are copied but not while the disk is written.
@@ -457,5 +457,5 @@ def snapshot(Memory memory not None, path, timeout=None):
     [1 2 3]
     """
     target = arguments.path(path)
-    _refuse_in_use(memory, target)
-    _copy_to(memory, target, timeout, f"snapshot {memory.path!r} to {target!r}")
+    _refuse_in_use(self, target)
+    _copy_to(self, target, timeout, f"snapshot {self.path!r} to {target!r}")

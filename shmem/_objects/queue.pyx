@@ -8,6 +8,7 @@ can fail for want of memory comes before an item is taken.
 """
 
 import operator
+import types
 
 import numpy as np
 
@@ -332,6 +333,10 @@ cdef class Queue(RingCaller):
         """
         self.shut_down(bool(immediate))
 
+    def __class_getitem__(cls, item):
+        """``Queue[int]``, for annotations: the type of what `get` returns; a second one is that of what `put` takes."""
+        return types.GenericAlias(cls, item)
+
     def __eq__(self, other):
         if not isinstance(other, Queue):
             return NotImplemented
@@ -381,8 +386,8 @@ def _open(Mapping mapping, uint64_t payload_off, type_id, serial):
 register_opener(TYPE_QUEUE, TYPE_QUEUE, _open)
 
 
-def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
-    """Make a queue in a section: what `SharedMemory.queue` does.
+def queue(Memory self not None, maxsize, record, *, max_bytes=None, name=None):
+    """Return a new `Queue` in the section.
 
     Parameters
     ----------
@@ -393,7 +398,7 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     max_bytes : int
         The maximal length; for `bytes` only, and required there.
     name : str, optional
-        Enter it into the directory, in the same step.
+        Name in the directory, assigned in the same step.
 
     Returns
     -------
@@ -403,11 +408,11 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     ------
     SectionFull, NameExists
     """
-    cdef Mapping mapping = memory.writable_mapping("make a queue")
+    cdef Mapping mapping = self.writable_mapping("make a queue")
     cdef section_t* section = mapping.section
     cdef uint64_t capacity, record_bytes, slot_bytes, data_off, payload_off
     cdef queue_t* at
-    cdef Queue queue
+    cdef Queue made
     record, kind, type_id, text, n_bytes = record_argument(mapping, record, max_bytes)
     if n_bytes == 0:
         raise ValueError(f"the items of a queue must have at least one byte, {record} has none")
@@ -424,15 +429,15 @@ def new(Memory memory not None, maxsize, record, *, max_bytes=None, name=None):
     at.kind, at.type_id, at.text_bytes, at.n_pin_words = kind, type_id, <uint32_t>len(text), pin_words(section)
     memcpy(queue_text(at), PyBytes_AS_STRING(text), len(text))
     try:
-        queue = _open_queue(mapping, payload_off, record)
+        made = _open_queue(mapping, payload_off, record)
         if name is not None:
-            insert_name(mapping, name, payload_off, queue.serial, True, TYPE_QUEUE)
+            insert_name(mapping, name, payload_off, made.serial, True, TYPE_QUEUE)
     except BaseException:
         give_up_pending(section, payload_off)
         raise
     if name is None:
         heap_commit(section, payload_off, TYPE_QUEUE)
-    return queue
+    return made
 
 
 refuse_construction(Queue)

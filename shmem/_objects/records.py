@@ -4,6 +4,7 @@ This module is imported before the first section is opened, because making datac
 """
 
 import dataclasses
+import types
 
 from shmem._base.errors import ClosedError, NotASection
 from shmem._objects import arrays, finding
@@ -28,6 +29,8 @@ class Handle:
     offset: int = 0
     serial: int = 0
     view: tuple | None = None
+
+    __class_getitem__ = classmethod(types.GenericAlias)  # Handle[Node], for annotations: the type of what `open` returns
 
     def open(self, *, writeable=True):
         """Attach to the section if necessary, and return the object.

@@ -110,7 +110,9 @@ cdef class Semaphore(Waitable):
     """
     __shmem_field__ = make_words("semaphore", sizeof(semaphore_t), Semaphore, TYPE_SEMAPHORE, NAMED_SEMAPHORE)
 
+    @cython.binding(False)            # with a docstring, so that it has a signature: see setup.py
     def __init__(self, name=None, value=0, *, permissions=0o600, trust_owner=False):
+        """Initialize the object: see its class."""
         cdef named_state_t initial
         memset(&initial, 0, sizeof(initial))
         initial.semaphore.value = _value_argument(value)

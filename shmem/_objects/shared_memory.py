@@ -85,7 +85,7 @@ class SharedMemory(_core.Memory):
     get_root_object, set_root_object = finding.get_root_object, finding.set_root_object
     root = property(get_root_object, set_root_object, doc="The root object; the same as `get_root_object` and `set_root_object`.")
     new = struct.new
-    queue = _queue.new
+    queue = _queue.queue
 
     def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False):
         """Return a new array in the section, with undefined contents.

@@ -662,7 +662,7 @@ def class_of_type(Mapping mapping not None, uint32_t type_id):
     return entry_of_id(mapping, type_id).cls
 
 
-def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):
+def new(Memory self not None, cls, /, *args, type_name=None, **kwargs):
     """Return a new object in the section.
 
     Parameters
@@ -687,8 +687,8 @@ def new(Memory memory not None, cls, /, *args, type_name=None, **kwargs):
         The section has a type of that name with other fields.
     """
     if not isinstance(cls, StructMeta):
-        return new_array(memory, cls, args, kwargs)
-    cdef Mapping mapping = memory.opened()
+        return new_array(self, cls, args, kwargs)
+    cdef Mapping mapping = self.opened()
     if not mapping.writable:
         raise ReadOnlyError(f"cannot make a {cls.__name__}: the section was opened read-only")
     found = cache_of(mapping).by_class.get(cls if type_name is None else (cls, type_name))

@@ -300,7 +300,7 @@ cdef class Waitable(Placed):
         return self.words == NULL
 
     def close(self):
-        """Close this object; other objects for the same words stay open.  A thread that waits in it raises `ClosedError`.
+        """Close this object; other objects for the same place stay open.  A thread that waits in it raises `ClosedError`.
 
         Memory is unmapped once no thread waits in it.  An object in a section is not freed.
         """
