@@ -32,14 +32,7 @@ class LostReference:
     error : Exception
         Why the object could not be opened.
     handle : Handle, optional
-        What could not be opened.
-
-    Attributes
-    ----------
-    lost_error : Exception
-        Why the object could not be opened.
-    lost_handle : Handle or None
-        What could not be opened; None if that is not one object.  `Handle.open` tries again.
+        What could not be opened; `Handle.open` tries again.
 
     Raises
     ------
@@ -65,14 +58,24 @@ class LostReference:
     shmem.InvalidBlock: cannot use this object: it was lost on its way to this process: ...
     """
 
-    __slots__ = ("__weakref__", "lost_error", "lost_handle")
+    __slots__ = ("__weakref__", "_error", "_handle")
 
     def __init__(self, error, handle=None):
-        object.__setattr__(self, "lost_error", _kept(error))
-        object.__setattr__(self, "lost_handle", handle)
+        object.__setattr__(self, "_error", _kept(error))
+        object.__setattr__(self, "_handle", handle)
+
+    @property
+    def lost_error(self):
+        """Why the object could not be opened."""
+        return self._error
+
+    @property
+    def lost_handle(self):
+        """What could not be opened, a `Handle`; None if that is not one object."""
+        return self._handle
 
     def __reduce__(self):
-        return LostReference, (self.lost_error, self.lost_handle)
+        return LostReference, (self._error, self._handle)
 
     def __copy__(self):
         return self
@@ -81,7 +84,7 @@ class LostReference:
         return self
 
     def __repr__(self):
-        return f"<shmem.LostReference, {type(self.lost_error).__name__}: {self.lost_error}>"
+        return f"<shmem.LostReference, {type(self._error).__name__}: {self._error}>"
 
     def __format__(self, spec):
         if spec:
@@ -103,7 +106,7 @@ class LostReference:
 
 def _error_of_use(lost):
     """Return a new exception for a use of a lost reference."""
-    cause = lost.lost_error
+    cause = lost._error
     is_gone = isinstance(cause, _GONE) or not isinstance(cause, ShmemError)
     error = InvalidBlock() if is_gone else copy.copy(cause)
     advice = "a sender must keep it until it has been opened" if is_gone else "lost_handle.open() tries again"
