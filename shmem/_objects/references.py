@@ -18,7 +18,7 @@ import numpy as np
 from shmem._bridge.blocks import Block
 from shmem._objects import arrival, containers, finding, struct
 from shmem._objects.event import Event
-from shmem._objects.handles import handle
+from shmem._objects.handles import dropping_claims_of_failures, reference
 from shmem._objects.mutex import Mutex
 from shmem._objects.queue import Queue
 from shmem._objects.semaphore import Semaphore
@@ -80,8 +80,8 @@ def _masked(cls, data, mask, fill_value, hard_mask):
 
 
 def reduce_to_handle(obj):
-    """Reduce an object to its handle."""
-    return arrival.sent(_open, handle(obj))
+    """Reduce an object to its handle, which keeps an array without a name until it is opened."""
+    return arrival.sent(_open, reference(obj))
 
 
 def reduce_array(array):
@@ -93,7 +93,7 @@ def _reduce_view(array):
     """Reduce an array of a subclass that has no state of its own."""
     if finding.find_storage(array) is None:
         return array.__reduce__()
-    return arrival.sent(_open_as, handle(array), type(array))
+    return arrival.sent(_open_as, reference(array), type(array))
 
 
 def _reduce_masked(array):
@@ -146,7 +146,8 @@ def dumps_for_background(obj, protocol):
     file = io.BytesIO()
     pickler = pickle.Pickler(file, protocol)
     pickler.dispatch_table = _dispatch_table
-    pickler.dump(obj)
+    with dropping_claims_of_failures():
+        pickler.dump(obj)
     return file.getvalue()
 
 
