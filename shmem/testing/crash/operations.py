@@ -409,6 +409,18 @@ def _(shm):
     del shm["kept"]
 
 
+@operation("directory: pop")
+def _(shm):
+    yield
+    shm.pop("kept")
+
+
+@operation("directory: pop a mutex")
+def _(shm):
+    yield
+    shm.pop("mutex")
+
+
 @operation("directory: delete one of two names")
 def _(shm):
     shm["new"] = shm["kept"]
