@@ -96,7 +96,7 @@ cdef int _make_room(name_call_t* call) except -1:
 
 
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, name, data) of all entries of a table in the order of their creation.
+    """Return (value, serial, name, data) of all entries of a table in the order of their creation.
 
     The heap gate is free between two pieces.  An entry that moves meanwhile may be copied twice, and so may a name that is deleted and
     assigned again; the later entry of a name counts.
@@ -119,7 +119,8 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
                 text = call.copied + off + sizeof(copied_t)
                 name = text[:entry.name_bytes]
                 if name not in found or found[name][0] < entry.order:
-                    found[name] = entry.order, entry.value, name, text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
+                    data = text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
+                    found[name] = entry.order, entry.value, entry.serial, name, data
                 off += copied_bytes(entry.name_bytes, entry.data_bytes)
     finally:
         free(call.copied)
@@ -161,7 +162,7 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 
 
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
-    for value, name, description in _entries(mapping, &mapping.section.header.types_off):
+    for value, _, name, description in _entries(mapping, &mapping.section.header.types_off):
         if value == type_id:
             return name, description
     return None
@@ -169,7 +170,7 @@ cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
 
 # -- the directory ----------------------------------------------------------------------------------------
 
-cdef bytes _name_bytes(object name):
+cdef bytes name_bytes(object name):
     if not isinstance(name, str):
         raise TypeError(f"a name must be a string, got {type(name).__name__}")
     encoded = name.encode()
@@ -180,7 +181,7 @@ cdef bytes _name_bytes(object name):
 
 def check_name(name):
     """Raise TypeError or ValueError if `name` cannot be a name."""
-    _name_bytes(name)
+    name_bytes(name)
 
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
@@ -207,7 +208,7 @@ cdef int _insert(section_t* section, name_call_t* call) except? -200:
 
 
 cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
-    cdef bytes encoded = _name_bytes(name)
+    cdef bytes encoded = name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status
     call.value, call.serial = payload_off, serial
@@ -222,7 +223,7 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
 def get(Memory memory, name):
     """Return the object with a name, None if there is none."""
     cdef Mapping mapping = memory.opened()
-    cdef bytes encoded = _name_bytes(name)
+    cdef bytes encoded = name_bytes(name)
     cdef uint64_t payload_off = 0, serial = 0, found_off = 0, found_serial = 0
     while _find(mapping, encoded, &payload_off, &serial):
         failure = None
@@ -300,14 +301,14 @@ def is_named(Memory memory, name, obj):
     cdef Mapping mapping = memory.opened()
     cdef uint64_t payload_off = 0, serial = 0
     placed = placed_behind(obj)
-    return (placed is not None and _lies_in(mapping, placed) and _find(mapping, _name_bytes(name), &payload_off, &serial)
+    return (placed is not None and _lies_in(mapping, placed) and _find(mapping, name_bytes(name), &payload_off, &serial)
             and payload_off == offset_in(mapping, placed) and serial == placed_behind(placed).serial)
 
 
 def remove(Memory memory, name, obj=None):
     """Remove a name, which must lead to `obj` if one is given; raise KeyError if there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
-    cdef bytes encoded = _name_bytes(name)
+    cdef bytes encoded = name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status
     if obj is not None:
@@ -341,7 +342,15 @@ def take(Memory memory, name):
 def keys(Memory memory):
     """Return all names in the order of their creation."""
     cdef Mapping mapping = memory.opened()
-    return [name.decode("utf-8", "replace") for _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]
+    return [name.decode("utf-8", "replace") for _, _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]
+
+
+def names_of(Memory memory, uint64_t payload_off, uint64_t serial):
+    """Return the names of the block with this offset and serial, in the order of their creation."""
+    cdef Mapping mapping = memory.opened()
+    return tuple([name.decode("utf-8", "replace") for value, its_serial, name, _ in
+                  _entries(mapping, &mapping.section.header.directory_off)
+                  if value == payload_off and (its_serial ^ serial) & SERIAL_MASK == 0])
 
 
 def length(Memory memory):
