@@ -60,6 +60,7 @@ from shmem._bridge.blocks cimport (
 from shmem._bridge.calls cimport check, run_steps, section_text, size_argument
 from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
+from shmem._heap.claims cimport claims_sweep
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_sweep, heap_trim
 from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
 from shmem._sections.header cimport open_request_t
@@ -185,6 +186,23 @@ cdef int _trim_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _sweep_step(section_t* section, void* request) noexcept nogil:
     return heap_sweep(section, WAIT_A_SLICE, <uint64_t*>request)
+
+
+ctypedef struct sweep_claims_t:
+    uint64_t age_ns
+    uint64_t n_bytes
+
+
+cdef int _sweep_claims_step(section_t* section, void* request) noexcept nogil:
+    cdef sweep_claims_t* old = <sweep_claims_t*>request
+    return claims_sweep(section, old.age_ns, WAIT_A_SLICE, &old.n_bytes)
+
+
+cdef uint64_t _age_argument(object seconds) except? 0xffffffffffffffff:
+    cdef double number = seconds
+    if not number >= 0:
+        raise ValueError(f"claims must be a non-negative number of seconds, got {seconds!r}")
+    return <uint64_t>(number * 1e9) if number < 4e9 else <uint64_t>-1
 
 
 cdef class Memory:
@@ -327,12 +345,19 @@ cdef class Memory:
         cdef Mapping mapping = self.writable_mapping("trim the section")
         check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
 
-    def sweep(self):
+    def sweep(self, claims=None):
         """Free what processes that were killed left in the heap: blocks that they were making, and arrays of which only they had views.
 
         Attaching does the same, and so do an allocation that would fail and one in several hundred others.
+        Messages that a killed process sent keep their arrays for 60 seconds from then on.
         If no killed process left anything, the cost is a look at each participant; otherwise every block is visited.
         Blocks that a killed process had allocated, and to which no name leads, stay allocated.
+
+        Parameters
+        ----------
+        claims : float, optional
+            Also give up messages that were sent at least so many seconds ago and have not been opened, whoever sent them: arrays that only
+            they keep are freed, and opening such a message raises InvalidBlock.
 
         Returns
         -------
@@ -346,8 +371,11 @@ cdef class Memory:
         """
         cdef Mapping mapping = self.writable_mapping("sweep the section")
         cdef uint64_t n_bytes = 0
+        cdef sweep_claims_t old
+        old.age_ns = <uint64_t>-1 if claims is None else _age_argument(claims)
         check(run_steps(mapping.section, _sweep_step, &n_bytes), mapping, "sweep the section")
-        return n_bytes
+        check(run_steps(mapping.section, _sweep_claims_step, &old), mapping, "sweep the section")
+        return n_bytes + old.n_bytes
 
     # -- heap
 

@@ -123,12 +123,14 @@ cdef extern from *:
         uint8_t spare6[8];
         uint32_t participants_high;   /* line of its own: bounds every scan */
         uint8_t spare7[60];
-        uint64_t change_count;        /* line of its own, and from here on reserved: no version of the library uses it yet */
-        uint64_t n_claims;
-        uint64_t claims_until;
-        uint64_t doomed_off;
-        uint64_t attributes_off;
-        uint8_t spare9[24];
+        uint64_t change_count;        /* line of its own; reserved: no version of the library uses it yet */
+        uint64_t n_claims;            /* claims in the list; an index, as the list and `claimed_bytes` */
+        uint64_t claims_until;        /* boot clock: no claim that was made so far keeps an anonymous section beyond this */
+        uint64_t doomed_off;          /* reserved */
+        uint64_t attributes_off;      /* reserved */
+        uint64_t claims_off;          /* payload of the claim that was made last, or 0 */
+        uint64_t claims_boot;         /* hash of `boot_id` when the claims were made */
+        uint64_t claimed_bytes;       /* in the blocks of arrays with claims */
         uint64_t room_bytes;          /* line of its own */
         uint64_t backing_off;
         uint64_t unbacked_pages;
@@ -164,6 +166,7 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, used_blocks) == 768, "layout");
     _Static_assert(offsetof(header_t, participants_high) == 832, "layout");
     _Static_assert(offsetof(header_t, change_count) == 896, "layout");
+    _Static_assert(offsetof(header_t, claims_off) == 936, "layout");
     _Static_assert(offsetof(header_t, room_bytes) == 960, "layout");
     _Static_assert(offsetof(header_t, pins_off) == 992, "layout");
     _Static_assert(offsetof(header_t, change_channels) == 1024, "layout");
@@ -177,16 +180,18 @@ cdef extern from *:
         uint32_t pins;                /* upper bound for the number of blocks that it pins */
         uint32_t waiting;             /* threads asleep on the storage lock: for stats() */
         uint64_t pid;                 /* for diagnostics only */
-        uint64_t magazine_off;        /* from here on reserved: no version of the library uses it yet */
-        uint64_t room_bytes;
-        uint64_t log_off;
-        uint8_t spare[8];
+        uint64_t magazine_off;        /* reserved: no version of the library uses it yet */
+        uint64_t room_bytes;          /* reserved */
+        uint64_t log_off;             /* reserved */
+        uint32_t claims;              /* claims that it has sent and that are open, an index */
+        uint8_t spare[4];
     } participant_t;
     _Static_assert(offsetof(participant_t, readers) == 0, "layout");
     _Static_assert(offsetof(participant_t, attached) == 8, "layout");
     _Static_assert(offsetof(participant_t, pending) == 12, "layout");
     _Static_assert(offsetof(participant_t, pins) == 16, "layout");
     _Static_assert(offsetof(participant_t, pid) == 24, "layout");
+    _Static_assert(offsetof(participant_t, claims) == 56, "layout");
     _Static_assert(sizeof(participant_t) == LINE_BYTES, "layout");
 
     typedef struct {                  /* see _heap/intents.pxd */
@@ -293,8 +298,8 @@ cdef extern from *:
         uint16_t dtype_bytes;
         uint32_t n_pin_words;
         uint32_t n_names;             /* names of the directory that lead here, an index */
-        uint32_t n_claims;            /* from here on reserved: 0 */
-        uint32_t n_more_pins;
+        uint32_t n_claims;            /* claims of messages that refer to it, an index */
+        uint32_t n_more_pins;         /* from here on reserved: 0 */
         uint64_t capacity_bytes;
         uint64_t append_gate;
         uint8_t spare[8];
@@ -312,6 +317,18 @@ cdef extern from *:
     } pin_record_t;
     _Static_assert(offsetof(pin_record_t, child_off) == 16 && sizeof(pin_record_t) == 32, "layout");
     #define PIN_UNNAMED ((uint64_t)1 << 63)   /* the block's last name was deleted: it is freed with its last pin */
+
+    typedef struct {                  /* payload of a claim, by which a message keeps an array: see _heap/claims.pyx */
+        uint64_t target_off;          /* payload of the array */
+        uint64_t serial;              /* of the array's block */
+        uint64_t sender;              /* its owner word; 0: it has left, or was found dead */
+        uint64_t made_at;             /* nanoseconds of the boot clock */
+        uint64_t expires_at;          /* the same, 0: never */
+        uint64_t next_off;            /* payloads of the claims made before and after it, an index */
+        uint64_t previous_off;
+    } claim_t;
+    _Static_assert(offsetof(claim_t, sender) == 16 && offsetof(claim_t, next_off) == 40 && sizeof(claim_t) == 56, "layout");
+    #define CLAIM_ENDS 1u             /* in `previous_off`: recovery frees the claim */
 
     /* Synchronisation primitives: the payload of a block, a field of an object, or the state in the file of a named one.
        All zero: a semaphore of value 0, an event that is not signaled, a mutex that is free. */
@@ -396,7 +413,8 @@ cdef extern from *:
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
-            sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots),
+            sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots), sizeof(claim_t),
+            offsetof(header_t, claims_off), offsetof(participant_t, claims),
             sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
             sizeof(queue_t), offsetof(queue_t, n_pin_words), offsetof(queue_t, tail), offsetof(queue_t, head),
             offsetof(queue_t, not_full) };
@@ -462,6 +480,9 @@ cdef extern from *:
         uint64_t claims_until
         uint64_t doomed_off
         uint64_t attributes_off
+        uint64_t claims_off
+        uint64_t claims_boot
+        uint64_t claimed_bytes
         uint64_t room_bytes
         uint64_t backing_off
         uint64_t unbacked_pages
@@ -482,6 +503,7 @@ cdef extern from *:
         uint64_t magazine_off
         uint64_t room_bytes
         uint64_t log_off
+        uint32_t claims
 
     ctypedef struct intent_t:
         uint64_t operation
@@ -581,6 +603,17 @@ cdef extern from *:
         uint64_t child_off[2]
 
     const uint64_t PIN_UNNAMED
+
+    ctypedef struct claim_t:
+        uint64_t target_off
+        uint64_t serial
+        uint64_t sender
+        uint64_t made_at
+        uint64_t expires_at
+        uint64_t next_off
+        uint64_t previous_off
+
+    const uint64_t CLAIM_ENDS
     enum: PIN_SLOTS
     const int PIN_SLOT_SHIFT
     const uint64_t PIN_SLOT_OFF_MASK
@@ -670,6 +703,7 @@ cdef enum TypeId:
     TYPE_EVENT = 5
     TYPE_MUTEX = 6
     TYPE_QUEUE = 7
+    TYPE_CLAIM = 10
     TYPE_PINS = 13
     TYPE_FIRST_USER = 16
     TYPE_LAST_USER = 65535
@@ -792,7 +826,7 @@ cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t 
 
 cdef inline bint type_is_internal(uint64_t type_id) noexcept nogil:
     """Whether blocks of this type belong to the library: users neither get nor free them."""
-    return type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY or type_id == TYPE_PINS
+    return type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY or type_id == TYPE_PINS or type_id == TYPE_CLAIM
 
 
 cdef inline uint64_t* record_pins(pin_record_t* record) noexcept nogil:

@@ -57,9 +57,9 @@ cdef inline bint participant_rests(section_t* section, uint32_t index) noexcept 
 
 
 cdef inline bint participant_left_something(section_t* section, uint32_t index) noexcept nogil:
-    """Return whether the owner of an entry left something in the heap: blocks being made, pins, an intent."""
+    """Return whether the owner of an entry left something in the heap: blocks being made, pins, claims, an intent."""
     return (section.participants[index].pending != 0 or section.participants[index].pins != 0
-            or section.intents[index].operation != 0)
+            or section.participants[index].claims != 0 or section.intents[index].operation != 0)
 
 
 cdef inline uint32_t participant_generation(section_t* section, uint32_t index) noexcept nogil:

@@ -18,6 +18,7 @@ cdef const char* system_folder               # /dev/shm, where files are memory
 
 # time and waiting
 cdef int64_t now_ns() noexcept nogil
+cdef uint64_t boot_ns() noexcept nogil
 cdef void pause_ns(int64_t duration_ns) noexcept nogil
 cdef void pause_longer(int64_t* waited_ns) noexcept nogil
 cdef int futex_wait(uint32_t* word, uint32_t expected, int64_t timeout_ns) noexcept nogil

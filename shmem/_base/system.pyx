@@ -28,7 +28,7 @@ cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
         long tv_nsec
-    int CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID
+    int CLOCK_BOOTTIME, CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID
     int clock_gettime(int clock, timespec* now)
     int nanosleep(const timespec* duration, timespec* left)
 
@@ -169,6 +169,13 @@ cdef int64_t now_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec
+
+
+cdef uint64_t boot_ns() noexcept nogil:
+    """Return the nanoseconds since the system was booted, those in which it was suspended included."""
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
 
 
 cdef uint64_t _processor_ns() noexcept nogil:

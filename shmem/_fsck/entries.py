@@ -1,9 +1,9 @@
 """The participants' table and the intents in the bytes of a section: traces of killed processes, and damage.
 
-The entry of a killed process may hold whatever a live one's may: its registration, shares of the lock, counts of pending blocks and of
-pins, an intent.  The next owner of the entry, or the next first opener, cleans these up; they are noted, and are not damage.  Damage is a
-value that no process writes.  Recovery acts on intents, so an invalid intent is cleared, and so is any intent in a section
-that was closed, whose last participant had finished them all.
+The entry of a killed process may hold whatever a live one's may: its registration, shares of the lock, counts of pending blocks, of
+pins and of claims, an intent.  The next owner of the entry, or the next first opener, cleans these up; they are noted, and are not
+damage.  Damage is a value that no process writes.  Recovery acts on intents, so an invalid intent is cleared, and so is any intent in a
+section that was closed, whose last participant had finished them all.
 """
 
 from shmem._base.layout import (
@@ -47,6 +47,7 @@ def _participant_problem(wreck, entry):
         (entry["waiting"], MAX_THREADS, "threads that wait for the lock"),
         (entry["pending"], MOST_PENDING, "pending blocks"),
         (entry["pins"], MOST_PENDING + wreck.size // BLOCK_MIN_BYTES, "pinned blocks"),
+        (entry["claims"], wreck.size // BLOCK_MIN_BYTES, "claims of messages"),
     ):
         if count > most:
             return f"it counts {count:,} {what}"
@@ -61,7 +62,7 @@ def _examine_participant(wreck, i, at):
         wreck.report(at, f"participant entry {i} is damaged: {problem}", "the entry is cleared")
         for offset in range(at, at + PARTICIPANT.size, WORD_BYTES):
             wreck.put(offset, entry["readers"] & ~READERS_COUNT_MASK if offset == readers else 0)
-    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["readers"] & READERS_COUNT_MASK:
+    elif entry["attached"] or entry["pending"] or entry["pins"] or entry["claims"] or entry["readers"] & READERS_COUNT_MASK:
         end = "ended while it had views" if entry["attached"] == ATTACHED_RESTS else "was killed"
         wreck.notes.append(f"participant entry {i}: process {entry['pid']} {end}; the next opener clears the entry")
 

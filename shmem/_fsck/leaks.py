@@ -1,4 +1,4 @@
-"""Unreachable blocks: those to which no chain of typed references leads from the root and the directory.
+"""Unreachable blocks: those to which no chain of typed references leads from the root, the directory, and messages in flight.
 
 The references of an object are known, because the section has the description of its type.  The contents of a plain block, an array or
 a queue are known only to the application: every word in them that is the offset of a block counts as a possible reference.
@@ -16,6 +16,7 @@ from shmem._base.layout import (
     LAYOUT,
     STATE_USED,
     TYPE_ARRAY,
+    TYPE_CLAIM,
     TYPE_EVENT,
     TYPE_FIRST_USER,
     TYPE_MUTEX,
@@ -27,7 +28,7 @@ from shmem._fsck.wreck import WORD_BYTES, round_up
 from shmem._objects import fields
 
 KINDS = {TYPE_PLAIN: "bytes", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex", TYPE_QUEUE: "queue"}
-ARRAY = LAYOUT["array_t"]
+ARRAY, CLAIM = LAYOUT["array_t"], LAYOUT["claim_t"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +73,13 @@ class Reach:
                 references = None
             self.types[entry.value] = entry.name.decode("utf-8", "replace"), references
         used = [offset for offset in wreck.blocks if wreck.tag(offset)[1] == STATE_USED]
+        self.claims = [offset + BLOCK_HEAD_BYTES for offset in used if wreck.tag(offset)[2] == TYPE_CLAIM]
         self.users = [offset + BLOCK_HEAD_BYTES for offset in used if wreck.tag(offset)[2] not in INTERNAL_TYPES]
 
     def leaks(self):
         """Return a list of `Leak`."""
-        begin = [self.wreck.field("root_off"), *(entry.value for entry in self.wreck.entries("directory"))]
+        claimed = [self.wreck.word(CLAIM["target_off"].at(claim)) for claim in self.claims]
+        begin = [self.wreck.field("root_off"), *(entry.value for entry in self.wreck.entries("directory")), *claimed]
         certain = self._follow(dict.fromkeys(begin), self._references)
         perhaps = self._follow(dict.fromkeys(certain), self._all_words)
         lost = [payload for payload in self.users if payload not in certain]

@@ -55,6 +55,7 @@ from shmem._base.layout import (
     STATE_USED,
     TAG_SERIAL_MASK,
     TYPE_ARRAY,
+    TYPE_CLAIM,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
@@ -69,7 +70,8 @@ from shmem._objects.dtypes import from_text
 from shmem._sections import image
 
 HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT["block_t"], LAYOUT["array_t"]
-TABLE, SLOT, ENTRY, RECORD = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"], LAYOUT["pin_record_t"]
+TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
+RECORD, CLAIM = LAYOUT["pin_record_t"], LAYOUT["claim_t"]
 TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
 ALLOCATED = (STATE_PENDING, STATE_USED, STATE_DOOMED)
@@ -634,7 +636,7 @@ class Wreck:
             self.put_field("root_off", 0)
 
     def _recognise(self):
-        """Identify the blocks without a front tag: table, entry, named block, array, free block, record of views; else plain."""
+        """Identify the blocks without a front tag: table, entry, named block, array, free block, claim, record of views; else plain."""
         renewed = self.renewed
         for offset, size in renewed.items():
             if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
@@ -656,6 +658,9 @@ class Wreck:
                 self.put_tag(offset, size, STATE_HOLE)
                 self.notes.append(f"{offset:#x}: this block was free")
                 continue
+            if kind == TYPE_PLAIN and payload not in named and self._was_claim(offset):
+                kind = TYPE_CLAIM
+                self.put_tag(offset, size, STATE_USED, TYPE_CLAIM)
             if kind == TYPE_PLAIN and payload not in named and self._was_record(offset):
                 self.put_tag(offset, size, STATE_HOLE)
                 self.notes.append(f"{offset:#x}: this block was a record of views, which end with their process")
@@ -665,7 +670,7 @@ class Wreck:
                 self.put_tag(offset, size, STATE_USED, TYPE_ARRAY)
             self.nameless.add(offset)
             kinds = {TYPE_PLAIN: "kept as a plain block", TYPE_ARRAY: "kept as an array", TYPE_NAME_TABLE: "kept as a table of names",
-                     TYPE_NAME_ENTRY: "kept as a name"}  # fmt: skip
+                     TYPE_NAME_ENTRY: "kept as a name", TYPE_CLAIM: "kept as the claim of a message"}  # fmt: skip
             name = f", named {named[payload].name.decode('utf-8', 'replace')!r}" if payload in named else ""
             self.notes.append(f"{offset:#x}: {kinds[kind]}{name}")
         for offset in self.nameless:
@@ -676,11 +681,16 @@ class Wreck:
 
     def _was_record(self, offset):
         """Return whether a block has the content of a record of pins: offset and serial number of a block that records can pin."""
+        return self.payload(offset) >= RECORD.size and self._leads_to_block(offset, RECORD)
+
+    def _was_claim(self, offset):
+        """Return whether a block has the content of a claim: offset and serial number of an array."""
+        return self.payload(offset) >= CLAIM.size and self._leads_to_block(offset, CLAIM, TYPE_ARRAY)
+
+    def _leads_to_block(self, offset, struct, *types):
         payload = offset + BLOCK_HEAD_BYTES
-        if self.payload(offset) < RECORD.size:
-            return False
-        target, serial = self.word(RECORD["target_off"].at(payload)), self.word(RECORD["serial"].at(payload)) & SERIAL_MASK
-        return serial != 0 and self.is_used(target) and self.serial(target - BLOCK_HEAD_BYTES) == serial
+        target, serial = self.word(struct["target_off"].at(payload)), self.word(struct["serial"].at(payload)) & SERIAL_MASK
+        return serial != 0 and self.is_used(target, *types) and self.serial(target - BLOCK_HEAD_BYTES) == serial
 
     def _listed_as_free(self):
         """Return the offsets in the lists of holes and of cached blocks."""

@@ -16,6 +16,7 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
 8. Every block counts the names that lead to it, and a small block with a name is gated [BAD_NAME_COUNT].
 9. Every record of pins is in its index, and leads to a used block, which is gated [BAD_PIN].
+10. Every claim is in the list of claims, leads to a used array, and is counted there, by its sender, and by the header [BAD_CLAIM].
 
 The heap gate is a gate of `_sync/gate.pxd`.  A participant that takes it over from a dead owner recovers the heap before anything else.
 The owner of the gate does not run Python code and does not wait for another lock; only a snapshot takes the gates of the queues under it.
@@ -65,6 +66,7 @@ from shmem._heap.backing cimport (
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
 from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
+from shmem._heap.claims cimport claims_forget, claims_make_room, claims_of
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
 from shmem._heap.pins cimport block_doom_if_pinned, block_is_pinned, pins_are_sound, pins_forget_slots, pins_take_out, tag_may_have_pins
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
@@ -300,8 +302,13 @@ cdef int _place(section_t* section, request_t* request, uint64_t* block_off) noe
     return status
 
 
+cdef int _place_after_flush(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
+    cdef int status = heap_flush_cache(section) if section.header.cached_blocks else OK
+    return _place(section, request, block_off) if status == OK else status
+
+
 cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
-    """Place the block; before giving up, rebuild a damaged index, empty the cached lists, and recover what dead participants left."""
+    """Place the block; before giving up, rebuild a damaged index, and free what is cached, what dead participants left, and old claims."""
     cdef int status = _place(section, request, block_off)
     if status == CORRUPTED:
         if heap_recover(section, NO_PARTICIPANT) == OK:
@@ -309,15 +316,15 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
         if status == CORRUPTED:
             store_release_u32(&section.header.broken, 1)
     if is_out_of_space(status) and section.header.cached_blocks:
-        status = heap_flush_cache(section)
-        if status == OK:
-            status = _place(section, request, block_off)
+        status = _place_after_flush(section, request, block_off)
     if is_out_of_space(status) and _free_abandoned(section):
         status = _place(section, request, block_off)
     if is_out_of_space(status) and dead_left_something(section):
         status = heap_recover(section, NO_PARTICIPANT)
         if status == OK:
             status = _place(section, request, block_off)
+    if is_out_of_space(status) and claims_make_room(section):
+        status = _place_after_flush(section, request, block_off)
     return status
 
 
@@ -379,13 +386,14 @@ cdef int heap_give_back(section_t* section, heap_wait_t wait) noexcept nogil:
 
 
 cdef int _make_room(section_t* section) noexcept nogil:
-    """Under the heap gate, free what lies in the cached lists, was abandoned, or belonged to the dead."""
-    cdef int status = heap_flush_cache(section) if section.header.cached_blocks else OK
+    """Under the heap gate, free what lies in the cached lists, was abandoned, belonged to the dead, or is kept by old claims."""
+    cdef int status = OK
+    _free_abandoned(section)
+    if dead_left_something(section):
+        status = heap_recover(section, NO_PARTICIPANT)
     if status == OK:
-        _free_abandoned(section)
-        if dead_left_something(section):
-            status = heap_recover(section, NO_PARTICIPANT)
-    return status
+        claims_make_room(section)
+    return heap_flush_cache(section) if status == OK and section.header.cached_blocks else status
 
 
 cdef int _place_on_new_backing(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
@@ -597,7 +605,7 @@ cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t ser
 
 
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
-    """Check the same, and return INVALID_BLOCK for blocks that hold names, types and pins, which are internal."""
+    """Check the same, and return INVALID_BLOCK for blocks that hold names, types, pins and claims, which are internal."""
     cdef int status = heap_check_block(section, payload_off, serial)
     if status == OK and type_is_internal(tag_type(block_at(section, payload_to_block(payload_off)).tag)):
         return INVALID_BLOCK
@@ -672,6 +680,15 @@ cdef int heap_end_block(section_t* section, uint64_t payload_off) noexcept nogil
     return OK
 
 
+cdef int _free_checked(section_t* section, uint64_t payload_off) noexcept nogil:
+    """Free, under the gate, a checked block that its user frees explicitly; messages that refer to it lose it."""
+    cdef block_t* block = block_at(section, payload_to_block(payload_off))
+    cdef uint64_t serial = block.serial & SERIAL_MASK, block_bytes = tag_size(block.tag)
+    cdef bint has_claims = claims_of(section, payload_off) != 0
+    cdef int status = heap_end_block(section, payload_off)
+    return claims_forget(section, payload_off, serial, block_bytes) if status == OK and has_claims else status
+
+
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:
     """Free a block: 0, INVALID_BLOCK, ALREADY_FREED, CORRUPTED, PINNED, WOULD_BLOCK, INTERRUPTED; on error nothing changes."""
     cdef int status = heap_enter_to_change(section, _how_to_wait(flags))
@@ -684,7 +701,7 @@ cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, in
             and block_is_pinned(section, payload_off, True, True)):
         status = PINNED
     if status == OK:
-        status = heap_end_block(section, payload_off)
+        status = _free_checked(section, payload_off)
     heap_leave(section)
     return status
 

@@ -35,9 +35,10 @@ cdef bint block_doom_if_pinned(section_t* section, uint64_t payload_off) noexcep
 cdef bint block_is_doomed(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 # Whether a participant pins the block.  With `by_others` this process's own pin does not count; with `ask` only those of live participants.
 cdef bint block_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil
-# Whether a block without pins must be freed: its flags require it, and neither a name nor the root leads to it.
+# Whether a block without pins must be freed: its flags require it, and neither a name, nor the root, nor a claim leads to it.
 cdef bint block_is_unreachable(section_t* section, uint64_t payload_off) noexcept nogil
-# If a live participant pins the block, which no name leads to any more, mark it to be freed with its last pin, and return True.
+# If a live participant pins the block, or a message claims it, and no name leads to it any more, mark it to end with the last of them, and
+# return True.
 cdef bint block_waits_for_pins(section_t* section, uint64_t payload_off) noexcept nogil
 # A name leads to the block: it stays without pins.
 cdef void block_was_named(section_t* section, uint64_t payload_off) noexcept nogil

@@ -1,7 +1,8 @@
 # cython: language_level=3
 """Pins: which participants have views of a block.
 
-A pinned block is not freed by other participants.  A temporary array, or a block whose last name was removed, is freed with its last pin.
+A pinned block is not freed by other participants.  A temporary array, or a block whose last name was removed, is freed with its last pin,
+and not before its last claim has ended (`claims.pyx`).
 Pins are set and cleared under the heap gate by their participant.  Those of dead participants do not count, and recovery clears them.  A
 participant's count `pins` is incremented before its pin is set, and decremented after it is cleared: so recovery knows who left pins.
 
@@ -429,7 +430,7 @@ cdef bint block_is_unreachable(section_t* section, uint64_t payload_off) noexcep
     if array.n_names != 0:
         array.flags &= ~(ARRAY_TEMPORARY | ARRAY_UNNAMED)
         return False
-    return True
+    return array.n_claims == 0
 
 
 cdef void _mark_slots(section_t* section, uint64_t payload_off, uint64_t mark) noexcept nogil:
@@ -442,9 +443,12 @@ cdef void _mark_slots(section_t* section, uint64_t payload_off, uint64_t mark) n
 
 cdef bint block_waits_for_pins(section_t* section, uint64_t payload_off) noexcept nogil:
     cdef pin_record_t* record
-    if tag_type(_tag(section, payload_off)) == TYPE_QUEUE or not block_is_pinned(section, payload_off, False, True):
+    cdef bint is_array = tag_type(_tag(section, payload_off)) == TYPE_ARRAY
+    cdef bint has_claims = (is_array and block_room(section, payload_off) >= sizeof(array_t)
+                            and (<array_t*>(section.base + payload_off)).n_claims != 0)
+    if tag_type(_tag(section, payload_off)) == TYPE_QUEUE or not (has_claims or block_is_pinned(section, payload_off, False, True)):
         return False
-    if tag_type(_tag(section, payload_off)) == TYPE_ARRAY:
+    if is_array:
         (<array_t*>(section.base + payload_off)).flags |= ARRAY_UNNAMED
         return True
     record = _record_of(section, payload_off)

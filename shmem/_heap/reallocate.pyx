@@ -25,6 +25,7 @@ from shmem._base.section cimport block_at, section_t, word_at
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, PINNED
 from shmem._heap.backing cimport backing_end, backing_enter, backing_extend, backing_leave
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_behind, serial_word
+from shmem._heap.claims cimport claims_of
 from shmem._heap.free_index cimport index_insert, index_remove
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, WAIT_FOREVER, block_become_hole, heap_abandon, heap_allocate, heap_check_block,
@@ -121,11 +122,13 @@ cdef int _extend_last_block(section_t* section, uint64_t off, uint64_t request_b
 
 
 cdef int _check_unpinned(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
-    """Check that the block is there, and that no other participant has a view of it."""
+    """Check that the block is there, that no other participant has a view of it, and no message a claim."""
     cdef int status = heap_mend_pins(section, payload_off)
     if status == OK:
         status = heap_check_block(section, payload_off, serial)
     if status == OK and block_is_pinned(section, payload_off, True, True):
+        status = PINNED
+    if status == OK and claims_of(section, payload_off) != 0:
         status = PINNED
     return status
 

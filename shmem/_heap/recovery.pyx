@@ -15,14 +15,14 @@ It obeys the commit rule of `_heap/heap.pyx`: each change of the chain is one st
 before it.  So recovery may be killed at any instruction and run again.
 
 1. Walk the chain.  If it cannot be walked, set `broken`: the section can still be read, and each change raises HeapCorruption.
-2. Put the records of pins into their index anew.
+2. Put the records of pins into their index anew, and count the claims of each array.  Those of dead senders get an end.
 3. Finish or undo the intents of dead participants.
 4. Count the names of each block, and the slots of each name table.
 5. Drop the pins of dead participants that lie in records and slots; free the records that are left without a pin, and the blocks
    whose last pin that was, if they are unnamed.
-6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records that are not in the index become holes.  Pins of dead
-   participants in arrays and queues are dropped; arrays without a name or pin, and DOOMED blocks without a pin, are freed.  Adjacent holes
-   merge.  Rear tags, free index and counters are rebuilt.
+6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records and claims that are not in the index become holes.  Pins of
+   dead participants in arrays and queues are dropped; arrays without name, pin and claim, and DOOMED blocks without a pin, are freed.
+   Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
 7. A hole at the end lowers `top`.
 8. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
@@ -40,13 +40,14 @@ from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
     INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE,
-    STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, intent_t, payload_to_block, pin_record_t,
-    record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, intent_t, payload_to_block,
+    pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
+from shmem._heap.claims cimport claim_is_listed, claims_index_anew, claims_orphan
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
 from shmem._heap.name_counts cimport names_recount
@@ -261,6 +262,8 @@ cdef bint _ends(section_t* section, uint64_t payload_off, uint64_t tag, const de
         return _drop_dead_pins(section, payload_off, dead) and state == STATE_DOOMED
     if state == STATE_USED and tag_type(tag) == TYPE_PINS:
         return not pins_have_record(section, payload_off)
+    if state == STATE_USED and tag_type(tag) == TYPE_CLAIM:
+        return not claim_is_listed(section, payload_off)
     return state == STATE_CACHED
 
 
@@ -342,6 +345,10 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         return CORRUPTED
     _find_dead(section, former, &dead)
     pins_index_anew(section)             # an intent may drop a block, which a live participant may pin
+    claims_index_anew(section)           # or a message claim
+    for i in range(section.max_participants):
+        if _is_dead(&dead, i):
+            claims_orphan(section, i)
     for i in range(section.max_participants):
         # An intent exists only under the gate, which this thread holds.  Any intent in another entry is therefore a dead participant's,
         # even if the entry has a new owner.  The same holds for the one in this process's own entry, unless it is the caller's

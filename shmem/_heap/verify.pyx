@@ -14,13 +14,15 @@ from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_f
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
     SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
-    TYPE_ARRAY, TYPE_PINS, array_t, block_t, block_to_payload, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes,
-    payload_to_block, pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
-from shmem._base.owner cimport GATE_WAITERS
+    TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, array_t, block_t, block_to_payload, claim_t, header_t, name_entry_t, name_slot_t, name_table_t,
+    payload_bytes, payload_to_block, pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type,
+    type_is_internal)
+from shmem._base.owner cimport GATE_WAITERS, owner_index
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.cached_blocks cimport cache_bin_bytes
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
+from shmem._heap.claims cimport claim_at, claim_is_listed, claim_target_is_right, claims_of
 from shmem._heap.free_index cimport hole_is_plausible, index_largest, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_counts cimport entry_leads_to_block, names_of
@@ -65,6 +67,9 @@ cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts)
             or array.data_bytes > room - array.data_off
             or sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words + array.dtype_bytes > array.data_off):
         return _say(facts, BAD_ARRAY, off, room, array.data_off + array.data_bytes)
+    facts.n_claims_of_arrays += array.n_claims
+    if array.n_claims != 0:
+        facts.claimed_bytes += tag_size(block_at(section, off).tag)
     return FINE
 
 
@@ -81,6 +86,21 @@ cdef Problem _check_record(section_t* section, uint64_t off, heap_facts_t* facts
         return _say(facts, BAD_PIN, off, 1, 0)
     if not pin_target_is_right(section, record.target_off, record.serial) or not _is_gated(section, record.target_off):
         return _say(facts, BAD_PIN, off, record.serial & SERIAL_MASK, record.target_off)
+    return FINE
+
+
+cdef Problem _check_claim(section_t* section, uint64_t off, heap_facts_t* facts) noexcept nogil:
+    """Check one claim: its place in the list, its array, and its sender."""
+    cdef claim_t* claim = claim_at(section, block_to_payload(off))
+    facts.n_claims += 1
+    if claim == NULL or not claim_is_listed(section, block_to_payload(off)):
+        return _say(facts, BAD_CLAIM, off, 1, 0)
+    if not claim_target_is_right(section, claim.target_off, claim.serial) or claims_of(section, claim.target_off) == 0:
+        return _say(facts, BAD_CLAIM, off, claim.serial, claim.target_off)
+    if claim.sender != 0:
+        facts.n_claims_of_senders += 1
+        if owner_index(claim.sender) >= section.max_participants or section.participants[owner_index(claim.sender)].claims == 0:
+            return _say(facts, BAD_CLAIM, off, section.max_participants, claim.sender)
     return FINE
 
 
@@ -106,6 +126,8 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
         problem = _check_array(section, off, facts)
     elif tag_type(tag) == TYPE_PINS:
         problem = _check_record(section, off, facts)
+    elif tag_type(tag) == TYPE_CLAIM:
+        problem = _check_claim(section, off, facts)
     if problem == FINE:
         facts.n_names += names_of(section, block_to_payload(off))
         if tag_type(tag) != TYPE_ARRAY and names_of(section, block_to_payload(off)) == NAMES_MANY:
@@ -242,6 +264,20 @@ cdef Problem _check_pins(section_t* section, heap_facts_t* facts) noexcept nogil
     return FINE
 
 
+cdef Problem _check_claims(section_t* section, heap_facts_t* facts) noexcept nogil:
+    """Check the counts of claims.  Each claim is in the list, so the list has no others if it has as many."""
+    cdef header_t* header = section.header
+    cdef uint64_t n_sent = 0
+    cdef uint32_t i
+    for i in range(section.max_participants):
+        n_sent += section.participants[i].claims
+    if header.n_claims != facts.n_claims or facts.n_claims_of_arrays != facts.n_claims or n_sent != facts.n_claims_of_senders:
+        return _say(facts, BAD_CLAIM, <char*>&header.n_claims - section.base, facts.n_claims, header.n_claims)
+    if (header.claims_off != 0) != (facts.n_claims != 0) or header.claimed_bytes != facts.claimed_bytes:
+        return _say(facts, BAD_CLAIM, <char*>&header.claimed_bytes - section.base, facts.claimed_bytes, header.claimed_bytes)
+    return FINE
+
+
 cdef Problem _check_slots(section_t* section, uint64_t table_off, bint is_directory, uint64_t* n_linked,
                           heap_facts_t* facts) noexcept nogil:
     """Check the slots of a table and their counts; count the names that lead to a block."""
@@ -321,6 +357,8 @@ cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexce
         problem = _check_names(section, section.header.types_off, facts)
     if problem == FINE:
         problem = _check_pins(section, facts)
+    if problem == FINE:
+        problem = _check_claims(section, facts)
     if problem == FINE and section.header.broken:
         return _say(facts, MARKED_BROKEN, 0, 0, 1)
     return problem
@@ -390,6 +428,7 @@ cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
     facts.n_internal = (
         _internal_blocks(section, header.directory_off) + _internal_blocks(section, table_old(section, header.directory_off))
         + _internal_blocks(section, header.types_off) + _internal_blocks(section, table_old(section, header.types_off))
-        + header.n_pin_records)
+        + header.n_pin_records + header.n_claims)
+    facts.n_claims, facts.claimed_bytes = header.n_claims, header.claimed_bytes
     heap_leave(section)
     return OK

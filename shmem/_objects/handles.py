@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import dataclasses
 import importlib
 import threading
 import time
@@ -9,18 +10,23 @@ import time
 import numpy as np
 
 from shmem import _core
-from shmem._base.errors import InvalidBlock
-from shmem._objects import arrays, finding, lock, queue_ring
+from shmem._base.errors import ClosedError, InvalidBlock
+from shmem._objects import arrays, claims, finding, lock, queue_ring
 from shmem._objects.shared_memory import SharedMemory
 
+_noted = threading.local()  # claims: those of the message that this thread pickles, where a failure is to drop them
 
-def handle(obj):
+
+def handle(obj, *, claim=None):
     """Return a handle of an array, object, queue, block or section, to be sent to another process.
 
     Parameters
     ----------
     obj : numpy.ndarray, memoryview, Struct, Queue, Semaphore, Event, Mutex, Block or SharedMemory
         An array or a memoryview may be any view of memory in a section, one that another library made included.
+    claim : float, optional
+        Keep the array, whatever becomes of it here, until the handle is opened for the first time, but at most for so many seconds.
+        Otherwise the sender must keep a temporary array, or one whose name was deleted, until the receiver has opened the handle.
 
     Returns
     -------
@@ -30,6 +36,8 @@ def handle(obj):
     ------
     InvalidBlock
         `obj` is not in an open section.
+    TypeError
+        With `claim`: `obj` is not an array.  Other objects stay until they are freed.
 
     Examples
     --------
@@ -39,6 +47,47 @@ def handle(obj):
     ...     print(shmem.handle(array[1:]).open())
     [2 3]
     """
+    made, memory = _describe(obj)
+    if claim is None:
+        return made
+    lifetime_ns = claims.lifetime_argument(claim)
+    if made.offset == 0:
+        raise TypeError(f"cannot claim a {type(obj).__name__}: only arrays can be claimed")
+    return dataclasses.replace(made, claim=claims.claim(memory, made.offset, made.serial, lifetime_ns))
+
+
+def reference(obj):
+    """Return the handle that a pickler sends for an object: with a claim on an array that has no name."""
+    made, memory = _describe(obj)
+    claim = claims.claim_in_flight(memory, made.offset, made.serial) if made.offset != 0 else None
+    if claim is None:
+        return made
+    noted = getattr(_noted, "claims", None)
+    if noted is not None:
+        noted.append((memory, claim))
+    return dataclasses.replace(made, claim=claim)
+
+
+@contextlib.contextmanager
+def dropping_claims_of_failures():
+    """Drop the claims that this thread makes within the context if an exception leaves it: the message is not sent."""
+    outer, _noted.claims = getattr(_noted, "claims", None), []
+    try:
+        yield
+    except BaseException:
+        for memory, claim in _noted.claims:
+            with contextlib.suppress(ClosedError):
+                claims.drop(memory, *claim)
+        raise
+    else:
+        if outer is not None:
+            outer.extend(_noted.claims)
+    finally:
+        _noted.claims = outer
+
+
+def _describe(obj):
+    """Return a handle without a claim, and the section."""
     from shmem._objects.records import Handle
 
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
@@ -53,7 +102,7 @@ def handle(obj):
         offset, serial = finding.locate(memory, obj)
         if isinstance(obj, (np.ndarray, memoryview)):
             view = arrays.view_facts(memory, offset, obj)
-    return Handle(memory.path, memory.name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view)
+    return Handle(memory.path, memory.name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view), memory
 
 
 def _import_the_rest():

@@ -279,6 +279,7 @@ cdef int _finish_mapped(char* base, uint64_t size_bytes, int fd, uint64_t* keep)
     cdef int status = image_begin(&image, base, size_bytes, fd)
     if status != OK:
         return status
+    header.claims_boot = header.claims_until = 0             # messages refer to the section, not to the copy
     status = heap_recover(&image, ALL_PARTICIPANTS)
     if status == OK:
         _open_queues(&image)

@@ -3,11 +3,12 @@
 This module is imported before the first section is opened, because making dataclasses is a noticeable part of an import.
 """
 
+import contextlib
 import dataclasses
 import types
 
 from shmem._base.errors import ClosedError, NotASection
-from shmem._objects import arrays, finding
+from shmem._objects import arrays, claims, finding
 from shmem._objects.shared_memory import SharedMemory
 
 
@@ -15,7 +16,8 @@ from shmem._objects.shared_memory import SharedMemory
 class Handle:
     """A reference to an object in a section, which can be pickled and sent to another process of this machine.
 
-    Handles are made by `handle`.  A handle does not keep the object alive: the sender must keep it until the receiver has opened it.
+    Handles are made by `handle`.  A handle does not keep the object alive, unless it was made with a claim: otherwise the sender must keep
+    the object until the receiver has opened the handle.
     """
 
     __module__ = "shmem"
@@ -29,6 +31,7 @@ class Handle:
     offset: int = 0
     serial: int = 0
     view: tuple | None = None
+    claim: tuple | None = None
 
     __class_getitem__ = classmethod(types.GenericAlias)  # Handle[Node], for annotations: the type of what `open` returns
 
@@ -59,8 +62,13 @@ class Handle:
         try:
             found = finding.reopen(section, self.offset, self.serial)
         except ClosedError:  # the handle of the section belonged to another thread, which has closed it
-            found = finding.reopen(self._attach(mode), self.offset, self.serial)
-        return found if self.view is None else arrays.view_again(found, *self.view)
+            section = self._attach(mode)
+            found = finding.reopen(section, self.offset, self.serial)
+        opened = found if self.view is None else arrays.view_again(found, *self.view)
+        if self.claim is not None:  # last: the view of this process keeps the array from here on
+            with contextlib.suppress(ClosedError):
+                claims.drop(section, *self.claim)
+        return opened
 
     def _attach(self, mode):
         """Attach by path, to the file for which the handle was made: a copy that replaced it has the same uuid, but another inode."""
@@ -143,3 +151,7 @@ class SectionStats(_Shown):
     """Threads that wait for the lock."""
     owner_deaths: int
     recoveries: int
+    claims: int
+    """References in messages that nobody has opened yet, to arrays that are temporary or have no name."""
+    claimed_bytes: int
+    """Bytes in these arrays."""

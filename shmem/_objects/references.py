@@ -15,7 +15,7 @@ import numpy as np
 from shmem._bridge.blocks import Block
 from shmem._objects import finding, struct
 from shmem._objects.event import Event
-from shmem._objects.handles import handle
+from shmem._objects.handles import dropping_claims_of_failures, reference
 from shmem._objects.mutex import Mutex
 from shmem._objects.queue import Queue
 from shmem._objects.semaphore import Semaphore
@@ -57,8 +57,8 @@ def _masked(cls, data, mask, fill_value, hard_mask):
 
 
 def reduce_to_handle(obj):
-    """Reduce an object to its handle."""
-    return _open, (handle(obj),)
+    """Reduce an object to its handle, which keeps an array without a name until it is opened."""
+    return _open, (reference(obj),)
 
 
 def reduce_array(array):
@@ -70,7 +70,7 @@ def _reduce_view(array):
     """Reduce an array of a subclass that has no state of its own."""
     if finding.find_storage(array) is None:
         return array.__reduce__()
-    return _open_as, (handle(array), type(array))
+    return _open_as, (reference(array), type(array))
 
 
 def _reduce_masked(array):
@@ -151,7 +151,8 @@ def dumps(obj, protocol=None):
     file = io.BytesIO()
     pickler = pickle.Pickler(file, protocol)
     pickler.dispatch_table = _dispatch_table
-    pickler.dump(obj)
+    with dropping_claims_of_failures():
+        pickler.dump(obj)
     return file.getvalue()
 
 

@@ -369,6 +369,8 @@ class SharedMemory(_core.Memory):
             blocks=heap["n_used"] - heap["n_internal"],
             holes=heap["n_holes"],
             cached_blocks=heap["n_cached"],
+            claims=heap["n_claims"],
+            claimed_bytes=heap["claimed_bytes"],
             **{key: value for key, value in header.items() if key != "heap_start"},
         )
 

@@ -11,6 +11,10 @@ since it has no entry that could keep its views.  The last one holds the opening
 of an anonymous section.  Any other file it leaves clean, truncated to the pages in use, or with their space returned if a resting process
 may read beyond them.
 
+If messages in flight refer to arrays of an anonymous section (`_heap/claims.pyx`), the last one keeps its file until the last of these
+claims ends, `claims_until`, and marks it clean.  An opener that comes in time, to open the message, finds the section; after that the file
+counts as removed.
+
 Writing to disk may take long, which must not keep other processes from opening.  The last participant writes what is in use before it
 takes the opening byte for good, and then only what has changed since.  The clean mark is written to disk after the byte is released.
 
@@ -31,9 +35,10 @@ from shmem._base.participants cimport (
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
 from shmem._base.system cimport (
-    boot_id, file_facts, file_facts_t, file_remove, file_reserve, file_set_permissions, file_set_size, file_sync, file_write, memory_detach,
-    memory_sync, path_facts, pause_longer, random_bytes, user_id)
+    boot_id, boot_ns, file_facts, file_facts_t, file_remove, file_reserve, file_set_permissions, file_set_size, file_sync, file_write,
+    memory_detach, memory_sync, path_facts, pause_longer, random_bytes, user_id)
 from shmem._heap.backing cimport backing_give_back, backing_lower
+from shmem._heap.claims cimport claims_are_of_another_boot, claims_end, claims_leave
 from shmem._heap.heap cimport WAIT_FOREVER, heap_enter, heap_flush_cache, heap_leave, heap_top_is_right
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sections.header cimport header_fill
@@ -143,11 +148,14 @@ cdef bint _detach_above(section_t* section, uint64_t keep) noexcept nogil:
 
 
 cdef void _last_out(section_t* section, bint at_exit, bint others_rest, departure_t* departure) noexcept nogil:
-    """Remove the file of an anonymous section; leave any other clean and truncated.  No other process takes part or can join."""
+    """Remove the file of an anonymous section without claims; leave any other clean and truncated.  No other process can join."""
     cdef header_t* header = section.header
     cdef file_facts_t facts
     cdef uint64_t keep
     cdef int fd = section_descriptor(section)
+    if section.anonymous and header.n_claims != 0 and header.broken == 0 and header.claims_until > boot_ns():
+        header.clean = 1
+        return
     if section.anonymous:
         if path_facts(section.path, &facts) == 0 and facts.device == section.device and facts.inode == section.inode:
             if file_remove(section.path) != OK and not at_exit and not others_rest and _detach_above(section, 0):
@@ -164,6 +172,7 @@ cdef void _last_out(section_t* section, bint at_exit, bint others_rest, departur
     elif file_set_size(fd, keep) != 0:
         return
     store_release_u64(&header.reserved, keep)
+    header.claims_until = 0                          # of anonymous sections only
     if header.high_water > keep:
         store_release_u64(&header.high_water, keep)
     store_release_u32(&header.clean, 1)
@@ -175,7 +184,7 @@ cdef bint _anyone_left_something(section_t* section) noexcept nogil:
     for i in range(section.max_participants):
         if participant_left_something(section, i):
             return True
-    return False
+    return claims_are_of_another_boot(section)
 
 
 cdef bint _borrow_entry(section_t* section) noexcept nogil:
@@ -201,11 +210,12 @@ cdef void _leave_whole(section_t* section, bint at_exit, bint rests, bint others
     if section.private.index_plus_1 == 0 and not _borrow_entry(section):
         return
     section.header.heap_gate = 0
-    if not section.anonymous and heap_enter(section, WAIT_FOREVER) == OK:
+    if (not section.anonymous or section.header.n_claims != 0) and heap_enter(section, WAIT_FOREVER) == OK:
         if must_recover:
             heap_recover(section, NO_PARTICIPANT if keeps_pins else ALL_PARTICIPANTS)
         elif section.header.broken == 0:
             heap_flush_cache(section)
+        section.header.claims_until = claims_end(section)
         heap_leave(section)
     _last_out(section, at_exit, others_rest, departure)
 
@@ -255,6 +265,7 @@ cdef bint section_depart(section_t* section, bint at_exit, departure_t* departur
         lock_thread_ended(section)
     lock_release_all(section)
     lock_reservation_drop(section)
+    claims_leave(section)
     if fd >= 0:
         status = section_opening_try(section, fd, True, &opening)
         if status == EAGAIN:

@@ -27,13 +27,14 @@ from libc.string cimport memset, strdup
 
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
-    MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, participant_t, round_up)
+    LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, layout_fingerprint, participant_t,
+    round_up)
 from shmem._base.participants cimport (
     LIVENESS_BYTE, N_LIVENESS_BYTES, guest_take, opening_release, opening_t, opening_try, participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport ADDRESS_IN_USE, INTERRUPTED, NOT_A_SECTION, OK, UNSUPPORTED_FILE_SYSTEM, UNTRUSTED_OWNER
 from shmem._base.system cimport (
-    byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reserve, file_set_size,
+    boot_ns, byte_range_is_locked, file_close, file_facts, file_facts_t, file_open, file_read, file_remove, file_reserve, file_set_size,
     file_system_is_coherent, file_system_kind, memory_map, memory_wiped_by_fork, path_facts, pause_longer,
     process_mutex_lock, process_mutex_unlock, user_id)
 from shmem._heap.heap cimport LOOK_EVERY
@@ -107,6 +108,13 @@ cdef int section_map_read_only(section_t* section, uint64_t address) noexcept no
 
 # -- joining --------------------------------------------------------------------------------------------------
 
+cdef bint _has_ended(section_t* section, const header_t* header, size_t n_bytes) noexcept nogil:
+    """Return whether this is an anonymous section that was kept for messages in flight, and the time for that is over."""
+    return (section.anonymous and n_bytes == sizeof(header_t) and header.magic == MAGIC and header.version == LAYOUT_VERSION
+            and header.fingerprint == layout_fingerprint() and header.clean == 1 and header.claims_until != 0
+            and header.claims_until <= boot_ns() and not participants_any_alive(section))
+
+
 cdef int _join_locked(section_t* section, open_request_t* request, const file_facts_t* facts) noexcept nogil:
     """With the opening byte locked: read the header, create or grow the file, map it, become a participant."""
     cdef header_t header
@@ -116,6 +124,10 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
     cdef int status = file_read(section.fd, &header, sizeof(header_t), 0, &got)
     if status != OK:
         return status
+    if _has_ended(section, &header, got):
+        if request.max_size == 0:
+            file_remove(section.path)
+        header.magic = MAGIC_BEING_MADE
     if file_bytes == 0 or (got >= 8 and header.magic == MAGIC_BEING_MADE):
         if request.max_size == 0:
             return ENOENT
@@ -311,6 +323,15 @@ cdef void section_leave(section_t* section) noexcept nogil:
     process_mutex_unlock()
 
 
+cdef bint _has_messages(int fd) noexcept nogil:
+    """Return whether a section's last claims, of messages that were in flight when its processes ended, have not ended yet."""
+    cdef header_t header
+    cdef size_t got = 0
+    return (file_read(fd, &header, sizeof(header_t), 0, &got) == OK and got == sizeof(header_t) and header.magic == MAGIC
+            and header.version == LAYOUT_VERSION and header.fingerprint == layout_fingerprint() and header.n_claims != 0
+            and header.claims_until > boot_ns())
+
+
 cdef bint section_remove_abandoned(const char* path) noexcept nogil:
     """Remove a section of this user that no process is attached to or is opening; return whether that was done."""
     cdef int fd = -1
@@ -323,7 +344,7 @@ cdef bint section_remove_abandoned(const char* path) noexcept nogil:
     if (_joined_by_path(path, False) == NULL and file_open(path, False, 0, &fd) == OK and file_facts(fd, &facts) == OK
             and facts.user == user_id()):
         if sections_find(&facts) == NULL and opening_try(fd, path, &opening) == OK:
-            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked
+            if (byte_range_is_locked(fd, LIVENESS_BYTE, N_LIVENESS_BYTES, &is_locked) == OK and not is_locked and not _has_messages(fd)
                     and _path_means(path, &facts)):
                 removed = file_remove(path) == OK
     opening_release(&opening)

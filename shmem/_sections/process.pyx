@@ -37,6 +37,7 @@ from shmem._base.status cimport OK
 from shmem._base.system cimport (
     at_fork, at_thread_end, barrier_on_all_threads, file_facts_t, liveness_do_not_inherit, pause_ns, process_id,
     process_mutex_lock, process_mutex_unlock)
+from shmem._heap.claims cimport claims_leave
 from shmem._heap.heap cimport heap_is_filled
 from shmem._sections.first_and_last cimport departure_sync, departure_t, departure_wait, section_depart
 from shmem._sections.membership cimport clear_up_after, section_destroy, sign_with
@@ -184,6 +185,8 @@ cdef uint32_t sections_depart(bint is_last_attempt) noexcept nogil:
                     departure_sync(section)
             else:
                 section.kept = is_last_attempt
+                if is_last_attempt:
+                    claims_leave(section)
                 n_left += 1
         section = section.next
     process_mutex_unlock()

@@ -100,6 +100,8 @@ def check_records(shm: shmem.SharedMemory) -> None:
     assert type(assert_type(shm.stats().participants, tuple[int, ...])) is tuple
     assert assert_type(shm.check_heap().blocks, int) > 0
     assert assert_type(shm.sweep(), int) >= 0
+    assert assert_type(shm.sweep(claims=60), int) >= 0
+    assert assert_type(shm.stats().claims, int) == 0
     array = shm.array([1, 2, 3], np.int64)
     handle = assert_type(shmem.handle(array), shmem.Handle[npt.NDArray[np.int64]])
     again = assert_type(handle.open(writeable=False), npt.NDArray[np.int64])
