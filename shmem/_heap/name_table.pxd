@@ -10,4 +10,5 @@ cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name,
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
                       uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type,
                       heap_wait_t wait) noexcept nogil
-cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil
+cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial,
+                      heap_wait_t wait) noexcept nogil

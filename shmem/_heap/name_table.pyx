@@ -190,8 +190,14 @@ cdef int _mend_pins_of(section_t* section, uint64_t slot_off) noexcept nogil:
     return heap_mend_pins(section, entry.value) if entry != NULL else CORRUPTED
 
 
-cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil:
-    """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED."""
+cdef bint _leads_to(section_t* section, uint64_t slot_off, uint64_t value, uint64_t serial) noexcept nogil:
+    cdef name_entry_t* entry = table_entry(section, slot_off)
+    return entry != NULL and entry.value == value and entry.serial == serial
+
+
+cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial,
+                      heap_wait_t wait) noexcept nogil:
+    """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED.  With a value and its serial: NOT_FOUND too if the name leads elsewhere."""
     cdef uint64_t slot_off = 0, table_off = 0
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
@@ -199,6 +205,8 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     status = names_move_some(section, anchor[0])
     if status == OK:
         status = names_find(section, anchor[0], name, &slot_off, &table_off)
+    if status == OK and value != 0 and not _leads_to(section, slot_off, value, serial):
+        status = NOT_FOUND
     if status == OK:
         status = _mend_pins_of(section, slot_off)
     if status == OK:

@@ -19,7 +19,7 @@ from shmem._base.layout cimport (
     payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_FOUND, OK
-from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_is_stale, wrap
+from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
 from shmem._bridge.calls cimport check, run_last_step, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
@@ -75,7 +75,7 @@ cdef int _insert_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _remove_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
-    return table_remove(section, call.anchor, &call.name, WAIT_A_SLICE)
+    return table_remove(section, call.anchor, &call.name, call.value, call.serial, WAIT_A_SLICE)
 
 
 cdef int _abandon_step(section_t* section, void* request) noexcept nogil:
@@ -312,15 +312,38 @@ def is_named(Memory memory, name, obj):
             and payload_off == offset_in(mapping, placed) and serial == placed_behind(placed).serial)
 
 
-def remove(Memory memory, name):
-    """Remove a name; raise KeyError if there is none."""
+def remove(Memory memory, name, obj=None):
+    """Remove a name, which must lead to `obj` if one is given; raise KeyError if there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
     cdef bytes encoded = _name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
-    cdef int status = run_steps(mapping.section, _remove_step, &call)
+    cdef int status
+    if obj is not None:
+        call.value, call.serial = offset_in(mapping, obj), placed_behind(obj).serial
+    status = run_steps(mapping.section, _remove_step, &call)
     if status == NOT_FOUND:
         raise KeyError(name)
     check(status, mapping, f"delete the name {name!r}")
+
+
+def take(Memory memory, name):
+    """Remove a name and return its object, which stays for as long as this process has it; raise KeyError if there is none.
+
+    The object is held before its name goes, and the name goes only if it still leads to it.  So one caller gets it if several try.
+    """
+    cdef Mapping mapping = memory.writable_mapping(f"take {name!r}")
+    cdef Placed placed
+    while (found := get(memory, name)) is not None:
+        placed = placed_behind(found)
+        if tag_type(block_at(mapping.section, payload_to_block(placed.payload_off())).tag) == TYPE_QUEUE:
+            raise TypeError(f"cannot take {name!r}: a queue goes with its last name; get it, and del shm[{name!r}] when it is not needed")
+        try:
+            placed_hold(placed)
+            remove(memory, name, found)
+        except (errors.InvalidBlock, KeyError):
+            continue
+        return found
+    raise KeyError(name)
 
 
 def keys(Memory memory):

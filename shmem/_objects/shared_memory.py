@@ -16,6 +16,8 @@ from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
 from shmem._objects.semaphore import place_semaphore
 
+_ABSENT = object()
+
 
 class _Items(collections.abc.ItemsView):
     """Items of the directory, without names that other processes delete meanwhile."""
@@ -237,6 +239,68 @@ class SharedMemory(_core.Memory):
         found = directory.get(self, name)
         return default if found is None else found
 
+    def pop(self, name, default=_ABSENT):
+        """Remove a name and return its object, as `dict.pop`.
+
+        The object stays for as long as this process has it, then it is freed if nothing else leads to it.  If several processes take
+        a name, one of them gets the object.
+
+        Parameters
+        ----------
+        name : str
+        default : object, optional
+            Returned if there is no such name.
+
+        Raises
+        ------
+        KeyError
+            There is no such name, and no default.
+        TypeError
+            The name leads to a queue, which goes with its last name.
+        """
+        try:
+            return directory.take(self, name)
+        except KeyError:
+            if default is _ABSENT:
+                raise
+            return default
+
+    def popitem(self):
+        """Remove the latest name and return it with its object, as `dict.popitem`; KeyError if there is no name."""
+        for name in reversed(directory.keys(self)):
+            with contextlib.suppress(KeyError):  # another process was faster
+                return name, self.pop(name)
+        raise KeyError(f"cannot take a name: the section {self.path!r} has none")
+
+    def setdefault(self, name, default):
+        """Return the object with a name; if there is none, assign it to `default` first.  `require` makes the value only if needed."""
+        while (found := directory.get(self, name)) is None:
+            with contextlib.suppress(errors.NameExists):
+                self[name] = default
+        return found
+
+    def update(self, other=(), /, **more):
+        """Assign the names of a mapping, or of pairs, one after the other, as `dict.update`, but to new names only.
+
+        Raises
+        ------
+        NameExists
+            A name is taken by another object.  Nothing was assigned, unless another process assigned the name meanwhile.
+        """
+        new = dict(other, **more)
+        for name, value in new.items():
+            directory.check_name(name)
+            if name in self and not directory.is_named(self, name, value):
+                raise errors.NameExists(f"cannot update: the name {name!r} is taken, and nothing was assigned; delete the name first")
+        for name, value in new.items():
+            self[name] = value
+
+    def clear(self):
+        """Delete all names that there are now, one after the other, the latest first."""
+        for name in reversed(directory.keys(self)):
+            with contextlib.suppress(KeyError):  # another process was faster
+                del self[name]
+
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.
 
@@ -394,3 +458,6 @@ class SharedMemory(_core.Memory):
 
 
 _core.register_face(SharedMemory)
+
+
+collections.abc.MutableMapping.register(SharedMemory)

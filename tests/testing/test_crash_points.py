@@ -70,9 +70,10 @@ def memory_folder():
         ["allocate: split a hole", "allocate: exact fit, next_fit", "free: both neighbours are holes"],
         ["free: the root object", "reallocate: grow in place", "reallocate: shrink", "reallocate: move the root"],
         ["directory: delete", "object: the first of its type"],
+        ["claims: send a temporary array", "claims: open a message", "claims: free an array that was sent twice"],
         ["lock: upgrade and downgrade", "mutex: two mutexes", "queue: put_many"],
     ],
-    ids=["heap", "reallocate", "names", "locks"],
+    ids=["heap", "reallocate", "names", "messages", "locks"],
 )
 def test_every_instruction(names, tmp_path, memory_folder):
     """Each line of the table counts changing stores, states and kills; every recovery succeeds, and every store is seen."""

@@ -409,6 +409,18 @@ def _(shm):
     del shm["kept"]
 
 
+@operation("directory: pop")
+def _(shm):
+    yield
+    shm.pop("kept")
+
+
+@operation("directory: pop a mutex")
+def _(shm):
+    yield
+    shm.pop("mutex")
+
+
 @operation("directory: delete one of two names")
 def _(shm):
     shm["new"] = shm["kept"]
@@ -550,6 +562,76 @@ def _(shm):
     yield
     views = [memoryview(shm["text"])]
     views.clear()
+
+
+# -- messages ---------------------------------------------------------------------------------------------------
+
+
+def _temporary(shm):
+    return shm.full(30, 7, temporary=True)
+
+
+def without_messages(before, after):
+    """Return what may be seen of an array that a message of the victim keeps: after a minute nothing keeps it any more."""
+    sent = [np.full(30, number).tobytes() for number in (7, 8)]
+    blocks = [block for block in before["blocks"] if block[2] not in sent]
+    return [before | {"blocks": blocks}]
+
+
+@operation("claims: send a temporary array")
+def _(shm):
+    arrays = [_temporary(shm)]
+    yield
+    shmem.dumps(arrays[0])
+
+
+@operation("claims: send one that was sent, and drop it", between=without_messages, same=True)
+def _(shm):
+    arrays = [_temporary(shm)]
+    shmem.dumps(arrays[0])
+    yield
+    shmem.dumps(arrays[0])
+    arrays.clear()
+
+
+@operation("claims: open a message")
+def _(shm):
+    message, arrays = shmem.dumps(_temporary(shm)), []
+    yield
+    arrays.append(shmem.loads(message))
+
+
+@operation("claims: open one of three messages, and drop the array", between=without_messages, same=True)
+def _(shm):
+    messages = [shmem.dumps(array) for array in [_temporary(shm)] for _ in range(3)]
+    yield
+    shmem.loads(messages[1])
+
+
+@operation("claims: give up a message")
+def _(shm):
+    shmem.dumps(_temporary(shm))
+    yield
+    shm.sweep(claims=0)
+
+
+@operation("claims: free an array that was sent twice")
+def _(shm):
+    array = shm.full(30, 7)
+    for _ in range(2):
+        shmem.dumps(array)
+    yield
+    shm.free(array)
+
+
+@operation("claims: delete the name of an array that was sent", between=without_messages)
+def _(shm):
+    array = shm.full(30, 7)
+    shmem.dumps(array)
+    shm["sent"] = array
+    del array
+    yield
+    del shm["sent"]
 
 
 # -- typed objects --------------------------------------------------------------------------------------------

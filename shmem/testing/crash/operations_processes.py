@@ -10,7 +10,7 @@ import shmem
 from shmem import _core
 from shmem._objects import arrays
 from shmem.testing.crash.checker import living
-from shmem.testing.crash.operations import operation
+from shmem.testing.crash.operations import operation, without_messages
 from shmem.testing.crash.operations_waiting import opening
 
 # -- fork -------------------------------------------------------------------------------------------------------
@@ -167,6 +167,14 @@ def _(shm):
     begun.wait()
     yield
     _core.depart_all(True)
+
+
+@operation("claims: leave with messages in flight", same=True, between=without_messages)
+def _(shm):
+    for n in range(2):
+        shmem.dumps(shm.full(30, 7 + n, temporary=True))
+    yield
+    _core.depart_all()
 
 
 # -- read-only --------------------------------------------------------------------------------------------------

@@ -14,12 +14,12 @@ after it.
 
 Two states are *alike*, and only the first of them is repaired, if they differ only in
 
-* process ids, the counts of recoveries and of owners' deaths, the sequence numbers of the lock's channels, and the flag that a process
-  sleeps on the heap gate, on which no decision depends; salt and uuid, which are drawn when a section is made,
+* process ids, times in claims, the counts of recoveries and of owners' deaths, the sequence numbers of the lock's channels, and the flag
+  that a process sleeps on the heap gate, on which no decision depends; salt and uuid, which are drawn when a section is made,
 * generations: what counts is whether a word has that of its entry, and whether the entry has the one it had before the operation,
 * the payload of PENDING blocks,
-* for a first opener: gates, channels, the boot id, and everything in the table's entries except the counts of pending blocks and pins.  A
-  first opener resets these, or overwrites them with its own, before it looks at anything else,
+* for a first opener: gates, channels, the boot id, and everything in the table's entries except the counts of pending blocks,
+  pins and claims.  A first opener resets these, or overwrites them with its own, before it looks at anything else,
 * if a dead participant has the heap gate, and for the first opener of an unclean section: the free-block index, statistics, and the
   payload of holes and cached blocks, which holds the index's links.  The repair rebuilds these from the chain of front tags.
 
@@ -46,6 +46,8 @@ from shmem._base.layout import (
     STATE_CACHED,
     STATE_HOLE,
     STATE_PENDING,
+    STATE_USED,
+    TYPE_CLAIM,
     heap_start,
 )
 from shmem._base.system_tools import open_file
@@ -57,7 +59,7 @@ CLEANER = 2  # the table entry of a live repairer
 LONGEST_SECONDS = 60
 ENOUGH = 30  # failures of an operation's repairs, after which no more are tried
 FOLLOWING = {"open": ("open",), "join": ("open", "join"), "live": ("open", "join")}
-HEADER, PARTICIPANT = LAYOUT["header_t"], LAYOUT["participant_t"]
+HEADER, PARTICIPANT, CLAIM = LAYOUT["header_t"], LAYOUT["participant_t"], LAYOUT["claim_t"]
 CONTROL_BYTES = heap_start(MAX_PARTICIPANTS)
 RANDOM = [HEADER[name] for name in ("salt", "uuid")]
 OWNED = [HEADER[name] for name in ("lock_gate", "upgrade", "heap_gate", "reserve_gate")]
@@ -87,10 +89,22 @@ def _clear_payload(it, content, states):
                 it[offset : offset + size] = bytes(size)
 
 
+def _stop_clocks(it, content):
+    """Of the times in claims, and in blocks that may become or have been claims, keep whether there is an end; of senders the entry."""
+    _clear(it, [HEADER["claims_until"]])
+    with contextlib.suppress(Damage):
+        for offset, size, state, type_id in blocks_of(content):
+            if size == CLAIM.size and (state != STATE_USED or type_id == TYPE_CLAIM):
+                _clear(it, [CLAIM["made_at"]], offset)
+                CLAIM["expires_at"].write(it, CLAIM["expires_at"].read(it, offset) != 0, offset)
+                CLAIM["sender"].write(it, CLAIM["sender"].read(it, offset) & OWNER_INDEX_MASK, offset)
+
+
 def without_pending(content):
-    """Return a digest that is equal for states that differ only in the payload of PENDING blocks."""
+    """Return a digest that is equal for states that differ only in the payload of PENDING blocks, and in times."""
     it = bytearray(content)
     if len(it) >= CONTROL_BYTES:
+        _stop_clocks(it, content)
         _clear_payload(it, content, (STATE_PENDING,))
     return hashlib.blake2b(it, digest_size=16).digest()
 
@@ -123,6 +137,7 @@ class Likeness:
                 index, generation_at = (field.read(it) & OWNER_INDEX_MASK) - 1, field.offset + HALF_BYTES
                 if 0 <= index < MAX_PARTICIPANTS:
                     _put_half(it, generation_at, _half(it, generation_at) == _half(it, _generation_at(index)))
+            _stop_clocks(it, content)
             gate = HEADER["heap_gate"]
             for field in (gate, HEADER["reserve_gate"]):
                 field.write(it, field.read(it) & ~GATE_WAITERS)

@@ -266,6 +266,25 @@ class Actor:
         self.point()
         contents.verify_array(array)
 
+    @operation("message", 10)
+    def exchange_message(self):
+        """Send a temporary array, which only the message keeps, or open a message that any actor has sent; some are never opened."""
+        name = f"message {self.rng.randrange(contents.N_MESSAGES)}"
+        with self.held():
+            block = self.shm.get(name)
+            if block is None:
+                n = self.rng.randrange(1, 3000)
+                data = shmem.dumps(self.shm.full(n, n, "int32", temporary=True))
+                self.point()
+                self.shm[name] = contents.message(data)
+                return
+            content = bytes(block)
+            del block
+            del self.shm[name]
+        self.point()
+        if self.rng.random() < 0.9:
+            contents.verify_message(content, self.point)
+
     # -- names
 
     @operation("name: array", 14)

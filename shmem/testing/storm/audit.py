@@ -53,6 +53,7 @@ class Audit:
             self.problem(f"the section is in use although all members have ended: {report}, {stats}")
         linked = set(contents.verify_all(shm))
         lost_at_most = self._settle_hands(shm, linked)
+        self._settle_messages(shm)
         self._settle_witnesses(shm["witness"])
         self._settle_tokens(shm["tokens"])
         for which in range(2):
@@ -89,6 +90,15 @@ class Audit:
                 self.totals.returned += 1
             self.totals.killed_actors += 1
         return lost_at_most
+
+    def _settle_messages(self, shm):
+        """Open the messages that are left; give up those that were taken and not opened, of which nothing may remain."""
+        for name in [name for name in shm if name.startswith("message ")]:
+            contents.verify_message(bytes(shm[name]))
+            del shm[name]
+        shm.sweep(claims=0)
+        if shm.stats().claims:
+            self.problem(f"{shm.stats().claims} claims remain after all messages were given up")
 
     def _settle_witnesses(self, witness):
         """Verify that only killed actors have left a witness unequal."""
@@ -186,7 +196,7 @@ class Audit:
         table, intents = HEADER["participants_off"].read(content), HEADER["intents_off"].read(content)
         for i in range(HEADER["max_participants"].read(content)):
             entry = PARTICIPANT.read(content, table + PARTICIPANT.size * i)
-            left = {name: entry[name] for name in ("attached", "pending", "pins", "waiting")}
+            left = {name: entry[name] for name in ("attached", "pending", "pins", "claims", "waiting")}
             left["sharers"] = entry["readers"] & READERS_COUNT_MASK
             left["operation"] = INTENT["operation"].read(content, intents + INTENT.size * i)
             if any(left.values()):

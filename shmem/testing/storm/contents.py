@@ -1,13 +1,15 @@
 """The contents of the storm's section: the objects that members meet in, and the verification of every block's content."""
 
 import struct
+import time
 
 import numpy as np
 
 import shmem
 from shmem._objects import finding
 
-N_SLOTS, N_LISTS, N_NAMES, N_SIDES = 160, 4, 24, 3
+N_SLOTS, N_LISTS, N_NAMES, N_SIDES, N_MESSAGES = 160, 4, 24, 3, 12
+KEPT_NS = 55 * 10**9  # so long a message keeps its array at least, although its sender was killed
 N_TOKENS = 6
 MAX_SIZE = 1 << 25
 SIDE_BYTES = 1 << 20  # of each section beside the main one
@@ -87,6 +89,27 @@ def verify_array(array):
     """Verify that every element of an array equals its length."""
     if not (array == len(array)).all():
         raise Violation(f"an array of {len(array)} elements holds {array[array != len(array)][:5]}")
+
+
+def message(data):
+    """Return the bytes of a message, which begins with the time at which it was sent."""
+    return struct.pack("<q", time.clock_gettime_ns(time.CLOCK_BOOTTIME)) + data
+
+
+def verify_message(content, point=lambda: None):
+    """Open a message and verify its array, which may be gone only if the message is so old that its sender may have been killed long ago.
+
+    `point` is called while the array is open.
+    """
+    (sent_at,) = struct.unpack_from("<q", content)
+    try:
+        array = shmem.loads(content[8:])
+    except shmem.InvalidBlock:
+        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) - sent_at < KEPT_NS:
+            raise Violation("a message has lost its array") from None
+        return
+    point()
+    verify_array(array)
 
 
 def slot_content(shm, offset):
