@@ -54,8 +54,8 @@ LINK_ARGS = [] if WITH_DEBUG_INFO or EXTRA_CFLAGS else ["-Wl,--strip-all"]
 FOR_SIZE = {
     *("shmem._core", "shmem._cli.tstshmem_tree", "shmem._sections.image"),
     *(f"shmem._base.{name}" for name in ("debug", "layout", "public", "system_sysv", "system_tools")),
-    *(f"shmem._objects.{name}" for name in ("arrays", "codec", "directory", "event", "fields", "finding", "making", "persistence")),
-    *(f"shmem._objects.{name}" for name in ("semaphore", "struct", "waitables")),
+    *(f"shmem._objects.{name}" for name in ("arrays", "codec", "directory", "event", "fields", "finding", "growing", "making")),
+    *(f"shmem._objects.{name}" for name in ("persistence", "semaphore", "struct", "waitables")),
 }
 DIRECTIVES = {
     "language_level": 3,

@@ -38,6 +38,7 @@ from shmem._base.errors import (
     get_error_text,
 )
 from shmem._base.public import set_module as _set_module
+from shmem._objects.entry import Entry, info
 from shmem._objects.event import Event
 from shmem._objects.fields import (
     Array,
@@ -77,6 +78,7 @@ __all__ = [
     "Bytes",
     "ClosedError",
     "DeadlockError",
+    "Entry",
     "Event",
     "Handle",
     "HeapCorruption",
@@ -91,6 +93,7 @@ __all__ = [
     "Mutex",
     "NameExists",
     "NotASection",
+    "ObjectInfo",
     "OperatingSystemError",
     "OwnerDiedWarning",
     "Queue",
@@ -121,6 +124,7 @@ __all__ = [
     "float64",
     "get_error_text",
     "handle",
+    "info",
     "int16",
     "int32",
     "int64",
@@ -134,7 +138,7 @@ __all__ = [
     "uint8",
 ]
 
-_RECORDS = ("Handle", "HeapReport", "SectionStats")  # imported on first use, see _objects/records.py
+_RECORDS = ("Handle", "HeapReport", "ObjectInfo", "SectionStats")  # imported on first use, see _objects/records.py
 _set_module(__name__, globals(), [name for name in __all__ if name not in _RECORDS])
 
 

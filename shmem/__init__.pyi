@@ -13,7 +13,7 @@ import enum
 import os
 import queue
 import sys
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from types import TracebackType
 from typing import (
     Any,
@@ -44,6 +44,7 @@ __all__ = [
     "Bytes",
     "ClosedError",
     "DeadlockError",
+    "Entry",
     "Event",
     "Handle",
     "HeapCorruption",
@@ -58,6 +59,7 @@ __all__ = [
     "Mutex",
     "NameExists",
     "NotASection",
+    "ObjectInfo",
     "OperatingSystemError",
     "OwnerDiedWarning",
     "Queue",
@@ -88,6 +90,7 @@ __all__ = [
     "float64",
     "get_error_text",
     "handle",
+    "info",
     "int16",
     "int32",
     "int64",
@@ -117,6 +120,7 @@ _Put = TypeVar("_Put", default=Any)
 _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _Size: TypeAlias = SupportsIndex | str
 _Shape: TypeAlias = SupportsIndex | Iterable[SupportsIndex]
+_MaxShape: TypeAlias = SupportsIndex | Sequence[SupportsIndex | None]
 _DType: TypeAlias = np.dtype[_Scalar] | type[_Scalar]
 _Order: TypeAlias = Literal["C", "F"]
 _Mode: TypeAlias = Literal["read_write", "read_only"]
@@ -415,6 +419,14 @@ class HeapReport:
     cached_bytes: int
 
 @dataclasses.dataclass(frozen=True)
+class ObjectInfo:
+    section: SharedMemory
+    offset: int
+    serial: int
+    names: tuple[str, ...]
+    pins: tuple[int, ...]
+
+@dataclasses.dataclass(frozen=True)
 class SectionStats:
     max_size: int
     used: int
@@ -435,6 +447,31 @@ class SectionStats:
     claims: int
     claimed_bytes: int
 
+# -- entries of the directory ---------------------------------------------------------------------------------
+
+class Entry:
+    def __init__(self, section: SharedMemory, name: str) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def value(self) -> Any: ...
+    @property
+    def dtype(self) -> np.dtype[Any] | None: ...
+    @property
+    def shape(self) -> tuple[int, ...] | None: ...
+    @property
+    def maxshape(self) -> tuple[int | None, ...] | None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def pins(self) -> tuple[int, ...]: ...
+    @property
+    def sealed(self) -> bool: ...
+    def append(self, rows: npt.ArrayLike, move: bool = False) -> None: ...
+    def resize(self, shape: _Shape, move: bool = False) -> None: ...
+    def seal(self) -> None: ...
+    def __reduce__(self) -> NoReturn: ...
+
 # -- functions ----------------------------------------------------------------------------------------------
 
 def deallocate(obj: _Placed) -> None: ...
@@ -444,6 +481,7 @@ def find_storage(obj: object) -> SharedMemory | None: ...
 def handle(obj: npt.NDArray[_Scalar], *, claim: float | None = None) -> Handle[npt.NDArray[_Scalar]]: ...
 @overload
 def handle(obj: _Object, *, claim: float | None = None) -> Handle[_Object]: ...
+def info(obj: _Placed | memoryview) -> ObjectInfo: ...
 def loads(data: Buffer) -> Any: ...
 def register(library: Literal["billiard", "joblib", "loky", "multiprocess", "pyarrow"]) -> None: ...
 
@@ -503,23 +541,55 @@ class SharedMemory:
     # arrays
     @overload
     def empty(
-        self, shape: _Shape, dtype: _DType[_Scalar], order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: _DType[_Scalar],
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
-    def empty(self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False) -> npt.NDArray[np.float64]: ...
+    def empty(
+        self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False, maxshape: _MaxShape | None = None
+    ) -> npt.NDArray[np.float64]: ...
     @overload
     def empty(
-        self, shape: _Shape, dtype: npt.DTypeLike = ..., order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: npt.DTypeLike = ...,
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def zeros(
-        self, shape: _Shape, dtype: _DType[_Scalar], order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: _DType[_Scalar],
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
-    def zeros(self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False) -> npt.NDArray[np.float64]: ...
+    def zeros(
+        self, shape: _Shape, *, order: _Order = "C", name: str | None = None, temporary: bool = False, maxshape: _MaxShape | None = None
+    ) -> npt.NDArray[np.float64]: ...
     @overload
     def zeros(
-        self, shape: _Shape, dtype: npt.DTypeLike = ..., order: _Order = "C", *, name: str | None = None, temporary: bool = False
+        self,
+        shape: _Shape,
+        dtype: npt.DTypeLike = ...,
+        order: _Order = "C",
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def full(
@@ -531,6 +601,7 @@ class SharedMemory:
         *,
         name: str | None = None,
         temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
     def full(
@@ -542,18 +613,37 @@ class SharedMemory:
         *,
         name: str | None = None,
         temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def array(
-        self, obj: npt.ArrayLike, dtype: _DType[_Scalar], *, name: str | None = None, temporary: bool = False
+        self,
+        obj: npt.ArrayLike,
+        dtype: _DType[_Scalar],
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
     def array(
-        self, obj: npt.NDArray[_Scalar], dtype: None = None, *, name: str | None = None, temporary: bool = False
+        self,
+        obj: npt.NDArray[_Scalar],
+        dtype: None = None,
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[_Scalar]: ...
     @overload
     def array(
-        self, obj: npt.ArrayLike, dtype: npt.DTypeLike | None = None, *, name: str | None = None, temporary: bool = False
+        self,
+        obj: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = None,
+        *,
+        name: str | None = None,
+        temporary: bool = False,
+        maxshape: _MaxShape | None = None,
     ) -> npt.NDArray[Any]: ...
     @overload
     def copy(self, obj: npt.NDArray[_Scalar], *, name: str | None = None, temporary: bool = False) -> npt.NDArray[_Scalar]: ...
@@ -617,6 +707,7 @@ class SharedMemory:
     def values(self) -> ValuesView[Any]: ...
     def items(self) -> ItemsView[str, Any]: ...
     def get(self, name: str, default: object = None) -> Any: ...
+    def entry(self, name: str) -> Entry: ...
     def pop(self, name: str, default: object = ...) -> Any: ...
     def popitem(self) -> tuple[str, Any]: ...
     def setdefault(self, name: str, default: npt.ArrayLike | _Placed | Buffer) -> Any: ...

@@ -24,9 +24,10 @@ Lock order, outermost first; no thread takes an earlier one while holding a late
 2. the storage lock of a section
 3. the process mutex
 4. the opening byte of a section's file
-5. the reserve gate of a section
-6. the heap gate of a section
-7. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
+5. the gate of an array (no thread holds two)
+6. the reserve gate of a section
+7. the heap gate of a section
+8. the gates of its queues, by offset, the producers' first (only a snapshot holds several)
 """
 
 import operator

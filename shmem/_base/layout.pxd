@@ -290,9 +290,9 @@ cdef extern from *:
         return hash ^ hash >> 33;
     }
 
-    typedef struct {                  /* payload of an array; then shape, strides, pins, dtype text; data last */
+    typedef struct {                  /* payload of an array; then shape, strides, pins, dtype text, maximum shape if it grows; data last */
         uint64_t data_off;            /* from the payload's start, a multiple of 64 */
-        uint64_t data_bytes;
+        uint64_t data_bytes;          /* 0 in an array that can grow: its rows are counted by the shape */
         uint32_t flags;
         uint16_t n_dims;
         uint16_t dtype_bytes;
@@ -300,8 +300,8 @@ cdef extern from *:
         uint32_t n_names;             /* names of the directory that lead here, an index */
         uint32_t n_claims;            /* claims of messages that refer to it, an index */
         uint32_t n_more_pins;         /* from here on reserved: 0 */
-        uint64_t capacity_bytes;
-        uint64_t append_gate;
+        uint64_t capacity_bytes;      /* room for rows, from `data_off` on; 0: the array cannot grow */
+        uint64_t append_gate;         /* owner's word of the participant that changes the shape, see _heap/array_gate.pyx */
         uint8_t spare[8];
     } array_t;
     _Static_assert(offsetof(array_t, flags) == 16, "layout");
@@ -309,6 +309,8 @@ cdef extern from *:
     _Static_assert(sizeof(array_t) == 64, "layout");
     #define ARRAY_TEMPORARY 1u        /* freed with its last pin */
     #define ARRAY_UNNAMED 2u          /* its last name was deleted: freed with its last pin */
+    #define ARRAY_SEALED 8u           /* views that are opened from now on are read-only */
+    #define UNLIMITED (~(uint64_t)0)  /* in a maximum shape */
 
     typedef struct {                  /* payload of a record of pins; pin bits follow, as many words as in an array */
         uint64_t target_off;          /* payload of the pinned block, which is not an array */
@@ -413,6 +415,7 @@ cdef extern from *:
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
+            offsetof(array_t, append_gate),
             sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots), sizeof(claim_t),
             offsetof(header_t, claims_off), offsetof(participant_t, claims),
             sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
@@ -596,6 +599,8 @@ cdef extern from *:
 
     const uint32_t ARRAY_TEMPORARY
     const uint32_t ARRAY_UNNAMED
+    const uint32_t ARRAY_SEALED
+    const uint64_t UNLIMITED
 
     ctypedef struct pin_record_t:
         uint64_t target_off
@@ -822,6 +827,16 @@ cdef inline char* array_dtype(array_t* array) noexcept nogil:
 
 cdef inline size_t array_header_bytes(size_t n_dims, size_t n_pin_words, size_t dtype_bytes) noexcept nogil:
     return round_up(sizeof(array_t) + 16 * n_dims + 8 * n_pin_words + dtype_bytes, LINE_BYTES)
+
+
+cdef inline size_t grown_header_bytes(size_t n_dims, size_t n_pin_words, size_t dtype_bytes) noexcept nogil:
+    """Return the same for an array that can grow, whose maximum shape comes last."""
+    return array_header_bytes(n_dims, n_pin_words, dtype_bytes + 8 * n_dims)
+
+
+cdef inline uint64_t* array_max_shape(array_t* array) noexcept nogil:
+    """Return the maximum shape of an array that can grow: it ends where the data begin."""
+    return <uint64_t*>(<char*>array + array.data_off) - array.n_dims
 
 
 cdef inline bint type_is_internal(uint64_t type_id) noexcept nogil:

@@ -35,3 +35,8 @@ cdef enum Status:
     INTERRUPTED = -101
     NOT_FOUND = -102
     NEEDS_BACKING = -103
+    CHANGED = -104               # the name leads to another object by now
+    NOT_GROWABLE = -105
+    BEYOND_MAXIMUM = -106
+    SEALED = -107
+    SHARED = -108                # more than this name leads to the array

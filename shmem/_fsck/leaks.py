@@ -24,11 +24,12 @@ from shmem._base.layout import (
     TYPE_QUEUE,
     TYPE_SEMAPHORE,
 )
+from shmem._fsck import arrays
 from shmem._fsck.wreck import WORD_BYTES, round_up
 from shmem._objects import fields
 
 KINDS = {TYPE_PLAIN: "bytes", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex", TYPE_QUEUE: "queue"}
-ARRAY, CLAIM = LAYOUT["array_t"], LAYOUT["claim_t"]
+CLAIM = LAYOUT["claim_t"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +89,9 @@ class Reach:
     def describe(self, payload):
         """Return a description of a block."""
         type_id = self.wreck.tag(payload - BLOCK_HEAD_BYTES)[2]
-        if type_id == TYPE_ARRAY and self.wreck.array_fits(payload - BLOCK_HEAD_BYTES):
-            n_dims = ARRAY["n_dims"].read(self.wreck.raw, payload)
-            shape = [self.wreck.word(payload + ARRAY.size + WORD_BYTES * i) for i in range(n_dims)]
-            return f"array {tuple(shape)} of {self.wreck.dtype_text(payload).decode('ascii', 'replace').strip(chr(39))}"
+        if type_id == TYPE_ARRAY and arrays.fits(self.wreck, payload - BLOCK_HEAD_BYTES):
+            text = arrays.dtype_text(self.wreck, payload).decode("ascii", "replace").strip(chr(39))
+            return f"array {arrays.shape(self.wreck, payload)} of {text}"
         if type_id >= TYPE_FIRST_USER:
             return self.types.get(type_id, (f"unknown type {type_id}", None))[0]
         return KINDS.get(type_id, f"unknown type {type_id}")

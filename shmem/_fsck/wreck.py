@@ -35,10 +35,8 @@ from shmem._base.layout import (
     INDEX_TLSF,
     LAYOUT,
     LAYOUT_VERSION,
-    LINE_BYTES,
     MAGIC,
     MAGIC_BEING_MADE,
-    MAX_DIMS,
     MAX_LABEL_BYTES,
     MAX_NAME_BYTES,
     MAX_PARTICIPANTS,
@@ -65,8 +63,8 @@ from shmem._base.layout import (
     read_tag,
     rear_tag,
 )
+from shmem._fsck import arrays
 from shmem._fsck import entries as _entries
-from shmem._objects.dtypes import from_text
 from shmem._sections import image
 
 HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT["block_t"], LAYOUT["array_t"]
@@ -516,41 +514,12 @@ class Wreck:
 
     # -- 3. blocks
 
-    def array_fits(self, offset):
-        """Return whether the header of an array at this block describes data inside the block."""
-        room, at = self.payload(offset), offset + BLOCK_HEAD_BYTES
-        if room < ARRAY.size:
-            return False
-        array = ARRAY.read(self.raw, at)
-        data_off, data_bytes, n_dims, n_words = array["data_off"], array["data_bytes"], array["n_dims"], array["n_pin_words"]
-        if n_words != self.field("max_participants") + 63 >> 6 or n_dims > MAX_DIMS or data_off % LINE_BYTES or data_off > room:
-            return False
-        if data_bytes > room - data_off or self.dtype_off(at) - at + array["dtype_bytes"] > data_off:
-            return False
-        shape, strides = (struct.unpack_from(f"<{n_dims}q", self.raw, at + ARRAY.size + WORD_BYTES * n_dims * i) for i in (0, 1))
-        try:
-            dtype = from_text(self.dtype_text(at))
-            np.ndarray(shape, dtype, memoryview(self.raw)[at + data_off : at + data_off + data_bytes], 0, strides)
-        except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError, ValueError):
-            return False
-        return True
-
-    def dtype_off(self, payload_off):
-        """Return the offset of the text of an array's dtype: it follows the header, the shape, the strides and the pins."""
-        n_dims, n_words = ARRAY["n_dims"].read(self.raw, payload_off), ARRAY["n_pin_words"].read(self.raw, payload_off)
-        return payload_off + ARRAY.size + WORD_BYTES * (2 * n_dims + n_words)
-
-    def dtype_text(self, payload_off):
-        """Return the text of an array's dtype."""
-        at = self.dtype_off(payload_off)
-        return self.raw[at : at + ARRAY["dtype_bytes"].read(self.raw, payload_off)]
-
     def _blocks(self):
         for offset in self.blocks:
             size, state, type_id = self.tag(offset)
             if state != STATE_USED:
                 continue
-            if type_id == TYPE_ARRAY and not self.array_fits(offset):
+            if type_id == TYPE_ARRAY and not arrays.fits(self, offset):
                 self.report(
                     offset, "an array's header does not fit its block", "the array becomes a plain block", "shape and dtype of the array"
                 )
@@ -665,7 +634,7 @@ class Wreck:
                 self.put_tag(offset, size, STATE_HOLE)
                 self.notes.append(f"{offset:#x}: this block was a record of views, which end with their process")
                 continue
-            if kind == TYPE_PLAIN and self.array_fits(offset):
+            if kind == TYPE_PLAIN and arrays.fits(self, offset):
                 kind = TYPE_ARRAY
                 self.put_tag(offset, size, STATE_USED, TYPE_ARRAY)
             self.nameless.add(offset)

@@ -21,8 +21,8 @@ from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_allocate_at_hand, heap_check_block, heap_commit,
     heap_enter, heap_leave, heap_mend_pins, heap_release, heap_release_with_pins, heap_wait_t)
 from shmem._heap.pins cimport (
-    block_has_own_pins, block_is_doomed, block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none, pins_clear_mine, pins_find,
-    pins_put_in, pins_set_mine, pins_set_slot, pins_take_out)
+    block_copy_pins, block_has_own_pins, block_is_doomed, block_is_pinned, block_is_unreachable, pin_record_bytes, pins_are_none,
+    pins_clear_mine, pins_find, pins_put_in, pins_set_mine, pins_set_slot, pins_take_out)
 from shmem._heap.recovery cimport NO_PARTICIPANT, heap_recover
 
 
@@ -120,6 +120,20 @@ cdef int block_pin(section_t* section, uint64_t payload_off, uint64_t serial, he
             status = _pin_once(section, payload_off, serial, &record_off, status, wait)
     if record_off != 0:          # not used: another participant made a record meanwhile, or the block is gone
         heap_abandon(section, record_off)
+    return status
+
+
+cdef int block_look_at_pins(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t* bits, heap_wait_t wait) noexcept nogil:
+    cdef int status = heap_enter(section, wait)
+    if status != OK:
+        return status
+    if section.header.broken == 0:
+        status = heap_mend_pins(section, payload_off)
+    if status == OK:
+        status = _check(section, payload_off, serial)
+    if status == OK:
+        block_copy_pins(section, payload_off, bits)
+    heap_leave(section)
     return status
 
 

@@ -34,7 +34,12 @@ cdef bint block_doom_if_pinned(section_t* section, uint64_t payload_off) noexcep
 # Whether the DOOMED block with this serial is at this offset.
 cdef bint block_is_doomed(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 # Whether a participant pins the block.  With `by_others` this process's own pin does not count; with `ask` only those of live participants.
+# A participant that changes the shape of an array counts, whatever `by_others` is: it may write to the array.
 cdef bint block_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil
+# The same, but only views count: whether a live participant, this one included, has views of the block, or is about to receive one.
+cdef bint block_is_viewed(section_t* section, uint64_t payload_off) noexcept nogil
+# Copy the bits of the live participants that have views of the block, in as many words as an array has.
+cdef void block_copy_pins(section_t* section, uint64_t payload_off, uint64_t* bits) noexcept nogil
 # Whether a block without pins must be freed: its flags require it, and neither a name, nor the root, nor a claim leads to it.
 cdef bint block_is_unreachable(section_t* section, uint64_t payload_off) noexcept nogil
 # If a live participant pins the block, or a message claims it, and no name leads to it any more, mark it to end with the last of them, and

@@ -8,7 +8,8 @@ participant's count `pins` is incremented before its pin is set, and decremented
 
 A pin is in one of three places:
 
-* An array has one bit for each possible participant, after its shape and strides; a queue has them after its header.
+* An array has one bit for each possible participant, after its shape and strides; a queue has them after its header.  A participant that
+  changes the shape of an array (`array_gate.pyx`) pins it by the word of the gate that it owns.
 * The header has some slots for pins of other blocks.  A slot holds participant and block in one word.  A participant uses one slot, so that
   a short view, as of most blocks, allocates nothing; more only if there is no memory for a record, so that a full section can be read.
 * Otherwise the bits are in a record, a block of type TYPE_PINS, which has offset and serial of the pinned block.  The first pin makes the
@@ -43,6 +44,7 @@ before the pin is cleared, so that no kill leaves it without a name, pin or mark
 """
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, load_acquire_u32, store_release_u64
 from shmem._base.bounds cimport block_is_stale, block_room, damaged, heap_top, is_sealed, size_fits, used_tag
@@ -50,7 +52,8 @@ from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, GOLDEN, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, SERIAL_MASK,
     STATE_DOOMED, STATE_USED, TAG_GATED, TAG_SMALL, TAG_STATE_MASK, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, array_t, block_t, block_to_payload,
     payload_bytes, payload_to_block, pin_record_t, queue_pins, queue_t, record_pins, tag_size, tag_state, tag_type, type_is_internal)
-from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive
+from shmem._base.owner cimport word_has_owner
+from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 from shmem._heap.block_tags cimport block_set_gated
@@ -294,7 +297,42 @@ cdef bint _is_pinned_by_slot(section_t* section, uint64_t payload_off, bint by_o
     return False
 
 
+cdef bint _is_being_changed(section_t* section, uint64_t payload_off, bint ask) noexcept nogil:
+    """Return whether a participant owns the gate of an array."""
+    cdef uint64_t word
+    if tag_type(_tag(section, payload_off)) != TYPE_ARRAY or array_checked_pins(section, payload_off) == NULL:
+        return False
+    word = (<array_t*>(section.base + payload_off)).append_gate
+    return word_has_owner(word) and (not ask or owner_is_alive(section, word))
+
+
+cdef bint block_is_viewed(section_t* section, uint64_t payload_off) noexcept nogil:
+    if tag_type(_tag(section, payload_off)) == TYPE_ARRAY and (<array_t*>(section.base + payload_off)).n_claims != 0:
+        return True
+    return _is_viewed(section, payload_off, False, True)
+
+
 cdef bint block_is_pinned(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
+    return _is_viewed(section, payload_off, by_others, ask) or _is_being_changed(section, payload_off, ask)
+
+
+cdef void block_copy_pins(section_t* section, uint64_t payload_off, uint64_t* bits) noexcept nogil:
+    cdef uint64_t* pins = _bits_of(section, payload_off)
+    cdef uint64_t slot
+    cdef uint32_t i
+    memset(bits, 0, 8 * <size_t>pin_words(section))
+    if pins != NULL:
+        memcpy(bits, pins, 8 * <size_t>pin_words(section))
+    for i in range(_slots_bound(section)):
+        slot = section.header.pin_slots[i]
+        if _is_slot_of(slot, payload_off) and slot >> PIN_SLOT_SHIFT < section.max_participants:
+            bits[slot >> PIN_SLOT_SHIFT >> 6] |= <uint64_t>1 << (slot >> PIN_SLOT_SHIFT & 63)
+    for i in range(64 * pin_words(section)):
+        if bits[i >> 6] >> (i & 63) & 1 and (i >= section.max_participants or not _pin_counts(section, i, False, True)):
+            bits[i >> 6] &= ~(<uint64_t>1 << (i & 63))
+
+
+cdef bint _is_viewed(section_t* section, uint64_t payload_off, bint by_others, bint ask) noexcept nogil:
     cdef uint64_t* pins = _bits_of(section, payload_off)
     cdef uint64_t bits
     cdef uint32_t i, index

@@ -21,8 +21,8 @@ before it.  So recovery may be killed at any instruction and run again.
 5. Drop the pins of dead participants that lie in records and slots; free the records that are left without a pin, and the blocks
    whose last pin that was, if they are unnamed.
 6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records and claims that are not in the index become holes.  Pins of
-   dead participants in arrays and queues are dropped; arrays without name, pin and claim, and DOOMED blocks without a pin, are freed.
-   Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
+   dead participants in arrays and queues, and gates of arrays that they own, are dropped; arrays without name, pin and claim, and DOOMED
+   blocks without a pin, are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
 7. A hole at the end lowers `top`.
 8. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
@@ -39,10 +39,11 @@ from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
-    INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE,
-    STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, intent_t, payload_to_block,
-    pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
-from shmem._base.participants cimport ATTACHED_NEW, participant_entry_is_alive, participant_left_something
+    INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED, STATE_DOOMED,
+    STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, array_t, block_t, block_to_payload, intent_t,
+    payload_to_block, pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+from shmem._base.owner cimport owner_index, word_has_owner
+from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.block_tags cimport block_set_gated
@@ -246,9 +247,22 @@ cdef void _drop_recorded_pins(section_t* section, const dead_t* dead) noexcept n
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
     """Clear the pins of dead participants; return True if no other is left."""
     cdef uint64_t* pins = block_checked_pins(section, payload_off)
+    cdef bint is_array = tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY, is_changed
     if pins == NULL:                     # its header is damaged
-        return tag_type(block_at(section, payload_to_block(payload_off)).tag) != TYPE_ARRAY
-    return _clear_dead_bits(section, pins, dead)
+        return not is_array
+    is_changed = is_array and _keeps_gate(section, payload_off, dead)
+    return _clear_dead_bits(section, pins, dead) and not is_changed
+
+
+cdef bint _keeps_gate(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
+    """Return whether a live participant changes the shape of an array; a dead one has left its gate."""
+    cdef uint64_t* gate = &(<array_t*>(section.base + payload_off)).append_gate
+    if not word_has_owner(gate[0]):
+        return False
+    if not _is_dead(dead, owner_index(gate[0])) and owner_is_alive(section, gate[0]):
+        return True
+    store_release_u64(gate, 0)
+    return False
 
 
 cdef bint _ends(section_t* section, uint64_t payload_off, uint64_t tag, const dead_t* dead) noexcept nogil:

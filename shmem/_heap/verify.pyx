@@ -8,16 +8,16 @@ and compares the free index and the cached lists with the counts of that walk.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from shmem._atomics cimport load_relaxed_u64
+from shmem._atomics cimport load_acquire_u64, load_relaxed_u64
 from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
     SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
-    TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, array_t, block_t, block_to_payload, claim_t, header_t, name_entry_t, name_slot_t, name_table_t,
-    payload_bytes, payload_to_block, pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type,
-    type_is_internal)
-from shmem._base.owner cimport GATE_WAITERS, owner_index
+    TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, array_max_shape, array_shape, array_strides, array_t, block_t, block_to_payload, claim_t,
+    grown_header_bytes, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, pin_record_t, seal,
+    table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
+from shmem._base.owner cimport GATE_WAITERS, owner_index, word_has_owner
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.cached_blocks cimport cache_bin_bytes
@@ -60,6 +60,17 @@ cdef void _count(heap_facts_t* facts, uint64_t tag) noexcept nogil:
             facts.n_internal += 1
 
 
+cdef bint _rows_fit(section_t* section, array_t* array, uint64_t room) noexcept nogil:
+    """Return whether the rows of an array that can grow fit its room.  Another process may change their number meanwhile."""
+    cdef uint64_t row_bytes, n_rows
+    if (array.n_dims == 0 or array.data_bytes != 0 or array.capacity_bytes > room - array.data_off
+            or grown_header_bytes(array.n_dims, array.n_pin_words, array.dtype_bytes) > array.data_off):
+        return False
+    row_bytes = array_strides(array)[0]
+    n_rows = load_acquire_u64(array_shape(array))
+    return row_bytes != 0 and n_rows <= array.capacity_bytes // row_bytes and n_rows <= array_max_shape(array)[0]
+
+
 cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts) noexcept nogil:
     cdef array_t* array = <array_t*>(section.base + block_to_payload(off))
     cdef uint64_t room = block_room(section, block_to_payload(off))
@@ -67,6 +78,10 @@ cdef Problem _check_array(section_t* section, uint64_t off, heap_facts_t* facts)
             or array.data_bytes > room - array.data_off
             or sizeof(array_t) + 16 * <uint64_t>array.n_dims + 8 * <uint64_t>array.n_pin_words + array.dtype_bytes > array.data_off):
         return _say(facts, BAD_ARRAY, off, room, array.data_off + array.data_bytes)
+    if array.capacity_bytes != 0 and not _rows_fit(section, array, room):
+        return _say(facts, BAD_ARRAY, off, room, array.data_off + array.capacity_bytes)
+    if word_has_owner(array.append_gate) and owner_index(array.append_gate) >= section.max_participants:
+        return _say(facts, BAD_ARRAY, off, 0, array.append_gate)
     facts.n_claims_of_arrays += array.n_claims
     if array.n_claims != 0:
         facts.claimed_bytes += tag_size(block_at(section, off).tag)

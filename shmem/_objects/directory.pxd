@@ -16,3 +16,6 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
 
 # Free a PENDING block of this process after a failure.  Wait for the heap gate for a slice at most.
 cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept
+
+# A name as UTF-8; TypeError or ValueError if it cannot be a name.
+cdef bytes name_bytes(object name)

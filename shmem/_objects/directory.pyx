@@ -112,13 +112,14 @@ cdef int _take_copied(name_call_t* call, dict found) except -1:
         text = call.copied + off + sizeof(copied_t)
         name = text[:entry.name_bytes]
         if name not in found or found[name][0] < entry.order:
-            found[name] = entry.order, entry.value, name, text[entry.name_bytes:entry.name_bytes + entry.data_bytes], entry.serial
+            data = text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
+            found[name] = entry.order, entry.value, entry.serial, name, data
         off += copied_bytes(entry.name_bytes, entry.data_bytes)
     return 0
 
 
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, name, data, serial) of all entries of a table in the order of their creation; the heap gate is free between two pieces."""
+    """Return (value, serial, name, data) of all entries of a table in the order of their creation; the heap gate is free between two pieces."""
     cdef name_call_t call
     cdef dict found = {}
     memset(&call, 0, sizeof(call))
@@ -169,7 +170,7 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 
 
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
-    for value, name, description, _ in _entries(mapping, &mapping.section.header.types_off):
+    for value, _, name, description in _entries(mapping, &mapping.section.header.types_off):
         if value == type_id:
             return name, description
     return None
@@ -177,7 +178,7 @@ cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
 
 # -- the directory ----------------------------------------------------------------------------------------
 
-cdef bytes _name_bytes(object name):
+cdef bytes name_bytes(object name):
     if not isinstance(name, str):
         raise TypeError(f"a name must be a string, got {type(name).__name__}")
     encoded = name.encode()
@@ -188,7 +189,7 @@ cdef bytes _name_bytes(object name):
 
 def check_name(name):
     """Raise TypeError or ValueError if `name` cannot be a name."""
-    _name_bytes(name)
+    name_bytes(name)
 
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
@@ -215,7 +216,7 @@ cdef int _insert(section_t* section, name_call_t* call) except? -200:
 
 
 cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
-    cdef bytes encoded = _name_bytes(name)
+    cdef bytes encoded = name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status
     call.value, call.serial = payload_off, serial
@@ -230,7 +231,7 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
 def get(Memory memory, name):
     """Return the object with a name, None if there is none."""
     cdef Mapping mapping = memory.opened()
-    cdef bytes encoded = _name_bytes(name)
+    cdef bytes encoded = name_bytes(name)
     cdef uint64_t payload_off = 0, serial = 0, found_off = 0, found_serial = 0
     while _find(mapping, encoded, &payload_off, &serial):
         failure = None
@@ -308,14 +309,14 @@ def is_named(Memory memory, name, obj):
     cdef Mapping mapping = memory.opened()
     cdef uint64_t payload_off = 0, serial = 0
     placed = placed_behind(obj)
-    return (placed is not None and _lies_in(mapping, placed) and _find(mapping, _name_bytes(name), &payload_off, &serial)
+    return (placed is not None and _lies_in(mapping, placed) and _find(mapping, name_bytes(name), &payload_off, &serial)
             and payload_off == offset_in(mapping, placed) and serial == placed_behind(placed).serial)
 
 
 def remove(Memory memory, name, obj=None):
     """Remove a name, which must lead to `obj` if one is given; raise KeyError if there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
-    cdef bytes encoded = _name_bytes(name)
+    cdef bytes encoded = name_bytes(name)
     cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
     cdef int status
     if obj is not None:
@@ -349,7 +350,15 @@ def take(Memory memory, name):
 def keys(Memory memory):
     """Return all names in the order of their creation."""
     cdef Mapping mapping = memory.opened()
-    return [name.decode("utf-8", "replace") for _, name, _, _ in _entries(mapping, &mapping.section.header.directory_off)]
+    return [name.decode("utf-8", "replace") for _, _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]
+
+
+def names_of(Memory memory, uint64_t payload_off, uint64_t serial):
+    """Return the names of the block with this offset and serial, in the order of their creation."""
+    cdef Mapping mapping = memory.opened()
+    return tuple([name.decode("utf-8", "replace") for value, its_serial, name, _ in
+                  _entries(mapping, &mapping.section.header.directory_off)
+                  if value == payload_off and (its_serial ^ serial) & SERIAL_MASK == 0])
 
 
 def length(Memory memory):
@@ -420,7 +429,7 @@ def glance(Memory memory not None, most):
     call.anchor = &mapping.section.header.directory_off
     if run_step(mapping.section, _count_step, &call) != OK:
         return None, []
-    names = [name.decode("utf-8", "replace") for _, name, _, _ in _glance_entries(mapping, call.anchor, most)]
+    names = [name.decode("utf-8", "replace") for _, _, name, _ in _glance_entries(mapping, call.anchor, most)]
     return max(<size_t>call.n_names, <size_t>len(names)), names
 
 
@@ -436,11 +445,11 @@ def glance_at_objects(Memory memory not None):
     cdef int i
     look.n = len(entries)
     for i in range(look.n):
-        look.seen[i].payload_off, look.seen[i].serial = entries[i][0], entries[i][3]
+        look.seen[i].payload_off, look.seen[i].serial = entries[i][0], entries[i][1]
     if run_step(mapping.section, _see_step, &look) != OK:
         return []
-    types = {value: name for value, name, _, _ in _glance_entries(mapping, &mapping.section.header.types_off, TYPE_LAST_USER)}
-    return [(entries[i][1].decode("utf-8", "replace"), _kind(look.seen[i].tag, types), tag_size(look.seen[i].tag)) for i in range(look.n)]
+    types = {value: name for value, _, name, _ in _glance_entries(mapping, &mapping.section.header.types_off, TYPE_LAST_USER)}
+    return [(entries[i][2].decode("utf-8", "replace"), _kind(look.seen[i].tag, types), tag_size(look.seen[i].tag)) for i in range(look.n)]
 
 
 cdef str _kind(uint64_t tag, dict types):

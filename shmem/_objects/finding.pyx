@@ -18,6 +18,8 @@ from shmem._bridge.mapping cimport Mapping, face_of, open_mappings
 from shmem._core cimport Memory
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, WAIT_A_SLICE, heap_check_users_block, heap_enter, heap_leave, heap_set_root, heap_wait_t)
+from shmem._heap.pinning cimport block_look_at_pins
+from shmem._heap.pins cimport pin_words
 from shmem._sections.process cimport section_of_address
 
 
@@ -111,6 +113,28 @@ def locate(Memory memory, obj):
         payload_off = offset_in(mapping, obj)
         found = payload_off, placed_behind(obj).serial
     return found
+
+
+ctypedef struct look_t:
+    uint64_t payload_off
+    uint64_t serial
+    uint64_t* bits
+
+
+cdef int _look_at_pins_step(section_t* section, void* request) noexcept nogil:
+    cdef look_t* look = <look_t*>request
+    return block_look_at_pins(section, look.payload_off, look.serial, look.bits, WAIT_A_SLICE)
+
+
+def viewers(Memory memory, uint64_t payload_off, uint64_t serial):
+    """Return the process ids of the live participants that have views of a block, in the order of their entries."""
+    cdef Mapping mapping = memory.opened()
+    cdef bytearray copied = bytearray(8 * pin_words(mapping.section))
+    cdef uint64_t* bits = <uint64_t*><char*>copied
+    cdef look_t look
+    look.payload_off, look.serial, look.bits = payload_off, serial, bits
+    check(run_steps(mapping.section, _look_at_pins_step, &look), mapping, f"look at the block at offset {payload_off:#x}")
+    return tuple([mapping.section.participants[i].pid for i in range(mapping.section.max_participants) if bits[i >> 6] >> (i & 63) & 1])
 
 
 def reopen(Memory memory, offset, serial):

@@ -1,4 +1,4 @@
-"""The frozen records that the library returns: `Handle`, `HeapReport` and `SectionStats`.
+"""The frozen records that the library returns: `Handle`, `HeapReport`, `ObjectInfo` and `SectionStats`.
 
 This module is imported before the first section is opened, because making dataclasses is a noticeable part of an import.
 """
@@ -113,6 +113,23 @@ class HeapReport(_Shown):
     cached_blocks: int
     """Freed blocks kept for the next request of their size."""
     cached_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectInfo(_Shown):
+    """The results of `info`."""
+
+    __module__ = "shmem"
+
+    section: SharedMemory
+    offset: int
+    """Bytes from the start of the section to the object's block."""
+    serial: int
+    """The serial number of the block; it never repeats in the life of a section."""
+    names: tuple[str, ...]
+    """The names of the directory that lead to it, in the order of their creation."""
+    pins: tuple[int, ...]
+    """Process ids of the processes that have views of it, each as seen in the PID namespace of its process."""
 
 
 @dataclasses.dataclass(frozen=True)

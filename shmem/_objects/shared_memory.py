@@ -12,6 +12,7 @@ from shmem._bridge.blocks import Block
 from shmem._objects import arrays, directory, finding, making, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
+from shmem._objects.entry import Entry
 from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
 from shmem._objects.semaphore import place_semaphore
@@ -89,7 +90,7 @@ class SharedMemory(_core.Memory):
     new = struct.new
     queue = _queue.queue
 
-    def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False):
+    def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False, maxshape=None):
         """Return a new array in the section, with undefined contents.
 
         Parameters
@@ -102,6 +103,9 @@ class SharedMemory(_core.Memory):
             Name in the directory, assigned in the same step.
         temporary : bool
             Free the array when its last view in any process is gone.
+        maxshape : int or tuple, optional
+            The shape up to which the array can grow, with None for a dimension without a limit, as ``(None, 3)``.  Room is reserved for
+            all rows or, without a limit, for some more; `entry` has the methods that append rows.
 
         Returns
         -------
@@ -112,35 +116,43 @@ class SharedMemory(_core.Memory):
         ------
         SectionFull, NameExists
         """
-        return arrays.make(self, shape, dtype, order, False, name, temporary)
+        return arrays.make(self, shape, dtype, order, False, name, temporary, None, maxshape)
 
-    def zeros(self, shape, dtype=float, order="C", *, name=None, temporary=False):
+    def zeros(self, shape, dtype=float, order="C", *, name=None, temporary=False, maxshape=None):
         """Return a new array of zeros in the section; parameters as for `empty`."""
-        return arrays.make(self, shape, dtype, order, True, name, temporary)
+        return arrays.make(self, shape, dtype, order, True, name, temporary, None, maxshape)
 
-    def full(self, shape, fill_value, dtype=None, order="C", *, name=None, temporary=False):
+    def full(self, shape, fill_value, dtype=None, order="C", *, name=None, temporary=False, maxshape=None):
         """Return a new array in the section, filled with `fill_value`; other parameters as for `empty`."""
         if dtype is None:
             dtype = np.asarray(fill_value).dtype
-        return arrays.make(self, shape, dtype, order, False, name, temporary, lambda array: np.copyto(array, fill_value, casting="unsafe"))
 
-    def array(self, obj, dtype=None, *, name=None, temporary=False):
+        def fill(array):
+            np.copyto(array, fill_value, casting="unsafe")
+
+        return arrays.make(self, shape, dtype, order, False, name, temporary, fill, maxshape)
+
+    def array(self, obj, dtype=None, *, name=None, temporary=False, maxshape=None):
         """Return a new array in the section with the values of `obj`, like `numpy.array`.
 
         Parameters
         ----------
         obj : array-like
         dtype : dtype-like, optional
-        name, temporary
-            As for `empty`.
+        name, temporary, maxshape
+            As for `empty`.  With `maxshape` the array is in C order.
 
         Returns
         -------
         numpy.ndarray
         """
         source = np.asarray(obj, dtype=dtype)
-        order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous else "C"
-        return arrays.make(self, source.shape, source.dtype, order, False, name, temporary, lambda array: np.copyto(array, source))
+        order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous and maxshape is None else "C"
+
+        def fill(array):
+            np.copyto(array, source)
+
+        return arrays.make(self, source.shape, source.dtype, order, False, name, temporary, fill, maxshape)
 
     def copy(self, obj, *, name=None, temporary=False):
         """Return a copy of an array in the section; other parameters as for `empty`."""
@@ -300,6 +312,16 @@ class SharedMemory(_core.Memory):
         for name in reversed(directory.keys(self)):
             with contextlib.suppress(KeyError):  # another process was faster
                 del self[name]
+
+    def entry(self, name):
+        """Return the `Entry` of a name: the object's shape, views and other facts, and methods that change an array's shape.
+
+        Raises
+        ------
+        KeyError
+            There is no such name.
+        """
+        return Entry(self, name)
 
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.

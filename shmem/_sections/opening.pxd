@@ -6,4 +6,5 @@ from shmem._sections.header cimport open_request_t
 cdef int section_join(open_request_t* request, section_t** section) noexcept nogil
 cdef void section_leave(section_t* section) noexcept nogil
 cdef bint section_remove_abandoned(const char* path) noexcept nogil
-cdef int section_map_read_only(section_t* section, uint64_t address) noexcept nogil
+# Map the section for views that are read-only, unless it is mapped already: 0 or an errno.
+cdef int section_need_read_only(section_t* section) noexcept nogil

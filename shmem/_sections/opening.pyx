@@ -106,6 +106,14 @@ cdef int section_map_read_only(section_t* section, uint64_t address) noexcept no
     return memory_map(fd, section.size_bytes, False, address, &section.read_only_base) if fd >= 0 else EBADF
 
 
+cdef int section_need_read_only(section_t* section) noexcept nogil:
+    cdef int status
+    process_mutex_lock()
+    status = section_map_read_only(section, 0)
+    process_mutex_unlock()
+    return status
+
+
 # -- joining --------------------------------------------------------------------------------------------------
 
 cdef bint _has_ended(section_t* section, const header_t* header, size_t n_bytes) noexcept nogil:

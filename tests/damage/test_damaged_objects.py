@@ -215,6 +215,44 @@ def test_array_header_outside_the_block(shm, scribe, field, value):
     assert outcome(look) == "HeapCorruption"
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shape", 1 << 63), ("shape", 1 << 61), ("shape", 1000), ("strides", 0), ("strides", 1 << 63), ("strides", 16),
+        ("data_off", EVERY_BIT), ("data_bytes", 16), ("capacity_bytes", EVERY_BIT), ("capacity_bytes", 1 << 20), ("n_dims", 0),
+        ("n_dims", 2), ("n_dims", MAX_DIMS), ("dtype_bytes", 0xFFFF), ("maxshape", 4),
+    ],
+)  # fmt: skip
+def test_header_of_an_array_that_can_grow(shm, scribe, field, value):
+    shm.zeros(5, "int64", name="array", maxshape=(100,))
+    entry = shm.entry("array")
+    head = shmem.info(entry.value).offset
+    places = {"shape": head + ARRAY.size, "strides": head + ARRAY.size + WORD_BYTES,
+              "maxshape": head + ARRAY["data_off"].read(scribe.bytes, head) - WORD_BYTES}  # fmt: skip
+    if field in ARRAY:
+        ARRAY[field].write(scribe.bytes, value, head)
+    else:
+        scribe[places[field]] = value
+    uses = {
+        "append": lambda: entry.append([1]),
+        "resize": lambda: entry.resize(9),
+        "look": lambda: shm["array"],
+        "shape": lambda: entry.shape,
+    }
+    if (field, value) != ("strides", 16):  # which needs the dtype
+        uses["check"] = shm.check_heap
+    for name, use in uses.items():
+        assert (name, outcome(use)) == (name, "HeapCorruption")
+
+
+def test_gate_of_an_array_is_damaged(shm, scribe):
+    shm.zeros(5, "int64", name="array", maxshape=(100,))
+    gate = ARRAY["append_gate"].at(shmem.info(shm["array"]).offset)
+    for word in (EVERY_BIT, 1, HALF):
+        scribe[gate] = word
+        assert outcome(lambda: shm.entry("array").append([1])) == "None"
+
+
 def test_damaged_header_of_an_open_array(shm, scribe):
     array = shm.zeros(5, "int64")
     ARRAY["n_dims"].write(scribe.bytes, 0xFFFF, offset_of(array))

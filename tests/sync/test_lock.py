@@ -596,7 +596,7 @@ def test_abandoned_registrations_are_removed(shm):
 
     def write():
         try:
-            with exclusive_lock(shm, 1):
+            with exclusive_lock(shm, 3):  # all of them wait by then
                 got.append(1)
                 for _ in range(n_threads - 1):
                     assert gave_up.acquire(timeout=20)

@@ -72,8 +72,9 @@ def memory_folder():
         ["directory: delete", "object: the first of its type"],
         ["claims: send a temporary array", "claims: open a message", "claims: free an array that was sent twice"],
         ["lock: upgrade and downgrade", "mutex: two mutexes", "queue: put_many"],
+        ["array: append in place", "array: resize, another dimension", "array: seal"],
     ],
-    ids=["heap", "reallocate", "names", "messages", "locks"],
+    ids=["heap", "reallocate", "names", "messages", "locks", "arrays"],
 )
 def test_every_instruction(names, tmp_path, memory_folder):
     """Each line of the table counts changing stores, states and kills; every recovery succeeds, and every store is seen."""

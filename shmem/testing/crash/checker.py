@@ -19,6 +19,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import struct
 import time
 import traceback
 import warnings
@@ -97,6 +98,10 @@ def _users_block(content, offset, size, type_id):
         return type_id, wanted, bytes(content[offset : offset + wanted])
     if type_id == TYPE_ARRAY:
         data, n_bytes = ARRAY["data_off"].read(content, offset), ARRAY["data_bytes"].read(content, offset)
+        if ARRAY["capacity_bytes"].read(content, offset):  # the rows of an array that can grow
+            n_dims = ARRAY["n_dims"].read(content, offset)
+            n_rows, row_bytes = (struct.unpack_from("Q", content, offset + ARRAY.size + 8 * i)[0] for i in (0, n_dims))
+            n_bytes = n_rows * row_bytes
         return type_id, size, bytes(content[offset + data : offset + data + n_bytes])
     return type_id, size, b""
 
@@ -104,7 +109,7 @@ def _users_block(content, offset, size, type_id):
 def _describe(value):
     """Return a named object or the root in a form that can be compared."""
     if isinstance(value, np.ndarray):
-        return "array", value.dtype.str, value.shape, value.tobytes()
+        return "array", value.dtype.str, value.shape, value.flags.writeable, value.tobytes()
     if isinstance(value, shmem.Block):
         return "block", bytes(value)
     if isinstance(value, shmem.Queue):
@@ -147,6 +152,9 @@ def observe(shm):
     if len(blocks) != report.blocks:
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
     names = {name: _describe(shm[name]) for name in shm}
+    for entry in map(shm.entry, names):
+        if entry.maxshape is not None and not entry.sealed:
+            entry.resize(entry.shape)  # its gate is not taken
     root = shm.root
     return {"names": names, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
 

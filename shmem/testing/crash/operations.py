@@ -662,3 +662,97 @@ def _(shm):
     shm["first"] = first = shm.new(Pair, number=6)
     yield
     first.other = first
+
+
+# -- arrays that grow -----------------------------------------------------------------------------------------
+
+
+def grow(shm, n_rows):
+    """Return the entry of an array of pairs that has room for eight; what lies above its rows is not zero."""
+    shm.full((8, 2), 3, "int32", maxshape=(8, 2), name="log")
+    entry = shm.entry("log")
+    entry.resize((n_rows, 2))
+    return entry
+
+
+def grow_without_limit(shm):
+    """Return the entry of an array of one row of 4,000 bytes, which has room for no other; a process beside the victim may have made it."""
+    if "log" not in shm:
+        shm.full((1, 1000), 3, "int32", maxshape=(None, None), name="log")
+    return shm.entry("log")
+
+
+@operation("array: append in place")
+def _(shm):
+    entry = grow(shm, 2)
+    yield
+    entry.append([[5, 6], [7, 8]])
+
+
+@operation("array: append, the array moves", small=False)
+def _(shm):
+    entry = grow_without_limit(shm)
+    rows = np.full((1, 1000), 7, "int32")
+    yield
+    entry.append(rows)
+
+
+@operation("array: append, the array moves and a view stays", small=False)
+def _(shm):
+    entry = grow_without_limit(shm)
+    rows, view = np.full((1, 1000), 7, "int32"), entry.value
+    yield
+    entry.append(rows, move=True)
+    del view
+
+
+@contextlib.contextmanager
+def _looking_at_log(shm):
+    view = grow_without_limit(shm).value
+    yield
+    assert view[0, 0] == 3
+
+
+@operation("array: append, another process views what moves", beside=_looking_at_log, small=False)
+def _(shm):
+    entry = grow_without_limit(shm)
+    rows = np.full((1, 1000), 7, "int32")
+    yield
+    entry.append(rows, move=True)
+
+
+@operation("array: append refused, another process views the array", beside=_looking_at_log, same=True)
+def _(shm):
+    entry = grow_without_limit(shm)
+    rows = np.full((1, 1000), 7, "int32")
+    yield
+    with contextlib.suppress(BufferError):
+        entry.append(rows)
+
+
+@operation("array: resize, fewer rows")
+def _(shm):
+    entry = grow(shm, 4)
+    yield
+    entry.resize((1, 2))
+
+
+@operation("array: resize, more rows")
+def _(shm):
+    entry = grow(shm, 1)
+    yield
+    entry.resize((4, 2))
+
+
+@operation("array: resize, another dimension")
+def _(shm):
+    entry = grow_without_limit(shm)
+    yield
+    entry.resize((2, 30))
+
+
+@operation("array: seal")
+def _(shm):
+    entry = grow(shm, 2)
+    yield
+    entry.seal()

@@ -20,7 +20,7 @@ CHILD_OPERATIONS = 60
 _PRODUCER_SHIFT, _NUMBER_MASK = 32, 0xFFFFFFFF  # a message is its producer and a number
 
 # the exceptions that an operation may raise because other processes were killed, or block it
-EXPECTED = (shmem.LockTimeout, shmem.DeadlockError, shmem.SectionFull, shmem.NameExists, shmem.QueueEmpty, shmem.QueueFull)
+EXPECTED = (shmem.LockTimeout, shmem.DeadlockError, shmem.SectionFull, shmem.NameExists, shmem.QueueEmpty, shmem.QueueFull, BufferError)
 
 OPERATIONS = []  # (name, weight, name of the method)
 
@@ -509,6 +509,31 @@ class Actor:
         if number <= self.last.get((which, producer), -1):
             raise Violation(f"queue {which}: message {number} of actor {producer} came after its message {self.last[which, producer]}")
         self.last[which, producer] = number
+
+    # -- logs: a row is its actor and a number
+
+    @operation("append", 8)
+    def append(self):
+        """Append rows to a log without the lock, which sometimes moves under the views of others.  `APPENDED` rows are there."""
+        which, row = self.rng.randrange(2), self.row
+        did, n = int(row[ledger.APPENDED + which]), self.rng.choice([1, 2, 5, 100])
+        if did + n > 2 * ledger.MAX_MESSAGES:
+            return
+        row[ledger.APPENDING + which] = did + n
+        try:
+            rows = [[self.number, did + i] for i in range(n)]
+            self.shm.entry(f"log {which}").append(rows, move=self.rng.random() < 0.5)
+            self.point()
+            row[ledger.APPENDED + which] = did + n
+        finally:
+            row[ledger.APPENDING + which] = row[ledger.APPENDED + which]
+
+    @operation("log", 4)
+    def read_log(self):
+        """Verify a log while others append to it; some moves are refused meanwhile."""
+        rows = self.shm[f"log {self.rng.randrange(2)}"]
+        self.point()
+        contents.verify_log(rows)
 
     # -- the section as a whole
 

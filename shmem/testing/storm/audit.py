@@ -58,6 +58,7 @@ class Audit:
         self._settle_tokens(shm["tokens"])
         for which in range(2):
             self._settle_queue(which, shm[f"queue {which}"])
+            self._settle_log(which, shm[f"log {which}"])
         with shm["mutex"]:
             pass
         self.totals.owner_deaths = shm.owner_deaths
@@ -144,6 +145,13 @@ class Audit:
         self.totals.lost_messages += n_lost
         if n_lost > in_hand:
             self.problem(f"queue {which}: {n_lost} messages are lost, but killed consumers had taken at most {in_hand}")
+
+    def _settle_log(self, which, rows):
+        """Verify that a log has all rows that were appended, and of killed actors those that they were appending, or not."""
+        for actor, (least, most) in enumerate(self.ledger.rows[:, [ledger.APPENDED + which, ledger.APPENDING + which]].tolist()):
+            n_rows = int((rows[:, 0] == actor).sum()) if most else 0
+            if not least <= n_rows <= most:
+                self.problem(f"log {which}: {n_rows} rows of actor {actor}, which appended {least} to {most}")
 
     # -- the closed file
 

@@ -53,13 +53,17 @@ def furnish(shm):
     shm.root = shm["anchor 0"]
 
 
-def furnish_queues(shm):
-    """Create the two queues again: the previous round shut them down."""
+def furnish_round(shm):
+    """Create the two queues again, which the previous round shut down, and the logs, which count the rows of a round's actors."""
     for name in ("queue 0", "queue 1"):
         if name in shm:
             del shm[name]
     shm.queue(50, "int64", name="queue 0")
     shm.queue(20, bytes, max_bytes=LONGEST_MESSAGE, name="queue 1")
+    for which in range(2):
+        if f"log {which}" in shm:
+            del shm[f"log {which}"]
+        shm.zeros((0, 2), "int64", maxshape=(None, 2), name=f"log {which}")
 
 
 # -- verification: each block holds what its content must be ------------------------------------------------------
@@ -133,6 +137,14 @@ def verify_slots(shm):
     return offsets
 
 
+def verify_log(rows):
+    """Verify that a log has the rows of each actor without gaps, in their order."""
+    for actor in np.unique(rows[:, 0]).tolist():
+        numbers = rows[rows[:, 0] == actor, 1]
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            raise Violation(f"a log of {len(rows)} rows has the rows {numbers.tolist()} of actor {actor}")
+
+
 def nodes_of(anchor, number, most=100_000):
     """Yield the nodes of a list, each verified."""
     node, n_seen = getattr(anchor, f"list_{number}"), 0
@@ -153,6 +165,8 @@ def verify_all(shm):
     for name in shm:
         if name.startswith("array "):
             verify_array(shm[name])
+        elif name.startswith("log "):
+            verify_log(shm[name])
         elif name.startswith("bytes "):
             verify_block(shm[name])
     return offsets

@@ -10,6 +10,7 @@ before it forks members, so a row outlives its actor, and no error in the sectio
   is neither linked nor in hand was lost in that interval; there is at most one for each actor.
 * `TOKEN`: whether the actor holds a unit of the semaphore.
 * `ABOUT`, `DID`: the messages that may be in a queue, and those that are or were (see `Actor.produce`), one column for each queue.
+* `APPENDING`, `APPENDED`: the rows that may be in a log, and those that are (see `Actor.append`), one column for each log.
 * `GETTING`: how many messages the actor may have taken without noting them (see `Actor.consume`), one column for each queue.
 * `LOCK_BLAME`, `MUTEX_BLAME`: the step at which the actor left a witness unequal.  Other actors store it; only an actor that was
   killed may have one.
@@ -30,8 +31,8 @@ UNUSED, RUNNING, DONE, FAILED, KILLED = range(5)  # STATE
 NO_TOKEN, HAS_TOKEN, PERHAPS = range(3)  # TOKEN
 (
     STATE, PID, STEP, OPERATION, MAKING, BYTES, HAND, HAND_SERIAL, LOCK_BLAME, MUTEX_BLAME, TOKEN, ABOUT, ABOUT_2, DID, DID_2, GETTING,
-    GETTING_2, FIRST_COUNT,
-) = range(18)  # fmt: skip
+    GETTING_2, APPENDING, APPENDING_2, APPENDED, APPENDED_2, FIRST_COUNT,
+) = range(22)  # fmt: skip
 
 
 class Ledger:

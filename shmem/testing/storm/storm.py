@@ -155,7 +155,7 @@ class Storm:
         self.ledger, self.members, self.seen = ledger.Ledger(), {}, {}
         self.totals.rounds = self.round
         with self.opened() as shm:
-            contents.furnish_queues(shm)
+            contents.furnish_round(shm)
         end = time.monotonic() + seconds
         next_kill = time.monotonic() + 0.5
         n_started = 0

@@ -13,6 +13,7 @@ from shmem import posixsem
 
 def check(shm: shmem.SharedMemory) -> None:
     check_arrays(shm)
+    check_entries(shm)
     check_blocks(shm)
     check_directory(shm)
     check_locks(shm)
@@ -34,6 +35,16 @@ def check_arrays(shm: shmem.SharedMemory) -> None:
     assert assert_type(shm.array([1, 2], np.int16), npt.NDArray[np.int16]).dtype == np.int16
     assert assert_type(shm.array([1, 2], temporary=True), npt.NDArray[Any]).tolist() == [1, 2]
     assert assert_type(shm.copy(np.zeros(3, np.float32)), npt.NDArray[np.float32]).dtype == np.float32
+
+
+def check_entries(shm: shmem.SharedMemory) -> None:
+    array = assert_type(shm.zeros((1, 2), np.int8, maxshape=(None, 2), name="log"), npt.NDArray[np.int8])
+    entry = assert_type(shm.entry("log"), shmem.Entry)
+    entry.append([[1, 2]])
+    entry.resize([3, 2])
+    assert assert_type(entry.maxshape, tuple[int | None, ...] | None) == (None, 2)
+    assert assert_type(entry.shape, tuple[int, ...] | None) == (3, 2)
+    assert assert_type(shmem.info(array), shmem.ObjectInfo).names == ("log",)
 
 
 def check_blocks(shm: shmem.SharedMemory) -> None:
