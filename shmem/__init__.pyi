@@ -56,6 +56,7 @@ __all__ = [
     "LockError",
     "LockMode",
     "LockTimeout",
+    "LostReference",
     "Mutex",
     "NameExists",
     "NotASection",
@@ -405,6 +406,13 @@ class Handle(Generic[_Object]):
     claim: tuple[int, int] | None = None
     def __class_getitem__(cls, item: Any) -> Any: ...
     def open(self, *, writeable: bool = True) -> _Object: ...
+
+class LostReference:
+    @property
+    def lost_error(self) -> Exception: ...
+    @property
+    def lost_handle(self) -> Handle[Any] | None: ...
+    def __init__(self, error: Exception, handle: Handle[Any] | None = None) -> None: ...
 
 @dataclasses.dataclass(frozen=True)
 class HeapReport:

@@ -23,6 +23,10 @@ def test_joblib(shm, backend, n):
         results = parallel([joblib.delayed(bump)(point)])
         assert point.n == 2
         assert results == [point]
+        parallel([joblib.delayed(add_one)(array)])[0][:] = 9
+        assert array[:2].tolist() == [9.0, 9.0]  # the result is a view of the same memory
+        parallel([joblib.delayed(bump)(one) for one in np.array([point, point], object)])
+        assert parallel([joblib.delayed(list)(np.array([point, None], object))]) == [[point, None]]
         private = np.zeros(n)
         parallel([joblib.delayed(np.sum)(private)])
 
