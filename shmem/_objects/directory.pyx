@@ -15,8 +15,8 @@ from shmem._base import errors
 
 from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport (
-    MAX_NAME_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE,
-    payload_to_block, tag_size, tag_type)
+    MAX_NAME_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE,
+    TYPE_SEMAPHORE, payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
@@ -35,7 +35,8 @@ cdef enum:
     LISTED_BEFORE_CUT = 1000              # names, of which the oldest are shown
     SHOWN_AT_MOST = 50                    # with their kinds
 
-KINDS = {TYPE_PLAIN: "block", TYPE_ARRAY: "array", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex", TYPE_QUEUE: "queue"}
+KINDS = {TYPE_PLAIN: "block", TYPE_ARRAY: "array", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex",
+         TYPE_QUEUE: "queue"}
 
 ctypedef struct name_call_t:              # arguments and results of the steps below
     uint64_t* anchor
@@ -102,8 +103,10 @@ cdef int _make_room(name_call_t* call) except -1:
 
 
 cdef int _take_copied(name_call_t* call, dict found) except -1:
-    """Add the entries in the buffer.  One that moves meanwhile may be copied twice, and so may a name that is deleted and assigned again: the
-    later entry of a name counts."""
+    """Add the entries in the buffer.
+
+    One that moves meanwhile may be copied twice, and so may a name that is deleted and assigned again: the later entry of a name counts.
+    """
     cdef uint64_t off = 0
     cdef copied_t* entry
     cdef char* text
@@ -119,7 +122,10 @@ cdef int _take_copied(name_call_t* call, dict found) except -1:
 
 
 cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, serial, name, data) of all entries of a table in the order of their creation; the heap gate is free between two pieces."""
+    """Return (value, serial, name, data) of all entries of a table in the order of their creation.
+
+    The heap gate is free between two pieces.
+    """
     cdef name_call_t call
     cdef dict found = {}
     memset(&call, 0, sizeof(call))
