@@ -95,16 +95,17 @@ class Release:
 
     def fetch(self, *packages, status=os.devnull):
         """Download packages and all that they depend on and that `status` does not list; return the files."""
-        for folder in ("state/lists/partial", "cache/archives/partial"):
+        for folder in ("state/lists/partial", "cache/archives/partial", "empty/partial"):
             (self.home / folder).mkdir(parents=True, exist_ok=True)
         (self.home / "sources.list").write_text(self.source + "\n")
         if not self.is_listed:
             self.apt("update")
             self.is_listed = True
-        chosen = self.apt("install", "--no-install-recommends", "--print-uris", *packages, status=status)
+        nothing = "-o", f"Dir::Cache::Archives={self.home}/empty/"  # what is in the cache already is not listed
+        chosen = self.apt(*nothing, "install", "--no-install-recommends", "--print-uris", *packages, status=status)
         names = [line.split()[1] for line in chosen.splitlines() if line.startswith("'")]
         self.apt("install", "--no-install-recommends", "--download-only", *packages, status=status)
-        return [file for file in (self.home / "cache/archives").glob("*.deb") if not names or file.name in names]
+        return [self.home / "cache/archives" / name for name in names]
 
     def unpack(self, folder, *packages):
         """Unpack packages and all that they depend on into `folder`, whose links stay inside."""
