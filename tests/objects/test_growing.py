@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from scribe import ABSENT_OWNER, Scribe
+from scribe import Scribe
 from workers import wait_for, waits_for_others
 
 import shmem
@@ -15,6 +15,7 @@ from shmem._cli.check import examine
 from shmem._objects import growing
 
 ARRAY = LAYOUT["array_t"]
+DEAD_OWNER = 5 << OWNER_GENERATION_SHIFT | 3  # of an entry that is free
 
 
 @pytest.fixture
@@ -443,7 +444,7 @@ def test_gate_of_a_dead_appender_is_taken_over(shm, scribe):
     offset = find(shm, "log")
     data = offset + ARRAY["data_off"].read(scribe.bytes, offset)
     scribe[data + 2 * 16] = 123
-    scribe[ARRAY["append_gate"].at(offset)] = ABSENT_OWNER
+    scribe[ARRAY["append_gate"].at(offset)] = DEAD_OWNER
     assert log.value.tolist() == rows(0, 2).tolist()
     log.append(rows(2, 1))
     assert log.value.tolist() == rows(0, 3).tolist()
@@ -528,7 +529,7 @@ def test_check_of_a_file_with_a_dead_appender(section_file):
     scribe = Scribe(section_file)
     data = offset + ARRAY["data_off"].read(scribe.bytes, offset)
     scribe[data + 2 * 16] = 123
-    scribe[ARRAY["append_gate"].at(offset)] = 5 << OWNER_GENERATION_SHIFT | 3
+    scribe[ARRAY["append_gate"].at(offset)] = DEAD_OWNER
     assert examine(section_file, False, False).state == "intact"
     shape = offset + ARRAY.size
     scribe[shape] = 1 << 40
