@@ -61,6 +61,7 @@ from shmem._objects.fields import (
 from shmem._objects.finding import deallocate, find_storage
 from shmem._objects.joining import register
 from shmem._objects.lock import LockDescriptor, LockMode, exclusive_lock, shared_lock
+from shmem._objects.lost import LostReference
 from shmem._objects.mutex import Mutex
 from shmem._objects.queue import Queue
 from shmem._objects.references import dumps, loads
@@ -90,6 +91,7 @@ __all__ = [
     "LockError",
     "LockMode",
     "LockTimeout",
+    "LostReference",
     "Mutex",
     "NameExists",
     "NotASection",

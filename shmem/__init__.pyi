@@ -13,7 +13,7 @@ import enum
 import os
 import queue
 import sys
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from types import TracebackType
 from typing import (
     Any,
@@ -56,6 +56,7 @@ __all__ = [
     "LockError",
     "LockMode",
     "LockTimeout",
+    "LostReference",
     "Mutex",
     "NameExists",
     "NotASection",
@@ -406,6 +407,13 @@ class Handle(Generic[_Object]):
     def __class_getitem__(cls, item: Any) -> Any: ...
     def open(self, *, writeable: bool = True) -> _Object: ...
 
+class LostReference:
+    @property
+    def lost_error(self) -> Exception: ...
+    @property
+    def lost_handle(self) -> Handle[Any] | None: ...
+    def __init__(self, error: Exception, handle: Handle[Any] | None = None) -> None: ...
+
 @dataclasses.dataclass(frozen=True)
 class HeapReport:
     blocks: int
@@ -487,7 +495,7 @@ def register(library: Literal["billiard", "joblib", "loky", "multiprocess", "pya
 
 # -- sections -----------------------------------------------------------------------------------------------
 
-class SharedMemory:
+class SharedMemory(MutableMapping[str, Any]):
     def __init__(
         self,
         file_name: _Path | None = None,
@@ -710,8 +718,10 @@ class SharedMemory:
     def entry(self, name: str) -> Entry: ...
     def pop(self, name: str, default: object = ...) -> Any: ...
     def popitem(self) -> tuple[str, Any]: ...
-    def setdefault(self, name: str, default: npt.ArrayLike | _Placed | Buffer) -> Any: ...
-    def update(
+    def setdefault(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, name: str, default: npt.ArrayLike | _Placed | Buffer
+    ) -> Any: ...
+    def update(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         other: Mapping[str, npt.ArrayLike | _Placed | Buffer] | Iterable[tuple[str, npt.ArrayLike | _Placed | Buffer]] = (),
         /,

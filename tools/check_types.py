@@ -38,6 +38,7 @@ shmem\.(Array|Bytes)\..*                                             # to type c
 shmem\.(Block|Mutex|Queue)\.__init__                                 # their __new__ refuses
 shmem\.(exclusive|shared)_lock\.__new__
 shmem\.(Block|Struct)\.__buffer__                                    # a name only since CPython 3.12
+shmem\.LostReference\.__\w+__                                         # each raises
 shmem\.Struct\.__replace__                                           # see the head of shmem/__init__.pyi
 """
 # In the pages, lengths are numbers, references are not compared with None, and functions have no annotations.

@@ -49,6 +49,7 @@ from shmem._base.section cimport block_at, block_step, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, OK, WOULD_BLOCK
 from shmem._base.system cimport boot_ns
 from shmem._heap.backing cimport is_out_of_space
+from shmem._heap.chain cimport tag_is_plausible
 from shmem._heap.heap cimport (
     DO_NOT_WAIT, HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_allocate_at_hand, heap_check_block, heap_commit,
     heap_enter, heap_enter_to_change, heap_leave, heap_release, heap_release_with_pins, heap_wait_t)
@@ -176,6 +177,8 @@ cdef bint _clear_counts(section_t* section) noexcept nogil:
             section.participants[i].claims = 0
     while off < top:
         tag = block_at(section, off).tag
+        if not tag_is_plausible(off, tag, top):
+            return found                 # damaged meanwhile: the sweep reports it
         if tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_ARRAY:
             array = _array(section, block_to_payload(off))
             if array != NULL and array.n_claims != 0:
@@ -199,6 +202,8 @@ cdef void claims_index_anew(section_t* section) noexcept nogil:
     now = boot_ns()
     while off < top:
         tag = block_at(section, off).tag
+        if not tag_is_plausible(off, tag, top):
+            return
         claim = claim_at(section, block_to_payload(off)) if tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_CLAIM else NULL
         if claim != NULL:
             if claim.sender != 0 and owner_index(claim.sender) >= section.max_participants:

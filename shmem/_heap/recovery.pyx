@@ -38,10 +38,10 @@ from shmem._atomics cimport (
 from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT, INTENT_SHRINK,
-    INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED, STATE_DOOMED,
-    STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, array_t, block_t, block_to_payload, intent_t,
-    payload_to_block, pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
+    INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, STATE_CACHED,
+    STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, array_t, block_t, block_to_payload,
+    intent_t, payload_to_block, pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport owner_index, word_has_owner
 from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
@@ -347,6 +347,7 @@ cdef int _sweep(section_t* section, const dead_t* dead) noexcept nogil:
 cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
     """Recover the heap: see the head of this file, and `recovery.pxd` for `former`."""
     cdef dead_t dead
+    cdef bint found_intents = False
     cdef uint32_t i
     cdef int status
     cdef uint64_t fault_off = chain_first_fault(section)
@@ -368,7 +369,10 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         # even if the entry has a new owner.  The same holds for the one in this process's own entry, unless it is the caller's
         # (NO_PARTICIPANT), which finishes it itself
         if former != NO_PARTICIPANT or i + 1 != section.private.index_plus_1:
+            found_intents |= load_acquire_u64(&section.intents[i].operation) != INTENT_NONE
             _finish_intent(section, i)
+    if found_intents:
+        claims_index_anew(section)       # a damaged intent may have changed the serial number of an array
     names_recount(section)               # blocks without a name end with their last pin
     _drop_recorded_pins(section, &dead)
     status = _sweep(section, &dead)

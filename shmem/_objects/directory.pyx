@@ -15,14 +15,15 @@ from shmem._base import errors
 
 from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport (
-    MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, TYPE_QUEUE, payload_to_block, tag_type)
+    MAX_NAME_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE,
+    TYPE_SEMAPHORE, payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
-from shmem._bridge.calls cimport check, run_last_step, run_steps
+from shmem._bridge.calls cimport check, run_last_step, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
-from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon, heap_check_users_block, heap_enter, heap_leave
 from shmem._heap.name_listing cimport copied_bytes, copied_t, listing_t, names_copy_some, names_count
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
@@ -30,6 +31,12 @@ from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
 
 cdef enum:
     COPIED_AT_ONCE = 65536                # bytes
+    PIECES_AT_MOST = 64                   # of a table that is glanced at
+    LISTED_BEFORE_CUT = 1000              # names, of which the oldest are shown
+    SHOWN_AT_MOST = 50                    # with their kinds
+
+KINDS = {TYPE_PLAIN: "block", TYPE_ARRAY: "array", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex",
+         TYPE_QUEUE: "queue"}
 
 ctypedef struct name_call_t:              # arguments and results of the steps below
     uint64_t* anchor
@@ -95,16 +102,31 @@ cdef int _make_room(name_call_t* call) except -1:
     return 0
 
 
+cdef int _take_copied(name_call_t* call, dict found) except -1:
+    """Add the entries in the buffer.
+
+    One that moves meanwhile may be copied twice, and so may a name that is deleted and assigned again: the later entry of a name counts.
+    """
+    cdef uint64_t off = 0
+    cdef copied_t* entry
+    cdef char* text
+    while off < call.listing.n_bytes:
+        entry = <copied_t*>(call.copied + off)
+        text = call.copied + off + sizeof(copied_t)
+        name = text[:entry.name_bytes]
+        if name not in found or found[name][0] < entry.order:
+            data = text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
+            found[name] = entry.order, entry.value, entry.serial, name, data
+        off += copied_bytes(entry.name_bytes, entry.data_bytes)
+    return 0
+
+
 cdef list _entries(Mapping mapping, uint64_t* anchor):
     """Return (value, serial, name, data) of all entries of a table in the order of their creation.
 
-    The heap gate is free between two pieces.  An entry that moves meanwhile may be copied twice, and so may a name that is deleted and
-    assigned again; the later entry of a name counts.
+    The heap gate is free between two pieces.
     """
     cdef name_call_t call
-    cdef uint64_t off
-    cdef copied_t* entry
-    cdef char* text
     cdef dict found = {}
     memset(&call, 0, sizeof(call))
     call.anchor = anchor
@@ -113,18 +135,10 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
             if call.listing.needed_bytes or call.copied == NULL:
                 _make_room(&call)
             check(run_steps(mapping.section, _copy_step, &call), mapping, "list the names")
-            off = 0
-            while off < call.listing.n_bytes:
-                entry = <copied_t*>(call.copied + off)
-                text = call.copied + off + sizeof(copied_t)
-                name = text[:entry.name_bytes]
-                if name not in found or found[name][0] < entry.order:
-                    data = text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
-                    found[name] = entry.order, entry.value, entry.serial, name, data
-                off += copied_bytes(entry.name_bytes, entry.data_bytes)
+            _take_copied(&call, found)
     finally:
         free(call.copied)
-    return [entry_[1:] for entry_ in sorted(found.values())]
+    return [entry[1:] for entry in sorted(found.values())]
 
 
 # -- the registry of types ------------------------------------------------------------------------------
@@ -361,3 +375,92 @@ def length(Memory memory):
     call.anchor = &mapping.section.header.directory_off
     check(run_steps(mapping.section, _count_step, &call), mapping, "count the names")
     return call.n_names
+
+
+# -- glances: what a section shows of itself.  They wait a slice at most, for other processes may be stopped, and open and pin nothing.
+
+ctypedef struct seen_t:
+    uint64_t payload_off
+    uint64_t serial
+    uint64_t tag                          # of the block, 0 if it was freed
+
+ctypedef struct glance_t:
+    seen_t seen[SHOWN_AT_MOST]
+    int n
+
+
+cdef int _see_step(section_t* section, void* request) noexcept nogil:
+    cdef glance_t* glance = <glance_t*>request
+    cdef seen_t* seen
+    cdef int i, status = heap_enter(section, WAIT_A_SLICE)
+    if status != OK:
+        return status
+    for i in range(glance.n):
+        seen = &glance.seen[i]
+        seen.tag = 0
+        if seen.serial != 0 and heap_check_users_block(section, seen.payload_off, seen.serial) == OK:
+            seen.tag = block_at(section, payload_to_block(seen.payload_off)).tag
+    heap_leave(section)
+    return OK
+
+
+cdef list _glance_entries(Mapping mapping, uint64_t* anchor, size_t most):
+    """Return what `_entries` does: all, if there are fewer than `most` and the table is not much larger, or some."""
+    cdef name_call_t call
+    cdef dict found = {}
+    cdef int pieces_left = PIECES_AT_MOST
+    memset(&call, 0, sizeof(call))
+    call.anchor = anchor
+    try:
+        while not call.listing.is_over and pieces_left and <size_t>len(found) < most:
+            pieces_left -= 1
+            if call.listing.needed_bytes or call.copied == NULL:
+                _make_room(&call)
+            if run_step(mapping.section, _copy_step, &call) != OK:
+                break
+            _take_copied(&call, found)
+    finally:
+        free(call.copied)
+    return [entry[1:] for entry in sorted(found.values())]
+
+
+def glance(Memory memory not None, most):
+    """Return the number of names, and names in the order of their creation: all if there are fewer than `most`, otherwise some.
+
+    The number is None, and there are no names, if another process keeps the heap gate or the table is damaged.
+    """
+    cdef Mapping mapping = memory.opened()
+    cdef name_call_t call
+    memset(&call, 0, sizeof(call))
+    call.anchor = &mapping.section.header.directory_off
+    if run_step(mapping.section, _count_step, &call) != OK:
+        return None, []
+    names = [name.decode("utf-8", "replace") for _, _, name, _ in _glance_entries(mapping, call.anchor, most)]
+    return max(<size_t>call.n_names, <size_t>len(names)), names
+
+
+def glance_at_objects(Memory memory not None):
+    """Return a list of (name, kind, bytes) for the first names, in the order in which they were created.
+
+    The kind is "array", "queue" and so on, or the type name of a Struct class.  It is "freed" with 0 bytes for a name that leads to an
+    object that was freed.  The bytes are those of the block, tags included.
+    """
+    cdef Mapping mapping = memory.opened()
+    cdef list entries = _glance_entries(mapping, &mapping.section.header.directory_off, LISTED_BEFORE_CUT)[:SHOWN_AT_MOST]
+    cdef glance_t look
+    cdef int i
+    look.n = len(entries)
+    for i in range(look.n):
+        look.seen[i].payload_off, look.seen[i].serial = entries[i][0], entries[i][1]
+    if run_step(mapping.section, _see_step, &look) != OK:
+        return []
+    types = {value: name for value, _, name, _ in _glance_entries(mapping, &mapping.section.header.types_off, TYPE_LAST_USER)}
+    return [(entries[i][2].decode("utf-8", "replace"), _kind(look.seen[i].tag, types), tag_size(look.seen[i].tag)) for i in range(look.n)]
+
+
+cdef str _kind(uint64_t tag, dict types):
+    cdef uint32_t type_id = tag_type(tag)
+    if tag == 0:
+        return "freed"
+    name = types.get(type_id)
+    return name.decode("utf-8", "replace") if name is not None else KINDS.get(type_id, f"type {type_id}")

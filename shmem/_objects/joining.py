@@ -1,5 +1,7 @@
 """Libraries that send objects with picklers of their own: each is joined when it is imported, so that it sends references.
 
+Libraries of containers are joined too, so that a container of which a part is lost arrives as a placeholder.
+
 A finder on `sys.meta_path` recognizes the module that has a library's pickler, and joins the library once the module has run.  Libraries
 that were imported before the first section was opened are joined then.  ``SHMEM_HOOKS=0`` in the environment switches this off.
 What is changed in a library is in no case its public interface, so each change is guarded: where the expected attribute is missing, a
@@ -9,21 +11,23 @@ warning says that the library copies arrays.
 import collections
 import functools
 import importlib
+import io
 import os
+import pickle
 import sys
 import warnings
 
 import numpy as np
 
-from shmem._objects import finding, references
+from shmem._objects import arrival, containers, finding, references
 
 
 def _join_loky(module):
-    references.add_table(module.register)
+    references.add_table(module.register, module.dumps)
 
 
 def _join_forking_pickler(module):
-    references.add_table(module.ForkingPickler.register)
+    references.add_table(module.ForkingPickler.register, module.ForkingPickler.dumps)
 
 
 def _join_dill(module):
@@ -37,33 +41,45 @@ def _join_dill(module):
         if issubclass(cls, np.ndarray):
             saving[cls] = lambda self, obj: self.save_reduce(*reducer(obj), obj=obj)
 
-    references.add_table(add)
+    references.add_table(add, pickler.dumps, pickler.loads)
 
 
 def _join_joblib_arrays(module):
-    """joblib reduces arrays itself, and sends large ones as memory maps of temporary files: those in a section are excepted."""
-    cls = module.ArrayMemmapForwardReducer
+    """joblib reduces arrays itself, and sends large ones as memory maps of temporary files: those in a section are excepted.
+
+    Other arrays it pickles at once, with plain pickle.  A worker has got the function that does so before this module is joined there.
+    """
+    cls, plain_dumps = module.ArrayMemmapForwardReducer, module.dumps
     original = cls.__call__
 
     @functools.wraps(original)
     def call(self, array):
         return references.reduce_to_handle(array) if finding.find_storage(array) is not None else original(self, array)
 
+    def dumps(array, protocol):
+        has_references = finding.find_storage(array) is not None or array.dtype.hasobject
+        return (references.dumps_for_background if has_references else plain_dumps)(array, protocol)
+
     cls.__call__ = call
+    module.dumps = dumps
 
 
 def _join_joblib_pool(module):
     """The pickler of joblib's backend "multiprocessing" has no table for all instances: each new one gets what it lacks."""
     cls = module.CustomizablePickler
     original = cls.__init__
-    cls.register  # noqa: B018  -- AttributeError now, not in each instance
+    cls(io.BytesIO()).dispatch_table.update()  # AttributeError now, not in each instance
 
     @functools.wraps(original)
     def init(self, writer, reducers=None, *args, **kwargs):
+        def dumps(container):
+            buffer = io.BytesIO()
+            cls(buffer, reducers).dump(container)
+            return buffer.getvalue()
+
         original(self, writer, reducers, *args, **kwargs)
-        for reduced, reducer in list(references.reducers.items()):
-            if reduced not in (reducers or {}):
-                self.register(reduced, reducer)
+        reduce_container = functools.partial(containers.reduce_container, dumps, pickle.loads)
+        self.dispatch_table |= references.reducers | dict.fromkeys(references.container_classes, reduce_container) | (reducers or {})
 
     cls.__init__ = init
 
@@ -72,9 +88,15 @@ def _join_arrow(module):
     def reduce_buffer(buffer):
         if not buffer.is_cpu or finding.find_storage(buffer.address) is None:
             return buffer.__reduce_ex__(4)
-        return module.py_buffer, (memoryview(buffer),)
+        return arrival.sent(module.py_buffer, memoryview(buffer))
 
     references.add_reducer(module.Buffer, reduce_buffer)
+    references.add_containers(containers.arrow_classes(module))
+
+
+def _joins_containers(find_classes):
+    """Return a function that joins a module of containers."""
+    return lambda module: references.add_containers(find_classes(module))
 
 
 # library -> (end of the name of a module, the function that joins it), ...; joblib has a copy of loky
@@ -89,8 +111,14 @@ _LIBRARIES = {
     "billiard": [("billiard.reduction", _join_forking_pickler)],
     "pyarrow": [("pyarrow.lib", _join_arrow)],
 }
+_CONTAINERS = {
+    "pandas": containers.pandas_classes,
+    "scipy.sparse": containers.scipy_classes,
+    "xarray": containers.xarray_classes,
+}
 _ANYWHERE = "loky.backend.reduction"  # vendored by other libraries than joblib, too
 _JOINS = {name: join for modules in _LIBRARIES.values() for name, join in modules}
+_JOINS.update((name, _joins_containers(find_classes)) for name, find_classes in _CONTAINERS.items())
 _joined = set()  # names of modules
 
 
@@ -107,12 +135,12 @@ def _join(name, module):
         _join_for(name)(module)
     except AttributeError as error:
         library = name.partition(".")[0]
-        warnings.warn(
-            f"{library} {getattr(sys.modules.get(library), '__version__', '')} cannot be joined, so it copies the arrays that it sends, "
-            f"and changes of the copies are lost: {error}; send shmem.handle(array)",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        if name in _CONTAINERS:
+            effect = "so a pool may hang that is sent one of its containers with an array that was freed meanwhile"
+        else:
+            effect = "so it copies the arrays that it sends, and changes of the copies are lost"
+        version = getattr(sys.modules.get(library), "__version__", "")
+        warnings.warn(f"{library} {version} cannot be joined, {effect}: {error}; send shmem.handle(array)", RuntimeWarning, stacklevel=3)
     _joined.add(name)
 
 
@@ -174,4 +202,4 @@ def join_all():
     sys.meta_path.insert(0, _Finder())
     for name, module in list(sys.modules.items()):
         if _join_for(name) is not None and module is not None:
-            _join(name, module)
+            _join(name, importlib.import_module(name))  # waits for a thread that is importing it

@@ -14,7 +14,7 @@ def _leave_at_end(_):
     multiprocessing.util.Finalize(None, handles.leave_at_end, exitpriority=-100)
 
 
-references.add_table(ForkingPickler.register)
+references.add_table(ForkingPickler.register, ForkingPickler.dumps)
 joining.join_all()
 multiprocessing.util.register_after_fork(_leave_at_end, _leave_at_end)  # the children of multiprocessing skip atexit
 if multiprocessing.parent_process() is not None:

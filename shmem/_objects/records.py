@@ -83,8 +83,19 @@ class Handle:
         return section
 
 
+class _Shown:
+    """Base of the records that notebooks show as a table."""
+
+    __slots__ = ()
+
+    def _repr_html_(self):
+        from shmem._objects import display
+
+        return display.record_html(self)
+
+
 @dataclasses.dataclass(frozen=True)
-class HeapReport:
+class HeapReport(_Shown):
     """The counts of `SharedMemory.check_heap`.  Sizes are in bytes, tags included."""
 
     __module__ = "shmem"
@@ -105,7 +116,7 @@ class HeapReport:
 
 
 @dataclasses.dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(_Shown):
     """The results of `info`."""
 
     __module__ = "shmem"
@@ -122,7 +133,7 @@ class ObjectInfo:
 
 
 @dataclasses.dataclass(frozen=True)
-class SectionStats:
+class SectionStats(_Shown):
     """The results of `SharedMemory.stats`.  Sizes are in bytes."""
 
     __module__ = "shmem"

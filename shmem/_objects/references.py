@@ -3,17 +3,20 @@
 `reducers` has a function for each class of objects that can lie in a section, as in a pickler's dispatch table.  The classes of a
 pickler that sends to another process are joined by `add_table`; a Struct class that is defined later is added to all of them.
 An object that is in no section is pickled as without this module.
+A reference that cannot be opened where it arrives is treated in `arrival`.
 """
 
 import collections
 import copyreg
+import functools
 import io
 import pickle
+import types
 
 import numpy as np
 
 from shmem._bridge.blocks import Block
-from shmem._objects import finding, struct
+from shmem._objects import arrival, containers, finding, struct
 from shmem._objects.event import Event
 from shmem._objects.handles import dropping_claims_of_failures, reference
 from shmem._objects.mutex import Mutex
@@ -22,21 +25,41 @@ from shmem._objects.semaphore import Semaphore
 from shmem._objects.shared_memory import SharedMemory
 
 reducers = {}  # class -> function that returns what `__reduce__` does
-_tables = []  # of each joined pickler: the function (class, reducer) that adds a reducer
+container_classes = []  # classes of containers that cannot hold a placeholder
+_tables = []  # of each joined pickler: the function (class, reducer) that adds a reducer, and the function that reduces a container
 
 
-def add_table(add):
-    """Have `add(class, reducer)` called for every class, those included that are defined later."""
-    _tables.append(add)  # before the walk: another thread may define a class meanwhile
+def add_table(add, dumps, loads=pickle.loads):
+    """Join a pickler that sends to another process.
+
+    Parameters
+    ----------
+    add : callable
+        `add(class, reducer)` is called for every class, those included that are defined later.
+    dumps, loads : callable
+        Functions that pickle to bytes with this pickler, and unpickle.
+    """
+    reduce_container = functools.partial(containers.reduce_container, dumps, loads)
+    _tables.append((add, reduce_container))  # before the walk: another thread may define a class meanwhile
     for cls, reducer in list(reducers.items()):
         add(cls, reducer)
+    for cls in list(container_classes):
+        add(cls, reduce_container)
 
 
 def add_reducer(cls, reducer):
     """Add a reducer to all picklers that are or will be joined."""
     reducers[cls] = reducer
-    for add in list(_tables):
+    for add, _ in list(_tables):
         add(cls, reducer)
+
+
+def add_containers(classes):
+    """Add classes of containers that cannot hold a placeholder to all picklers that are or will be joined."""
+    container_classes.extend(classes)
+    for add, reduce_container in list(_tables):
+        for cls in classes:
+            add(cls, reduce_container)
 
 
 # -- reducers
@@ -58,7 +81,7 @@ def _masked(cls, data, mask, fill_value, hard_mask):
 
 def reduce_to_handle(obj):
     """Reduce an object to its handle, which keeps an array without a name until it is opened."""
-    return _open, (reference(obj),)
+    return arrival.sent(_open, reference(obj))
 
 
 def reduce_array(array):
@@ -70,7 +93,7 @@ def _reduce_view(array):
     """Reduce an array of a subclass that has no state of its own."""
     if finding.find_storage(array) is None:
         return array.__reduce__()
-    return _open_as, (reference(array), type(array))
+    return arrival.sent(_open_as, reference(array), type(array))
 
 
 def _reduce_masked(array):
@@ -78,7 +101,7 @@ def _reduce_masked(array):
     data, mask = array._data.view(np.ndarray), array._mask
     if finding.find_storage(data) is None and finding.find_storage(mask) is None:
         return array.__reduce__()
-    return _masked, (type(array), data, mask, array._fill_value, array._hardmask)
+    return arrival.sent(_masked, type(array), data, mask, array._fill_value, array._hardmask)
 
 
 def _reduce_memoryview(view):
@@ -88,21 +111,27 @@ def _reduce_memoryview(view):
 
 
 def _reduce_waitable(waitable):
-    return reduce_to_handle(waitable) if waitable.section is not None else waitable.__reduce_ex__(2)
+    if waitable.section is not None:
+        return reduce_to_handle(waitable)
+    function, args = waitable.__reduce_ex__(2)
+    return arrival.sent(function, *args)
 
 
-def _with_subclasses(cls):
-    yield cls
-    for derived in cls.__subclasses__():
-        yield from _with_subclasses(derived)
+def _reduce_method(method):
+    """Reduce a bound method, which the receiver looks up in the object."""
+    obj = method.__self__
+    if type(obj) in reducers and (isinstance(obj, SharedMemory) or finding.find_storage(obj) is not None):
+        return arrival.sent(getattr, obj, method.__name__)
+    return method.__reduce__()
 
 
 reducers.update(dict.fromkeys((SharedMemory, Block, Queue), reduce_to_handle))
 reducers.update(dict.fromkeys((Semaphore, Event, Mutex), _reduce_waitable))
 reducers.update({np.ndarray: reduce_array, np.ma.MaskedArray: _reduce_masked, memoryview: _reduce_memoryview})
 reducers.update(dict.fromkeys((np.recarray, np.matrix), _reduce_view))
+reducers.update(dict.fromkeys((types.MethodType, types.BuiltinMethodType), _reduce_method))
 struct.on_new_class.append(lambda cls: add_reducer(cls, reduce_to_handle))
-for _cls in list(_with_subclasses(struct.Struct)):
+for _cls in list(containers.with_subclasses(struct.Struct)):
     reducers.setdefault(_cls, reduce_to_handle)
 
 
@@ -110,6 +139,16 @@ for _cls in list(_with_subclasses(struct.Struct)):
 
 
 _dispatch_table = collections.ChainMap(reducers, copyreg.dispatch_table)
+
+
+def dumps_for_background(obj, protocol):
+    """Pickle an object, with references that arrive as placeholders if they cannot be opened."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol)
+    pickler.dispatch_table = _dispatch_table
+    with dropping_claims_of_failures():
+        pickler.dump(obj)
+    return file.getvalue()
 
 
 def dumps(obj, protocol=None):
@@ -148,12 +187,8 @@ def dumps(obj, protocol=None):
     ...     print(array)
     [1 7 3]
     """
-    file = io.BytesIO()
-    pickler = pickle.Pickler(file, protocol)
-    pickler.dispatch_table = _dispatch_table
-    with dropping_claims_of_failures():
-        pickler.dump(obj)
-    return file.getvalue()
+    with arrival.by_hand():
+        return dumps_for_background(obj, protocol)
 
 
 def loads(data):

@@ -461,8 +461,19 @@ class SharedMemory(_core.Memory):
         )
 
     def __repr__(self):
-        state = "closed" if self.closed else f"{self.mode}, {self.max_size:,} bytes"
-        return f"<shmem.SharedMemory {self.name!r} {state}>"
+        from shmem._objects import display
+
+        return display.section_text(self)
+
+    def _repr_html_(self):
+        """Return a table of the section's objects, for notebooks."""
+        from shmem._objects import display
+
+        return display.section_html(self)
+
+    def _ipython_key_completions_(self):
+        """Return the names that IPython offers after ``shm["``."""
+        return [] if self.closed else directory.glance(self, 10_000)[1]
 
     def __reduce__(self):
         raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")

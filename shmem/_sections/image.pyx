@@ -17,7 +17,7 @@ from shmem._base.layout cimport free_index_t, header_t, intent_t, participant_t
 from shmem._base.participants cimport LIVENESS_BYTE, N_LIVENESS_BYTES, OPENING_BYTE
 from shmem._base.section cimport private_t, section_t
 from shmem._base.status cimport OK
-from shmem._base.system cimport byte_range_is_locked, file_facts, file_facts_t
+from shmem._base.system cimport boot_id, byte_range_is_locked, file_facts, file_facts_t
 from shmem._heap.recovery cimport ALL_PARTICIPANTS, heap_recover
 from shmem._heap.verify cimport FINE, Problem, heap_check_as_it_is, heap_facts_t, problem_name
 from shmem._sections.first_and_last cimport section_quiet
@@ -102,6 +102,7 @@ cdef tuple _check_bytes(char* image, uint64_t n_bytes, int fd, bint recover):
     memset(&facts, 0, sizeof(heap_facts_t))
     with nogil:
         if recover:
+            boot_id(section.header.boot_id, sizeof(section.header.boot_id))    # claims of another boot end
             heap_recover(&section, ALL_PARTICIPANTS)
         problem = heap_check_as_it_is(&section, &facts)
         image_end(&section)

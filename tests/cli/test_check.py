@@ -735,3 +735,52 @@ def test_no_space_for_the_copy(made, capsys, monkeypatch):
     assert os.listdir(os.path.dirname(path)) == ["section.shm"]
     shutil.rmtree(os.path.dirname(path))
     os.mkdir(os.path.dirname(path))
+
+
+SENDER = """
+section = shmem.SharedMemory(args[0], max_size=1 << 20)
+section["kept"] = [1, 2]
+say(shmem.dumps(section.full(100, 7.0, temporary=True)).hex())
+sys.stdin.readline()
+"""
+
+
+def sent(path, child):
+    """Return a message on an array of a section that its last process has closed, and the offset of its claim."""
+    other = child(SENDER, path)
+    message = bytes.fromhex(other.hear())
+    other.tell()
+    other.end()
+    return message, field(path, "claims_off")
+
+
+def test_array_of_a_message_is_not_a_leak(section_file, capsys, child):
+    sent(section_file, child)
+    status, report = check(capsys, section_file, "--leaks")
+    assert (status, report["state"], report["findings"], report["leaks"]) == (0, "intact", [], [])
+
+
+@pytest.mark.damages
+def test_front_tag_of_a_claim_overwritten(section_file, capsys, child):
+    """A claim without a front tag is recognised by the array that it keeps, and kept."""
+    message, claim = sent(section_file, child)
+    poke(section_file, claim - BLOCK_HEAD_BYTES, b"\xff" * 16)
+    report = repaired(capsys, section_file)
+    assert sum("kept as the claim of a message" in note for note in report["notes"]) == 1
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().claims == 1
+        assert shmem.loads(message).tolist() == [7.0] * 100
+        section.sweep(claims=0)
+        assert section.check_heap().blocks == 1
+
+
+@pytest.mark.parametrize("name", ["claims_off", "n_claims", "claimed_bytes"])
+@pytest.mark.parametrize("value", [0, 0xC010, (1 << 64) - 1])
+def test_list_of_claims_in_a_closed_section_is_repaired(section_file, capsys, child, name, value):
+    message, _ = sent(section_file, child)
+    poke(section_file, HEADER[name].offset, value.to_bytes(8, "little"))
+    report = repaired(capsys, section_file)
+    assert [finding["lost"] for finding in report["findings"]] == [""]
+    with shmem.SharedMemory(section_file) as section:
+        assert section.stats().claims == 1
+        assert shmem.loads(message)[99] == 7

@@ -1,5 +1,6 @@
 """Arrays and objects that other libraries' pools send arrive as references."""
 
+import gc
 import importlib
 
 import numpy as np
@@ -23,8 +24,32 @@ def test_joblib(shm, backend, n):
         results = parallel([joblib.delayed(bump)(point)])
         assert point.n == 2
         assert results == [point]
+        parallel([joblib.delayed(add_one)(array)])[0][:] = 9
+        assert array[:2].tolist() == [9.0, 9.0]  # the result is a view of the same memory
+        parallel([joblib.delayed(bump)(one) for one in np.array([point, point], object)])
+        assert parallel([joblib.delayed(list)(np.array([point, None], object))]) == [[point, None]]
         private = np.zeros(n)
         parallel([joblib.delayed(np.sum)(private)])
+
+
+def _temporary(shm, number):
+    return shm.full(N_LARGE, number, temporary=True)
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_joblib_in_flight(backend):
+    """A temporary array that a worker returns arrives, and so does one that the caller drops."""
+    joblib = importlib.import_module("joblib")
+    with shmem.SharedMemory(max_size=1 << 24) as shm:
+        with joblib.Parallel(n_jobs=2, backend=backend) as parallel:
+            arrays = parallel([joblib.delayed(_temporary)(shm, number) for number in range(3)])
+            assert [array[-1] for array in arrays] == [0, 1, 2]
+            del arrays
+            sums = parallel([joblib.delayed(np.sum)(_temporary(shm, number)) for number in range(3)])
+            assert sums == [0, N_LARGE, 2 * N_LARGE]
+        gc.collect()
+        assert shm.stats().claims == 0
+        assert shm.check_heap().blocks == 0
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -231,7 +231,7 @@ import importlib.machinery, os, types
 os.environ["SHMEM_HOOKS"] = args[0]
 os.makedirs(f"{args[1]}/loky/backend")
 for path, text in (("loky/__init__.py", ""), ("loky/backend/__init__.py", ""),
-                   ("loky/backend/reduction.py", "table = {}\\ndef register(cls, reducer): table[cls] = reducer")):
+                   ("loky/backend/reduction.py", "table = {}\\ndef register(cls, reducer): table[cls] = reducer\\ndef dumps(obj): pass")):
     with open(f"{args[1]}/{path}", "w") as file: file.write(text)
 sys.path.insert(0, args[1])
 if args[2] == "before": import loky.backend.reduction

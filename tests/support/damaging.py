@@ -392,6 +392,7 @@ class Session:
     def trim(self):
         self.section.trim()
         self.section.sweep()
+        self.section.sweep(claims=0)
         self.section.flush()
 
     def snapshot(self):
