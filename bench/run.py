@@ -32,6 +32,8 @@ QUESTIONS = {
     "semaphore": "semaphore.py",
     "queue": "message_queue.py",
     "place": "place_array.py",
+    "arrays": "array_use.py",
+    "send": "send.py",
     "fields": "fields.py",
     "tstshmem": "tstshmem.py",
     "recovery": "recovery.py",

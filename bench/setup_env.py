@@ -39,6 +39,20 @@ def install_wheel():
     return number
 
 
+def install_numba():
+    """Install numba, if there is one for this Python and this numpy; otherwise its row states that it is missing."""
+    pip = ENVIRONMENT.python, "-m", "pip"
+    numpy = ENVIRONMENT.run(ENVIRONMENT.python, "-c", "import numpy; print(numpy.__version__)").strip()
+
+    def install():
+        try:
+            ENVIRONMENT.run(*pip, "install", "--quiet", "--only-binary", ":all:", "numba", f"numpy=={numpy}")
+        except SystemExit:
+            ENVIRONMENT.say(f"there is no numba for this Python and numpy {numpy}")
+
+    ENVIRONMENT.once("numba", digest(numpy), install)
+
+
 def build_clients(wheel_number):
     """Compile the Cython modules against the installed wheel, into the environment's packages."""
     sources = sorted((BENCH / "clients").glob("*.p[xy]*"))
@@ -104,6 +118,7 @@ def build_boost_peer():
 def prepare():
     """Run every step, in order; return the environment's Python."""
     ENVIRONMENT.make(*PEERS)
+    install_numba()
     build_clients(install_wheel())
     build_boost_peer()
     return ENVIRONMENT.python

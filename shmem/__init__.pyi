@@ -13,7 +13,7 @@ import enum
 import os
 import queue
 import sys
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, MutableMapping, Sequence, ValuesView
 from types import TracebackType
 from typing import (
     Any,
@@ -495,7 +495,7 @@ def register(library: Literal["billiard", "joblib", "loky", "multiprocess", "pya
 
 # -- sections -----------------------------------------------------------------------------------------------
 
-class SharedMemory:
+class SharedMemory(MutableMapping[str, Any]):
     def __init__(
         self,
         file_name: _Path | None = None,
@@ -718,8 +718,10 @@ class SharedMemory:
     def entry(self, name: str) -> Entry: ...
     def pop(self, name: str, default: object = ...) -> Any: ...
     def popitem(self) -> tuple[str, Any]: ...
-    def setdefault(self, name: str, default: npt.ArrayLike | _Placed | Buffer) -> Any: ...
-    def update(
+    def setdefault(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, name: str, default: npt.ArrayLike | _Placed | Buffer
+    ) -> Any: ...
+    def update(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         other: Mapping[str, npt.ArrayLike | _Placed | Buffer] | Iterable[tuple[str, npt.ArrayLike | _Placed | Buffer]] = (),
         /,

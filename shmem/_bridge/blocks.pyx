@@ -8,7 +8,8 @@ from shmem._base import errors
 from shmem._base.public import refuse_construction
 
 from shmem._base.damage cimport asked_at, room_at
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_PLAIN, block_t, payload_to_block, tag_type
+from shmem._base.layout cimport (
+    ARRAY_SEALED, BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_PLAIN, array_t, block_t, payload_to_block, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CLOSED, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_steps, section_text
@@ -170,6 +171,12 @@ cdef Block _viewed_block(Block block):
     return viewed
 
 
+cdef bint _is_sealed(Block block) noexcept:
+    """Return whether the block is an array that was sealed; it cannot be sealed while it is held."""
+    return (tag_type((<block_t*>(block.data - BLOCK_HEAD_BYTES)).tag) == TYPE_ARRAY and block.n_bytes >= <Py_ssize_t>sizeof(array_t)
+            and (<array_t*>block.data).flags & ARRAY_SEALED != 0)
+
+
 cdef class Block(Placed):
     """Allocated memory: a buffer of `nbytes` bytes, writable unless the section was opened read-only.
 
@@ -220,7 +227,9 @@ cdef class Block(Placed):
             self.is_viewed = True
         owner = self if self.is_viewed else _viewed_block(self)
         placed_hold(owner)
-        PyBuffer_FillInfo(view, owner, self.data, self.n_bytes, not self.mapping.writable, flags)
+        if flags & PyBUF_WRITABLE and _is_sealed(self):
+            raise errors.ReadOnlyError(f"cannot write to the block at offset {self.payload_off():#x}: it is a sealed array")
+        PyBuffer_FillInfo(view, owner, self.data, self.n_bytes, not self.mapping.writable or _is_sealed(self), flags)
 
     def __releasebuffer__(self, Py_buffer* view):
         # nothing to do; that there is this method makes numpy.frombuffer keep the buffer, as if it were needed

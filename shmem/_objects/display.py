@@ -8,7 +8,7 @@ import html
 import reprlib
 
 from shmem._base.errors import ShmemError
-from shmem._objects import directory
+from shmem._objects import directory, growing
 
 NAMES_SHOWN = 8
 NAMES_SORTED = 1000  # of more names those that are shown are not the oldest ones
@@ -35,15 +35,25 @@ def _names(n_names, names):
 
 
 def section_html(memory):
-    """Return a table of the first named objects: name, kind, and bytes."""
+    """Return a table of the first named objects: name, kind, shape and dtype of arrays, and bytes."""
     try:
-        n_names, rows = directory.glance(memory, NAMES_SORTED)[0], directory.glance_at_objects(memory)
+        n_names, objects = directory.glance(memory, NAMES_SORTED)[0], directory.glance_at_objects(memory)
+        rows = [(name, kind, *_array_facts(memory, name, kind), n_bytes) for name, kind, n_bytes in objects]
         head = f"{html.escape(repr(memory.name))} {_state(memory)}"
     except ShmemError:
         return f"<div><b>shmem.SharedMemory</b> {html.escape(repr(memory.name))} closed</div>"
     more = f"<div>{n_names:,} names, of which {len(rows)} are shown</div>" if n_names and n_names > len(rows) else ""
-    table = _table(("name", "kind", "bytes"), rows) if rows else ""
+    table = _table(("name", "kind", "shape", "dtype", "bytes"), rows) if rows else ""
     return f"<div><b>shmem.SharedMemory</b> {head}{table}{more}</div>"
+
+
+def _array_facts(memory, name, kind):
+    """Return shape and dtype of an array as texts, which are empty for other objects, and for one that is damaged or gone."""
+    try:
+        facts = growing.look(memory, name, False) if kind == "array" else None
+    except (ShmemError, KeyError):
+        return "", ""
+    return ("", "") if facts is None or facts.shape is None else (str(facts.shape), f"{facts.dtype!s:.60}")
 
 
 def record_html(record):

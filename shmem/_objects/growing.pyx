@@ -17,8 +17,8 @@ from shmem._objects.arrays import facts_of
 from shmem._base.layout cimport TYPE_ARRAY
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
-    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INVALID_BLOCK, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK, PINNED, SEALED, SHARED)
-from shmem._bridge.calls cimport check, run_steps
+    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK, PINNED, SEALED, SHARED)
+from shmem._bridge.calls cimport check, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.array_gate cimport array_copy_header, array_seal, header_call_t, named_array_t
@@ -47,8 +47,10 @@ cdef int _copy_step(section_t* section, void* request) noexcept nogil:
     return array_copy_header(section, <header_call_t*>request, WAIT_A_SLICE)
 
 
-def look(Memory memory, str name):
+def look(Memory memory, str name, bint waits=True):
     """Return the `Facts` of the object that a name leads to, as it is at one moment.
+
+    Without `waits`, None is returned if another process keeps the heap gate for longer than a slice.
 
     Raises
     ------
@@ -67,7 +69,9 @@ def look(Memory memory, str name):
         call.anchor = &mapping.section.header.directory_off
         call.name = name_make(encoded, <uint64_t>len(encoded))
         call.copied, call.room = copied, len(copied)
-        status = run_steps(mapping.section, _copy_step, &call)
+        status = run_steps(mapping.section, _copy_step, &call) if waits else run_step(mapping.section, _copy_step, &call)
+        if status == INTERRUPTED:
+            return None
         if status != OK:
             _fail(mapping, status, name, f"look at {name!r}", ())
         if call.header_bytes <= call.room:

@@ -224,7 +224,7 @@ def test_array_header_outside_the_block(shm, scribe, field, value):
     ],
 )  # fmt: skip
 def test_header_of_an_array_that_can_grow(shm, scribe, field, value):
-    shm.zeros(5, "int64", name="array", maxshape=(100,))
+    shm.zeros(5, "int64", name="array", maxshape=(None,))
     entry = shm.entry("array")
     head = shmem.info(entry.value).offset
     places = {"shape": head + ARRAY.size, "strides": head + ARRAY.size + WORD_BYTES,

@@ -49,11 +49,12 @@ def test_html_has_a_row_for_each_object(shm):
     shm["freed"] = [1]
     shm.free(shm["freed"])
     found = rows(shm._repr_html_())
-    assert found[0] == ["name", "kind", "bytes"]
-    kinds = {name: kind for name, kind, _ in found[1:]}
+    assert found[0] == ["name", "kind", "shape", "dtype", "bytes"]
+    assert [row[2:4] for row in found[1:3]] == [["(3,)", "int64"], ["", ""]]
+    kinds = {name: kind for name, kind, *_ in found[1:]}
     assert kinds.pop("node") == "display.Node"
     assert kinds == {name: name for name in ("array", "block", "queue", "semaphore", "event", "mutex", "freed")}
-    sizes = {name: int(n_bytes) for name, _, n_bytes in found[1:]}
+    sizes = {name: int(n_bytes) for name, *_, n_bytes in found[1:]}
     assert sizes.pop("freed") == 0
     assert sum(sizes.values()) <= shm.stats().used
 

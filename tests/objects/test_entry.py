@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,11 @@ def test_sealed_array_is_read_only(shm):
         with pytest.raises(ValueError, match="WRITEABLE"):
             view.flags.writeable = True
     assert memoryview(views[0].base).readonly
+    block = shm.block(shmem.info(views[0]).offset)
+    assert memoryview(block).readonly
+    assert not np.frombuffer(block, "u1").flags.writeable
+    with pytest.raises(TypeError, match="read-write"):
+        struct.pack_into("B", block, 0, 1)
     assert views[0].tolist() == [1, 2, 3]
     assert repr(entry) == "<shmem.Entry 'x': int64 (3,), sealed>"
     shm.check_heap()

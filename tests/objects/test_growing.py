@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from scribe import ABSENT_OWNER, Scribe
+from scribe import Scribe
 from workers import wait_for, waits_for_others
 
 import shmem
@@ -15,6 +15,7 @@ from shmem._cli.check import examine
 from shmem._objects import growing
 
 ARRAY = LAYOUT["array_t"]
+DEAD_OWNER = 5 << OWNER_GENERATION_SHIFT | 3  # of an entry that is free
 
 
 @pytest.fixture
@@ -361,52 +362,69 @@ def test_invalid_resize(shm):
 # -- several at once ------------------------------------------------------------------------------------------
 
 
+N_TOGETHER = 10_000  # rows of a call: copying them, and moving the array, takes long enough for others to come
+
+
+@pytest.fixture
+def large():
+    """Return a section with room for what several processes append."""
+    with shmem.SharedMemory(max_size=1 << 27) as section:
+        yield section
+
+
 def append_numbers(path, which, n, move):
     """Append n batches of numbers that name this process."""
     with shmem.SharedMemory(shared_name=path) as shm:
-        entry = shm.entry("log")
+        entry, batch = shm.entry("log"), np.full((N_TOGETHER, 2), which)
         for i in range(n):
-            entry.append([[which, 3 * i], [which, 3 * i + 1], [which, 3 * i + 2]], move=move)
+            batch[:, 1] = np.arange(N_TOGETHER * i, N_TOGETHER * (i + 1))
+            entry.append(batch, move=move)
+
+
+def verify_numbers(found, n):
+    """Verify that each of four appenders has all rows of n batches, and that the rows of a batch stay together."""
+    assert len(found) == 4 * N_TOGETHER * n
+    for which in range(4):
+        assert np.array_equal(found[found[:, 0] == which, 1], np.arange(N_TOGETHER * n))
+    assert (found[:, 0].reshape(-1, N_TOGETHER) == found[::N_TOGETHER, :1]).all()
 
 
 @pytest.mark.parametrize("move", [False, True])
-def test_processes_append_at_once(shm, move):
+def test_processes_append_at_once(large, move):
     """No row is lost, and the rows of one call stay together, while the array moves many times."""
-    log = log_of(shm)
+    log = log_of(large)
     pids = []
     for which in range(4):
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
-                append_numbers(shm.name, which, 500, move)
+                append_numbers(large.name, which, 50, move)
                 status = 0
             finally:
                 os._exit(status)
         pids.append(pid)
     if move:
-        while len(log.value) < 3000:
+        view = log.value
+        while len(view) < 100 * N_TOGETHER:
             view = log.value
-            assert sorted(set(map(tuple, view.tolist()))) == sorted(map(tuple, view.tolist()))
+            for numbers in [view[view[:, 0] == which, 1] for which in range(4)]:
+                assert np.array_equal(numbers, np.arange(len(numbers)))
+        del view
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 4
-    found = log.value
-    assert len(found) == 6000
-    for which in range(4):
-        assert found[found[:, 0] == which, 1].tolist() == list(range(1500))
-    assert all((found[i : i + 3, 0] == found[i, 0]).all() for i in range(0, 6000, 3))
-    view = None
-    assert shm.check_heap().blocks == 1
+    verify_numbers(log.value, 50)
+    assert large.check_heap().blocks == 1
 
 
-def test_threads_append_at_once(shm):
-    log = log_of(shm)
-    threads = [threading.Thread(target=append_numbers, args=(shm.name, i, 300, False)) for i in range(4)]
+def test_threads_append_at_once(large):
+    log = log_of(large)
+    threads = [threading.Thread(target=append_numbers, args=(large.name, i, 50, False)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(log.value) == 3600
-    assert shm.check_heap().blocks == 1
+    verify_numbers(log.value, 50)
+    assert large.check_heap().blocks == 1
 
 
 # -- killed and stopped appenders -----------------------------------------------------------------------------
@@ -426,7 +444,7 @@ def test_gate_of_a_dead_appender_is_taken_over(shm, scribe):
     offset = find(shm, "log")
     data = offset + ARRAY["data_off"].read(scribe.bytes, offset)
     scribe[data + 2 * 16] = 123
-    scribe[ARRAY["append_gate"].at(offset)] = ABSENT_OWNER
+    scribe[ARRAY["append_gate"].at(offset)] = DEAD_OWNER
     assert log.value.tolist() == rows(0, 2).tolist()
     log.append(rows(2, 1))
     assert log.value.tolist() == rows(0, 3).tolist()
@@ -511,7 +529,7 @@ def test_check_of_a_file_with_a_dead_appender(section_file):
     scribe = Scribe(section_file)
     data = offset + ARRAY["data_off"].read(scribe.bytes, offset)
     scribe[data + 2 * 16] = 123
-    scribe[ARRAY["append_gate"].at(offset)] = 5 << OWNER_GENERATION_SHIFT | 3
+    scribe[ARRAY["append_gate"].at(offset)] = DEAD_OWNER
     assert examine(section_file, False, False).state == "intact"
     shape = offset + ARRAY.size
     scribe[shape] = 1 << 40
@@ -535,13 +553,13 @@ def test_leak_and_lost_tag_of_an_array_that_can_grow(section_file):
     assert offset < named
 
 
-def test_snapshot_while_rows_are_appended(shm, tmp_path):
-    log = log_of(shm)
-    thread = threading.Thread(target=append_numbers, args=(shm.name, 7, 1000, False))
+def test_snapshot_while_rows_are_appended(large, tmp_path):
+    log = log_of(large)
+    thread = threading.Thread(target=append_numbers, args=(large.name, 7, 50, False))
     thread.start()
     for i in range(5):
         path = tmp_path / f"copy {i}"
-        shm.snapshot(path)
+        large.snapshot(path)
         with shmem.SharedMemory(path) as copy:
             found = copy["log"]
             assert found[:, 1].tolist() == list(range(len(found)))
@@ -549,4 +567,4 @@ def test_snapshot_while_rows_are_appended(shm, tmp_path):
             copy.entry("log").append([[1, 2]])
             copy.check_heap()
     thread.join()
-    assert len(log.value) == 3000
+    assert len(log.value) == 50 * N_TOGETHER

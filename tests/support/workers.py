@@ -1,7 +1,9 @@
 """Functions that tests run in other processes and threads, in a module that spawned processes can import."""
 
 import contextlib
+import fcntl
 import os
+import struct
 import threading
 import time
 import traceback
@@ -12,7 +14,10 @@ import shmem
 from shmem import exclusive_lock, shared_lock
 from shmem._objects.semaphore import has_waiters
 
+F_OFD_SETLK = 37
 F_OFD_SETLKW = 38
+# the beginning of a child's code, whose first argument is where the section is
+OPEN = "import threading, warnings\nsection = shmem.SharedMemory(**eval(args[0]))\n"
 FUTEX = {"x86_64": "202", "aarch64": "98"}
 FUTEX_PRIVATE_FLAG = 0x80
 CLOCK_NANOSLEEP = {"x86_64": "230", "aarch64": "115"}
@@ -85,6 +90,22 @@ def waits_for_others(thread):
     """Return whether a thread sleeps in a futex call of the library, which other processes can end: without FUTEX_PRIVATE_FLAG."""
     call = call_of(thread)
     return call[:1] == [FUTEX[os.uname().machine]] and int(call[2], 16) & FUTEX_PRIVATE_FLAG == 0
+
+
+def lock_byte(fd, offset):
+    """Lock a byte of a file through a description of its own."""
+    fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, offset, 1, 0))
+
+
+def take_over(section, deaths, warned=True):
+    """Acquire the exclusive lock after `deaths` deaths, with a warning if `warned`; the section must be intact."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with shmem.exclusive_lock(section, 20):
+            pass
+    assert [one.category for one in caught] == [shmem.OwnerDiedWarning] * bool(deaths and warned)
+    assert section.owner_deaths == deaths
+    section.check_heap()
 
 
 def wait_for_waiter(section):

@@ -1,6 +1,7 @@
 """What type checkers infer about sections; `tests/package/test_types.py` runs `check`, which states the same about the objects."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -61,9 +62,14 @@ def check_blocks(shm: shmem.SharedMemory) -> None:
     shmem.deallocate(shm.mutex())
 
 
+def first_name(mapping: Mapping[str, Any]) -> str:
+    return next(iter(mapping))
+
+
 def check_directory(shm: shmem.SharedMemory) -> None:
     shm["typed"] = [1, 2, 3]
     assert_type(shm["typed"], Any)
+    assert first_name(shm) in shm  # a section is a mapping
     assert assert_type(list(shm.keys()), list[str]) == list(shm)
     assert dict(assert_type(list(shm.items()), list[tuple[str, Any]])).keys() == shm.keys()
     assert shm.get("nothing") is None
