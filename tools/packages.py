@@ -222,6 +222,9 @@ def step_roots(_quick):
     need("mmdebstrap")
     sdist = only(CHECKOUT / "dist", "*.tar.gz")
     requirements = [*project()["build-system"]["requires"], *project()["project"]["dependencies"]]
+    # whether an archive's date counts is this machine's decision: a mirror may be frozen
+    dates = debian.call(["apt-config", "dump", "Acquire::Check-Valid-Until", "Acquire::Check-Date"])
+    options = [f"--aptopt={line}" for line in dates.splitlines()]
     for version in ROOTS:
         release = debian.Release(ENVIRONMENT, debian.RELEASES[version][0])
         root = HOME / "roots" / version
@@ -229,7 +232,7 @@ def step_roots(_quick):
         root.parent.mkdir(exist_ok=True)
         ENVIRONMENT.say(f"making a root folder of {release.name}")
         include = f"--include=python{version}-venv"
-        run("mmdebstrap", "--quiet", "--variant=minbase", include, release.name, root, release.source)
+        run("mmdebstrap", "--quiet", "--variant=minbase", include, *options, release.name, root, release.source)
         inside = fresh(root / "shmem")
         run(HOME / "clean" / version / "bin/python", "-m", "pip", "wheel", "--quiet", "--wheel-dir", inside / "wheels", *requirements)
         wheel = only(HOME / "named" / version, "*.whl")

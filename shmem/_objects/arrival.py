@@ -6,7 +6,7 @@
   travels up to `arrive_container`, which returns a placeholder for the whole.
 * What `shmem.loads` opens raises at once: its caller is there to catch it.
 
-The sender decides among these, because all picklers of the receiver are `pickle.loads`.
+The sender decides among these, because every receiver unpickles in the same way.
 """
 
 import contextlib

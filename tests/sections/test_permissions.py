@@ -208,7 +208,7 @@ def test_file_swapped_between_check_and_open(tmp_path, child, preloadable, swapp
 # -- untrusted contents -----------------------------------------------------------------------------------------
 
 FORBIDDEN = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-LOADS_WHAT_USERS_SEND = "references.py"  # `shmem.loads`, which is nothing else than `pickle.loads`
+LOADS_WHAT_USERS_SEND = "references.py"  # `shmem.loads`, which is nothing else than `pickle.loads`, and the containers in such data
 
 
 def test_no_unpickling_or_eval_of_contents():
@@ -220,7 +220,7 @@ def test_no_unpickling_or_eval_of_contents():
         text = path.read_text(encoding="utf-8")
         imported = set(re.findall(r"^\s*(?:from|import|cimport)\s+([\w.]+)", text, re.MULTILINE))
         assert path.name == LOADS_WHAT_USERS_SEND or not {name.partition(".")[0] for name in imported} & FORBIDDEN, path
-        assert text.count("pickle.load") <= (path.name == LOADS_WHAT_USERS_SEND) * 2, path  # its docstring names it, too
+        assert text.count("pickle.load") <= (path.name == LOADS_WHAT_USERS_SEND) * 3, path  # its docstring names it, too
         assert not re.search(r"\b(exec|np\.load|numpy\.load|loads?_pickle|allow_pickle)\(", text), path
         evaluates = [line for line in text.splitlines() if re.search(r"(?<![\w.])eval\(", line)]
         assert len(evaluates) <= (path.name == "annotations.py"), path  # annotations of the program's own classes
