@@ -13,7 +13,6 @@ import functools
 import importlib
 import io
 import os
-import pickle
 import sys
 import warnings
 
@@ -78,7 +77,7 @@ def _join_joblib_pool(module):
             return buffer.getvalue()
 
         original(self, writer, reducers, *args, **kwargs)
-        reduce_container = functools.partial(containers.reduce_container, dumps, pickle.loads)
+        reduce_container = functools.partial(containers.reduce_container, dumps, references.loads)
         self.dispatch_table |= references.reducers | dict.fromkeys(references.container_classes, reduce_container) | (reducers or {})
 
     cls.__init__ = init
