@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import dataclasses
 import importlib
 import threading
 import time
@@ -53,7 +52,7 @@ def handle(obj, *, claim=None):
     lifetime_ns = claims.lifetime_argument(claim)
     if made.offset == 0:
         raise TypeError(f"cannot claim a {type(obj).__name__}: only arrays can be claimed")
-    return dataclasses.replace(made, claim=claims.claim(memory, made.offset, made.serial, lifetime_ns))
+    return made._with_claim(claims.claim(memory, made.offset, made.serial, lifetime_ns))
 
 
 def reference(obj):
@@ -65,7 +64,7 @@ def reference(obj):
     noted = getattr(_noted, "claims", None)
     if noted is not None:
         noted.append((memory, claim))
-    return dataclasses.replace(made, claim=claim)
+    return made._with_claim(claim)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,9 @@ class Handle:
 
     __class_getitem__ = classmethod(types.GenericAlias)  # Handle[Node], for annotations: the type of what `open` returns
 
+    def _with_claim(self, claim):
+        return dataclasses.replace(self, claim=claim)
+
     def open(self, *, writeable=True):
         """Attach to the section if necessary, and return the object.
 

@@ -52,7 +52,7 @@ def test_process(shm, method):
     """The arguments of a process are unpickled before its function runs; a placeholder is sent on as itself."""
     context = multiprocessing.get_context(method)
     receiver, sender = context.Pipe(False)
-    process = context.Process(target=_send_back, args=(losing.message(shm, libraries=False), sender))
+    process = context.Process(target=losing.send_back, args=(losing.message(shm, libraries=False), sender))
     process.start()
     assert receiver.poll(SECONDS)
     assert losing.not_lost(receiver.recv()) == []
@@ -60,10 +60,6 @@ def test_process(shm, method):
     assert process.exitcode == 0
     receiver.close()
     sender.close()
-
-
-def _send_back(message, link):
-    link.send(message)
 
 
 def test_queues_and_pipes(shm):
@@ -132,15 +128,11 @@ def test_section_is_gone(tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool, shmem.SharedMemory(path, max_size="1M") as section:
         for obj in (section.zeros(3), section):
             message = (obj, losing.Losing(lambda: path.rename(tmp_path / "moved")))
-            cls, error, text = pool.apply_async(_use_first, (message,)).get(SECONDS)
+            cls, error, text = pool.apply_async(losing.use_first, (message,)).get(SECONDS)
             assert (cls, error) == (shmem.LostReference, shmem.InvalidBlock)
             assert "no such section" in text or "does not exist" in text
             (tmp_path / "moved").rename(path)
         assert pool.apply_async(np.sum, (section.zeros(3),)).get(SECONDS) == 0
-
-
-def _use_first(message):
-    return losing.use(message[0])
 
 
 def test_participant_table_is_full():
@@ -150,15 +142,11 @@ def test_participant_table_is_full():
         cls, error, text = pool.apply_async(losing.use, (array,)).get(SECONDS)
         assert (cls, error) == (shmem.LostReference, shmem.TooManyParticipants)
         assert "lost_handle.open() tries again" in text
-        lost = pool.apply_async(_same, (array,)).get(SECONDS)
+        lost = pool.apply_async(losing.same, (array,)).get(SECONDS)
         assert (lost.lost_handle.offset, lost.lost_handle.serial) == (shmem.handle(array).offset, shmem.handle(array).serial)
         lost.lost_handle.open()[0] = 7
         assert array[0] == 7
         section.sweep(claims=0)  # the first message was not opened
-
-
-def _same(obj):
-    return obj
 
 
 def test_named_semaphore_is_gone():

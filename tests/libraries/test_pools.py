@@ -5,6 +5,7 @@ import importlib
 
 import numpy as np
 import pytest
+from in_flight import temporary
 from workers import Point, add_one, bump
 
 import shmem
@@ -32,20 +33,16 @@ def test_joblib(shm, backend, n):
         parallel([joblib.delayed(np.sum)(private)])
 
 
-def _temporary(shm, number):
-    return shm.full(N_LARGE, number, temporary=True)
-
-
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_joblib_in_flight(backend):
     """A temporary array that a worker returns arrives, and so does one that the caller drops."""
     joblib = importlib.import_module("joblib")
     with shmem.SharedMemory(max_size=1 << 24) as shm:
         with joblib.Parallel(n_jobs=2, backend=backend) as parallel:
-            arrays = parallel([joblib.delayed(_temporary)(shm, number) for number in range(3)])
+            arrays = parallel([joblib.delayed(temporary)(shm, number, N_LARGE) for number in range(3)])
             assert [array[-1] for array in arrays] == [0, 1, 2]
             del arrays
-            sums = parallel([joblib.delayed(np.sum)(_temporary(shm, number)) for number in range(3)])
+            sums = parallel([joblib.delayed(np.sum)(temporary(shm, number, N_LARGE)) for number in range(3)])
             assert sums == [0, N_LARGE, 2 * N_LARGE]
         gc.collect()
         assert shm.stats().claims == 0

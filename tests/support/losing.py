@@ -137,3 +137,15 @@ def use(obj):
         len(obj)
     except shmem.ShmemError as error:
         return type(obj), type(error), str(error)
+
+
+def use_first(message):
+    return use(message[0])
+
+
+def same(obj):
+    return obj
+
+
+def send_back(message, link):
+    link.send(message)
