@@ -114,8 +114,9 @@ def test_loky_sends_handles(shm):
     reduction = pytest.importorskip("loky.backend.reduction")
     array, point = shm.zeros(4), shm.new(Point, n=3)
     for obj in (array, array[1:], point, shm.allocate(5), shm):
-        assert len(reduction.dumps(obj)) < 1000
-        again = pickle.loads(reduction.dumps(obj))
+        sent = reduction.dumps(obj)
+        assert len(sent) < 1000
+        again = pickle.loads(sent)
         assert again is obj or shmem.handle(again) == shmem.handle(obj)
     again = pickle.loads(reduction.dumps(array))
     again += 1
