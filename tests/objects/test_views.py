@@ -1,6 +1,7 @@
 """A view of any block holds it: buffers of blocks and objects, and array fields."""
 
 import gc
+import os
 import threading
 
 import numpy as np
@@ -340,6 +341,8 @@ def test_views_after_fork(shm, take_slot, kind):
         field = None
         assert counts(shm) == taken  # the parent's pins
         own, again = memoryview(block), body.position
+        assert os.getpid() in shmem.info(block).pins
+        assert os.getpid() in shmem.info(body).pins
         with pytest.raises(shmem.InvalidBlock, match="another process"):
             shm.free(block)
         assert again.tolist() == [1, 2, 3]
