@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import importlib
+import sys
 import threading
 import time
 
@@ -150,7 +151,15 @@ def leave_at_end():
         leave_all()
 
 
+def _leave_at_exit():
+    """Leave every section, after multiprocessing has ended: the daemon threads of its queues pickle, and are joined at exit."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._exit_function()  # its own turn comes after this one's if it was imported before; a second call has nothing left to do
+    leave_all()
+
+
 # Python joins threads before it runs atexit functions, and they may wait for a lock that the main thread still holds
 with contextlib.suppress(AttributeError, RuntimeError):  # no such function; imported in an exit handler
     threading._register_atexit(lock.end_thread)
-atexit.register(leave_all)
+atexit.register(_leave_at_exit)
