@@ -284,3 +284,30 @@ def test_threads_at_the_end_of_a_multiprocessing_child(section_file, child, how)
         assert not section.recovered
         assert section["x"].sum() == 0
         section.check_heap()
+
+
+QUEUE = """
+import atexit, multiprocessing.util, sys, threading, time  # before shmem: its function comes last at exit
+import shmem
+class Late:
+    def __reduce__(self):  # called by the queue's thread, which goes on long after this process would have left its sections
+        exiting.wait(20)
+        time.sleep(1)
+        return str, ()
+section = shmem.SharedMemory(sys.argv[1])
+exiting = threading.Event()
+atexit.register(exiting.set)
+queue = multiprocessing.Queue()
+queue.put((Late(), section.full(10, 7, temporary=True)))
+"""
+
+
+def test_queue_sends_what_was_put_before_the_exit(section_file, child):
+    """multiprocessing joins the thread of a queue at exit, which pickles; it must not find that its section was left."""
+    with shmem.SharedMemory(section_file, max_size=SIZE) as section:
+        other = child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[0], args[1]])", QUEUE, section_file)
+        wait_for(lambda: other.process.poll() is not None)
+        other.end()
+        assert section.stats().claims == 1  # nobody will open the message
+        section.sweep(claims=0)
+        assert section.check_heap().blocks == 0
