@@ -357,8 +357,8 @@ cdef class Memory:
         Parameters
         ----------
         claims : float, optional
-            Also give up messages that were sent at least so many seconds ago and have not been opened, whoever sent them: arrays that only
-            they keep are freed, and opening such a message raises InvalidBlock.
+            Also give up every message that was sent at least so many seconds ago and has not been opened.  Arrays that only such messages
+            keep are freed, and opening one of these messages raises InvalidBlock.
 
         Returns
         -------

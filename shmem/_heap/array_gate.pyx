@@ -99,13 +99,22 @@ cdef int _copy_facts(section_t* section, named_array_t* call) noexcept nogil:
     return OK
 
 
+cdef bint _is_taken(section_t* section, named_array_t* call, uint64_t* gate_word) noexcept nogil:
+    """Return, under the heap gate, whether another thread is inside; if so, it will wake those that sleep on `gate_word`."""
+    cdef uint64_t* gate = &_array(section, call.payload_off).append_gate
+    cdef uint64_t word = load_relaxed_u64(gate)
+    if not word_has_owner(word) or (call.n_waits != 0 and not owner_is_alive(section, word)):
+        return False
+    gate_word[0] = word | GATE_WAITERS
+    store_release_u64(gate, gate_word[0])
+    return True
+
+
 cdef int _try_enter(section_t* section, named_array_t* call, uint64_t* gate_word) noexcept nogil:
     """Make one attempt, under the heap gate: WOULD_BLOCK with the word to sleep on if another thread is inside."""
     cdef uint64_t* gate = &_array(section, call.payload_off).append_gate
     cdef uint64_t word = load_relaxed_u64(gate), waiters = 0 if call.n_waits == 0 else GATE_WAITERS
-    if word_has_owner(word) and (call.n_waits == 0 or owner_is_alive(section, word)):
-        gate_word[0] = word | GATE_WAITERS
-        store_release_u64(gate, gate_word[0])
+    if _is_taken(section, call, gate_word):
         return WOULD_BLOCK
     fetch_add_seq_cst_u32(&my_entry(section).pins, 1)
     store_release_u64(gate, section.private.owner_word | (word & GATE_WAITERS) | waiters)
@@ -172,8 +181,20 @@ cdef void array_leave(section_t* section, named_array_t* call) noexcept nogil:
 
 # -- sealing ------------------------------------------------------------------------------------------------
 
+cdef int _try_to_seal(section_t* section, named_array_t* call, uint64_t* gate_word) noexcept nogil:
+    """Make one attempt, under the heap gate: WOULD_BLOCK with the word to sleep on if a thread is inside the array's gate."""
+    cdef array_t* array = _array(section, call.payload_off)
+    if array.flags & ARRAY_SEALED:
+        return OK
+    if _is_taken(section, call, gate_word):
+        return WOULD_BLOCK
+    if block_is_viewed(section, call.payload_off):
+        return PINNED
+    store_release_u32(&array.flags, array.flags | ARRAY_SEALED)                                 # commit
+    return OK
+
+
 cdef int array_seal(section_t* section, named_array_t* call) noexcept nogil:
-    cdef array_t* array
     cdef uint64_t word = 0
     cdef int status
     while True:
@@ -181,17 +202,8 @@ cdef int array_seal(section_t* section, named_array_t* call) noexcept nogil:
         if status != OK:
             return status
         status = _find_array(section, call)
-        array = _array(section, call.payload_off)
-        if status == OK and not array.flags & ARRAY_SEALED:
-            word = load_relaxed_u64(&array.append_gate)
-            if word_has_owner(word) and (call.n_waits == 0 or owner_is_alive(section, word)):
-                word |= GATE_WAITERS
-                store_release_u64(&array.append_gate, word)
-                status = WOULD_BLOCK
-            elif block_is_viewed(section, call.payload_off):
-                status = PINNED
-            else:
-                store_release_u32(&array.flags, array.flags | ARRAY_SEALED)                     # commit
+        if status == OK:
+            status = _try_to_seal(section, call, &word)
         heap_leave(section)
         if status == WOULD_BLOCK:
             status = _wait(section, call, word)

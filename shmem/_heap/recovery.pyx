@@ -247,11 +247,11 @@ cdef void _drop_recorded_pins(section_t* section, const dead_t* dead) noexcept n
 cdef bint _drop_dead_pins(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:
     """Clear the pins of dead participants; return True if no other is left."""
     cdef uint64_t* pins = block_checked_pins(section, payload_off)
-    cdef bint is_array = tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY, is_changed
+    cdef bint is_array = tag_type(block_at(section, payload_to_block(payload_off)).tag) == TYPE_ARRAY, keeps_gate
     if pins == NULL:                     # its header is damaged
         return not is_array
-    is_changed = is_array and _keeps_gate(section, payload_off, dead)
-    return _clear_dead_bits(section, pins, dead) and not is_changed
+    keeps_gate = is_array and _keeps_gate(section, payload_off, dead)
+    return _clear_dead_bits(section, pins, dead) and not keeps_gate
 
 
 cdef bint _keeps_gate(section_t* section, uint64_t payload_off, const dead_t* dead) noexcept nogil:

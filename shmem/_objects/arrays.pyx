@@ -400,7 +400,7 @@ cdef bint _can_grow(array):
             and (<array_t*>placed.data).capacity_bytes != 0)
 
 
-def facts_of(Memory memory, uint64_t payload_off, const unsigned char[::1] header, uint64_t n_bytes):
+def facts_of(Memory memory, uint64_t payload_off, bytearray header not None, uint64_t n_bytes):
     """Return what a copy of an array's header tells, whose block has a payload of `n_bytes`.
 
     Returns
@@ -410,7 +410,7 @@ def facts_of(Memory memory, uint64_t payload_off, const unsigned char[::1] heade
     """
     cdef Mapping mapping = memory.opened()
     cdef facts_t facts
-    _check_header(mapping, payload_off, <char*>&header[0], n_bytes, &facts)
+    _check_header(mapping, payload_off, <char*>header, n_bytes, &facts)
     dtype, shape, _ = _checked_elements(mapping, payload_off, &facts)
     most = None
     if facts.head.capacity_bytes != 0:

@@ -342,10 +342,10 @@ def take(Memory memory, name):
     cdef Placed placed
     while (found := get(memory, name)) is not None:
         placed = placed_behind(found)
-        if tag_type(block_at(mapping.section, payload_to_block(placed.payload_off())).tag) == TYPE_QUEUE:
-            raise TypeError(f"cannot take {name!r}: a queue goes with its last name; get it, and del shm[{name!r}] when it is not needed")
         try:
             placed_hold(placed)
+            if tag_type(block_at(mapping.section, payload_to_block(placed.payload_off())).tag) == TYPE_QUEUE:
+                raise TypeError(f"cannot take {name!r}: a queue goes with its last name; get it, and del shm[{name!r}] in the end")
             remove(memory, name, found)
         except (errors.InvalidBlock, KeyError):
             continue

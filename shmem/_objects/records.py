@@ -172,6 +172,6 @@ class SectionStats(_Shown):
     owner_deaths: int
     recoveries: int
     claims: int
-    """References in messages that nobody has opened yet, to arrays that are temporary or have no name."""
+    """References, in messages that no receiver has opened yet, to arrays that are temporary or have no name."""
     claimed_bytes: int
     """Bytes in these arrays."""

@@ -69,7 +69,7 @@ def test_pop_without_the_name(shm):
 
 
 def test_pop_of_a_queue_is_refused(shm):
-    """A queue is freed with its last name, whoever uses it: what `pop` returned would be of no use."""
+    """A queue is freed with its last name, even while processes use it: `pop` would return one of no use."""
     shm.queue(4, "f8", name="q").put(1.0)
     with pytest.raises(TypeError, match="a queue goes with its last name"):
         shm.pop("q")
