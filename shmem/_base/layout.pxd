@@ -61,8 +61,9 @@ cdef extern from *:
 
     #define MAGIC_BEING_MADE 0x57454e4d454d4853ull  /* "SHMEMNEW" */
     #define MAGIC            0x0a1a314d454d4853ull  /* "SHMEM1\\x1a\\n" */
-    #define LAYOUT_VERSION 2u
+    #define LAYOUT_VERSION 3u
 
+    #define CHANGE_CHANNELS 64u
     #define PIN_SLOTS 64u
     #define PIN_SLOT_SHIFT 48
     #define PIN_SLOT_OFF_MASK 0x0000fffffffffff0ull
@@ -123,11 +124,11 @@ cdef extern from *:
         uint8_t spare6[8];
         uint32_t participants_high;   /* line of its own: bounds every scan */
         uint8_t spare7[60];
-        uint64_t change_count;        /* line of its own; reserved: no version of the library uses it yet */
+        uint64_t change_count;        /* line of its own; the last version that a name was given */
         uint64_t n_claims;            /* claims in the list; an index, as the list and `claimed_bytes` */
         uint64_t claims_until;        /* boot clock: no claim that was made so far keeps an anonymous section beyond this */
-        uint64_t doomed_off;          /* reserved */
-        uint64_t attributes_off;      /* reserved */
+        uint64_t doomed_off;          /* payload of a group that was deleted and is yet to be emptied, or 0; an index */
+        uint64_t attributes_off;      /* payload of a name table, or 0 */
         uint64_t claims_off;          /* payload of the claim that was made last, or 0 */
         uint64_t claims_boot;         /* hash of `boot_id` when the claims were made */
         uint64_t claimed_bytes;       /* in the blocks of arrays with claims */
@@ -139,7 +140,7 @@ cdef extern from *:
         uint64_t n_pin_records;
         uint64_t n_pin_slots;         /* words of `pin_slots` that are in use */
         uint8_t spare10[8];
-        uint64_t change_channels[64];
+        uint64_t change_channels[CHANGE_CHANNELS];   /* threads that wait for a change of a name sleep here */
         uint64_t pin_slots[PIN_SLOTS];       /* pins without a record: participant << 48 | payload of the block | PIN_SLOT_UNNAMED; or 0 */
     } header_t;
     _Static_assert(offsetof(header_t, magic) == 0, "layout");
@@ -200,7 +201,7 @@ cdef extern from *:
         uint64_t value;
         uint64_t make_off[2];
         uint64_t drop_off[2];
-        uint64_t spare;
+        uint64_t slot2_off;           /* of INTENT_SWAP_TWO */
     } intent_t;
     _Static_assert(offsetof(intent_t, operation) == 0, "layout");
     _Static_assert(offsetof(intent_t, make_off) == 24, "layout");
@@ -270,14 +271,21 @@ cdef extern from *:
     typedef struct {                  /* payload of a name; name bytes, then data bytes, follow */
         uint64_t value;               /* directory: payload offset; types: type id */
         uint64_t serial;              /* directory: serial of the named block; another block may have its place by now */
-        uint64_t version;             /* reserved: 0 */
-        uint64_t attributes_off;      /* reserved: 0 */
+        uint64_t version;             /* directory: never repeats, whatever the name */
         uint32_t name_bytes;
         uint32_t data_bytes;
     } name_entry_t;
-    _Static_assert(sizeof(name_table_t) == 48 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 40, "layout");
+    _Static_assert(sizeof(name_table_t) == 48 && sizeof(name_slot_t) == 16 && sizeof(name_entry_t) == 32, "layout");
     #define SLOT_EMPTY 0u
     #define SLOT_REMOVED 1u
+
+    typedef struct {                  /* payload of a group of names */
+        uint64_t table_off;           /* payload of its name table, or 0 */
+        uint64_t next_doomed_off;     /* the next group in the list that begins at `doomed_off`, an index */
+        uint64_t cursor;              /* slots of the table that were looked at while it is emptied, an index */
+        uint8_t spare[8];
+    } group_t;
+    _Static_assert(offsetof(group_t, cursor) == 16 && sizeof(group_t) == 32, "layout");
 
     #define FNV_BASIS 0xcbf29ce484222325ull
     #define FNV_PRIME 0x100000001b3ull
@@ -414,7 +422,7 @@ cdef extern from *:
             offsetof(header_t, heap_gate), offsetof(header_t, used_blocks), offsetof(header_t, participants_high),
             sizeof(participant_t), offsetof(participant_t, pending), sizeof(intent_t), offsetof(intent_t, drop_off),
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
-            TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(array_t),
+            TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(group_t), sizeof(array_t),
             offsetof(array_t, append_gate),
             sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots), sizeof(claim_t),
             offsetof(header_t, claims_off), offsetof(participant_t, claims),
@@ -434,6 +442,8 @@ cdef extern from *:
     const size_t LINE_BYTES
     const uint64_t MAX_SECTION_BYTES
     const uint64_t END_OF_ADDRESSES
+
+    enum: CHANGE_CHANNELS
 
     ctypedef struct header_t:
         uint64_t magic
@@ -493,7 +503,7 @@ cdef extern from *:
         uint64_t pins_off
         uint64_t n_pin_records
         uint64_t n_pin_slots
-        uint64_t change_channels[64]
+        uint64_t change_channels[CHANGE_CHANNELS]
         uint64_t pin_slots[64]
 
     ctypedef struct participant_t:
@@ -514,7 +524,7 @@ cdef extern from *:
         uint64_t value
         uint64_t make_off[2]
         uint64_t drop_off[2]
-        uint64_t spare
+        uint64_t slot2_off
 
     ctypedef struct block_t:
         uint64_t tag
@@ -572,12 +582,17 @@ cdef extern from *:
         uint64_t value
         uint64_t serial
         uint64_t version
-        uint64_t attributes_off
         uint32_t name_bytes
         uint32_t data_bytes
 
     const uint64_t SLOT_EMPTY
     const uint64_t SLOT_REMOVED
+
+    ctypedef struct group_t:
+        uint64_t table_off
+        uint64_t next_doomed_off
+        uint64_t cursor
+
     const uint64_t FNV_BASIS
     const uint64_t FNV_PRIME
     const uint64_t NAME_HASH_FACTOR
@@ -708,6 +723,7 @@ cdef enum TypeId:
     TYPE_EVENT = 5
     TYPE_MUTEX = 6
     TYPE_QUEUE = 7
+    TYPE_GROUP = 9
     TYPE_CLAIM = 10
     TYPE_PINS = 13
     TYPE_FIRST_USER = 16
@@ -719,6 +735,7 @@ cdef enum IntentOperation:         # the low 16 bits of `operation`; above them 
     INTENT_RESIZE = 2
     INTENT_MOVE = 3
     INTENT_SHRINK = 4
+    INTENT_SWAP_TWO = 5
     INTENT_FIRST_TYPE_SHIFT = 16
     INTENT_SECOND_TYPE_SHIFT = 32
 
@@ -841,7 +858,8 @@ cdef inline uint64_t* array_max_shape(array_t* array) noexcept nogil:
 
 cdef inline bint type_is_internal(uint64_t type_id) noexcept nogil:
     """Whether blocks of this type belong to the library: users neither get nor free them."""
-    return type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY or type_id == TYPE_PINS or type_id == TYPE_CLAIM
+    return (type_id == TYPE_NAME_TABLE or type_id == TYPE_NAME_ENTRY or type_id == TYPE_GROUP or type_id == TYPE_PINS
+            or type_id == TYPE_CLAIM)
 
 
 cdef inline uint64_t* record_pins(pin_record_t* record) noexcept nogil:

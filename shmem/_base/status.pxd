@@ -40,3 +40,5 @@ cdef enum Status:
     BEYOND_MAXIMUM = -106
     SEALED = -107
     SHARED = -108                # more than this name leads to the array
+    NOT_A_GROUP = -109           # a component of a path leads to another object
+    TABLE_FULL = -110

@@ -543,7 +543,7 @@ class Wreck:
         if not self.is_used(payload_off, TYPE_NAME_ENTRY):
             return None
         room = self.payload(payload_off - BLOCK_HEAD_BYTES)
-        value, serial, _, _, n_name, n_data = ENTRY.read(self.raw, payload_off).values()
+        value, serial, _, n_name, n_data = ENTRY.read(self.raw, payload_off).values()
         at = payload_off + ENTRY.size
         if room < ENTRY.size or n_name + n_data > room - ENTRY.size or not is_text(self.raw[at : at + n_name]):
             return None

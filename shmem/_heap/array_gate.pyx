@@ -42,6 +42,7 @@ from shmem._base.status cimport (
 from shmem._base.system cimport futex_wait, futex_wake
 from shmem._heap.heap cimport (
     WAIT_A_SLICE, WAIT_FOREVER, heap_check_users_block, heap_enter, heap_enter_to_change, heap_leave, heap_release_with_pins, heap_wait_t)
+from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_t, names_find, table_entry
 from shmem._heap.pins cimport array_checked_pins, block_is_pinned, block_is_unreachable, block_is_viewed
 from shmem._sync.channel cimport SLICE_NS
@@ -57,9 +58,12 @@ cdef inline array_t* _array(section_t* section, uint64_t payload_off) noexcept n
 
 cdef int _find(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* payload_off, uint64_t* serial) noexcept nogil:
     """Find, under the heap gate, the object that a name leads to: OK, NOT_FOUND, ALREADY_FREED, CORRUPTED."""
+    cdef uint64_t* found = NULL
     cdef uint64_t slot_off = 0, table_off = 0
     cdef name_entry_t* entry
-    cdef int status = names_find(section, anchor[0], name, &slot_off, &table_off)
+    cdef int status = names_anchor(section, anchor, name, &found)
+    if status == OK:
+        status = names_find(section, found[0], name, &slot_off, &table_off)
     if status != OK:
         return status
     entry = table_entry(section, slot_off)

@@ -25,7 +25,8 @@ from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_commit, heap_enter_to_change, heap_leave,
     heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
-from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_slot_off
+from shmem._heap.name_paths cimport names_anchor
+from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_old, table_slot_off
 
 cdef enum:
     FIRST_CAPACITY = 32
@@ -127,31 +128,50 @@ cdef void _show_table(section_t* section, uint64_t* anchor, uint64_t new_off) no
     intent_end(my_intent(section))
 
 
-cdef int names_grow(section_t* section, uint64_t* anchor, heap_wait_t wait) noexcept nogil:
-    """Make room for one more name; OK also if another process was faster, so the caller tries again."""
-    cdef uint64_t capacity, new_off = 0
+cdef int _needed_capacity(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* capacity, heap_wait_t wait) noexcept nogil:
+    """Return, in `capacity`, how many slots the larger table needs; 0 if the old one has to be emptied first, some of which was done."""
+    cdef uint64_t* found = NULL
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    if table_old(section, anchor[0]) != 0:       # its size was damaged: the old table must go before it is replaced
-        status = names_move_some(section, anchor[0])
-        heap_leave(section)
-        return status
-    capacity = _capacity_after(section, anchor[0])
+    status = names_anchor(section, anchor, name, &found)
+    if status == OK and table_old(section, found[0]) != 0:       # its size was damaged: the old table must go before it is replaced
+        status = names_move_some(section, found[0])
+    elif status == OK:
+        capacity[0] = _capacity_after(section, found[0])
     heap_leave(section)
+    return status
+
+
+cdef int _show_if_needed(section_t* section, uint64_t* anchor, const name_t* name, uint64_t new_off, bint* is_shown,
+                         heap_wait_t wait) noexcept nogil:
+    """Show the new table, unless another process was faster, or it has become too small."""
+    cdef uint64_t* found = NULL
+    cdef int status = heap_enter_to_change(section, wait)
+    if status != OK:
+        return status
+    status = names_anchor(section, anchor, name, &found)
+    if (status == OK and table_must_grow(section, found[0]) and table_old(section, found[0]) == 0
+            and _capacity_after(section, found[0]) <= _table(section, new_off).capacity):
+        _show_table(section, found, new_off)
+        is_shown[0] = True
+    heap_leave(section)
+    return status
+
+
+cdef int names_grow(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil:
+    """Make room for one more name; OK also if another process was faster, so the caller tries again."""
+    cdef uint64_t capacity = 0, new_off = 0
+    cdef bint is_shown = False
+    cdef int status = _needed_capacity(section, anchor, name, &capacity, wait)
+    if status != OK or capacity == 0:
+        return status
     status = heap_allocate(section, sizeof(name_table_t) + capacity * sizeof(name_slot_t), 16, 0,
                            HEAP_ZERO | HEAP_PENDING | (HEAP_STOP if wait == WAIT_A_SLICE else 0), &new_off)
     if status != OK:
         return status
     _table(section, new_off).capacity = capacity
-    status = heap_enter_to_change(section, wait)
-    if status != OK:
+    status = _show_if_needed(section, anchor, name, new_off, &is_shown, wait)
+    if not is_shown:
         heap_abandon(section, new_off)
-        return status
-    if not table_must_grow(section, anchor[0]) or table_old(section, anchor[0]) != 0 or _capacity_after(section, anchor[0]) > capacity:
-        heap_leave(section)
-        heap_abandon(section, new_off)
-        return OK
-    _show_table(section, anchor, new_off)
-    heap_leave(section)
-    return OK
+    return status

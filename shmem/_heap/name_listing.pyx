@@ -15,7 +15,8 @@ from shmem._base.layout cimport SERIAL_MASK, entry_name, name_entry_t, name_tabl
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.heap cimport heap_enter, heap_leave, heap_wait_t
-from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_slot_off
+from shmem._heap.name_paths cimport names_anchor
+from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_old, table_slot_off
 
 cdef enum:
     SLOTS_AT_ONCE = 1024                 # looked at in one hold of the gate
@@ -30,13 +31,16 @@ cdef uint64_t _shown(section_t* section, uint64_t table_off) noexcept nogil:
     return n_live if n_live < capacity else capacity
 
 
-cdef int names_count(section_t* section, uint64_t* anchor, uint64_t* n_names, heap_wait_t wait) noexcept nogil:
+cdef int names_count(section_t* section, uint64_t* anchor, const name_t* group, uint64_t* n_names, heap_wait_t wait) noexcept nogil:
+    cdef uint64_t* found = NULL
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
-    n_names[0] = _shown(section, anchor[0]) + _shown(section, table_old(section, anchor[0]))
+    status = names_anchor(section, anchor, group, &found)
+    if status == OK:
+        n_names[0] = _shown(section, found[0]) + _shown(section, table_old(section, found[0]))
     heap_leave(section)
-    return OK
+    return status
 
 
 cdef bint _is_whole(section_t* section, uint64_t table_off) noexcept nogil:
@@ -96,18 +100,20 @@ cdef bint _copy_slot(section_t* section, uint64_t slot_off, listing_t* listing, 
     return True
 
 
-cdef int names_copy_some(section_t* section, uint64_t* anchor, listing_t* listing, char* buffer, uint64_t buffer_bytes,
-                         heap_wait_t wait) noexcept nogil:
+cdef int names_copy_some(section_t* section, uint64_t* anchor, const name_t* group, listing_t* listing, char* buffer,
+                         uint64_t buffer_bytes, heap_wait_t wait) noexcept nogil:
     """Copy entries, one `copied_t` after the other, in one hold of the gate; the caller goes on until `is_over`."""
+    cdef uint64_t* found = NULL
     cdef uint64_t n_left = SLOTS_AT_ONCE
     cdef int status = heap_enter(section, wait)
     listing.n_bytes = listing.needed_bytes = 0
     if status != OK:
         return status
-    if not _is_whole(section, anchor[0]) or not _is_whole(section, table_old(section, anchor[0])):
+    status = names_anchor(section, anchor, group, &found)
+    if status == OK and not (_is_whole(section, found[0]) and _is_whole(section, table_old(section, found[0]))):
         status = CORRUPTED
     while status == OK and n_left and not listing.is_over:
-        _find_place(section, anchor[0], listing)
+        _find_place(section, found[0], listing)
         n_left -= 1
         if listing.is_over or listing.position >= table_capacity(section, listing.table_off):
             continue

@@ -4,9 +4,11 @@ from shmem._base.layout cimport name_entry_t
 from shmem._base.section cimport section_t
 
 ctypedef struct name_t:
-    const char* text
+    const char* text                     # the last component of a path
     uint32_t n_bytes
-    uint64_t hash
+    uint32_t path_bytes                  # 0: the name is not in a group
+    const char* path                     # the groups that it is in, see `name_paths.pyx`
+    uint64_t hash                        # of the last component
 
 cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil
 

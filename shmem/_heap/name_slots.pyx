@@ -20,10 +20,12 @@ from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 
 
 cdef name_t name_make(const char* text, uint32_t n_bytes) noexcept nogil:
-    """Return a name and its hash."""
+    """Return a name that is in no group."""
     cdef name_t name
     name.text = text
     name.n_bytes = n_bytes
+    name.path_bytes = 0
+    name.path = NULL
     name.hash = hash_name(text, n_bytes)
     return name
 

@@ -26,13 +26,14 @@ from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER,
     TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport CHANGED, CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED
+from shmem._base.status cimport CHANGED, CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_end_block, heap_enter_to_change, heap_leave, heap_mend_pins, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
 from shmem._heap.name_counts cimport names_add, names_drop, names_of
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
+from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
 from shmem._heap.pins cimport block_is_viewed, block_waits_for_pins, block_was_named
 
@@ -41,13 +42,16 @@ from shmem._heap.pins cimport block_is_viewed, block_waits_for_pins, block_was_n
 
 cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial,
                        heap_wait_t wait) noexcept nogil:
-    """Find the value of a name: 0, NOT_FOUND, CORRUPTED."""
+    """Find the value of a name: 0, NOT_FOUND, NOT_A_GROUP, CORRUPTED."""
+    cdef uint64_t* found = NULL
     cdef uint64_t slot_off = 0, table_off = 0
     cdef name_entry_t* entry
     cdef int status = heap_enter(section, wait)
     if status != OK:
         return status
-    status = names_find(section, anchor[0], name, &slot_off, &table_off)
+    status = names_anchor(section, anchor, name, &found)
+    if status == OK:
+        status = names_find(section, found[0], name, &slot_off, &table_off)
     if status == OK:
         entry = table_entry(section, slot_off)
         value[0] = entry.value
@@ -99,16 +103,21 @@ cdef uint64_t _next_number(section_t* section) noexcept nogil:
 
 cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t entry_off,
                       uint64_t serial, uint64_t pending_off, uint32_t pending_type, heap_wait_t wait) noexcept nogil:
-    """Make one attempt under the gate: NOT_FOUND if the table must grow first."""
+    """Make one attempt under the gate: TABLE_FULL if the table must grow first, NOT_FOUND if a group of the path is missing."""
+    cdef uint64_t* found = NULL
     cdef uint64_t slot_off = 0, found_off = 0, table_off
     cdef bint was_empty
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    table_off = anchor[0]
+    status = names_anchor(section, anchor, name, &found)
+    if status != OK:
+        heap_leave(section)
+        return status
+    table_off = found[0]
     status = names_move_some(section, table_off)
     if status == OK and table_must_grow(section, table_off):
-        status = NOT_FOUND if table_off == 0 or table_capacity(section, table_off) != 0 else CORRUPTED
+        status = TABLE_FULL if table_off == 0 or table_capacity(section, table_off) != 0 else CORRUPTED
     elif status == OK:
         status = names_find(section, table_off, name, &slot_off, &found_off)
         if status == OK:
@@ -130,7 +139,7 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
                       uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type,
                       heap_wait_t wait) noexcept nogil:
-    """Insert a name with a value: 0, NAME_EXISTS, NO_MEMORY, ...
+    """Insert a name with a value: 0, NAME_EXISTS, NO_MEMORY, NOT_FOUND or NOT_A_GROUP for a group that it is to be in, ...
 
     The value is a block with this serial.  It is either the caller's PENDING block `pending_off`, which becomes USED with the same
     store (on error it stays PENDING), or a used block, which is checked.  Value 0 stands for the next number.  INTERRUPTED may leave
@@ -145,7 +154,7 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     entry = <name_entry_t*>(section.base + entry_off)
     entry.value = value
     entry.serial = serial
-    entry.version = entry.attributes_off = 0
+    entry.version = 0
     entry.name_bytes = name.n_bytes
     entry.data_bytes = data_bytes
     memcpy(entry_name(entry), name.text, name.n_bytes)
@@ -153,9 +162,9 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
         memcpy(entry_data(entry), data, data_bytes)
     while True:
         status = _insert_once(section, anchor, name, value, entry_off, serial, pending_off, pending_type, wait)
-        if status != NOT_FOUND:
+        if status != TABLE_FULL:
             break
-        status = names_grow(section, anchor, wait)
+        status = names_grow(section, anchor, name, wait)
         if status != OK:
             break
     if status != OK:
@@ -230,6 +239,7 @@ cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name,
 
     OK, NOT_FOUND, CHANGED, SHARED, PINNED, ...: the new array stays PENDING, and the gate taken, unless OK.
     """
+    cdef uint64_t* found = NULL
     cdef uint64_t entry_off = 0, slot_off = 0, table_off = 0
     cdef name_entry_t* entry
     cdef name_entry_t* former
@@ -245,14 +255,16 @@ cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name,
     memcpy(entry_name(entry), name.text, name.n_bytes)
     status = heap_enter_to_change(section, wait)
     if status == OK:
-        status = names_move_some(section, anchor[0])
+        status = names_anchor(section, anchor, name, &found)
         if status == OK:
-            status = names_find(section, anchor[0], name, &slot_off, &table_off)
+            status = names_move_some(section, found[0])
+        if status == OK:
+            status = names_find(section, found[0], name, &slot_off, &table_off)
         if status == OK:
             status = _may_replace(section, slot_off, change)
         if status == OK:
             former = table_entry(section, slot_off)
-            entry.version, entry.attributes_off = former.version, former.attributes_off
+            entry.version = former.version
             _show_instead(section, slot_off, entry_off, change)
             entry_off = 0
         heap_leave(section)
@@ -274,13 +286,16 @@ cdef bint _leads_to(section_t* section, uint64_t slot_off, uint64_t value, uint6
 cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial,
                       heap_wait_t wait) noexcept nogil:
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED.  With a value and its serial: NOT_FOUND too if the name leads elsewhere."""
+    cdef uint64_t* found = NULL
     cdef uint64_t slot_off = 0, table_off = 0
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
-    status = names_move_some(section, anchor[0])
+    status = names_anchor(section, anchor, name, &found)
     if status == OK:
-        status = names_find(section, anchor[0], name, &slot_off, &table_off)
+        status = names_move_some(section, found[0])
+    if status == OK:
+        status = names_find(section, found[0], name, &slot_off, &table_off)
     if status == OK and value != 0 and not _leads_to(section, slot_off, value, serial):
         status = NOT_FOUND
     if status == OK:

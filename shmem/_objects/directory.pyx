@@ -18,13 +18,14 @@ from shmem._base.layout cimport (
     MAX_NAME_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE,
     TYPE_SEMAPHORE, payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_FOUND, OK
+from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
 from shmem._bridge.calls cimport check, run_last_step, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon, heap_check_users_block, heap_enter, heap_leave
 from shmem._heap.name_listing cimport copied_bytes, copied_t, listing_t, names_copy_some, names_count
+from shmem._heap.name_paths cimport MAX_LEVELS, path_make
 from shmem._heap.name_slots cimport name_make, name_t
 from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
 
@@ -60,12 +61,12 @@ cdef int _look_up_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _copy_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
-    return names_copy_some(section, call.anchor, &call.listing, call.copied, call.room, WAIT_A_SLICE)
+    return names_copy_some(section, call.anchor, &call.name, &call.listing, call.copied, call.room, WAIT_A_SLICE)
 
 
 cdef int _count_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
-    return names_count(section, call.anchor, &call.n_names, WAIT_A_SLICE)
+    return names_count(section, call.anchor, &call.name, &call.n_names, WAIT_A_SLICE)
 
 
 cdef int _insert_step(section_t* section, void* request) noexcept nogil:
@@ -84,12 +85,20 @@ cdef int _abandon_step(section_t* section, void* request) noexcept nogil:
     return OK
 
 
-cdef name_call_t _call_for(uint64_t* anchor, bytes name):
-    cdef name_call_t call
-    memset(&call, 0, sizeof(call))
-    call.anchor = anchor
+cdef int _call_for_type(name_call_t* call, section_t* section, bytes name) except -1:
+    """Prepare a call for a name in the registry of types."""
+    memset(call, 0, sizeof(name_call_t))
+    call.anchor = &section.header.types_off
     call.name = name_make(name, <uint32_t>len(name))
-    return call
+    return 0
+
+
+cdef int _call_for(name_call_t* call, section_t* section, bytes name) except -1:
+    """Prepare a call for a name in the directory."""
+    memset(call, 0, sizeof(name_call_t))
+    call.anchor = &section.header.directory_off
+    call.name = path_make(name, <uint32_t>len(name))
+    return 0
 
 
 cdef int _make_room(name_call_t* call) except -1:
@@ -145,9 +154,10 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
 
 cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except 0:
     cdef section_t* section = mapping.section
-    cdef name_call_t call = _call_for(&section.header.types_off, name)
+    cdef name_call_t call
     cdef uint64_t type_id
     cdef int status
+    _call_for_type(&call, section, name)
     if len(name) > MAX_NAME_BYTES:
         raise ValueError(f"a type name must have at most {MAX_NAME_BYTES} bytes, got {len(name)}")
     status = run_steps(section, _look_up_step, &call)
@@ -188,9 +198,20 @@ cdef bytes name_bytes(object name):
     if not isinstance(name, str):
         raise TypeError(f"a name must be a string, got {type(name).__name__}")
     encoded = name.encode()
-    if not 0 < len(encoded) <= MAX_NAME_BYTES:
-        raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8, got {len(encoded)}")
+    components = encoded.split(b"/")
+    if len(components) > MAX_LEVELS:
+        raise ValueError(f"a name must have at most {MAX_LEVELS} components, separated by '/', got {len(components)}")
+    for component in components:
+        if component in (b"", b".", b".."):
+            raise ValueError(f"the name {_cut(name)!r} has the component {component.decode()!r}: a name is a path of components, separated by "
+                             "'/', which are neither empty nor '.' nor '..'")
+        if len(component) > MAX_NAME_BYTES:
+            raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8 between two '/', got {len(component)}")
     return encoded
+
+
+cdef str _cut(str name):
+    return name if len(name) <= 80 else name[:77] + "..."
 
 
 def check_name(name):
@@ -200,9 +221,11 @@ def check_name(name):
 
 cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* serial) except -1:
     """Find the offset and serial of the block with a name; return False if there is none."""
-    cdef name_call_t call = _call_for(&mapping.section.header.directory_off, name)
-    cdef int status = run_steps(mapping.section, _look_up_step, &call)
-    if status == NOT_FOUND:
+    cdef name_call_t call
+    cdef int status
+    _call_for(&call, mapping.section, name)
+    status = run_steps(mapping.section, _look_up_step, &call)
+    if status == NOT_FOUND or status == NOT_A_GROUP:
         return False
     if status != OK:
         check(status, mapping, f"look up {name.decode()!r}")
@@ -223,8 +246,9 @@ cdef int _insert(section_t* section, name_call_t* call) except? -200:
 
 cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
     cdef bytes encoded = name_bytes(name)
-    cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
+    cdef name_call_t call
     cdef int status
+    _call_for(&call, mapping.section, encoded)
     call.value, call.serial = payload_off, serial
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
     status = _insert(mapping.section, &call)
@@ -255,7 +279,13 @@ def contains(Memory memory, name):
     """Return whether the name exists."""
     cdef uint64_t payload_off = 0, serial = 0
     cdef Mapping mapping = memory.opened()
-    return isinstance(name, str) and _find(mapping, name.encode(), &payload_off, &serial)
+    if not isinstance(name, str):
+        return False
+    try:
+        encoded = name_bytes(name)
+    except ValueError:
+        return False
+    return _find(mapping, encoded, &payload_off, &serial)
 
 
 def link(Memory memory, name, obj):
@@ -323,12 +353,13 @@ def remove(Memory memory, name, obj=None):
     """Remove a name, which must lead to `obj` if one is given; raise KeyError if there is none."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
     cdef bytes encoded = name_bytes(name)
-    cdef name_call_t call = _call_for(&mapping.section.header.directory_off, encoded)
+    cdef name_call_t call
     cdef int status
+    _call_for(&call, mapping.section, encoded)
     if obj is not None:
         call.value, call.serial = offset_in(mapping, obj), placed_behind(obj).serial
     status = run_steps(mapping.section, _remove_step, &call)
-    if status == NOT_FOUND:
+    if status == NOT_FOUND or status == NOT_A_GROUP:
         raise KeyError(name)
     check(status, mapping, f"delete the name {name!r}")
 

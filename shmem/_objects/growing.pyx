@@ -17,14 +17,14 @@ from shmem._objects.arrays import facts_of
 from shmem._base.layout cimport TYPE_ARRAY
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
-    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK, PINNED, SEALED, SHARED)
+    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK, PINNED, SEALED, SHARED)
 from shmem._bridge.calls cimport check, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.array_gate cimport array_copy_header, array_seal, header_call_t, named_array_t
 from shmem._heap.array_growth cimport array_grow, growth_t
 from shmem._heap.heap cimport WAIT_A_SLICE
-from shmem._heap.name_slots cimport name_make
+from shmem._heap.name_paths cimport path_make
 from shmem._objects.directory cimport name_bytes
 
 cdef enum:
@@ -67,7 +67,7 @@ def look(Memory memory, str name, bint waits=True):
     while True:
         memset(&call, 0, sizeof(call))
         call.anchor = &mapping.section.header.directory_off
-        call.name = name_make(encoded, <uint64_t>len(encoded))
+        call.name = path_make(encoded, <uint64_t>len(encoded))
         call.copied, call.room = copied, len(copied)
         status = run_steps(mapping.section, _copy_step, &call) if waits else run_step(mapping.section, _copy_step, &call)
         if status == INTERRUPTED:
@@ -93,7 +93,7 @@ cdef str _viewers(tuple pids):
 
 cdef int _fail(Mapping mapping, int status, str name, str what, tuple pids) except -1:
     """Raise the exception for a status."""
-    if status == NOT_FOUND:
+    if status == NOT_FOUND or status == NOT_A_GROUP:
         raise KeyError(name)
     if status == ALREADY_FREED or status == INVALID_BLOCK:
         raise errors.InvalidBlock(f"cannot {what}: the object was freed; del shm[{name!r}] removes the name")
@@ -136,7 +136,7 @@ cdef int _grow(Memory memory, str name, facts, growth_t* growth, str what, bint 
     cdef bytes encoded = name_bytes(name)
     cdef int status
     growth.array.anchor = &mapping.section.header.directory_off
-    growth.array.name = name_make(encoded, <uint64_t>len(encoded))
+    growth.array.name = path_make(encoded, <uint64_t>len(encoded))
     growth.array.serial = facts.serial
     growth.item_bytes = facts.dtype.itemsize
     growth.may_move = move
@@ -234,7 +234,7 @@ def seal(Memory memory, str name):
         mapping = memory.writable_mapping(what)
         memset(&call, 0, sizeof(call))
         call.anchor = &mapping.section.header.directory_off
-        call.name = name_make(encoded, <uint64_t>len(encoded))
+        call.name = path_make(encoded, <uint64_t>len(encoded))
         call.serial = facts.serial
         status = run_steps(mapping.section, _seal_step, &call)
         if status != OK and status != CHANGED:
