@@ -189,8 +189,8 @@ cdef bytes name_bytes(object name):
         raise ValueError(f"a name must have at most {MAX_LEVELS} components, separated by '/', got {len(components)}")
     for component in components:
         if component in (b"", b".", b".."):
-            raise ValueError(f"the name {_cut(name)!r} has the component {component.decode()!r}: a name is a path of components, separated by "
-                             "'/', which are neither empty nor '.' nor '..'")
+            raise ValueError(f"the name {_cut(name)!r} has the component {component.decode()!r}: a name is a path of components, separated "
+                             "by '/', which are neither empty nor '.' nor '..'")
         if len(component) > MAX_NAME_BYTES:
             raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8 between two '/', got {len(component)}")
     return encoded

@@ -67,8 +67,9 @@ cdef str _problem(int status):
 
 
 cdef list _some_entries(Mapping mapping, name_call_t* call, size_t most, glance):
-    """Return (value, serial, name, data) of entries in the order of their creation: all, if there are fewer than `most` and the table is not
-    much larger, or some.
+    """Return (value, serial, name, data) of entries in the order of their creation.
+
+    They are all if there are fewer than `most` and the table is not much larger, otherwise some.
     """
     cdef dict found = {}
     cdef int pieces_left = PIECES_AT_MOST, status = OK

@@ -54,7 +54,7 @@ class Node:
 
 
 def read(memory, path, level, max_names):
-    """Return the `Node` of a group with its contents, upper levels first.  After waiting a slice in vain for the heap gate, read no more."""
+    """Return the `Node` of a group with its contents, upper levels first; stop reading after a slice in vain at the heap gate."""
     root = Node(path, path, "group")
     n_left = GROUPFULS * max_names
     waiting = collections.deque([(root, 1)])
