@@ -63,6 +63,15 @@ def test_a_name_takes_one_line(shm):
     assert lines(shm.tree()) == [r"└── 'a\nb'  (1,) int64"]
 
 
+def test_long_names_and_dtypes_are_cut(shm):
+    shm.zeros(1, [(f"field{i}", "int64") for i in range(100)], name="name" * 1000)
+    (line,) = lines(shm.tree())
+    assert len(line) < 160
+    assert line.startswith(f"└── {'name' * 19}n...  (1,) [('field0', '<i8'), ")
+    assert line.endswith("...")
+    assert f">{'name' * 19}n...<" in shm.tree()._repr_html_()
+
+
 @pytest.mark.parametrize("n_names", [99, 1001, 3000])
 def test_many_names_are_counted(shm, n_names):
     for i in range(n_names):
