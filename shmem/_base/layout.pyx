@@ -65,7 +65,7 @@ cdef extern from *:
         FIELD(lock_gate_writers), FIELD(spare3), FIELD(upgrade), FIELD(spare4), FIELD(drain), FIELD(spare8), FIELD(heap_gate),
         FIELD(spare5),
         FIELD(used_blocks), FIELD(used_bytes), FIELD(hole_blocks), FIELD(hole_bytes), FIELD(cached_blocks), FIELD(cached_bytes),
-        FIELD(recoveries), FIELD(spare6), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims),
+        FIELD(recoveries), FIELD(name_blocks), FIELD(participants_high), FIELD(spare7), FIELD(change_count), FIELD(n_claims),
         FIELD(claims_until), FIELD(doomed_off), FIELD(attributes_off), FIELD(claims_off), FIELD(claims_boot),
         FIELD(claimed_bytes), FIELD(room_bytes), FIELD(backing_off), FIELD(unbacked_pages), FIELD(types_version), FIELD(pins_off),
         FIELD(n_pin_records), FIELD(n_pin_slots), FIELD(spare10),
