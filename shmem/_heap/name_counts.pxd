@@ -2,8 +2,8 @@
 """How many names of the directory lead to a block: an index of the directory, kept with each block.
 
 An array counts its names exactly, in its header.  Every other block has two bits in its serial word, which tell 0, 1 and 2, and "three or
-more".  When one name of three or more is removed, the others are counted by a walk over all blocks, which holds the gate for as long as that
-takes.  A name counts while its entry has the block's offset and serial.  Every change is
+more".  When one name of three or more is removed, the others are counted by a walk over all blocks, which holds the gate for as long as
+that takes.  A name counts while its entry has the block's offset and serial.  Every change is
 made under the heap gate, beside the change of the slot, and recovery counts anew.  While the gate is free, the counts are therefore right.
 """
 
