@@ -143,6 +143,8 @@ class Tree:
         if operator.index(max_names) < 1:
             raise ValueError(f"max_names must be at least 1, got {max_names}")
         self._root = read(memory, path, level, max_names)
+        if self._root.problem == glances.GONE:
+            raise KeyError(path)
         self._head = f"{printable(path)}/" if path else printable(memory.name)
 
     def __str__(self):
