@@ -138,6 +138,7 @@ cdef void names_recount(section_t* section) noexcept nogil:
     cdef uint64_t off = section.heap_start, top = heap_top(section), tag, directory_off = section.header.directory_off
     _finish_move(section, directory_off)
     _finish_move(section, section.header.types_off)
+    _finish_move(section, section.header.attributes_off)
     while off < top:
         tag = block_at(section, off).tag
         if not tag_is_plausible(off, tag, top):

@@ -11,6 +11,7 @@ from shmem._base.errors import ShmemError
 from shmem._objects import directory, growing
 
 NAMES_SHOWN = 8
+ATTRIBUTES_SHOWN = 50
 NAMES_SORTED = 1000  # of more names those that are shown are not the oldest ones
 _PROCESSES = ("lock_holder",)  # of fields: the number of a process, which is no quantity
 
@@ -54,6 +55,23 @@ def _array_facts(memory, name, kind):
     except (ShmemError, KeyError):
         return "", ""
     return ("", "") if facts is None or facts.shape is None else (str(facts.shape), f"{facts.dtype!s:.60}")
+
+
+def attributes_html(attributes, of):
+    """Return a table of the first attributes: name and value."""
+    head = f"<b>shmem.Attributes</b> {html.escape(of)}"
+    try:
+        found = list(attributes.items())
+    except (ShmemError, KeyError) as error:
+        return f"<div>{head} {type(error).__name__}</div>"
+    rows = [(name, _shortened(value)) for name, value in found[:ATTRIBUTES_SHOWN]]
+    more = f"<div>{len(found):,} attributes, of which {len(rows)} are shown</div>" if len(found) > len(rows) else ""
+    return f"<div>{head}{_table(('name', 'value'), rows) if rows else ''}{more}</div>"
+
+
+def _shortened(value):
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def record_html(record):

@@ -12,6 +12,7 @@ from shmem._bridge.blocks import Block
 from shmem._objects import arrays, directory, finding, making, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
+from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry
 from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
@@ -322,6 +323,11 @@ class SharedMemory(_core.Memory):
             There is no such name.
         """
         return Entry(self, name)
+
+    @property
+    def attrs(self):
+        """The `Attributes` of the section itself."""
+        return Attributes(self)
 
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.
