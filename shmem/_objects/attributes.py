@@ -67,11 +67,13 @@ class Attributes(collections.abc.MutableMapping):
         return "the section" if self._name is None else repr(self._name)
 
     def _read(self):
-        """Return what is encoded for each attribute, and the serial to write with."""
+        """Return what is encoded for each attribute."""
+        return self._trees(attribute_calls.read(self._memory, self._name, f"read the attributes of {self._of()}")[0])
+
+    def _trees(self, text):
         from shmem._objects import attribute_codec
 
-        text, serial = attribute_calls.read(self._memory, self._name, f"read the attributes of {self._of()}")
-        return self._decode(attribute_codec.from_bytes, text), serial
+        return self._decode(attribute_codec.from_bytes, text)
 
     def _decode(self, decode, encoded, name=""):
         try:
@@ -90,24 +92,24 @@ class Attributes(collections.abc.MutableMapping):
 
     def _snapshot(self):
         """Return all attributes as they are at one moment."""
-        return {name: self._value(name, tree) for name, tree in self._read()[0].items()}
+        return {name: self._value(name, tree) for name, tree in self._read().items()}
 
     def __getitem__(self, name):
-        return self._value(name, self._read()[0][name])
+        return self._value(name, self._read()[name])
 
     def get(self, name, default=None):
         """Return an attribute, or `default` if there is none."""
-        found = self._read()[0]
+        found = self._read()
         return self._value(name, found[name]) if name in found else default
 
     def __contains__(self, name):
-        return name in self._read()[0]
+        return name in self._read()
 
     def __iter__(self):
-        return iter(self._read()[0])
+        return iter(self._read())
 
     def __len__(self):
-        return len(self._read()[0])
+        return len(self._read())
 
     def values(self):
         """Return a view of the values; each iteration is over those of one moment."""
@@ -125,12 +127,11 @@ class Attributes(collections.abc.MutableMapping):
 
         attribute_calls.refuse_read_only(self._memory, what)
         while True:
-            trees, serial = self._read()
-            former = dict(trees)
+            former, serial = attribute_calls.read(self._memory, self._name, what)
+            trees = self._trees(former)
             result = change(trees)
-            if trees == former and serial == 0:
-                return result
-            if attribute_calls.write(self._memory, self._name, serial, attribute_codec.to_bytes(trees, what), what):
+            text = attribute_codec.to_bytes(trees, what)
+            if text == former or attribute_calls.write(self._memory, self._name, serial, text, what):
                 return result
 
     def __setitem__(self, name, value):
@@ -171,11 +172,10 @@ class Attributes(collections.abc.MutableMapping):
     def clear(self):
         """Remove all attributes, in one step."""
         what = f"clear the attributes of {self._of()}"
-        while not attribute_calls.write(self._memory, self._name, self._serial(what), b"", what):
-            pass
-
-    def _serial(self, what):
-        return attribute_calls.read(self._memory, self._name, what)[1]
+        while True:  # without a look at what is there: it may be damaged
+            serial = attribute_calls.read(self._memory, self._name, what)[1]
+            if attribute_calls.write(self._memory, self._name, serial, b"", what):
+                return
 
     def setdefault(self, name, default=None):
         """Return an attribute; if there is none, set it to `default` first, in the same step."""
