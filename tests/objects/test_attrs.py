@@ -146,8 +146,12 @@ def test_mapping(attrs):
     attrs["b"], attrs["a"] = 1, 2
     attrs["b"] = 3
     assert (list(attrs), list(attrs.values()), list(attrs.items())) == (["b", "a"], [3, 2], [("b", 3), ("a", 2)])
-    assert "b" in attrs and 3 in attrs.values() and ("a", 2) in attrs.items() and "c" not in attrs
-    assert attrs == {"a": 2, "b": 3} and attrs.get("a") == 2
+    assert "b" in attrs
+    assert 3 in attrs.values()
+    assert ("a", 2) in attrs.items()
+    assert "c" not in attrs
+    assert attrs == {"a": 2, "b": 3}
+    assert attrs.get("a") == 2
     assert (attrs.setdefault("a", 7), attrs.setdefault("c", [8])) == (2, [8])
     assert (attrs.pop("b"), attrs.pop("b", None), attrs.popitem()) == (3, None, ("c", [8]))
     del attrs["a"]
@@ -166,7 +170,8 @@ def test_what_is_shown(shm, attrs):
     shm.attrs["n"] = np.arange(2)
     assert repr(attrs) == "<shmem.Attributes of 'x': {'unit': '<m>'}>"
     assert repr(shm.attrs) == "<shmem.Attributes: {'n': array([0, 1])}>"
-    assert "&lt;m&gt;" in attrs._repr_html_() and "array([0, 1])" in shm.attrs._repr_html_()
+    assert "&lt;m&gt;" in attrs._repr_html_()
+    assert "array([0, 1])" in shm.attrs._repr_html_()
     attrs["long"] = "y" * 1000
     assert len(attrs._repr_html_()) < 1000
     assert attrs._ipython_key_completions_() == ["unit", "long"]
@@ -174,7 +179,8 @@ def test_what_is_shown(shm, attrs):
     assert "102 attributes, of which 50 are shown" in attrs._repr_html_()
     del shm["x"]
     assert repr(attrs) == "<shmem.Attributes of 'x': KeyError>"
-    assert attrs._ipython_key_completions_() == [] and "KeyError" in attrs._repr_html_()
+    assert attrs._ipython_key_completions_() == []
+    assert "KeyError" in attrs._repr_html_()
     with pytest.raises(TypeError, match=r"send dict\(attrs\)"):
         pickle.dumps(attrs)
 
@@ -197,13 +203,14 @@ def test_read_only_section(section_file):
         shm.entry("x").attrs["unit"] = "m"
         with shmem.SharedMemory(section_file, mode="read_only") as reader:
             attrs = reader.entry("x").attrs
-            assert dict(attrs) == {"unit": "m"} and dict(reader.attrs) == {}
+            assert dict(attrs) == {"unit": "m"}
+            assert dict(reader.attrs) == {}
             changes = [
                 lambda: attrs.update(a=1), lambda: attrs.pop("unit"), lambda: attrs.pop("none", 1), attrs.clear, attrs.popitem,
                 lambda: attrs.setdefault("unit", 1), lambda: attrs.__setitem__("a", 1), lambda: attrs.__delitem__("unit"),
             ]  # fmt: skip
             for change in changes:
-                with pytest.raises(shmem.ReadOnlyError, match="of 'x': section .* was opened read-only"):
+                with pytest.raises(shmem.ReadOnlyError, match=r"of 'x': section .* was opened read-only"):
                     change()
 
 
