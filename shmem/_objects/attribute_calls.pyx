@@ -10,8 +10,8 @@ from libc.string cimport memset
 from shmem._base import errors
 
 from shmem._base.section cimport section_t
-from shmem._base.status cimport ALREADY_FREED, CHANGED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, OK
-from shmem._bridge.calls cimport check, run_steps
+from shmem._base.status cimport ALREADY_FREED, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, OK
+from shmem._bridge.calls cimport check, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.attributes cimport attributes_call_t, attributes_read, attributes_write
@@ -48,10 +48,11 @@ cdef int _check(int status, Mapping mapping, name, str what) except -1:
     return check(status, mapping, what) if status != OK else 0
 
 
-def read(Memory memory not None, name, str what):
+def read(Memory memory not None, name, str what, bint waits=True):
     """Return (bytes, serial): all attributes as they are at one moment, encoded, and by what `write` recognises them.
 
-    Without attributes, the bytes are empty and the serial is 0.
+    Without attributes, the bytes are empty and the serial is 0.  Without `waits`, None is returned if another process keeps the heap
+    gate for longer than a slice.
 
     Raises
     ------
@@ -68,7 +69,9 @@ def read(Memory memory not None, name, str what):
     _prepare(&call, mapping, encoded)
     while True:
         call.copied, call.room = copied, <uint64_t>len(copied)
-        status = run_steps(mapping.section, _read_step, &call)
+        status = run_steps(mapping.section, _read_step, &call) if waits else run_step(mapping.section, _read_step, &call)
+        if status == INTERRUPTED:
+            return None
         if status == CHANGED:            # by another process, between two pieces
             call.position = 0
             continue

@@ -92,7 +92,10 @@ class Attributes(collections.abc.MutableMapping):
 
     def _snapshot(self):
         """Return all attributes as they are at one moment."""
-        return {name: self._value(name, tree) for name, tree in self._read().items()}
+        return self._values(self._read())
+
+    def _values(self, trees):
+        return {name: self._value(name, tree) for name, tree in trees.items()}
 
     def __getitem__(self, name):
         return self._value(name, self._read()[name])
@@ -189,12 +192,18 @@ class Attributes(collections.abc.MutableMapping):
         """Set several attributes, as `dict.update`, in one step: all of them are set, or none."""
         self._put(dict(other, **more), f"update the attributes of {self._of()}")
 
-    # -- what is shown
+    # -- what is shown, without waiting for a process that keeps the heap gate
+
+    def _glance(self):
+        """Return all attributes, or None if another process keeps the gate."""
+        found = attribute_calls.read(self._memory, self._name, f"look at the attributes of {self._of()}", False)
+        return None if found is None else self._values(self._trees(found[0]))
 
     def __repr__(self):
         of = "" if self._name is None else f" of {self._name!r}"
         try:
-            return f"<shmem.Attributes{of}: {self._snapshot()}>"
+            found = self._glance()
+            return f"<shmem.Attributes{of}: {'not read: another process keeps the heap' if found is None else found}>"
         except Exception as error:
             return f"<shmem.Attributes{of}: {type(error).__name__}>"
 
@@ -202,12 +211,12 @@ class Attributes(collections.abc.MutableMapping):
         """Return a table of the attributes, for notebooks."""
         from shmem._objects import display
 
-        return display.attributes_html(self, "" if self._name is None else repr(self._name))
+        return display.attributes_html(self._glance, "" if self._name is None else repr(self._name))
 
     def _ipython_key_completions_(self):
         """Return the names that IPython offers after ``attrs["``."""
         try:
-            return list(self)
+            return list(self._glance() or ())
         except (errors.ShmemError, KeyError):
             return []
 

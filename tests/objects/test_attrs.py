@@ -1,11 +1,14 @@
 """`Attributes`: a mapping of small values that belong to an object, or to the section."""
 
 import math
+import os
 import pickle
 import threading
 
 import numpy as np
 import pytest
+from scribe import HEAP_GATE, Scribe
+from workers import in_thread
 
 import shmem
 from shmem._objects import attribute_codec
@@ -183,6 +186,19 @@ def test_what_is_shown(shm, attrs):
     assert "KeyError" in attrs._repr_html_()
     with pytest.raises(TypeError, match=r"send dict\(attrs\)"):
         pickle.dumps(attrs)
+
+
+def test_looking_does_not_wait_for_a_process_that_keeps_the_heap_gate(shm, attrs):
+    """It is said to keep it: the gate's word names this process, none of whose threads is inside."""
+    attrs["unit"] = "m"
+    scribe = Scribe(shm.path)
+    scribe[HEAP_GATE] = scribe.owner_word(scribe.entry_of(os.getpid()))
+    try:
+        text, html, names = in_thread(lambda: (repr(attrs), attrs._repr_html_(), attrs._ipython_key_completions_()))
+    finally:
+        scribe[HEAP_GATE] = 0
+    assert (text, names) == ("<shmem.Attributes of 'x': not read: another process keeps the heap>", [])
+    assert "another process keeps the heap" in html
 
 
 def test_everything_that_a_name_leads_to_has_attributes(shm):
