@@ -37,6 +37,7 @@ from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter, heap_enter_to_change,
     heap_leave, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
+from shmem._heap.name_counts cimport name_block_gone
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
 from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_make, name_t, names_find, table_capacity, table_entry, table_old
@@ -169,9 +170,11 @@ cdef int _swap(section_t* section, const key_t* key, uint64_t table_off, uint64_
     if entry_off != 0:
         heap_commit(section, entry_off, TYPE_NAME_ENTRY)
         table.live += drop_off == 0
+        section.header.name_blocks += 1
     elif table.live:
         table.live -= 1
     if drop_off != 0:
+        name_block_gone(section)
         status = heap_release(section, drop_off)
     intent_end(my_intent(section))
     return status

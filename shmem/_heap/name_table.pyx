@@ -3,13 +3,15 @@
 
 `_heap.name_slots` describes the layout of a table and how it is searched.  The section has two tables: the directory (the value is the
 payload offset of the named block, with its serial) and the registry of types (the value is a type id; the entry's
-data is the type's description).  Each is found through its anchor, a word of the header.
+data is the type's description).  Each is found through its anchor, a word of the header.  The table of a group is like the directory, and
+its anchor is a word of the group.
 
 All work is done under the heap gate.  Results are copied out, since Python code must not run under it.  One store into a slot decides
 each change, under an intent:
 
 * insert: with the store the PENDING entry becomes USED, and so does a value that was made for this name.
-* remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.
+* remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.  A group is emptied later:
+  `name_groups.pyx`.
 * replace: the store shows a new entry, with a value that was made for it, in the place of the old one.  Both become USED with it; the old
   entry is freed, and so is the old value, with its last pin if it is viewed.
 * grow: the store into the table's anchor in the header shows a larger table.  Its entries move with later changes: `name_growth.pyx`.
@@ -24,7 +26,8 @@ from libc.string cimport memcpy
 from shmem._atomics cimport store_release_u64
 from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER,
-    TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block)
+    TYPE_GROUP, TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block,
+    tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport ATTRIBUTES_CHANGED, CHANGED, CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
 from shmem._heap.attributes cimport attributes_show_carried
@@ -32,7 +35,8 @@ from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_end_block, heap_enter_to_change, heap_leave, heap_mend_pins, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
-from shmem._heap.name_counts cimport names_add, names_drop, names_of
+from shmem._heap.name_counts cimport name_block_gone, names_add, names_drop, names_of
+from shmem._heap.name_groups cimport group_doom
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
 from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
@@ -71,6 +75,7 @@ cdef void _count_shown(section_t* section, uint64_t table_off, bint was_empty, u
     """Count a name that was shown, and with it the block that it leads to.  The caller holds the gate."""
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
     table.live += 1
+    section.header.name_blocks += 1
     if was_empty:
         table.filled += 1
     if serial != 0:
@@ -133,6 +138,8 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
                 was_empty = (<name_slot_t*>(section.base + slot_off)).entry_off == SLOT_EMPTY
                 _show_entry(section, slot_off, name, entry_off, pending_off, pending_type)
                 _count_shown(section, table_off, was_empty, value, serial)
+                if pending_off != 0 and pending_type == TYPE_GROUP:
+                    section.header.name_blocks += 1
     heap_leave(section)
     return status
 
@@ -173,23 +180,27 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     return status
 
 
-cdef int _hide_entry(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
-    """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it."""
+cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
+    """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it.  A group is emptied later."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
     cdef name_entry_t* entry = table_entry(section, slot_off)
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
     cdef uint64_t entry_off = slot.entry_off, value = entry.value, drop_off = 0
     cdef bint is_linked = heap_check_block(section, value, entry.serial) == OK
+    cdef bint is_group = is_linked and tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_GROUP
     cdef int status
-    if is_linked and section.header.root_off != value and names_of(section, value) <= 1:
+    if is_linked and not is_group and section.header.root_off != value and names_of(section, value) <= 1:
         drop_off = value
     intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED,
                  0, 0, entry_off, drop_off)
     store_release_u64(&slot.entry_off, SLOT_REMOVED)                                                # commit
     if table.live:
         table.live -= 1
+    name_block_gone(section)
     if is_linked:
         names_drop(section, value)
+    if is_group and names_of(section, value) == 0:
+        group_doom(section, value)
     status = heap_release(section, entry_off)
     if drop_off != 0 and status == OK and not block_waits_for_pins(section, drop_off):
         status = heap_end_block(section, drop_off)
@@ -307,6 +318,6 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     if status == OK:
         status = _mend_pins_of(section, slot_off)
     if status == OK:
-        status = _hide_entry(section, table_off, slot_off)
+        status = names_hide(section, table_off, slot_off)
     heap_leave(section)
     return status

@@ -54,7 +54,7 @@ from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.claims cimport claim_is_listed, claims_index_anew, claims_orphan
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
-from shmem._heap.name_counts cimport names_recount
+from shmem._heap.name_counts cimport name_block_gone, names_recount
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_slot_off
 from shmem._heap.pins cimport (
     block_checked_pins, block_doom_if_pinned, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none,
@@ -313,6 +313,7 @@ cdef void _drop_attributes(section_t* section, uint64_t table_off, const dead_t*
         if tag_state(block.tag) == STATE_USED:
             store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
             (<name_table_t*>(section.base + table_off)).live -= 1           # which was counted a moment ago
+            name_block_gone(section)
         store_release_u64(&slot.entry_off, SLOT_REMOVED)
 
 
