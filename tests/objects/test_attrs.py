@@ -291,6 +291,30 @@ def test_object_that_was_freed(shm, attrs):
             use()
 
 
+def test_groups_have_attributes(shm):
+    shm["run/grid"], shm["run/deep/grid"] = [1, 2], [3]
+    for number, owner in enumerate((shm, shm["run"], shm["run/deep"], shm.entry("run/grid"), shm["run"].entry("deep/grid"))):
+        owner.attrs["number"] = number
+    assert shm["run"]["deep"].attrs["number"] == 2
+    assert shm.entry("run/deep/grid").attrs["number"] == 4
+    assert repr(shm["run"].attrs) == "<shmem.Attributes of 'run': {'number': 1}>"
+    former = shm["run"].attrs
+    shm["other"] = shm["run/deep/grid"]
+    internal = shm.check_heap().internal_blocks
+    del shm["run"]
+    with pytest.raises(KeyError, match="'run'"):
+        former["number"]
+    shm.create_group("run")
+    assert dict(former) == {}
+    assert (shm.entry("other").attrs["number"], shm.attrs["number"]) == (4, 0)
+    assert internal - shm.check_heap().internal_blocks >= 7  # entries, tables, a group, and three that had attributes
+    shm["other"] = shm.entry("other").value
+    former["a"] = 1
+    shm.clear()
+    shm.attrs.clear()
+    shm.check_heap()
+
+
 def test_array_that_moves_takes_its_attributes_along(shm):
     shm.zeros((1, 2), maxshape=(None, None), name="log")
     entry = shm.entry("log")
