@@ -28,7 +28,8 @@ class _Items(collections.abc.ItemsView):
 class Attributes(collections.abc.MutableMapping):
     """Attributes of a section, of a group, or of the object that a name leads to: a mapping from names to small values.
 
-    ``shm.attrs``, ``shm["group"].attrs`` and ``shm.entry(name).attrs`` return it.  It refers to the name, and each call looks the object up anew.
+    ``shm.attrs``, ``shm["group"].attrs`` and ``shm.entry(name).attrs`` return it.  It refers to the name, and each
+    call looks the object up anew.
 
     Attributes belong to the object: all its names share them, and they end with it.  They stay with an array that moves as it grows, and
     with a block that is reallocated.  Each call is one step for all processes, which is done whole or not at all, and no change is lost if
