@@ -292,13 +292,7 @@ class Names:
         return Group(self._memory, path) if found is directory.A_GROUP else found
 
     def __getitem__(self, name):
-        path = self._path(name)
-        found = self._find(path)
-        if found is None:
-            raise KeyError(name)
-        if isinstance(found, np.ndarray):
-            arrays.note_name(found, path)  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
-        return found
+        return get_item(self._memory, self._path(name), name)
 
     def __delitem__(self, name):
         directory.remove(self._memory, self._path(name))
@@ -442,6 +436,16 @@ class Names:
                 while (found := self._find(path)) is None:
                     self._assign_unless_taken(name, made())
         return found
+
+
+def get_item(memory, path, name):
+    """Return what a path leads to; raise KeyError if that is nothing."""
+    found = directory.get(memory, path)
+    if found is None:
+        raise KeyError(name)
+    if isinstance(found, np.ndarray):
+        arrays.note_name(found, path)  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
+    return Group(memory, path) if found is directory.A_GROUP else found
 
 
 def _refuse_group(path, value):
