@@ -8,7 +8,7 @@ import numpy as np
 
 from shmem._base import errors
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, directory, making, struct
+from shmem._objects import arrays, directory, glances, making, struct
 from shmem._objects import queue as _queue
 from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry
@@ -523,6 +523,16 @@ class Group(Names):
         except Exception as error:
             return f"<shmem.Group {self._name!r}: {type(error).__name__}>"
         return f"<shmem.Group {self._name!r}: {n_names:,} name{'s' if n_names != 1 else ''}>"
+
+    def _repr_html_(self):
+        """Return a table of what is in the group, for notebooks."""
+        from shmem._objects import display
+
+        return display.group_html(self._memory, self._name)
+
+    def _ipython_key_completions_(self):
+        """Return the names that IPython offers after ``group["``."""
+        return [] if self._memory.closed else glances.at_names(self._memory, self._name, 10_000).names
 
     def __reduce__(self):
         raise TypeError("a Group cannot be pickled; send its name")
