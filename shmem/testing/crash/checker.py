@@ -39,6 +39,7 @@ from shmem._base.layout import (
     SLOT_REMOVED,
     STATE_USED,
     TYPE_ARRAY,
+    TYPE_GROUP,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
@@ -50,7 +51,8 @@ MAX_PARTICIPANTS = 3
 LONGEST_SECONDS = 60  # for one task of a checker; one that takes longer hangs
 
 HEADER, BLOCK, PARTICIPANT, ARRAY = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "array_t"))
-TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
+TABLE, SLOT, ENTRY, GROUP = (LAYOUT[name] for name in ("name_table_t", "name_slot_t", "name_entry_t", "group_t"))
+KINDS = {TYPE_NAME_TABLE: "table", TYPE_NAME_ENTRY: "name", TYPE_GROUP: "group"}
 
 
 class Damage(Exception):
@@ -74,17 +76,23 @@ def blocks_of(content):
 
 
 def _reachable(content):
-    """Return the payload offsets of the two name tables, of those whose entries they take over, and of the entries in them."""
+    """Return the payload offsets of the name tables, of those whose entries they take over, of the entries in them, and of the groups."""
     found = set()
-    for anchor in ("directory_off", "types_off"):
-        table = HEADER[anchor].read(content)
-        while table:
-            found.add(table)
-            for i in range(TABLE["capacity"].read(content, table)):
-                entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
-                if entry > SLOT_REMOVED:
-                    found.add(entry)
-            table = TABLE["old_off"].read(content, table)
+    tables = [HEADER[anchor].read(content) for anchor in ("directory_off", "types_off")]
+    for table in tables:  # which grows meanwhile
+        if not table:
+            continue
+        found.add(table)
+        tables.append(TABLE["old_off"].read(content, table))
+        for i in range(TABLE["capacity"].read(content, table)):
+            entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
+            if entry <= SLOT_REMOVED:
+                continue
+            found.add(entry)
+            value = ENTRY["value"].read(content, entry)
+            if ENTRY["serial"].read(content, entry) and read_tag(BLOCK["tag"].read(content, value - BLOCK_HEAD_BYTES)).type_id == TYPE_GROUP:
+                found.add(value)
+                tables.append(GROUP["table_off"].read(content, value))
     return found
 
 
@@ -108,6 +116,8 @@ def _users_block(content, offset, size, type_id):
 
 def _describe(value):
     """Return a named object or the root in a form that can be compared."""
+    if isinstance(value, shmem.Group):
+        return ("group",)
     if isinstance(value, np.ndarray):
         return "array", value.dtype.str, value.shape, value.flags.writeable, value.tobytes()
     if isinstance(value, shmem.Block):
@@ -131,6 +141,8 @@ def _describe(value):
 
 def observe(shm):
     """Return all that a user can see: names with their objects, the root and the blocks.  Verify that nothing else is allocated."""
+    shm.check_heap()
+    shm.sweep()  # groups that were deleted, and are yet to be emptied
     report = shm.check_heap()
     if report.pending_blocks:
         raise Damage(f"{report.pending_blocks} blocks are still being made, but no process is making them")
@@ -141,9 +153,9 @@ def observe(shm):
     for offset, size, state, type_id in blocks_of(content):
         if state != STATE_USED:
             continue
-        if type_id in (TYPE_NAME_TABLE, TYPE_NAME_ENTRY):
+        if type_id in KINDS:
             if offset not in kept:
-                raise Damage(f"lost: nothing leads to {'a table' if type_id == TYPE_NAME_TABLE else 'a name'} at offset {offset:#x}")
+                raise Damage(f"lost: nothing leads to a {KINDS[type_id]} at offset {offset:#x}")
             kept.discard(offset)
         elif type_id not in INTERNAL_TYPES:  # a record of views belongs to the live: `_empty` finds those that are left
             blocks.append(_users_block(content, offset, size, type_id))
@@ -151,8 +163,9 @@ def observe(shm):
         raise Damage(f"the names at offsets {sorted(map(hex, kept))} are not in used blocks")
     if len(blocks) != report.blocks:
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
-    names = {name: _describe(shm[name]) for name in shm}
-    for entry in map(shm.entry, names):
+    names = {}
+    shm.visititems(lambda name, value: names.update({name: _describe(value)}))
+    for entry in [shm.entry(name) for name, (kind, *_) in names.items() if kind != "group"]:
         if entry.maxshape is not None and not entry.sealed:
             entry.resize(entry.shape)  # its gate is not taken
     root = shm.root
