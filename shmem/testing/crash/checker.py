@@ -89,8 +89,8 @@ def _reachable(content):
             if entry <= SLOT_REMOVED:
                 continue
             found.add(entry)
-            value = ENTRY["value"].read(content, entry)
-            if ENTRY["serial"].read(content, entry) and read_tag(BLOCK["tag"].read(content, value - BLOCK_HEAD_BYTES)).type_id == TYPE_GROUP:
+            value, serial = ENTRY["value"].read(content, entry), ENTRY["serial"].read(content, entry)
+            if serial and read_tag(BLOCK["tag"].read(content, value - BLOCK_HEAD_BYTES)).type_id == TYPE_GROUP:
                 found.add(value)
                 tables.append(GROUP["table_off"].read(content, value))
     return found
