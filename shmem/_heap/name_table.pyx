@@ -29,7 +29,8 @@ from shmem._base.layout cimport (
     TYPE_GROUP, TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block,
     tag_type)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport CHANGED, CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
+from shmem._base.status cimport ATTRIBUTES_CHANGED, CHANGED, CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
+from shmem._heap.attributes cimport attributes_show_carried
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_end_block, heap_enter_to_change, heap_leave, heap_mend_pins, heap_release, heap_wait_t)
@@ -244,11 +245,12 @@ cdef int _show_instead(section_t* section, uint64_t slot_off, uint64_t entry_off
     return status
 
 
-cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name, const replacement_t* change,
+cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name, replacement_t* change,
                        heap_wait_t wait) noexcept nogil:
     """Let a name lead to the caller's PENDING array instead of the one whose gate the caller owns, and has left then.
 
-    OK, NOT_FOUND, CHANGED, SHARED, PINNED, ...: the new array stays PENDING, and the gate taken, unless OK.
+    OK, NOT_FOUND, CHANGED, SHARED, PINNED, ...: the new array stays PENDING, and the gate taken, unless OK.  ATTRIBUTES_CHANGED: the
+    attributes must be carried anew.
     """
     cdef uint64_t* found = NULL
     cdef uint64_t entry_off = 0, slot_off = 0, table_off = 0
@@ -273,6 +275,10 @@ cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name,
             status = names_find(section, found[0], name, &slot_off, &table_off)
         if status == OK:
             status = _may_replace(section, slot_off, change)
+        if status == OK:
+            status = attributes_show_carried(section, &change.carried)
+            if status == CHANGED:
+                status = ATTRIBUTES_CHANGED
         if status == OK:
             former = table_entry(section, slot_off)
             entry.version = former.version

@@ -78,7 +78,7 @@ def blocks_of(content):
 def _reachable(content):
     """Return the payload offsets of the name tables, of those whose entries they take over, of the entries in them, and of the groups."""
     found = set()
-    tables = [HEADER[anchor].read(content) for anchor in ("directory_off", "types_off")]
+    tables = [HEADER[anchor].read(content) for anchor in ("directory_off", "types_off", "attributes_off")]
     for table in tables:  # which grows meanwhile
         if not table:
             continue
@@ -94,6 +94,19 @@ def _reachable(content):
                 found.add(value)
                 tables.append(GROUP["table_off"].read(content, value))
     return found
+
+
+def _encoded_attributes(content):
+    """Return what the entries in the table of attributes hold, also those of blocks without a name."""
+    table, found = HEADER["attributes_off"].read(content), []
+    while table:
+        for i in range(TABLE["capacity"].read(content, table)):
+            at = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
+            if at > SLOT_REMOVED:
+                data = at + ENTRY.size + ENTRY["name_bytes"].read(content, at)
+                found.append(bytes(content[data : data + ENTRY["data_bytes"].read(content, at)]))
+        table = TABLE["old_off"].read(content, table)
+    return sorted(found)
 
 
 def _users_block(content, offset, size, type_id):
@@ -165,16 +178,22 @@ def observe(shm):
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
     names = {}
     shm.visititems(lambda name, value: names.update({name: _describe(value)}))
-    for entry in [shm.entry(name) for name, (kind, *_) in names.items() if kind != "group"]:
+    entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items()}
+    for entry in [entry for entry in entries.values() if not isinstance(entry, shmem.Group)]:
         if entry.maxshape is not None and not entry.sealed:
             entry.resize(entry.shape)  # its gate is not taken
+    attributes = {name: repr(entry.attrs) for name, entry in entries.items()} | {
+        None: repr(shm.attrs),
+        "encoded": _encoded_attributes(content),
+    }
     root = shm.root
-    return {"names": names, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
+    return {"names": names, "attributes": attributes, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
 
 
 def _empty(shm):
     """Delete and free everything: pins of dead participants and pending blocks must not prevent this."""
     shm.root = None
+    shm.attrs.clear()
     for name in list(shm):
         del shm[name]
     with open(shm.path, "rb") as file:

@@ -59,8 +59,11 @@ def _(shm):
 
 def _first_groups(before, after):
     """The groups of a path are made one after the other, before the value."""
-    names = before["names"]
-    return [before | {"names": names | {"a": ("group",)}}, before | {"names": names | {"a": ("group",), "a/b": ("group",)}}]
+    states = []
+    for groups in (["a"], ["a", "a/b"]):
+        added = {part: before[part] | {name: after[part][name] for name in groups} for part in ("names", "attributes")}
+        states.append(before | added)
+    return states
 
 
 @operation("group: insert, which makes two groups", between=_first_groups)
