@@ -233,7 +233,7 @@ class Names:
         return None
 
     def tree(self, level=None, max_names=50):
-        """Return the names in the section with kinds, shapes and dtypes, as a text to print and as a table in notebooks.
+        """Return the names of this level and of those below it, with kinds, shapes and dtypes: a text, and a table in notebooks.
 
         It opens and views no object, and waits for other processes for a moment at most.
 
@@ -456,23 +456,24 @@ def _refuse_group(path, value):
 class Group(Names):
     """A group of names, which is a mapping like the section: `SharedMemory.create_group`, `SharedMemory.require_group`, ``shm["run1"]``.
 
-    It refers to a path: each use looks the group up anew, and raises KeyError if there is none.  Names, also those that are given to
-    makers such as `zeros`, are relative to it.  ``del shm["run1"]`` deletes a group with all that is in it; views that exist stay valid.
+    Names, also those that are given to makers such as `zeros`, are relative to the group.  ``del shm["run1"]`` deletes it with all that is
+    in it; views that exist stay valid.  A Group refers to a path: each use looks the group up anew, and raises KeyError if there is none.
 
     Examples
     --------
     >>> import shmem
     >>> with shmem.SharedMemory(max_size="1M") as shm:
-    ...     shm["run1/grid"] = [1, 2]
-    ...     run = shm["run1"]
-    ...     run.zeros(3, name="deep/field")
-    ...     print(run, list(run), run["deep"].name, run.parent == shm["run1/deep"].parent.parent)
-    ...     run.visit(print)
-    array([0., 0., 0.])
-    <shmem.Group 'run1': 2 names> ['grid', 'deep'] run1/deep True
-    grid
-    deep
-    deep/field
+    ...     run = shm.create_group("run1")
+    ...     run["grid"] = [1, 2]
+    ...     run["raw/mask"] = [True, False]
+    ...     run.attrs["operator"] = "Ada"
+    ...     print(list(run), shm["run1/grid"], run["raw"].name, run.parent is shm)
+    ...     run.tree()
+    ['grid', 'raw'] [1 2] run1/raw True
+    run1/
+    ├── grid  (2,) int64
+    └── raw/
+        └── mask  (2,) bool
     """
 
     __slots__ = ("_memory", "_name")
