@@ -42,3 +42,4 @@ cdef enum Status:
     SHARED = -108                # more than this name leads to the array
     NOT_A_GROUP = -109           # a component of a path leads to another object
     TABLE_FULL = -110
+    IS_A_GROUP = -111
