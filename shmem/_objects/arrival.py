@@ -1,7 +1,8 @@
 """How references are opened where they arrive: what a reducer has the receiver call, and what becomes of an exception there.
 
 * Background threads of other libraries unpickle messages.  An exception would end such a thread, and its pool or queue would hang.  So
-  `arrive` returns a placeholder, a `LostReference`, whatever the exception is.
+  `arrive` returns a placeholder, a `LostReference`, whatever the exception is.  `open_arrived` does so for a handle, which is what most
+  references are.
 * A container that needs real arrays while it is unpickled, such as a DataFrame, is pickled apart (`send_container`).  There an exception
   travels up to `arrive_container`, which returns a placeholder for the whole.
 * What `shmem.loads` opens raises at once: its caller is there to catch it.
@@ -32,12 +33,33 @@ def arrive(function, *args):
         return LostReference(error, next((arg for arg in args if isinstance(arg, Handle)), None))
 
 
-def arrive_as_part(function, *args):
-    """Return `function(*args)`; if it raises, have `arrive_container` return a placeholder."""
-    found = arrive(function, *args)
+def open_arrived(handle):
+    """Return what a handle refers to; if it cannot be opened, return a placeholder."""
+    try:
+        return handle.open()
+    except Exception as error:
+        return LostReference(error, handle)
+
+
+def _must_arrive(found):
+    """Return what has arrived; if that is a placeholder, have `arrive_container` return it."""
     if type(found) is LostReference:
         raise _PartIsLost(found)
     return found
+
+
+def arrive_as_part(function, *args):
+    """Return `function(*args)`; if it raises, have `arrive_container` return a placeholder."""
+    return _must_arrive(arrive(function, *args))
+
+
+def open_as_part(handle):
+    """Return what a handle refers to; if it cannot be opened, have `arrive_container` return a placeholder."""
+    return _must_arrive(open_arrived(handle))
+
+
+def _open(handle):
+    return handle.open()
 
 
 def arrive_container(loads, data):
@@ -46,6 +68,9 @@ def arrive_container(loads, data):
         return loads(data)
     except _PartIsLost as error:
         return error.args[0]
+
+
+_OPENED_BY = {arrive: open_arrived, arrive_as_part: open_as_part, None: _open}
 
 
 class _Sending(threading.local):
@@ -59,6 +84,11 @@ def sent(function, *args):
     """Return what a reducer returns in order to have the receiver call `function(*args)`, which opens a reference."""
     how = _sending.how
     return (function, args) if how is None else (how, (function, *args))
+
+
+def sent_handle(handle):
+    """Return what a reducer returns in order to have the receiver open a handle."""
+    return _OPENED_BY[_sending.how], (handle,)
 
 
 @contextlib.contextmanager

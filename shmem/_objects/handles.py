@@ -11,6 +11,7 @@ import numpy as np
 
 from shmem import _core
 from shmem._base.errors import ClosedError, InvalidBlock
+from shmem._base.system_tools import shared_name_of
 from shmem._objects import arrays, claims, finding, lock, queue_ring
 from shmem._objects.shared_memory import SharedMemory
 
@@ -88,8 +89,6 @@ def dropping_claims_of_failures():
 
 def _describe(obj):
     """Return a handle without a claim, and the section."""
-    from shmem._objects.records import Handle
-
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
         raise InvalidBlock(
@@ -102,12 +101,17 @@ def _describe(obj):
         offset, serial = finding.locate(memory, obj)
         if isinstance(obj, (np.ndarray, memoryview)):
             view = arrays.view_facts(memory, offset, obj)
-    return Handle(memory.path, memory.name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view), memory
+    path = memory.path
+    name = shared_name_of(path) if anonymous else path
+    return sys.modules[RECORDS].Handle(path, name, anonymous, memory.uuid, device, inode, memory.mode, offset, serial, view), memory
+
+
+RECORDS = "shmem._objects.records"
 
 
 def _import_the_rest():
     """Import the modules that an open section may need but `import shmem` does not; later an import may find no free descriptor."""
-    for name in ("json", "shmem._objects.multiprocess", "shmem._objects.records"):
+    for name in ("json", "shmem._objects.multiprocess", RECORDS):
         importlib.import_module(name)
 
 

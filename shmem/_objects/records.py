@@ -35,6 +35,10 @@ class Handle:
 
     __class_getitem__ = classmethod(types.GenericAlias)  # Handle[Node], for annotations: the type of what `open` returns
 
+    def __reduce__(self):
+        return Handle, (self.path, self.name, self.anonymous, self.uuid, self.device, self.inode, self.mode, self.offset, self.serial,
+                        self.view, self.claim)  # fmt: skip
+
     def _with_claim(self, claim):
         return dataclasses.replace(self, claim=claim)
 

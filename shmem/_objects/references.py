@@ -65,10 +65,6 @@ def add_containers(classes):
 # -- reducers
 
 
-def _open(sent):
-    return sent.open()
-
-
 def _open_as(sent, cls):
     return sent.open().view(cls)
 
@@ -81,7 +77,7 @@ def _masked(cls, data, mask, fill_value, hard_mask):
 
 def reduce_to_handle(obj):
     """Reduce an object to its handle, which keeps an array without a name until it is opened."""
-    return arrival.sent(_open, reference(obj))
+    return arrival.sent_handle(reference(obj))
 
 
 def reduce_array(array):
