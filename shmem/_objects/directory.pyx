@@ -18,12 +18,13 @@ from shmem._base.layout cimport (
     MAX_NAME_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE,
     TYPE_SEMAPHORE, payload_to_block, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
+from shmem._base.status cimport INTERRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
-from shmem._bridge.calls cimport check, run_last_step, run_step, run_steps
+from shmem._bridge.calls cimport check, run_last_step, run_step, run_steps, step_t
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon, heap_check_users_block, heap_enter, heap_leave
+from shmem._heap.name_changes cimport replacement_t, table_replace
 from shmem._heap.name_listing cimport copied_bytes, copied_t, listing_t, names_copy_some, names_count
 from shmem._heap.name_paths cimport MAX_LEVELS, path_make
 from shmem._heap.name_slots cimport name_make, name_t
@@ -73,6 +74,16 @@ cdef int _insert_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
     return table_insert(section, call.anchor, &call.name, call.data, call.data_bytes, call.value, call.serial, call.pending_off,
                         call.type_id, WAIT_A_SLICE)
+
+
+cdef int _replace_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    cdef replacement_t change
+    change.new_off, change.new_serial = call.value, call.serial
+    change.is_pending, change.pending_type = call.pending_off != 0, call.type_id
+    change.only_off = change.only_serial = 0
+    change.may_move = True
+    return table_replace(section, call.anchor, &call.name, &change, WAIT_A_SLICE)
 
 
 cdef int _remove_step(section_t* section, void* request) noexcept nogil:
@@ -233,28 +244,41 @@ cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* se
     return True
 
 
-cdef int _insert(section_t* section, name_call_t* call) except? -200:
-    """Insert a name.  A thread that has a PENDING block for it may complete that while the process waits to leave."""
+cdef int _publish(section_t* section, step_t step, name_call_t* call) except? -200:
+    """Insert or replace a name.  A thread that has a PENDING block for it may complete that while the process waits to leave."""
     cdef int status = INTERRUPTED
     if call.pending_off == 0:
-        return run_steps(section, _insert_step, call)
+        return run_steps(section, step, call)
     while status == INTERRUPTED:
         PyErr_CheckSignals()
-        status = run_last_step(section, _insert_step, call)
+        status = run_last_step(section, step, call)
     return status
 
 
-cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
+cdef int _replace(section_t* section, name_call_t* call) except? -200:
+    """Replace the value of a name, or insert it if there is none."""
+    cdef int status = NAME_EXISTS
+    while status == NAME_EXISTS:         # another process inserted it meanwhile
+        status = _publish(section, _replace_step, call)
+        if status == NOT_FOUND:
+            status = _publish(section, _insert_step, call)
+    return status
+
+
+cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id,
+                     bint replaces=False) except -1:
     cdef bytes encoded = name_bytes(name)
     cdef name_call_t call
     cdef int status
     _call_for(&call, mapping.section, encoded)
     call.value, call.serial = payload_off, serial
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
-    status = _insert(mapping.section, &call)
+    status = _replace(mapping.section, &call) if replaces else _publish(mapping.section, _insert_step, &call)
+    if status == IS_A_GROUP:
+        raise errors.NameExists(f"cannot replace {name!r}: it is a group, which del shm[{name!r}] deletes with all that is in it")
     if status == NAME_EXISTS:
         raise errors.NameExists(f"cannot assign the name {name!r}: it is taken; update in place with shm[{name!r}][...] = value, "
-                                "or delete it first")
+                                f"or use shm.replace({name!r}, value)")
     return check(status, mapping, f"assign the name {name!r}")
 
 
@@ -288,14 +312,14 @@ def contains(Memory memory, name):
     return _find(mapping, encoded, &payload_off, &serial)
 
 
-def link(Memory memory, name, obj):
+def link(Memory memory, name, obj, bint replaces=False):
     """Name an object of this section."""
     cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef uint64_t payload_off = offset_in(mapping, obj)
-    insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0)
+    insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0, replaces)
 
 
-def put_bytes(Memory memory, name, source):
+def put_bytes(Memory memory, name, source, bint replaces=False):
     """Name a new block with a copy of a buffer's bytes; block and name are published together."""
     cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef section_t* section = mapping.section
@@ -308,7 +332,8 @@ def put_bytes(Memory memory, name, source):
     finally:
         PyBuffer_Release(&view)
     try:
-        insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN)
+        insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN,
+                    replaces)
     except BaseException:
         give_up_pending(section, payload_off)
         raise

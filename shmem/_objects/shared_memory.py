@@ -146,13 +146,16 @@ class SharedMemory(_core.Memory):
         -------
         numpy.ndarray
         """
+        return self._copy(obj, dtype, name, temporary, maxshape)
+
+    def _copy(self, obj, dtype=None, name=None, temporary=False, maxshape=None, replaces=False):
         source = np.asarray(obj, dtype=dtype)
         order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous and maxshape is None else "C"
 
         def fill(array):
             np.copyto(array, source)
 
-        return arrays.make(self, source.shape, source.dtype, order, False, name, temporary, fill, maxshape)
+        return arrays.make(self, source.shape, source.dtype, order, False, name, temporary, fill, maxshape, replaces)
 
     def copy(self, obj, *, name=None, temporary=False):
         """Return a copy of an array in the section; other parameters as for `empty`."""
@@ -197,22 +200,25 @@ class SharedMemory(_core.Memory):
     # -- the directory
 
     def __setitem__(self, name, value):
+        self._name(name, value, False)
+
+    def _name(self, name, value, replaces):
         directory.check_name(name)
         directory.refuse_freed(name, value)
         is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not arrays.is_whole(value))
         if not is_part and directory.lies_in(self, value):
-            if directory.is_named(self, name, value):
+            if not replaces and directory.is_named(self, name, value):
                 return
-            if arrays.got_as(value) == name:
+            if not replaces and arrays.got_as(value) == name:
                 raise errors.InvalidBlock(
                     f"cannot assign the name {name!r}: this array had the name, which was deleted meanwhile; "
                     f"shm[{name!r}] = array.copy() names a copy"
                 )
-            directory.link(self, name, value)
+            directory.link(self, name, value, replaces)
         elif isinstance(value, (bytes, bytearray, memoryview, Block)):
-            directory.put_bytes(self, name, memoryview(value).cast("B"))
+            directory.put_bytes(self, name, memoryview(value).cast("B"), replaces)
         else:
-            self.array(value, name=name)
+            self._copy(value, name=name, replaces=replaces)
 
     def __getitem__(self, name):
         found = directory.get(self, name)
@@ -312,6 +318,36 @@ class SharedMemory(_core.Memory):
         for name in reversed(directory.keys(self)):
             with contextlib.suppress(KeyError):  # another process was faster
                 del self[name]
+
+    def replace(self, name, value):
+        """Let a name lead to another value, in one step.
+
+        Every reader gets the old value or the new one.  Those that have the old one keep it: as after ``del``, it is freed with its last
+        view unless another name, or the root, leads to it, and a queue is freed at once.  A missing name is created, as by `os.replace`.
+
+        Parameters
+        ----------
+        name : str
+        value : array-like, bytes-like or object in this section
+            As for ``shm[name] = value``.  If the name leads to this very object already, it only gets a new version.
+
+        Raises
+        ------
+        NameExists
+            The name is that of a group.
+        SectionFull
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     shm["x"] = [1, 2]
+        ...     before = shm["x"]
+        ...     shm.replace("x", [3.5])
+        ...     print(before, shm["x"])
+        [1 2] [3.5]
+        """
+        self._name(name, value, True)
 
     def entry(self, name):
         """Return the `Entry` of a name: the object's shape, views and other facts, and methods that change an array's shape.
