@@ -88,7 +88,7 @@ def main():
     parser.add_argument("--only", choices=QUESTIONS, action="append", help="run only this question; may be repeated")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the rows to this file")
     arguments = parser.parse_args()
-    if any(importlib.util.find_spec(name) is None for name in ("shmem", "crowd_client", "posix_ipc", "zmq")):
+    if any(importlib.util.find_spec(name) is None for name in ("shmem", "crowd_client", "lmdb", "posix_ipc", "zmq")):
         raise SystemExit("bench: this Python lacks the packages to measure; run python3 bench/make_bench.py to make .venv-bench")
     about, begun, rows = machine(), time.monotonic(), []
     for name in arguments.only or QUESTIONS:

@@ -18,7 +18,7 @@ from environment import Environment, digest  # noqa: E402
 ENVIRONMENT = Environment("bench")
 HOME = ENVIRONMENT.home
 BOOST = HOME / "boost"
-PEERS = ["posix_ipc>=1.1", "pyzmq>=26"]
+PEERS = ["lmdb>=1.4", "posix_ipc>=1.1", "pyzmq>=26"]
 CPP_ARGS = ["-std=c++17", "-O2", "-DNDEBUG", "-pthread"]
 
 

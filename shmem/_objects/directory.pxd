@@ -2,6 +2,23 @@
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._base.section cimport section_t
 from shmem._bridge.mapping cimport Mapping
+from shmem._heap.name_listing cimport listing_t
+from shmem._heap.name_slots cimport name_t
+
+# Arguments and results of a step of this module.
+ctypedef struct name_call_t:
+    uint64_t* anchor
+    name_t name
+    const char* data
+    uint32_t data_bytes
+    uint64_t value
+    uint64_t serial
+    uint64_t pending_off
+    uint32_t type_id                      # of the pending block
+    listing_t listing
+    char* copied
+    uint64_t room                         # bytes of `copied`
+    uint64_t n_names
 
 
 # Return the id of the type called `name` in the registry of types; register a new type.
@@ -21,3 +38,11 @@ cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept
 
 # A name as UTF-8; TypeError or ValueError if it cannot be a name.
 cdef bytes name_bytes(object name)
+
+# Listing a group: prepare a call, whose path is that of the group, empty for the directory itself; before each step that copies, make room
+# if none is there or more is needed; after it, add what was copied to `found`: name -> (order, value, serial, name, data).
+cdef int call_for_group(name_call_t* call, section_t* section, bytes path) except -1
+cdef int count_step(section_t* section, void* request) noexcept nogil
+cdef int copy_step(section_t* section, void* request) noexcept nogil
+cdef int make_room(name_call_t* call) except -1
+cdef int take_copied(name_call_t* call, dict found) except -1

@@ -15,44 +15,23 @@ from shmem._base import errors
 
 from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport (
-    MAX_NAME_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_EVENT, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE,
-    TYPE_SEMAPHORE, payload_to_block, tag_size, tag_type)
+    MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, TYPE_QUEUE, payload_to_block, tag_type)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport INTERRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
-from shmem._bridge.calls cimport check, run_last_step, run_step, run_steps, step_t
+from shmem._bridge.calls cimport check, run_last_step, run_steps, step_t
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
-from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon, heap_check_users_block, heap_enter, heap_leave
+from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_changes cimport replacement_t, table_replace
-from shmem._heap.name_listing cimport copied_bytes, copied_t, listing_t, names_copy_some, names_count
-from shmem._heap.name_paths cimport MAX_LEVELS, path_make
-from shmem._heap.name_slots cimport name_make, name_t
+from shmem._heap.name_listing cimport copied_bytes, copied_t, names_copy_some, names_count
+from shmem._heap.name_paths cimport MAX_LEVELS, path_make, path_make_of_group
+from shmem._heap.name_slots cimport name_make
 from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
 
 
 cdef enum:
     COPIED_AT_ONCE = 65536                # bytes
-    PIECES_AT_MOST = 64                   # of a table that is glanced at
-    LISTED_BEFORE_CUT = 1000              # names, of which the oldest are shown
-    SHOWN_AT_MOST = 50                    # with their kinds
-
-KINDS = {TYPE_PLAIN: "block", TYPE_ARRAY: "array", TYPE_SEMAPHORE: "semaphore", TYPE_EVENT: "event", TYPE_MUTEX: "mutex",
-         TYPE_QUEUE: "queue"}
-
-ctypedef struct name_call_t:              # arguments and results of the steps below
-    uint64_t* anchor
-    name_t name
-    const char* data
-    uint32_t data_bytes
-    uint64_t value
-    uint64_t serial
-    uint64_t pending_off
-    uint32_t type_id                      # of the pending block
-    listing_t listing
-    char* copied
-    uint64_t room                         # bytes of `copied`
-    uint64_t n_names
 
 
 cdef int _look_up_step(section_t* section, void* request) noexcept nogil:
@@ -60,12 +39,12 @@ cdef int _look_up_step(section_t* section, void* request) noexcept nogil:
     return table_look_up(section, call.anchor, &call.name, &call.value, &call.serial, WAIT_A_SLICE)
 
 
-cdef int _copy_step(section_t* section, void* request) noexcept nogil:
+cdef int copy_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
     return names_copy_some(section, call.anchor, &call.name, &call.listing, call.copied, call.room, WAIT_A_SLICE)
 
 
-cdef int _count_step(section_t* section, void* request) noexcept nogil:
+cdef int count_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
     return names_count(section, call.anchor, &call.name, &call.n_names, WAIT_A_SLICE)
 
@@ -112,7 +91,14 @@ cdef int _call_for(name_call_t* call, section_t* section, bytes name) except -1:
     return 0
 
 
-cdef int _make_room(name_call_t* call) except -1:
+cdef int call_for_group(name_call_t* call, section_t* section, bytes path) except -1:
+    memset(call, 0, sizeof(name_call_t))
+    call.anchor = &section.header.directory_off
+    call.name = path_make_of_group(path, <uint32_t>len(path))
+    return 0
+
+
+cdef int make_room(name_call_t* call) except -1:
     """Enlarge the buffer so that it has room for the next entry."""
     cdef uint64_t room = max(<uint64_t>COPIED_AT_ONCE, call.listing.needed_bytes)
     cdef char* larger = <char*>realloc(call.copied, room)
@@ -122,7 +108,7 @@ cdef int _make_room(name_call_t* call) except -1:
     return 0
 
 
-cdef int _take_copied(name_call_t* call, dict found) except -1:
+cdef int take_copied(name_call_t* call, dict found) except -1:
     """Add the entries in the buffer.
 
     One that moves meanwhile may be copied twice, and so may a name that is deleted and assigned again: the later entry of a name counts.
@@ -153,9 +139,9 @@ cdef list _entries(Mapping mapping, uint64_t* anchor):
     try:
         while not call.listing.is_over:
             if call.listing.needed_bytes or call.copied == NULL:
-                _make_room(&call)
-            check(run_steps(mapping.section, _copy_step, &call), mapping, "list the names")
-            _take_copied(&call, found)
+                make_room(&call)
+            check(run_steps(mapping.section, copy_step, &call), mapping, "list the names")
+            take_copied(&call, found)
     finally:
         free(call.copied)
     return [entry[1:] for entry in sorted(found.values())]
@@ -214,8 +200,8 @@ cdef bytes name_bytes(object name):
         raise ValueError(f"a name must have at most {MAX_LEVELS} components, separated by '/', got {len(components)}")
     for component in components:
         if component in (b"", b".", b".."):
-            raise ValueError(f"the name {_cut(name)!r} has the component {component.decode()!r}: a name is a path of components, separated by "
-                             "'/', which are neither empty nor '.' nor '..'")
+            raise ValueError(f"the name {_cut(name)!r} has the component {component.decode()!r}: a name is a path of components, separated "
+                             "by '/', which are neither empty nor '.' nor '..'")
         if len(component) > MAX_NAME_BYTES:
             raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8 between two '/', got {len(component)}")
     return encoded
@@ -429,94 +415,5 @@ def length(Memory memory):
     cdef name_call_t call
     memset(&call, 0, sizeof(call))
     call.anchor = &mapping.section.header.directory_off
-    check(run_steps(mapping.section, _count_step, &call), mapping, "count the names")
+    check(run_steps(mapping.section, count_step, &call), mapping, "count the names")
     return call.n_names
-
-
-# -- glances: what a section shows of itself.  They wait a slice at most, for other processes may be stopped, and open and pin nothing.
-
-ctypedef struct seen_t:
-    uint64_t payload_off
-    uint64_t serial
-    uint64_t tag                          # of the block, 0 if it was freed
-
-ctypedef struct glance_t:
-    seen_t seen[SHOWN_AT_MOST]
-    int n
-
-
-cdef int _see_step(section_t* section, void* request) noexcept nogil:
-    cdef glance_t* glance = <glance_t*>request
-    cdef seen_t* seen
-    cdef int i, status = heap_enter(section, WAIT_A_SLICE)
-    if status != OK:
-        return status
-    for i in range(glance.n):
-        seen = &glance.seen[i]
-        seen.tag = 0
-        if seen.serial != 0 and heap_check_users_block(section, seen.payload_off, seen.serial) == OK:
-            seen.tag = block_at(section, payload_to_block(seen.payload_off)).tag
-    heap_leave(section)
-    return OK
-
-
-cdef list _glance_entries(Mapping mapping, uint64_t* anchor, size_t most):
-    """Return what `_entries` does: all, if there are fewer than `most` and the table is not much larger, or some."""
-    cdef name_call_t call
-    cdef dict found = {}
-    cdef int pieces_left = PIECES_AT_MOST
-    memset(&call, 0, sizeof(call))
-    call.anchor = anchor
-    try:
-        while not call.listing.is_over and pieces_left and <size_t>len(found) < most:
-            pieces_left -= 1
-            if call.listing.needed_bytes or call.copied == NULL:
-                _make_room(&call)
-            if run_step(mapping.section, _copy_step, &call) != OK:
-                break
-            _take_copied(&call, found)
-    finally:
-        free(call.copied)
-    return [entry[1:] for entry in sorted(found.values())]
-
-
-def glance(Memory memory not None, most):
-    """Return the number of names, and names in the order of their creation: all if there are fewer than `most`, otherwise some.
-
-    The number is None, and there are no names, if another process keeps the heap gate or the table is damaged.
-    """
-    cdef Mapping mapping = memory.opened()
-    cdef name_call_t call
-    memset(&call, 0, sizeof(call))
-    call.anchor = &mapping.section.header.directory_off
-    if run_step(mapping.section, _count_step, &call) != OK:
-        return None, []
-    names = [name.decode("utf-8", "replace") for _, _, name, _ in _glance_entries(mapping, call.anchor, most)]
-    return max(<size_t>call.n_names, <size_t>len(names)), names
-
-
-def glance_at_objects(Memory memory not None):
-    """Return a list of (name, kind, bytes) for the first names, in the order in which they were created.
-
-    The kind is "array", "queue" and so on, or the type name of a Struct class.  It is "freed" with 0 bytes for a name that leads to an
-    object that was freed.  The bytes are those of the block, tags included.
-    """
-    cdef Mapping mapping = memory.opened()
-    cdef list entries = _glance_entries(mapping, &mapping.section.header.directory_off, LISTED_BEFORE_CUT)[:SHOWN_AT_MOST]
-    cdef glance_t look
-    cdef int i
-    look.n = len(entries)
-    for i in range(look.n):
-        look.seen[i].payload_off, look.seen[i].serial = entries[i][0], entries[i][1]
-    if run_step(mapping.section, _see_step, &look) != OK:
-        return []
-    types = {value: name for value, _, name, _ in _glance_entries(mapping, &mapping.section.header.types_off, TYPE_LAST_USER)}
-    return [(entries[i][2].decode("utf-8", "replace"), _kind(look.seen[i].tag, types), tag_size(look.seen[i].tag)) for i in range(look.n)]
-
-
-cdef str _kind(uint64_t tag, dict types):
-    cdef uint32_t type_id = tag_type(tag)
-    if tag == 0:
-        return "freed"
-    name = types.get(type_id)
-    return name.decode("utf-8", "replace") if name is not None else KINDS.get(type_id, f"type {type_id}")

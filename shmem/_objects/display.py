@@ -4,11 +4,11 @@ It opens and pins no object, and waits for other processes a slice at most.
 """
 
 import dataclasses
-import html
 import reprlib
 
 from shmem._base.errors import ShmemError
-from shmem._objects import directory, growing
+from shmem._objects import glances, tables
+from shmem._objects.tree import Tree
 
 NAMES_SHOWN = 8
 NAMES_SORTED = 1000  # of more names those that are shown are not the oldest ones
@@ -18,7 +18,8 @@ _PROCESSES = ("lock_holder",)  # of fields: the number of a process, which is no
 def section_text(memory):
     """Return what `repr` returns for a section: its state, and the first names."""
     try:
-        return f"<shmem.SharedMemory {memory.name!r} {_state(memory)}{_names(*directory.glance(memory, NAMES_SORTED))}>"
+        names = _names(glances.at_names(memory, "", NAMES_SORTED))
+        return f"<shmem.SharedMemory {memory.name!r} {_state(memory)}{names}>"
     except ShmemError:  # it is closed, perhaps meanwhile, or the process exits
         return f"<shmem.SharedMemory {memory.name!r} closed>"
 
@@ -27,53 +28,23 @@ def _state(memory):
     return f"{memory.mode}, {memory.max_size:,} bytes"
 
 
-def _names(n_names, names):
-    if not n_names:
+def _names(glance):
+    if not glance.n_names:
         return ""
-    listed = [reprlib.repr(name) for name in names[:NAMES_SHOWN]] + ["..."] * (n_names > NAMES_SHOWN)
-    return f", {n_names:,} name{'s' if n_names > 1 else ''}: {', '.join(listed)}"
+    listed = [reprlib.repr(name) for name in glance.names[:NAMES_SHOWN]] + ["..."] * (glance.n_names > NAMES_SHOWN)
+    return f", {glance.n_names:,} name{'s' if glance.n_names > 1 else ''}: {', '.join(listed)}"
 
 
 def section_html(memory):
-    """Return a table of the first named objects: name, kind, shape and dtype of arrays, and bytes."""
+    """Return a table of the first named objects: name, kind, shape and dtype of arrays, and bytes; of groups the number of names."""
     try:
-        n_names, objects = directory.glance(memory, NAMES_SORTED)[0], directory.glance_at_objects(memory)
-        rows = [(name, kind, *_array_facts(memory, name, kind), n_bytes) for name, kind, n_bytes in objects]
-        head = f"{html.escape(repr(memory.name))} {_state(memory)}"
+        return Tree(memory, level=1).html(f"<b>shmem.SharedMemory</b> {tables.escape(repr(memory.name))} {_state(memory)}")
     except ShmemError:
-        return f"<div><b>shmem.SharedMemory</b> {html.escape(repr(memory.name))} closed</div>"
-    more = f"<div>{n_names:,} names, of which {len(rows)} are shown</div>" if n_names and n_names > len(rows) else ""
-    table = _table(("name", "kind", "shape", "dtype", "bytes"), rows) if rows else ""
-    return f"<div><b>shmem.SharedMemory</b> {head}{table}{more}</div>"
-
-
-def _array_facts(memory, name, kind):
-    """Return shape and dtype of an array as texts, which are empty for other objects, and for one that is damaged or gone."""
-    try:
-        facts = growing.look(memory, name, False) if kind == "array" else None
-    except (ShmemError, KeyError):
-        return "", ""
-    return ("", "") if facts is None or facts.shape is None else (str(facts.shape), f"{facts.dtype!s:.60}")
+        return f"<div><b>shmem.SharedMemory</b> {tables.escape(repr(memory.name))} closed</div>"
 
 
 def record_html(record):
     """Return a table of the fields of a dataclass."""
     values = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     rows = [(name, (value,) if name in _PROCESSES else value) for name, value in values.items()]
-    return f"<div><b>shmem.{type(record).__name__}</b>{_table((), rows)}</div>"
-
-
-def _table(titles, rows):
-    head = f"<thead><tr>{''.join(map(_title, titles))}</tr></thead>" if titles else ""
-    body = "".join(f"<tr>{_title(name)}{''.join(map(_cell, cells))}</tr>" for name, *cells in rows)
-    return f"<table>{head}<tbody>{body}</tbody></table>"
-
-
-def _title(text):
-    return f'<th style="text-align: left">{html.escape(text)}</th>'
-
-
-def _cell(value):
-    side = "left" if isinstance(value, str) else "right"
-    text = f"{value:,}" if isinstance(value, int) else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f'<td style="text-align: {side}">{html.escape(text)}</td>'
+    return f"<div><b>shmem.{type(record).__name__}</b>{tables.table((), rows)}</div>"

@@ -9,7 +9,7 @@ import numpy as np
 from shmem import _core
 from shmem._base import errors
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, directory, finding, making, persistence, struct
+from shmem._objects import arrays, directory, finding, glances, making, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
 from shmem._objects.entry import Entry
@@ -359,6 +359,38 @@ class SharedMemory(_core.Memory):
         """
         return Entry(self, name)
 
+    def tree(self, level=None, max_names=50):
+        """Return the names in the section with kinds, shapes and dtypes, as a text to print and as a table in notebooks.
+
+        It opens and views no object, and waits for other processes for a moment at most.
+
+        Parameters
+        ----------
+        level : int, optional
+            How many levels of groups to show; all by default.
+        max_names : int, default 50
+            How many names of each group to show.  Of all groups together, four times as many are shown, upper levels first.
+
+        Returns
+        -------
+        Tree
+            With the names as they are now: `str` and `repr` are the text.
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(shared_name="weather", max_size="1M") as shm:
+        ...     shm["mask"] = [True, False]
+        ...     shm["results"] = shm.queue(10, "int64")
+        ...     shm.tree()
+        weather
+        ├── mask  (2,) bool
+        └── results  queue
+        """
+        from shmem._objects.tree import Tree
+
+        return Tree(self, "", level, max_names)
+
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.
 
@@ -509,7 +541,7 @@ class SharedMemory(_core.Memory):
 
     def _ipython_key_completions_(self):
         """Return the names that IPython offers after ``shm["``."""
-        return [] if self.closed else directory.glance(self, 10_000)[1]
+        return [] if self.closed else glances.at_names(self, "", 10_000).names
 
     def __reduce__(self):
         raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")

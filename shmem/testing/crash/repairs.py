@@ -303,6 +303,7 @@ class Closure:
     def __init__(self, repairers, likeness, put, accept):
         self._repairers, self._likeness, self._put, self._accept = repairers, likeness, put, accept
         self._known = {kind: set() for kind in FOLLOWING}
+        self._added = set()  # (kinds, hash of the content): four of five states occur again byte for byte, and a key takes long to compute
         self._results = set()
         self.inside = 0
         """Number of states inside repairs that were new."""
@@ -313,6 +314,9 @@ class Closure:
     def add(self, kinds, content, origin, depth=0):
         """Add a state for these kinds of repair; return False if a state that is alike was added for all of them."""
         packed = b""
+        if (kinds, hash(content)) in self._added:
+            return False
+        self._added.add((kinds, hash(content)))
         for kind in kinds:
             key = self._likeness.key(content, kind)
             if key not in self._known[kind]:
