@@ -28,8 +28,8 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 # Return (name, description) of a type id, or None.
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id)
 
-# Name a block with this serial in the directory: a USED block, or this process's PENDING one, which becomes USED with that type.  NameExists
-# if the name is taken; with `replaces`, it leads to this block afterwards.
+# Name a block with this serial in the directory: a USED block, or this process's PENDING one, which becomes USED with that type.
+# NameExists if the name is taken; with `replaces`, it leads to this block instead.
 cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id,
                      bint replaces=*) except -1
 

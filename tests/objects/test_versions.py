@@ -76,17 +76,15 @@ def test_what_changes_a_version(shm):
         lambda: entry.append([[1, 2]]),
         lambda: entry.resize((1, 2)),
         lambda: entry.resize((4, 300)),  # the array moves
-        lambda: entry.touch(),
+        entry.touch,
         lambda: entry.replace([3]),
         lambda: shm.replace("x", b"text"),
         lambda: entry.replace(entry.value),
         lambda: entry.rename("y"),
-        lambda: shm["y"],
     ):
         change()
         versions.append(entry.version)
-    assert versions[-1] == versions[-2]
-    assert versions[:-1] == sorted({*versions})
+    assert versions == sorted({*versions})
 
 
 def test_version_of_an_array_that_moves(shm):
@@ -186,16 +184,16 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_wakes_a_waiter(shm, waiter, change):
-    """A waiter is notified; the end of its slice would be a look in vain at a section that does not change any more."""
+    """The sequence of a channel shows that the waiter was notified, and did not only look again at the end of its slice."""
     shm.zeros(2, maxshape=(None,), name="x")
     one = waiter("x")
-    registered = Scribe(shm.path)
+    scribe = Scribe(shm.path)
     CHANGES[change](shm)
-    word = one.hear()
-    assert word in (["gone 'x'", "changed True"] if "again" in change else ["gone 'x'"] if "x" not in shm else ["changed True"])
+    allowed = {"changed True"} if "x" in shm else {"gone 'x'"}
+    assert one.hear() in allowed | ({"gone 'x'"} if "again" in change else set())
     one.end()
     channels = HEADER["change_channels"].offset
-    assert any(registered[channels + 8 * i] & 0xFFFF_FFFF for i in range(CHANGE_CHANNELS))  # the sequence of a notification
+    assert any(scribe[channels + 8 * i] & 0xFFFF_FFFF for i in range(CHANGE_CHANNELS))
 
 
 def test_reader_waits(shm, waiter):
@@ -317,13 +315,14 @@ def test_close_ends_a_wait(shm):
 
 
 def test_waiters_see_the_last_of_many_changes(shm, child):
-    """Whoever waits for the version after the last one that it saw misses no last change, whatever the order of events."""
+    """A reader that waits for another version than the one before its last look does not miss the last change."""
     shm["x"] = [0]
     readers = [
         child(
             """
             with shmem.SharedMemory(shared_name=args[0]) as shm:
-                entry, since = shm.entry("x"), 0
+                entry = shm.entry("x")
+                since = entry.version
                 while entry.value[0] < 300:
                     since = entry.wait_changed(since)
                 say("end")
@@ -472,38 +471,35 @@ def test_replace_in_a_full_section(shm):
 
 
 def test_appender_whose_array_is_replaced(shm, child):
-    """It appends to the new array: no rows go to an array that no name leads to."""
-    shm.zeros((0, 1), "int64", maxshape=(None, 1), name="x")
+    """It appends to the new array: no row goes to an array after the name leads to another one, and none is lost."""
     writers = [
         child(
             """
             with shmem.SharedMemory(shared_name=args[0]) as shm:
-                entry = shm.entry("x")
                 say("ready")
+                sys.stdin.readline()
                 for i in range(200):
-                    entry.append([[i]], move=True)
-                say(entry.version)
+                    shm.entry("x").append([i])
             """,
             shm.name,
         )
         for _ in range(2)
     ]
     assert [writer.hear() for writer in writers] == ["ready"] * 2
-    n_rows = 0
-    for _ in range(20):
-        old, new = shm["x"], shm.zeros((0, 1), "int64", maxshape=(None, 1))
-        shm.replace("x", new)
-        n_rows += len(shmem_rows(old))
-        del old, new
+    shm.zeros(0, maxshape=1000, name="x")
     for writer in writers:
-        writer.hear()
+        writer.tell()
+    for i in range(100):
+        shm[f"former {i}"] = shm["x"]
+        shm.replace("x", shm.zeros(0, maxshape=1000))
+        n_rows = len(shm[f"former {i}"])
+        if i % 10 == 0:
+            shm.sweep()
+            assert len(shm[f"former {i}"]) == n_rows
+    for writer in writers:
         writer.end()
+    assert sum(len(shm[name]) for name in shm) == 400
     shm.check_heap()
-    assert shm.stats().blocks == 1
-
-
-def shmem_rows(array):
-    return array
 
 
 # -- renaming -------------------------------------------------------------------------------------------------
@@ -513,7 +509,7 @@ def test_rename(shm):
     shm["x"] = [1]
     array, entry = shm["x"], shm.entry("x")
     entry.rename("y")
-    assert (list(shm), entry.name, entry.value is array or entry.value.tolist()) == (["y"], "y", [1])
+    assert (list(shm), entry.name, entry.value.tolist()) == (["y"], "y", [1])
     array[0] = 2
     assert shm["y"].tolist() == [2]
     assert shmem.info(array).names == ("y",)
@@ -568,7 +564,7 @@ def test_reader_finds_one_of_the_two_names(shm, child):
         with shmem.SharedMemory(shared_name=args[0]) as shm:
             entry = shm.entry("a")
             say("ready")
-            while not sys.stdin.closed and "stop" not in shm:
+            while "stop" not in shm:
                 entry.rename("b")
                 entry.rename("a")
             say("end")
@@ -577,7 +573,6 @@ def test_reader_finds_one_of_the_two_names(shm, child):
     )
     assert renamer.hear() == "ready"
     for _ in range(300):
-        assert len([name for name in shm if name in "ab"]) <= 2  # a listing copies in pieces, and may see both
         assert len(shm) == 1
     shm["stop"] = [1]
     assert renamer.hear() == "end"
