@@ -121,7 +121,7 @@ cdef extern from *:
         uint64_t cached_blocks;
         uint64_t cached_bytes;
         uint64_t recoveries;
-        uint8_t spare6[8];
+        uint64_t name_blocks;         /* groups, and tables and entries of names; an index */
         uint32_t participants_high;   /* line of its own: bounds every scan */
         uint8_t spare7[60];
         uint64_t change_count;        /* line of its own; the last version that a name was given */
@@ -165,6 +165,7 @@ cdef extern from *:
     _Static_assert(offsetof(header_t, drain) == 640, "layout");
     _Static_assert(offsetof(header_t, heap_gate) == 704, "layout");
     _Static_assert(offsetof(header_t, used_blocks) == 768, "layout");
+    _Static_assert(offsetof(header_t, name_blocks) == 824, "layout");
     _Static_assert(offsetof(header_t, participants_high) == 832, "layout");
     _Static_assert(offsetof(header_t, change_count) == 896, "layout");
     _Static_assert(offsetof(header_t, claims_off) == 936, "layout");
@@ -424,6 +425,7 @@ cdef extern from *:
             sizeof(block_t), BLOCK_MIN_BYTES, sizeof(free_index_t), INDEX_BYTES, CACHE_BINS, TLSF_FIRST_LEVELS,
             TLSF_SECOND_LEVELS, TAG_SMALL_SIZE_MASK, sizeof(name_table_t), sizeof(name_entry_t), sizeof(group_t), sizeof(array_t),
             offsetof(array_t, append_gate),
+            offsetof(header_t, name_blocks),
             sizeof(pin_record_t), offsetof(header_t, pins_off), offsetof(header_t, pin_slots), sizeof(claim_t),
             offsetof(header_t, claims_off), offsetof(participant_t, claims),
             sizeof(semaphore_t), sizeof(event_t), sizeof(mutex_t),
@@ -487,6 +489,7 @@ cdef extern from *:
         uint64_t cached_blocks
         uint64_t cached_bytes
         uint64_t recoveries
+        uint64_t name_blocks
         uint32_t participants_high
         uint64_t change_count
         uint64_t n_claims

@@ -14,7 +14,8 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 5. used + hole + cached bytes = top - heap_start, and the counters agree [BAD_COUNT].
 6. Every serial is below `next_serial`, and the tag of a small block repeats it [BAD_SERIAL].
 7. top <= high_water <= size and top <= reserved <= size [BAD_BOUNDS].
-8. Every block counts the names that lead to it, and a small block with a name is gated [BAD_NAME_COUNT].
+8. Every block counts the names that lead to it, and a small block with a name is gated.  `name_blocks` counts the blocks that hold
+   names [BAD_NAME_COUNT].  A group without a name is in the list of those that are to be emptied [BAD_GROUP].
 9. Every record of pins is in its index, and leads to a used block, which is gated [BAD_PIN].
 10. Every claim is in the list of claims, leads to a used array, and is counted there, by its sender, and by the header [BAD_CLAIM].
 
@@ -68,6 +69,7 @@ from shmem._heap.cached_blocks cimport cache_bin_bytes, cache_put, cache_take
 from shmem._heap.chain cimport chain_first_fault, chain_has_block
 from shmem._heap.claims cimport claims_forget, claims_make_room, claims_of
 from shmem._heap.free_index cimport gap_before, index_find, index_insert, index_remove
+from shmem._heap.name_groups cimport groups_empty
 from shmem._heap.pins cimport block_doom_if_pinned, block_is_pinned, pins_are_sound, pins_forget_slots, pins_take_out, tag_may_have_pins
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 from shmem._sync.gate cimport GATE_SPINS, gate_leave, gate_step, gate_try, gate_wait_begin, gate_wait_t
@@ -76,6 +78,7 @@ cdef enum:
     MAX_INSIDE_BYTES = 1024              # up to this size a block is cleared under the gate
     FREED = 0xdd                         # SHMEM_DEBUG: the byte that freed payload is filled with, up to FREED_BYTES
     FREED_BYTES = 4096
+    HOLDS_UNTIL_STOP = 256               # of the gate, for deleted groups, after which an allocation looks for signals
 
 ctypedef struct request_t:
     uint64_t request_bytes
@@ -323,7 +326,7 @@ cdef int _place_somehow(section_t* section, request_t* request, uint64_t* block_
         status = heap_recover(section, NO_PARTICIPANT)
         if status == OK:
             status = _place(section, request, block_off)
-    if is_out_of_space(status) and claims_make_room(section):
+    if is_out_of_space(status) and section.header.doomed_off == 0 and claims_make_room(section):
         status = _place_after_flush(section, request, block_off)
     return status
 
@@ -391,7 +394,7 @@ cdef int _make_room(section_t* section) noexcept nogil:
     _free_abandoned(section)
     if dead_left_something(section):
         status = heap_recover(section, NO_PARTICIPANT)
-    if status == OK:
+    if status == OK and section.header.doomed_off == 0:
         claims_make_room(section)
     return heap_flush_cache(section) if status == OK and section.header.cached_blocks else status
 
@@ -480,6 +483,24 @@ cdef bint heap_is_filled(section_t* section) noexcept nogil:
     return load_seq_cst_u32(_my_pending(section)) > n_aside
 
 
+cdef int _place_after_emptying(section_t* section, request_t* request, uint64_t* block_off) noexcept nogil:
+    """Empty deleted groups outside of the gate, then place the block."""
+    cdef uint64_t n_bytes = 0
+    cdef int status
+    if request.wait == DO_NOT_WAIT:
+        return WOULD_BLOCK
+    status = groups_empty(section, request.wait, <uint64_t>-1 if request.wait == WAIT_FOREVER else HOLDS_UNTIL_STOP, &n_bytes)
+    if status == OK:
+        status = heap_enter_to_change(section, request.wait)
+    if status != OK:
+        return status
+    status = _place_somehow(section, request, block_off)
+    if status == OK:
+        count_used(section, 1, tag_size(block_at(section, block_off[0]).tag))
+    heap_leave(section)
+    return _place_on_new_backing(section, request, block_off) if status == NEEDS_BACKING else status
+
+
 cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t align_bytes, uint32_t type_id, int flags,
                        uint64_t* payload_off) noexcept nogil:
     """Allocate a block: 0, NO_MEMORY, CORRUPTED, WOULD_BLOCK, INTERRUPTED, or an errno from reserving backing."""
@@ -514,6 +535,8 @@ cdef int heap_allocate(section_t* section, uint64_t request_bytes, uint64_t alig
     heap_leave(section)
     if status == NEEDS_BACKING:
         status = _place_on_new_backing(section, &request, &off)
+    while is_out_of_space(status) and section.header.doomed_off != 0:
+        status = _place_after_emptying(section, &request, &off)
     if status != OK:
         if is_pending:
             _pending_over(section)

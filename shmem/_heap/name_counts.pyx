@@ -6,12 +6,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport block_is_stale, heap_top, used_tag
 from shmem._base.layout cimport (
-    NAMES_MANY, NAMES_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY, TYPE_LAST_USER, TYPE_NAME_TABLE, array_t, block_t,
-    block_to_payload, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, serial_names, table_slots, tag_size,
-    tag_state, tag_type)
+    NAMES_MANY, NAMES_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY, TYPE_GROUP, TYPE_LAST_USER, TYPE_NAME_ENTRY, array_t,
+    block_t, block_to_payload, group_t, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, serial_names,
+    table_slots, tag_size, tag_state, tag_type)
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport tag_is_plausible
+from shmem._heap.name_paths cimport group_in
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
 
 
@@ -46,28 +47,26 @@ cdef void names_add(section_t* section, uint64_t payload_off) noexcept nogil:
     _set_names(section, payload_off, <uint64_t>names_of(section, payload_off) + 1)
 
 
-cdef uint64_t _search_table(section_t* section, uint64_t table_off, uint64_t payload_off) noexcept nogil:
-    cdef uint64_t i, n_found = 0
-    cdef name_entry_t* entry
-    for i in range(table_capacity(section, table_off)):
-        entry = table_entry(section, table_slot_off(table_off, i))
-        if entry != NULL and entry.value == payload_off and entry_leads_to_block(section, entry):
-            n_found += 1
-    return n_found
-
-
 cdef uint64_t _search(section_t* section, uint64_t payload_off) noexcept nogil:
-    """Count the entries of the directory that lead to a block."""
-    cdef uint64_t directory_off = section.header.directory_off
-    return (_search_table(section, directory_off, payload_off)
-            + _search_table(section, table_old(section, directory_off), payload_off))
+    """Count the entries that lead to a block."""
+    cdef uint64_t off = section.heap_start, top = heap_top(section), tag, n_found = 0
+    cdef name_entry_t* entry
+    while off < top:
+        tag = block_at(section, off).tag
+        if not tag_is_plausible(off, tag, top):
+            return NAMES_MANY + 1        # damaged: the value stays
+        if tag_state(tag) == STATE_USED and tag_type(tag) == TYPE_NAME_ENTRY and payload_bytes(tag_size(tag)) >= sizeof(name_entry_t):
+            entry = <name_entry_t*>(section.base + block_to_payload(off))
+            n_found += entry.value == payload_off and entry_leads_to_block(section, entry)
+        off = block_step(section, off, tag_size(tag))
+    return n_found
 
 
 cdef void names_drop(section_t* section, uint64_t payload_off) noexcept nogil:
     cdef uint64_t n_names = names_of(section, payload_off)
     if _array(section, payload_off) == NULL and n_names == NAMES_MANY:
         n_names = _search(section, payload_off)
-    elif n_names:
+    if n_names:
         n_names -= 1
     _set_names(section, payload_off, n_names)
 
@@ -99,6 +98,7 @@ cdef void _recount_table(section_t* section, uint64_t table_off) noexcept nogil:
                 store_release_u64(&section.header.change_count, entry.version)
     table.filled = n_filled
     table.live = n_live
+    section.header.name_blocks += 1 + n_live
 
 
 cdef void _finish_move(section_t* section, uint64_t table_off) noexcept nogil:
@@ -142,19 +142,74 @@ cdef void _recount_types(section_t* section) noexcept nogil:
         section.header.types_version = last
 
 
+cdef void _recount_names(section_t* section, uint64_t table_off, bint lead_to_blocks) noexcept nogil:
+    """Count the slots, blocks and names of a table, and of the one whose entries it takes over."""
+    cdef uint64_t old_off
+    _finish_move(section, table_off)
+    old_off = table_old(section, table_off)
+    _recount_table(section, table_off)
+    _recount_table(section, old_off)
+    if lead_to_blocks:
+        _add_names(section, table_off)
+        _add_names(section, old_off)
+
+
+cdef uint64_t group_next(section_t* section, uint64_t* off) noexcept nogil:
+    cdef uint64_t top = heap_top(section), tag, payload_off
+    while off[0] < top:
+        tag = block_at(section, off[0]).tag
+        if not tag_is_plausible(off[0], tag, top):
+            return 0                     # damaged meanwhile: the sweep reports it
+        payload_off = block_to_payload(off[0])
+        off[0] = block_step(section, off[0], tag_size(tag))
+        if group_in(section, payload_off) != NULL:
+            return payload_off
+    return 0
+
+
+cdef void _recount_groups(section_t* section) noexcept nogil:
+    cdef uint64_t off = section.heap_start, group_off = group_next(section, &off)
+    while group_off != 0:
+        section.header.name_blocks += 1
+        _recount_names(section, group_in(section, group_off).table_off, True)
+        group_off = group_next(section, &off)
+
+
+cdef void _list_doomed(section_t* section) noexcept nogil:
+    """List the groups to which no name leads.  All of them are emptied from the first slot on."""
+    cdef uint64_t off = section.heap_start, group_off = group_next(section, &off)
+    cdef group_t* group
+    while group_off != 0:
+        group = group_in(section, group_off)
+        group.cursor = group.next_doomed_off = 0
+        if names_of(section, group_off) == 0:
+            group.next_doomed_off = section.header.doomed_off
+            section.header.doomed_off = group_off
+        group_off = group_next(section, &off)
+
+
 cdef void names_recount(section_t* section) noexcept nogil:
-    cdef uint64_t off = section.heap_start, top = heap_top(section), tag, directory_off = section.header.directory_off
-    _finish_move(section, directory_off)
-    _finish_move(section, section.header.types_off)
+    cdef header_t* header = section.header
+    cdef uint64_t off = section.heap_start, top = heap_top(section), tag
+    cdef bint has_groups = False
+    header.name_blocks = header.doomed_off = 0
     while off < top:
         tag = block_at(section, off).tag
         if not tag_is_plausible(off, tag, top):
             return                       # damaged meanwhile: the sweep reports it
         if tag_state(tag) == STATE_USED:
             _set_names(section, block_to_payload(off), 0)
-            if tag_type(tag) == TYPE_NAME_TABLE:
-                _recount_table(section, block_to_payload(off))
+            has_groups |= tag_type(tag) == TYPE_GROUP
         off = block_step(section, off, tag_size(tag))
-    _add_names(section, directory_off)
-    _add_names(section, table_old(section, directory_off))
+    _recount_names(section, header.directory_off, True)
+    _recount_names(section, header.types_off, False)
+    _recount_names(section, header.attributes_off, False)
+    if has_groups:
+        _recount_groups(section)
+        _list_doomed(section)
     _recount_types(section)
+
+
+cdef void name_block_gone(section_t* section) noexcept nogil:
+    if section.header.name_blocks:       # a damaged count must not wrap round
+        section.header.name_blocks -= 1

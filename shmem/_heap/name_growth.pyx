@@ -25,6 +25,7 @@ from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_commit, heap_enter_to_change, heap_leave,
     heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
+from shmem._heap.name_counts cimport name_block_gone
 from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_old, table_slot_off
 
@@ -70,13 +71,13 @@ cdef int _move_slot(section_t* section, uint64_t old_off, uint64_t new_off, uint
     return OK
 
 
-cdef int _drop_old(section_t* section, uint64_t table_off) noexcept nogil:
-    """Free the old table, all of whose entries have moved."""
+cdef int names_drop_old(section_t* section, uint64_t table_off) noexcept nogil:
     cdef name_table_t* table = _table(section, table_off)
     cdef uint64_t old_off = table.old_off
     cdef int status
     intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&table.old_off - section.base, 0, 0, 0, old_off, 0)
     store_release_u64(&table.old_off, 0)                                                            # commit
+    name_block_gone(section)
     status = heap_release(section, old_off)
     intent_end(my_intent(section))
     return status
@@ -98,7 +99,7 @@ cdef int names_move_some(section_t* section, uint64_t table_off) noexcept nogil:
         if status != OK:
             return status
         store_release_u64(&table.cursor, table.cursor + 1)
-    return _drop_old(section, table_off) if table.cursor >= capacity else OK
+    return names_drop_old(section, table_off) if table.cursor >= capacity else OK
 
 
 # -- growing ----------------------------------------------------------------------------------------------
@@ -125,6 +126,7 @@ cdef void _show_table(section_t* section, uint64_t* anchor, uint64_t new_off) no
                  <char*>anchor - section.base, new_off, new_off, 0, 0, 0)
     store_release_u64(anchor, new_off)                                                              # commit
     heap_commit(section, new_off, TYPE_NAME_TABLE)
+    section.header.name_blocks += 1
     intent_end(my_intent(section))
 
 

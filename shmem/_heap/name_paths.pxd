@@ -17,5 +17,6 @@ cdef name_t path_make_of_group(const char* text, uint32_t n_bytes) noexcept nogi
 # The caller owns the gate, and uses what these return while it does: a group may be deleted afterwards.
 # The anchor of the table that a name belongs to: OK, NOT_FOUND if a group is missing, NOT_A_GROUP, CORRUPTED.
 cdef int names_anchor(section_t* section, uint64_t* anchor, const name_t* name, uint64_t** found) noexcept nogil
-# The group at an offset with this serial; NULL if there is none.
+# The group at an offset, with this serial; NULL if there is none.
+cdef group_t* group_in(section_t* section, uint64_t payload_off) noexcept nogil
 cdef group_t* group_at(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil

@@ -33,12 +33,16 @@ cdef name_t path_make_of_group(const char* text, uint32_t n_bytes) noexcept nogi
     return name
 
 
-cdef group_t* group_at(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+cdef group_t* group_in(section_t* section, uint64_t payload_off) noexcept nogil:
     cdef uint64_t tag = used_tag(section, payload_off)
-    if (tag == 0 or tag_type(tag) != TYPE_GROUP or payload_bytes(tag_size(tag)) < sizeof(group_t)
-            or block_is_stale(block_at(section, payload_to_block(payload_off)), serial)):
+    if tag == 0 or tag_type(tag) != TYPE_GROUP or payload_bytes(tag_size(tag)) < sizeof(group_t):
         return NULL
     return <group_t*>(section.base + payload_off)
+
+
+cdef group_t* group_at(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil:
+    cdef group_t* group = group_in(section, payload_off)
+    return NULL if group == NULL or block_is_stale(block_at(section, payload_to_block(payload_off)), serial) else group
 
 
 cdef int _step_into(section_t* section, const name_t* component, uint64_t** anchor) noexcept nogil:

@@ -16,3 +16,5 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
                       heap_wait_t wait) noexcept nogil
 cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial,
                       heap_wait_t wait) noexcept nogil
+# Remove the entry in a slot, and free its value if nothing else leads to it.  The caller owns the gate, and has called `heap_mend_pins`.
+cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil

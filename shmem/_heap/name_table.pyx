@@ -3,13 +3,15 @@
 
 `_heap.name_slots` describes the layout of a table and how it is searched.  The section has two tables: the directory (the value is the
 payload offset of the named block, with its serial) and the registry of types (the value is a type id; the entry's
-data is the type's description).  Each is found through its anchor, a word of the header.
+data is the type's description).  Each is found through its anchor, a word of the header.  The table of a group is like the directory, and
+its anchor is a word of the group.
 
 All work is done under the heap gate.  Results are copied out, since Python code must not run under it.  One store into a slot decides
 each change, under an intent:
 
 * insert: with the store the PENDING entry becomes USED, and so does a value that was made for this name.
-* remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.
+* remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.  A group is emptied later:
+  `name_groups.pyx`.
 * replace, rename: see `name_changes.pyx`.
 * grow: the store into the table's anchor in the header shows a larger table.  Its entries move with later changes: `name_growth.pyx`.
 
@@ -22,19 +24,20 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
 from shmem._base.layout cimport (
-    INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_FIRST_USER, TYPE_NAME_ENTRY,
-    entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t)
-from shmem._base.section cimport section_t
+    INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_FIRST_USER, TYPE_GROUP,
+    TYPE_NAME_ENTRY, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, tag_type)
+from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, TABLE_FULL
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_end_block, heap_enter_to_change, heap_leave, heap_mend_pins, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
-from shmem._heap.name_counts cimport names_add, names_drop, names_of
+from shmem._heap.name_counts cimport name_block_gone, names_add, names_drop, names_of
+from shmem._heap.name_groups cimport group_doom
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
 from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
-from shmem._heap.name_versions cimport names_notify, version_next
+from shmem._heap.name_versions cimport names_notify, names_notify_all, version_next
 from shmem._heap.pins cimport block_waits_for_pins, block_was_named
 
 
@@ -70,6 +73,7 @@ cdef void _count_shown(section_t* section, uint64_t table_off, bint was_empty, u
     """Count a name that was shown, and with it the block that it leads to.  The caller holds the gate."""
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
     table.live += 1
+    section.header.name_blocks += 1
     if was_empty:
         table.filled += 1
     if serial != 0:
@@ -134,6 +138,8 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
                     (<name_entry_t*>(section.base + entry_off)).version = version_next(section)
                 _show_entry(section, slot_off, name, entry_off, pending_off, pending_type)
                 _count_shown(section, table_off, was_empty, value, serial)
+                if pending_off != 0 and pending_type == TYPE_GROUP:
+                    section.header.name_blocks += 1
     heap_leave(section)
     return status
 
@@ -174,28 +180,37 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     return status
 
 
+cdef inline bint _is_group(section_t* section, const name_entry_t* entry) noexcept nogil:
+    return (heap_check_block(section, entry.value, entry.serial) == OK
+            and tag_type(block_at(section, payload_to_block(entry.value)).tag) == TYPE_GROUP)
+
+
 cdef uint64_t table_value_to_drop(section_t* section, const name_entry_t* entry) noexcept nogil:
-    cdef uint64_t value = entry.value
-    if heap_check_block(section, value, entry.serial) == OK and section.header.root_off != value and names_of(section, value) <= 1:
-        return value
-    return 0
+    if (heap_check_block(section, entry.value, entry.serial) != OK or section.header.root_off == entry.value
+            or names_of(section, entry.value) > 1 or _is_group(section, entry)):
+        return 0
+    return entry.value
 
 
-cdef int _hide_entry(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
-    """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it."""
+cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
+    """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it.  A group is emptied later."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
     cdef name_entry_t* entry = table_entry(section, slot_off)
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
     cdef uint64_t entry_off = slot.entry_off, value = entry.value, drop_off = table_value_to_drop(section, entry)
     cdef bint is_linked = heap_check_block(section, value, entry.serial) == OK
+    cdef bint is_group = _is_group(section, entry)
     cdef int status
     intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED,
                  0, 0, entry_off, drop_off)
     store_release_u64(&slot.entry_off, SLOT_REMOVED)                                                # commit
     if table.live:
         table.live -= 1
+    name_block_gone(section)
     if is_linked:
         names_drop(section, value)
+    if is_group and names_of(section, value) == 0:
+        group_doom(section, value)
     status = heap_release(section, entry_off)
     if drop_off != 0 and status == OK and not block_waits_for_pins(section, drop_off):
         status = heap_end_block(section, drop_off)
@@ -218,6 +233,7 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED.  With a value and its serial: NOT_FOUND too if the name leads elsewhere."""
     cdef uint64_t* found = NULL
     cdef uint64_t slot_off = 0, table_off = 0, removed = 0
+    cdef bint was_group = False
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
@@ -231,9 +247,11 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     if status == OK:
         status = _mend_pins_of(section, slot_off)
     if status == OK:
-        removed = table_entry(section, slot_off).value
-        status = _hide_entry(section, table_off, slot_off)
+        removed, was_group = table_entry(section, slot_off).value, _is_group(section, table_entry(section, slot_off))
+        status = names_hide(section, table_off, slot_off)
     heap_leave(section)
-    if removed != 0:
+    if was_group:
+        names_notify_all(section)
+    elif removed != 0:
         names_notify(section, removed)
     return status

@@ -14,6 +14,7 @@ What gives a name a new version, and what wakes its waiters::
     rename                         the new entry, under the new name         names_notify(the value)
     rename of a group              the names in it keep theirs               names_notify_all
     remove                         the entry is gone                         names_notify(the value)
+    remove a group                 the names in it are gone with it          names_notify_all
 
 Waiters sleep on one of the channels in the header (`_sync/channel.pxd`), which the offset of the *value* selects.  It cannot lie in entry
 or value: a waiter registers by a store, and the memory may belong to another block by then.  A waiter

@@ -23,6 +23,7 @@ cdef extern from *:
         X(BAD_BOUNDS, "top, high_water and reserved are out of order") \
         X(BAD_NAME, "a name does not lead to an entry") \
         X(BAD_NAME_COUNT, "the counts of names do not agree with the names") \
+        X(BAD_GROUP, "a group of names, or the list of deleted groups, is damaged") \
         X(BAD_ARRAY, "an array's header does not fit its block") \
         X(BAD_PIN, "the records of views do not match the blocks that are viewed") \
         X(BAD_CLAIM, "the claims of messages do not match the arrays that they keep") \
@@ -45,7 +46,7 @@ cdef extern from *:
     """
     ctypedef enum Problem:
         FINE, BAD_TOP, BAD_TAG, BAD_REAR, HOLES_TOUCH, HOLE_AT_TOP, BAD_INDEX, BAD_CACHE, BAD_COUNT, BAD_SERIAL, BAD_BOUNDS, BAD_NAME
-        BAD_NAME_COUNT, BAD_ARRAY, BAD_PIN, BAD_CLAIM, MARKED_BROKEN
+        BAD_NAME_COUNT, BAD_GROUP, BAD_ARRAY, BAD_PIN, BAD_CLAIM, MARKED_BROKEN
     const char* problem_name(Problem problem) noexcept nogil
     const char* problem_text(Problem problem) noexcept nogil
 
@@ -58,7 +59,7 @@ ctypedef struct heap_facts_t:
     uint64_t largest_hole
     uint64_t n_cached
     uint64_t cached_bytes
-    uint64_t n_internal          # used by the library: name tables and their entries, records of pins, claims
+    uint64_t n_internal          # used by the library: groups, name tables and their entries, records of pins, claims
     uint64_t n_records           # of pins
     uint64_t n_claims            # of messages on arrays
     uint64_t claimed_bytes       # in the blocks of these arrays
@@ -66,6 +67,10 @@ ctypedef struct heap_facts_t:
     uint64_t n_claims_of_senders
     uint64_t n_names             # sum of the counts of names that the blocks keep
     bint has_many_names          # a block has more names than it can count
+    uint64_t n_linked            # names that lead to a block
+    uint64_t n_name_blocks       # groups, and tables and entries that a slot or an anchor leads to
+    uint64_t n_groups
+    uint64_t n_doomed            # groups without a name
     uint64_t bad_off
     uint64_t expected
     uint64_t found

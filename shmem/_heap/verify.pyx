@@ -14,8 +14,8 @@ from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_f
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
     SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
-    TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, array_max_shape, array_shape, array_strides, array_t, block_t, block_to_payload, claim_t,
-    grown_header_bytes, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, pin_record_t, seal,
+    TYPE_ARRAY, TYPE_CLAIM, TYPE_GROUP, TYPE_PINS, array_max_shape, array_shape, array_strides, array_t, block_t, block_to_payload, claim_t,
+    grown_header_bytes, group_t, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, pin_record_t, seal,
     table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS, owner_index, word_has_owner
 from shmem._base.section cimport block_at, block_step, section_t, word_at
@@ -25,7 +25,8 @@ from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.claims cimport claim_at, claim_is_listed, claim_target_is_right, claims_of
 from shmem._heap.free_index cimport hole_is_plausible, index_largest, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
-from shmem._heap.name_counts cimport entry_leads_to_block, names_of
+from shmem._heap.name_counts cimport entry_leads_to_block, group_next, names_of
+from shmem._heap.name_paths cimport group_in
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
 from shmem._heap.pins cimport MOST_RECORDS_ON_A_PATH, pin_can_have_target, pin_record, pin_target_is_right, pins_have_record
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
@@ -143,6 +144,10 @@ cdef Problem _check_block(section_t* section, uint64_t off, uint64_t tag, bint a
         problem = _check_record(section, off, facts)
     elif tag_type(tag) == TYPE_CLAIM:
         problem = _check_claim(section, off, facts)
+    elif tag_type(tag) == TYPE_GROUP:
+        facts.n_groups += 1
+        if payload_bytes(size_bytes) < sizeof(group_t):
+            return _say(facts, BAD_GROUP, off, sizeof(group_t), payload_bytes(size_bytes))
     if problem == FINE:
         facts.n_names += names_of(section, block_to_payload(off))
         if tag_type(tag) != TYPE_ARRAY and names_of(section, block_to_payload(off)) == NAMES_MANY:
@@ -293,8 +298,7 @@ cdef Problem _check_claims(section_t* section, heap_facts_t* facts) noexcept nog
     return FINE
 
 
-cdef Problem _check_slots(section_t* section, uint64_t table_off, bint is_directory, uint64_t* n_linked,
-                          heap_facts_t* facts) noexcept nogil:
+cdef Problem _check_slots(section_t* section, uint64_t table_off, bint lead_to_blocks, heap_facts_t* facts) noexcept nogil:
     """Check the slots of a table and their counts; count the names that lead to a block."""
     cdef uint64_t i, at, n_filled = 0, n_live = 0, capacity = table_capacity(section, table_off)
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
@@ -312,12 +316,13 @@ cdef Problem _check_slots(section_t* section, uint64_t table_off, bint is_direct
         if entry.version > section.header.change_count:
             return _say(facts, BAD_NAME_COUNT, <char*>&section.header.change_count - section.base, entry.version,
                         section.header.change_count)
-        if is_directory and entry_leads_to_block(section, entry):
-            n_linked[0] += 1
+        if lead_to_blocks and entry_leads_to_block(section, entry):
+            facts.n_linked += 1
             if names_of(section, entry.value) == 0 or not _is_gated(section, entry.value):
                 return _say(facts, BAD_NAME_COUNT, payload_to_block(entry.value), 1, 0)
     if n_filled != table.filled or n_live != table.live:
         return _say(facts, BAD_NAME_COUNT, table_off, n_filled, table.filled)
+    facts.n_name_blocks += 1 + n_live
     return FINE
 
 
@@ -334,24 +339,67 @@ cdef Problem _check_old(section_t* section, uint64_t table_off, uint64_t old_off
     return FINE
 
 
-cdef Problem _check_names(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
-    """One table, and the one whose entries it takes over; of the directory also the counts of names that the blocks keep."""
-    cdef bint is_directory = table_off == section.header.directory_off
-    cdef uint64_t n_linked = 0, old_off = table_old(section, table_off)
+cdef Problem _check_names(section_t* section, uint64_t table_off, bint lead_to_blocks, heap_facts_t* facts) noexcept nogil:
+    """Check one table, and the one whose entries it takes over."""
+    cdef uint64_t old_off = table_old(section, table_off)
     cdef Problem problem
     if table_off == 0:
         return FINE
     if table_capacity(section, table_off) == 0:
         return _say(facts, BAD_NAME, table_off, 0, 0)
-    problem = _check_slots(section, table_off, is_directory, &n_linked, facts)
+    problem = _check_slots(section, table_off, lead_to_blocks, facts)
     if problem == FINE and old_off != 0:
         problem = _check_old(section, table_off, old_off, facts)
         if problem == FINE:
-            problem = _check_slots(section, old_off, is_directory, &n_linked, facts)
-    if problem != FINE or not is_directory:
+            problem = _check_slots(section, old_off, lead_to_blocks, facts)
+    return problem
+
+
+cdef Problem _check_doomed(section_t* section, heap_facts_t* facts) noexcept nogil:
+    """Check that the list has no others than the groups without a name, each of which was counted."""
+    cdef uint64_t group_off = section.header.doomed_off, n_seen = 0
+    cdef group_t* group
+    while group_off != 0:
+        n_seen += 1
+        group = group_in(section, group_off)
+        if n_seen > facts.n_doomed or group == NULL or names_of(section, group_off) != 0:
+            return _say(facts, BAD_GROUP, group_off, facts.n_doomed, n_seen)
+        group_off = group.next_doomed_off
+    return FINE if n_seen == facts.n_doomed else _say(facts, BAD_GROUP, section.header.doomed_off, facts.n_doomed, n_seen)
+
+
+cdef Problem _check_groups(section_t* section, heap_facts_t* facts) noexcept nogil:
+    """Check each group and its tables.  One with a name has exactly one, and is not in the list of deleted ones."""
+    cdef uint64_t off = section.heap_start, group_off = group_next(section, &off)
+    cdef group_t* group
+    cdef Problem problem = FINE
+    while group_off != 0 and problem == FINE:
+        group = group_in(section, group_off)
+        facts.n_name_blocks += 1
+        facts.n_doomed += names_of(section, group_off) == 0
+        if names_of(section, group_off) > 1 or (names_of(section, group_off) and (group.next_doomed_off | group.cursor) != 0):
+            return _say(facts, BAD_GROUP, payload_to_block(group_off), 1, names_of(section, group_off))
+        problem = _check_names(section, group.table_off, True, facts)
+        group_off = group_next(section, &off)
+    return problem if problem != FINE else _check_doomed(section, facts)
+
+
+cdef Problem _check_all_names(section_t* section, heap_facts_t* facts) noexcept nogil:
+    """Check all tables of names, the groups, and the counts that the blocks and the header keep."""
+    cdef header_t* header = section.header
+    cdef Problem problem = _check_names(section, header.directory_off, True, facts)
+    if problem == FINE:
+        problem = _check_names(section, header.types_off, False, facts)
+    if problem == FINE:
+        problem = _check_names(section, header.attributes_off, False, facts)
+    if problem == FINE and (facts.n_groups != 0 or header.doomed_off != 0):
+        problem = _check_groups(section, facts)
+    if problem != FINE:
         return problem
-    if n_linked < facts.n_names or (n_linked != facts.n_names and not facts.has_many_names):
-        return _say(facts, BAD_NAME_COUNT, table_off, n_linked, facts.n_names)
+    if facts.n_linked < facts.n_names or (facts.n_linked != facts.n_names and not facts.has_many_names):
+        return _say(facts, BAD_NAME_COUNT, header.directory_off, facts.n_linked, facts.n_names)
+    if header.name_blocks != facts.n_name_blocks:
+        return _say(facts, BAD_NAME_COUNT, <char*>&header.name_blocks - section.base, facts.n_name_blocks, header.name_blocks)
     return FINE
 
 
@@ -370,9 +418,7 @@ cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexce
     if problem == FINE:
         problem = _check_cache(section, facts)
     if problem == FINE:
-        problem = _check_names(section, section.header.directory_off, facts)
-    if problem == FINE:
-        problem = _check_names(section, section.header.types_off, facts)
+        problem = _check_all_names(section, facts)
     if problem == FINE:
         problem = _check_pins(section, facts)
     if problem == FINE:
@@ -421,14 +467,6 @@ cdef void heap_verify(section_t* section) noexcept nogil:
         debug_fail(problem_name(problem), section.path, facts.bad_off, facts.expected, facts.found)
 
 
-cdef uint64_t _internal_blocks(section_t* section, uint64_t table_off) noexcept nogil:
-    """Return how many blocks a table has: itself and its entries."""
-    cdef uint64_t n_blocks = 0
-    if table_capacity(section, table_off) != 0:
-        n_blocks = 1 + (<name_table_t*>(section.base + table_off)).live
-    return n_blocks
-
-
 cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
     cdef header_t* header = section.header
     cdef int status
@@ -443,10 +481,7 @@ cdef int heap_count(section_t* section, heap_facts_t* facts) noexcept nogil:
     facts.n_holes, facts.hole_bytes = header.hole_blocks, header.hole_bytes
     facts.n_cached, facts.cached_bytes = header.cached_blocks, header.cached_bytes
     facts.largest_hole = index_largest(section)
-    facts.n_internal = (
-        _internal_blocks(section, header.directory_off) + _internal_blocks(section, table_old(section, header.directory_off))
-        + _internal_blocks(section, header.types_off) + _internal_blocks(section, table_old(section, header.types_off))
-        + header.n_pin_records + header.n_claims)
+    facts.n_internal = header.name_blocks + header.n_pin_records + header.n_claims
     facts.n_claims, facts.claimed_bytes = header.n_claims, header.claimed_bytes
     heap_leave(section)
     return OK

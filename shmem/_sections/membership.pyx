@@ -23,8 +23,12 @@ from shmem._base.status cimport CLOSED, OK
 from shmem._base.system cimport (
     file_facts, file_facts_t, memory_unmap, memory_wiped_by_fork, pause_longer, process_mutex_lock, process_mutex_unlock)
 from shmem._heap.heap cimport WAIT_A_SLICE, WAIT_FOREVER, heap_enter, heap_leave, heap_sweep
+from shmem._heap.name_groups cimport groups_empty
 from shmem._heap.recovery cimport dead_left_something, heap_recover
 from shmem._sync.storage_lock cimport lock_forget
+
+cdef enum:
+    HOLDS_WHEN_JOINING = 256                 # of the heap gate, for groups that others deleted
 
 
 cdef void clear_up_after(section_t* section, uint32_t index, uint64_t former_readers) noexcept nogil:
@@ -130,10 +134,11 @@ cdef int attach_child(section_t* section) noexcept nogil:
 
 
 cdef void sweep_after_joining(section_t* section) noexcept nogil:
-    """Free what participants left that died in other entries.  If the heap gate is held for longer than a slice, another one will do it."""
+    """Free what participants left that died in other entries, and deleted groups, if they are not too large and the heap gate is free."""
     cdef uint64_t n_bytes = 0
     if dead_left_something(section):
         heap_sweep(section, WAIT_A_SLICE, &n_bytes)
+    groups_empty(section, WAIT_A_SLICE, HOLDS_WHEN_JOINING, &n_bytes)
 
 
 cdef void cease_to_participate(section_t* section) noexcept nogil:

@@ -177,6 +177,7 @@ cdef int _join_locked(section_t* section, open_request_t* request, const file_fa
     elif status == OK:
         if section.header.clean:
             status = mark_in_use(section)
+    if status == OK:
         sweep_after_joining(section)
     if status != OK and is_first and not request.was_made:
         file_set_size(section.fd, facts.size_bytes)         # restore the size that was found
