@@ -63,6 +63,7 @@ from shmem._objects.joining import register
 from shmem._objects.lock import LockDescriptor, LockMode, exclusive_lock, shared_lock
 from shmem._objects.lost import LostReference
 from shmem._objects.mutex import Mutex
+from shmem._objects.names import Group
 from shmem._objects.queue import Queue
 from shmem._objects.references import dumps, loads
 from shmem._objects.semaphore import Semaphore
@@ -81,6 +82,7 @@ __all__ = [
     "DeadlockError",
     "Entry",
     "Event",
+    "Group",
     "Handle",
     "HeapCorruption",
     "HeapReport",

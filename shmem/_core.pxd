@@ -18,5 +18,8 @@ cdef class Memory:
     cdef Mapping writable_mapping(self, str what)         # the same, or raise ReadOnlyError
 
 
+# Go on emptying deleted groups until none is left; return the bytes that became free.
+cdef uint64_t empty_groups(Mapping mapping, str what) except? 0xffffffffffffffff
+
 # The section of an open SharedMemory, for C code that keeps that object alive meanwhile.
 cdef section_t* section_of(object memory) except NULL

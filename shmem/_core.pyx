@@ -63,6 +63,7 @@ from shmem._bridge.leftovers cimport made_room, remove_leftovers_once
 from shmem._bridge.mapping cimport Mapping
 from shmem._heap.claims cimport claims_sweep
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_sweep, heap_trim
+from shmem._heap.name_groups cimport groups_empty
 from shmem._heap.verify cimport FINE, Problem, heap_check, heap_count, heap_facts_t, problem_text
 from shmem._sections.header cimport open_request_t
 from shmem._sections.opening cimport section_join
@@ -168,6 +169,9 @@ register_face_maker(_make_face)
 
 # -- the section and its heap -------------------------------------------------------------------------------
 
+cdef enum:
+    HOLDS_A_STEP = 256                    # of the heap gate, while deleted groups are emptied; then signals are looked for
+
 ctypedef struct look_t:
     heap_facts_t facts
     Problem problem
@@ -187,6 +191,17 @@ cdef int _trim_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _sweep_step(section_t* section, void* request) noexcept nogil:
     return heap_sweep(section, WAIT_A_SLICE, <uint64_t*>request)
+
+
+cdef int _empty_groups_step(section_t* section, void* request) noexcept nogil:
+    return groups_empty(section, WAIT_A_SLICE, HOLDS_A_STEP, <uint64_t*>request)
+
+
+cdef uint64_t empty_groups(Mapping mapping, str what) except? 0xffffffffffffffff:
+    cdef uint64_t n_bytes = 0
+    if mapping.section.header.doomed_off != 0:
+        check(run_steps(mapping.section, _empty_groups_step, &n_bytes), mapping, what)
+    return n_bytes
 
 
 ctypedef struct sweep_claims_t:
@@ -347,7 +362,8 @@ cdef class Memory:
         check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
 
     def sweep(self, claims=None):
-        """Free what processes that were killed left in the heap: blocks that they were making, and arrays of which only they had views.
+        """Free what processes that were killed left in the heap: blocks that they were making, arrays of which only they had views, and
+        what is in groups that they were deleting.
 
         Attaching does the same, and so do an allocation that would fail and one in several hundred others.
         Messages that a killed process sent keep their arrays for 60 seconds from then on.
@@ -376,7 +392,7 @@ cdef class Memory:
         old.age_ns = <uint64_t>-1 if claims is None else _age_argument(claims)
         check(run_steps(mapping.section, _sweep_step, &n_bytes), mapping, "sweep the section")
         check(run_steps(mapping.section, _sweep_claims_step, &old), mapping, "sweep the section")
-        return n_bytes + old.n_bytes
+        return n_bytes + old.n_bytes + empty_groups(mapping, "sweep the section")
 
     # -- heap
 

@@ -18,7 +18,7 @@ ctypedef struct replacement_t:
 ctypedef struct renaming_t:
     name_t former
     name_t name
-    bint misses_group                # result, with NOT_FOUND: a group that the new name is to be in
+    bint is_of_path                  # result: NOT_FOUND or NOT_A_GROUP is about a group that the new name is to be in
 
 # Let a name lead to another block, by one store.  OK, NOT_FOUND, NOT_A_GROUP, IS_A_GROUP, CHANGED, SHARED, PINNED, INVALID_BLOCK, ...: on
 # error nothing has changed, a PENDING block stays PENDING, and the gate of the array taken.  INTERRUPTED means that nothing was changed.

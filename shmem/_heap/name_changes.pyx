@@ -18,7 +18,7 @@ from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, array_t,
     entry_name, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport section_t
-from shmem._base.status cimport CHANGED, CORRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
+from shmem._base.status cimport CHANGED, CORRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_end_block, heap_enter_to_change,
     heap_leave, heap_mend_pins, heap_release, heap_wait_t)
@@ -171,7 +171,7 @@ cdef int _find_slots(section_t* section, uint64_t* anchor, renaming_t* call, slo
     if status != OK:
         return status
     status = names_anchor(section, anchor, &call.name, &found)
-    call.misses_group = status == NOT_FOUND
+    call.is_of_path = status == NOT_FOUND or status == NOT_A_GROUP
     if status == OK:
         status = names_move_some(section, found[0])
     if status == OK and table_must_grow(section, found[0]):

@@ -19,7 +19,7 @@ from shmem._heap.name_changes cimport renaming_t, table_rename
 from shmem._heap.name_paths cimport path_make
 from shmem._heap.name_slots cimport name_t
 from shmem._heap.name_versions cimport name_wait_t, version_of, version_touch, version_wait
-from shmem._objects.directory cimport name_bytes
+from shmem._objects.directory cimport make_groups, name_bytes, refuse_path
 
 ctypedef struct version_call_t:
     uint64_t* anchor                     # arguments
@@ -122,6 +122,11 @@ def rename(Memory memory, str name, new_name):
     call.names.former = path_make(encoded, <uint64_t>len(encoded))
     call.names.name = path_make(new_encoded, <uint64_t>len(new_encoded))
     status = run_steps(mapping.section, _rename_step, &call)
+    while status == NOT_FOUND and call.names.is_of_path:
+        make_groups(mapping, new_encoded, what, False)
+        status = run_steps(mapping.section, _rename_step, &call)
+    if status == NOT_A_GROUP and call.names.is_of_path:
+        refuse_path(mapping, new_encoded, what)
     if status == NAME_EXISTS:
         raise errors.NameExists(f"cannot {what}: the name {new_name!r} is taken; delete it first, or use replace")
-    _check_found(status, mapping, new_name if call.names.misses_group else name, what)
+    _check_found(status, mapping, name, what)

@@ -21,14 +21,17 @@ from shmem._base.status cimport INTERRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROU
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
 from shmem._bridge.calls cimport check, run_last_step, run_steps, step_t
 from shmem._bridge.mapping cimport Mapping
-from shmem._core cimport Memory
+from shmem._core cimport Memory, empty_groups
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
 from shmem._heap.name_changes cimport replacement_t, table_replace
+from shmem._heap.name_groups cimport group_make
 from shmem._heap.name_listing cimport copied_bytes, copied_t, names_copy_some, names_count
-from shmem._heap.name_paths cimport MAX_LEVELS, path_make, path_make_of_group
+from shmem._heap.name_paths cimport MAX_LEVELS, group_at, path_make, path_make_of_group
 from shmem._heap.name_slots cimport name_make
 from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
 
+
+A_GROUP = object()                        # what `get` returns for the name of a group
 
 cdef enum:
     COPIED_AT_ONCE = 65536                # bytes
@@ -63,6 +66,11 @@ cdef int _replace_step(section_t* section, void* request) noexcept nogil:
     change.only_off = change.only_serial = 0
     change.may_move = True
     return table_replace(section, call.anchor, &call.name, &change, WAIT_A_SLICE)
+
+
+cdef int _make_group_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    return group_make(section, call.anchor, &call.name, WAIT_A_SLICE)
 
 
 cdef int _remove_step(section_t* section, void* request) noexcept nogil:
@@ -127,24 +135,31 @@ cdef int take_copied(name_call_t* call, dict found) except -1:
     return 0
 
 
-cdef list _entries(Mapping mapping, uint64_t* anchor):
-    """Return (value, serial, name, data) of all entries of a table in the order of their creation.
+cdef int _check_group(int status, Mapping mapping, bytes path, str what) except -1:
+    """Raise KeyError if there is no group with this path, or the exception for another status."""
+    if status == NOT_FOUND or status == NOT_A_GROUP:
+        raise KeyError(path.decode())
+    return check(status, mapping, what)
+
+
+cdef list _ordered(Mapping mapping, uint64_t* anchor, bytes path):
+    """Return (order, value, serial, name, data) of all entries of a table in the order of their creation.
 
     The heap gate is free between two pieces.
     """
     cdef name_call_t call
     cdef dict found = {}
-    memset(&call, 0, sizeof(call))
+    call_for_group(&call, mapping.section, path)
     call.anchor = anchor
     try:
         while not call.listing.is_over:
             if call.listing.needed_bytes or call.copied == NULL:
                 make_room(&call)
-            check(run_steps(mapping.section, copy_step, &call), mapping, "list the names")
+            _check_group(run_steps(mapping.section, copy_step, &call), mapping, path, "list the names")
             take_copied(&call, found)
     finally:
         free(call.copied)
-    return [entry[1:] for entry in sorted(found.values())]
+    return sorted(found.values())
 
 
 # -- the registry of types ------------------------------------------------------------------------------
@@ -183,7 +198,7 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 
 
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id):
-    for value, _, name, description in _entries(mapping, &mapping.section.header.types_off):
+    for _, value, _, name, description in _ordered(mapping, &mapping.section.header.types_off, b""):
         if value == type_id:
             return name, description
     return None
@@ -230,10 +245,10 @@ cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* se
     return True
 
 
-cdef int _publish(section_t* section, step_t step, name_call_t* call) except? -200:
-    """Insert or replace a name.  A thread that has a PENDING block for it may complete that while the process waits to leave."""
+cdef int _insert(section_t* section, step_t step, name_call_t* call, bint is_pending) except? -200:
+    """Insert a name.  A thread that has a PENDING block for it may complete that while the process waits to leave."""
     cdef int status = INTERRUPTED
-    if call.pending_off == 0:
+    if not is_pending:
         return run_steps(section, step, call)
     while status == INTERRUPTED:
         PyErr_CheckSignals()
@@ -241,13 +256,42 @@ cdef int _publish(section_t* section, step_t step, name_call_t* call) except? -2
     return status
 
 
-cdef int _replace(section_t* section, name_call_t* call) except? -200:
-    """Replace the value of a name, or insert it if there is none."""
+cdef int refuse_path(Mapping mapping, bytes encoded, str what) except -1:
+    cdef uint64_t payload_off = 0, serial = 0
+    parts = encoded.split(b"/")
+    cdef bytes path = parts[0]
+    for n in range(1, len(parts)):
+        path = b"/".join(parts[:n])
+        if _find(mapping, path, &payload_off, &serial) and group_at(mapping.section, payload_off, serial) == NULL:
+            break
+    raise errors.NameExists(f"cannot {what}: {path.decode()!r} is not a group, but leads to an object; use another name")
+
+
+cdef int make_groups(Mapping mapping, bytes encoded, str what, bint is_pending) except -1:
+    cdef name_call_t call
+    cdef int status
+    parts = encoded.split(b"/")
+    for n in range(1, len(parts)):
+        path = b"/".join(parts[:n])
+        _call_for(&call, mapping.section, path)
+        status = _insert(mapping.section, _make_group_step, &call, is_pending)
+        if status == NOT_FOUND:              # a group before was deleted meanwhile: the caller tries again
+            return 0
+        if status == NOT_A_GROUP:
+            refuse_path(mapping, encoded, what)
+        if status != NAME_EXISTS:
+            check(status, mapping, what)
+    return 0
+
+
+cdef int _insert_or_replace(section_t* section, name_call_t* call, bint is_pending, bint replaces) except? -200:
     cdef int status = NAME_EXISTS
-    while status == NAME_EXISTS:         # another process inserted it meanwhile
-        status = _publish(section, _replace_step, call)
+    if not replaces:
+        return _insert(section, _insert_step, call, is_pending)
+    while status == NAME_EXISTS:         # another process inserted the missing name
+        status = _insert(section, _replace_step, call, is_pending)
         if status == NOT_FOUND:
-            status = _publish(section, _insert_step, call)
+            status = _insert(section, _insert_step, call, is_pending)
     return status
 
 
@@ -259,23 +303,75 @@ cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_
     _call_for(&call, mapping.section, encoded)
     call.value, call.serial = payload_off, serial
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
-    status = _replace(mapping.section, &call) if replaces else _publish(mapping.section, _insert_step, &call)
-    if status == IS_A_GROUP:
-        raise errors.NameExists(f"cannot replace {name!r}: it is a group, which del shm[{name!r}] deletes with all that is in it")
+    status = _insert_or_replace(mapping.section, &call, is_pending, replaces)
+    while status == NOT_FOUND:
+        make_groups(mapping, encoded, f"assign the name {name!r}", is_pending)
+        status = _insert_or_replace(mapping.section, &call, is_pending, replaces)
+    if status == NOT_A_GROUP:
+        refuse_path(mapping, encoded, f"assign the name {name!r}")
+    if status == IS_A_GROUP or (status == NAME_EXISTS and _is_group(mapping, encoded)):
+        raise errors.NameExists(f"cannot assign the name {name!r}: a group has it; use a name in the group, or delete it first")
     if status == NAME_EXISTS:
         raise errors.NameExists(f"cannot assign the name {name!r}: it is taken; update in place with shm[{name!r}][...] = value, "
                                 f"or use shm.replace({name!r}, value)")
     return check(status, mapping, f"assign the name {name!r}")
 
 
+cdef bint _is_group(Mapping mapping, bytes encoded) except -1:
+    cdef uint64_t payload_off = 0, serial = 0
+    return _find(mapping, encoded, &payload_off, &serial) and group_at(mapping.section, payload_off, serial) != NULL
+
+
+def is_group(Memory memory, name):
+    """Return whether a name leads to a group."""
+    cdef Mapping mapping = memory.opened()
+    return _is_group(mapping, name_bytes(name))
+
+
+def check_parents(Memory memory, name):
+    """Raise NameExists if a part of a path leads to something that is not a group."""
+    cdef Mapping mapping = memory.opened()
+    cdef bytes encoded = name_bytes(name)
+    cdef name_call_t call
+    _call_for(&call, mapping.section, encoded)
+    if run_steps(mapping.section, _look_up_step, &call) == NOT_A_GROUP:
+        refuse_path(mapping, encoded, f"assign the name {name!r}")
+
+
+def make_group(Memory memory, name, required=False):
+    """Make a group, and groups of its path that are missing.  NameExists if the name is taken, if `required` by anything but a group."""
+    cdef str what = f"make the group {name!r}"
+    cdef Mapping mapping = memory.writable_mapping(what)
+    cdef bytes encoded = name_bytes(name)
+    cdef name_call_t call
+    cdef int status = NOT_FOUND
+    _call_for(&call, mapping.section, encoded)
+    while status == NOT_FOUND:
+        status = _insert(mapping.section, _make_group_step, &call, False)
+        if status == NOT_FOUND:
+            make_groups(mapping, encoded, what, False)
+        elif status == NOT_A_GROUP:
+            refuse_path(mapping, encoded, what)
+        elif status == NAME_EXISTS and required and _is_group(mapping, encoded):
+            return
+        elif status == NAME_EXISTS and required and not contains(memory, name):      # it was deleted meanwhile
+            status = NOT_FOUND
+    if status == NAME_EXISTS:
+        raise errors.NameExists(f"cannot {what}: the name is taken; "
+                                + ("it leads to an object; use another name" if required else "require_group returns a group that exists"))
+    check(status, mapping, what)
+
+
 def get(Memory memory, name):
-    """Return the object with a name, None if there is none."""
+    """Return the object with a name, `A_GROUP` if it is a group, None if there is none."""
     cdef Mapping mapping = memory.opened()
     cdef bytes encoded = name_bytes(name)
     cdef uint64_t payload_off = 0, serial = 0, found_off = 0, found_serial = 0
     while _find(mapping, encoded, &payload_off, &serial):
         failure = None
         try:
+            if group_at(mapping.section, payload_off, serial) != NULL:
+                return A_GROUP
             if serial != 0:                      # no block has the serial 0
                 return wrap(mapping, payload_off, serial)
         except errors.InvalidBlock as error:
@@ -373,6 +469,7 @@ def remove(Memory memory, name, obj=None):
     if status == NOT_FOUND or status == NOT_A_GROUP:
         raise KeyError(name)
     check(status, mapping, f"delete the name {name!r}")
+    empty_groups(mapping, f"free all that was in the group {name!r}")
 
 
 def take(Memory memory, name):
@@ -383,6 +480,8 @@ def take(Memory memory, name):
     cdef Mapping mapping = memory.writable_mapping(f"take {name!r}")
     cdef Placed placed
     while (found := get(memory, name)) is not None:
+        if found is A_GROUP:
+            raise TypeError(f"cannot take {name!r}: it is a group; get what you need of it, and del shm[{name!r}] in the end")
         placed = placed_behind(found)
         try:
             placed_hold(placed)
@@ -395,25 +494,51 @@ def take(Memory memory, name):
     raise KeyError(name)
 
 
-def keys(Memory memory):
-    """Return all names in the order of their creation."""
+cdef bytes _group_path(path):
+    return name_bytes(path) if path else b""
+
+
+def keys(Memory memory, path=""):
+    """Return the names of a group, or of the directory, in the order of their creation; raise KeyError if there is no such group."""
     cdef Mapping mapping = memory.opened()
-    return [name.decode("utf-8", "replace") for _, _, name, _ in _entries(mapping, &mapping.section.header.directory_off)]
+    return [name.decode("utf-8", "replace") for _, _, _, name, _ in
+            _ordered(mapping, &mapping.section.header.directory_off, _group_path(path))]
+
+
+def keys_and_kinds(Memory memory, path=""):
+    """Return (name, whether it leads to a group) as `keys`."""
+    cdef Mapping mapping = memory.opened()
+    return [(name.decode("utf-8", "replace"), _leads_to_group(mapping, value, serial)) for _, value, serial, name, _ in
+            _ordered(mapping, &mapping.section.header.directory_off, _group_path(path))]
+
+
+cdef bint _leads_to_group(Mapping mapping, uint64_t value, uint64_t serial):
+    return group_at(mapping.section, value, serial) != NULL
 
 
 def names_of(Memory memory, uint64_t payload_off, uint64_t serial):
-    """Return the names of the block with this offset and serial, in the order of their creation."""
+    """Return the names of the block with this offset and serial, in groups too, in the order of their creation."""
     cdef Mapping mapping = memory.opened()
-    return tuple([name.decode("utf-8", "replace") for value, its_serial, name, _ in
-                  _entries(mapping, &mapping.section.header.directory_off)
-                  if value == payload_off and (its_serial ^ serial) & SERIAL_MASK == 0])
+    cdef list found = [], paths = [b""]
+    for path in paths:                           # which grows meanwhile
+        try:
+            entries = _ordered(mapping, &mapping.section.header.directory_off, path)
+        except KeyError:                         # the group was deleted meanwhile
+            continue
+        for order, value, its_serial, name, _ in entries:
+            full = path + b"/" + name if path else name
+            if value == payload_off and (its_serial ^ serial) & SERIAL_MASK == 0:
+                found.append((order, full))
+            elif _leads_to_group(mapping, value, its_serial) and full.count(b"/") < MAX_LEVELS:
+                paths.append(full)
+    return tuple([name.decode("utf-8", "replace") for _, name in sorted(found)])
 
 
-def length(Memory memory):
-    """Return the number of names."""
+def length(Memory memory, path=""):
+    """Return the number of names of a group, or of the directory; raise KeyError if there is no such group."""
     cdef Mapping mapping = memory.opened()
+    cdef bytes encoded = _group_path(path)
     cdef name_call_t call
-    memset(&call, 0, sizeof(call))
-    call.anchor = &mapping.section.header.directory_off
-    check(run_steps(mapping.section, count_step, &call), mapping, "count the names")
+    call_for_group(&call, mapping.section, encoded)
+    _check_group(run_steps(mapping.section, count_step, &call), mapping, encoded, "count the names")
     return call.n_names

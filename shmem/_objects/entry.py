@@ -136,12 +136,12 @@ class Entry:
         Parameters
         ----------
         new_name : str
-            The same name changes nothing.
+            A path in the section.  Groups of it that are missing are made.  The same name changes nothing.
 
         Raises
         ------
         NameExists
-            The new name is taken.
+            The new name is taken, or a part of its path leads to something that is not a group.
         KeyError, ReadOnlyError, ValueError
         """
         changes.rename(self._memory, self._name, new_name)

@@ -13,11 +13,13 @@ from libc.string cimport memset
 
 from shmem._base import errors
 from shmem._objects.arrays import facts_of
+from shmem._objects.directory import is_group
 
 from shmem._base.layout cimport TYPE_ARRAY
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
-    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK, PINNED, SEALED, SHARED)
+    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK,
+    PINNED, SEALED, SHARED)
 from shmem._bridge.calls cimport check, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
@@ -72,6 +74,8 @@ def look(Memory memory, str name, bint waits=True):
         status = run_steps(mapping.section, _copy_step, &call) if waits else run_step(mapping.section, _copy_step, &call)
         if status == INTERRUPTED:
             return None
+        if status == INVALID_BLOCK and is_group(memory, name):
+            raise TypeError(f"cannot look at {name!r}: it is a group, which shm[{name!r}] returns; entries are of objects")
         if status != OK:
             _fail(mapping, status, name, f"look at {name!r}", ())
         if call.header_bytes <= call.room:

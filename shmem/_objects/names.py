@@ -1,0 +1,573 @@
+"""What a section and a group have in common: they are mappings of names, and make objects with a name.  And the class `Group`."""
+
+import collections.abc
+import contextlib
+import functools
+
+import numpy as np
+
+from shmem._base import errors
+from shmem._bridge.blocks import Block
+from shmem._objects import arrays, changes, directory, making, struct
+from shmem._objects import queue as _queue
+from shmem._objects.entry import Entry
+from shmem._objects.event import place_event
+from shmem._objects.mutex import place_mutex
+from shmem._objects.semaphore import place_semaphore
+
+_ABSENT = object()
+
+
+class _Items(collections.abc.ItemsView):
+    """Items of a mapping, without names that other processes delete meanwhile."""
+
+    def __iter__(self):
+        for name in self._mapping:
+            found = self._mapping.get(name)
+            if found is not None:
+                yield name, found
+
+
+class _Values(collections.abc.ValuesView):
+    """Values of a mapping, without names that other processes delete meanwhile."""
+
+    def __iter__(self):
+        return (value for _, value in self._mapping.items())
+
+    def __contains__(self, value):
+        return any(found is value or found == value for found in self)
+
+
+class Names:
+    """The names of one level, as a MutableMapping, and the makers of named objects.
+
+    A subclass has `_memory`, the SharedMemory, `_level`, its own path in the section, and `_path`, which returns the path of a name in it.
+    """
+
+    __slots__ = ()
+
+    # -- arrays
+
+    def empty(self, shape, dtype=float, order="C", *, name=None, temporary=False, maxshape=None):
+        """Return a new array in the section, with undefined contents.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+        dtype : dtype-like
+            Any dtype without Python objects.
+        order : {"C", "F"}
+        name : str, optional
+            Name in the directory, or in this group, assigned in the same step.  Groups of a path that are missing are made.
+        temporary : bool
+            Free the array when its last view in any process is gone.
+        maxshape : int or tuple, optional
+            The shape up to which the array can grow, with None for a dimension without a limit, as ``(None, 3)``.  Room is reserved for
+            all rows or, without a limit, for some more; `entry` has the methods that append rows.
+
+        Returns
+        -------
+        numpy.ndarray
+            64-byte aligned.
+
+        Raises
+        ------
+        SectionFull, NameExists
+        """
+        return arrays.make(self._memory, shape, dtype, order, False, self._path(name), temporary, None, maxshape)
+
+    def zeros(self, shape, dtype=float, order="C", *, name=None, temporary=False, maxshape=None):
+        """Return a new array of zeros in the section; parameters as for `empty`."""
+        return arrays.make(self._memory, shape, dtype, order, True, self._path(name), temporary, None, maxshape)
+
+    def full(self, shape, fill_value, dtype=None, order="C", *, name=None, temporary=False, maxshape=None):
+        """Return a new array in the section, filled with `fill_value`; other parameters as for `empty`."""
+        if dtype is None:
+            dtype = np.asarray(fill_value).dtype
+
+        def fill(array):
+            np.copyto(array, fill_value, casting="unsafe")
+
+        return arrays.make(self._memory, shape, dtype, order, False, self._path(name), temporary, fill, maxshape)
+
+    def array(self, obj, dtype=None, *, name=None, temporary=False, maxshape=None):
+        """Return a new array in the section with the values of `obj`, like `numpy.array`.
+
+        Parameters
+        ----------
+        obj : array-like
+        dtype : dtype-like, optional
+        name, temporary, maxshape
+            As for `empty`.  With `maxshape` the array is in C order.
+
+        Returns
+        -------
+        numpy.ndarray
+        """
+        return self._copy(obj, dtype, self._path(name), temporary, maxshape)
+
+    def _copy(self, obj, dtype=None, path=None, temporary=False, maxshape=None, replaces=False):
+        source = np.asarray(obj, dtype=dtype)
+        order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous and maxshape is None else "C"
+
+        def fill(array):
+            np.copyto(array, source)
+
+        return arrays.make(self._memory, source.shape, source.dtype, order, False, path, temporary, fill, maxshape, replaces)
+
+    def copy(self, obj, *, name=None, temporary=False):
+        """Return a copy of an array in the section; other parameters as for `empty`."""
+        return self.array(obj, name=name, temporary=temporary)
+
+    # -- objects
+
+    def semaphore(self, value=0, *, name=None):
+        """Return a new `Semaphore` in the section.
+
+        Parameters
+        ----------
+        value : int
+            The initial value.
+        name : str, optional
+            Name in the directory, or in this group, assigned in the same step.
+        """
+        return place_semaphore(self._memory, value, self._path(name))
+
+    def event(self, signaled=False, *, name=None):
+        """Return a new `Event` in the section.
+
+        Parameters
+        ----------
+        signaled : bool
+            The initial state.
+        name : str, optional
+            Name in the directory, or in this group, assigned in the same step.
+        """
+        return place_event(self._memory, signaled, self._path(name))
+
+    def mutex(self, *, name=None):
+        """Return a new, unlocked `Mutex` in the section.
+
+        Parameters
+        ----------
+        name : str, optional
+            Name in the directory, or in this group, assigned in the same step.
+        """
+        return place_mutex(self._memory, self._path(name))
+
+    # -- groups
+
+    def create_group(self, name):
+        """Make a group of names, and return it.
+
+        Groups of a path that are missing are made too, each by a step of its own.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        Group
+
+        Raises
+        ------
+        NameExists
+            The name is taken, or a part of the path leads to something that is not a group.
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     run = shm.create_group("run1")
+        ...     run["grid"] = [1, 2]
+        ...     print(shm["run1/grid"], list(run))
+        [1 2] ['grid']
+        """
+        path = self._path(name)
+        directory.make_group(self._memory, path)
+        return Group(self._memory, path)
+
+    def require_group(self, name):
+        """Return the group with a name; make it, and groups of its path, if it is missing.
+
+        Raises
+        ------
+        NameExists
+            The name, or a part of the path, leads to something that is not a group.
+        """
+        path = self._path(name)
+        if not directory.is_group(self._memory, path):
+            directory.make_group(self._memory, path, True)
+        return Group(self._memory, path)
+
+    def visititems(self, func):
+        """Call ``func(name, object)`` for each name, and for those in groups, until it returns something other than None.
+
+        Parameters
+        ----------
+        func : callable
+            Called with a path that is relative to this mapping, and the object or `Group`.  A group comes before what is in it.
+
+        Returns
+        -------
+        object
+            What `func` returned last, None after all names.
+        """
+        return self._visit(lambda name: None if (found := self.get(name)) is None else func(name, found))
+
+    def visit(self, func):
+        """Call ``func(name)`` for each name, and for those in groups: as `visititems`, without opening the objects."""
+        return self._visit(func)
+
+    def _visit(self, func, prefix=""):
+        level = self if not prefix else Group(self._memory, self._path(prefix[:-1]))
+        try:
+            names = directory.keys_and_kinds(self._memory, level._level)
+        except KeyError:  # it was deleted meanwhile
+            return None
+        for name, is_group in names:
+            found = func(prefix + name)
+            if found is None and is_group:
+                found = self._visit(func, f"{prefix}{name}/")
+            if found is not None:
+                return found
+        return None
+
+    def tree(self, level=None, max_names=50):
+        """Return the names in the section with kinds, shapes and dtypes, as a text to print and as a table in notebooks.
+
+        It opens and views no object, and waits for other processes for a moment at most.
+
+        Parameters
+        ----------
+        level : int, optional
+            How many levels of groups to show; all by default.
+        max_names : int, default 50
+            How many names of each group to show.  Of all groups together, four times as many are shown, upper levels first.
+
+        Returns
+        -------
+        Tree
+            With the names as they are now: `str` and `repr` are the text.
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(shared_name="weather", max_size="1M") as shm:
+        ...     shm["mask"] = [True, False]
+        ...     shm["results"] = shm.queue(10, "int64")
+        ...     shm.tree()
+        weather
+        ├── mask  (2,) bool
+        └── results  queue
+        """
+        from shmem._objects.tree import Tree
+
+        return Tree(self._memory, self._level, level, max_names)
+
+    # -- names
+
+    def __setitem__(self, name, value):
+        self._name(self._path(name), value)
+
+    def _name(self, path, value, replaces=False):
+        directory.check_name(path)
+        _refuse_group(path, value)
+        directory.refuse_freed(path, value)
+        is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not arrays.is_whole(value))
+        if not is_part and directory.lies_in(self._memory, value):
+            if not replaces and directory.is_named(self._memory, path, value):
+                return
+            if not replaces and arrays.got_as(value) == path:
+                raise errors.InvalidBlock(
+                    f"cannot assign the name {path!r}: this array had the name, which was deleted meanwhile; "
+                    f"shm[{path!r}] = array.copy() names a copy"
+                )
+            directory.link(self._memory, path, value, replaces)
+        elif isinstance(value, (bytes, bytearray, memoryview, Block)):
+            directory.put_bytes(self._memory, path, memoryview(value).cast("B"), replaces)
+        else:
+            self._copy(value, path=path, replaces=replaces)
+
+    def _find(self, path):
+        """Return what a path leads to, None if that is nothing."""
+        found = directory.get(self._memory, path)
+        return Group(self._memory, path) if found is directory.A_GROUP else found
+
+    def __getitem__(self, name):
+        path = self._path(name)
+        found = self._find(path)
+        if found is None:
+            raise KeyError(name)
+        if isinstance(found, np.ndarray):
+            arrays.note_name(found, path)  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
+        return found
+
+    def __delitem__(self, name):
+        directory.remove(self._memory, self._path(name))
+
+    def __contains__(self, name):
+        return directory.contains(self._memory, self._path(name))
+
+    def __iter__(self):
+        return iter(directory.keys(self._memory, self._level))
+
+    def __len__(self):
+        return directory.length(self._memory, self._level)
+
+    def keys(self):
+        """Return a view of the names in the order of their creation."""
+        return collections.abc.KeysView(self)
+
+    def values(self):
+        """Return a view of the named objects, in the order of `keys`."""
+        return _Values(self)
+
+    def items(self):
+        """Return a view of pairs of name and object, in the order of `keys`."""
+        return _Items(self)
+
+    def get(self, name, default=None):
+        """Return the object with a name, or `default`."""
+        found = self._find(self._path(name))
+        return default if found is None else found
+
+    def pop(self, name, default=_ABSENT):
+        """Remove a name and return its object, as `dict.pop`.
+
+        The object stays for as long as this process has it, then it is freed if nothing else leads to it.  If several processes take
+        a name, one of them gets the object.
+
+        Parameters
+        ----------
+        name : str
+        default : object, optional
+            Returned if there is no such name.
+
+        Raises
+        ------
+        KeyError
+            There is no such name, and no default.
+        TypeError
+            The name leads to a queue or a group, which goes with its last name.
+        """
+        try:
+            return directory.take(self._memory, self._path(name))
+        except KeyError:
+            if default is _ABSENT:
+                raise
+            return default
+
+    def popitem(self):
+        """Remove the latest name and return it with its object, as `dict.popitem`; KeyError if there is no name."""
+        for name in reversed(list(self)):
+            with contextlib.suppress(KeyError):  # another process was faster
+                return name, self.pop(name)
+        raise KeyError(f"cannot take a name: {self!r} has none")
+
+    def setdefault(self, name, default):
+        """Return the object with a name; if there is none, assign it to `default` first.  `require` makes the value only if needed."""
+        while (found := self.get(name)) is None:
+            self._assign_unless_taken(name, default)
+        return found
+
+    def _assign_unless_taken(self, name, value):
+        """Assign a name, unless it is taken meanwhile."""
+        try:
+            self[name] = value
+        except errors.NameExists:
+            directory.check_parents(self._memory, self._path(name))
+
+    def update(self, other=(), /, **more):
+        """Assign the names of a mapping, or of pairs, one after the other, as `dict.update`, but to new names only.
+
+        Raises
+        ------
+        NameExists
+            A name is taken by another object.  Nothing was assigned, unless another process assigned the name meanwhile.
+        """
+        new = dict(other, **more)
+        for name, value in new.items():
+            path = self._path(name)
+            directory.check_name(path)
+            _refuse_group(path, value)
+            if name in self and not directory.is_named(self._memory, path, value):
+                raise errors.NameExists(f"cannot update: the name {path!r} is taken, and nothing was assigned; delete the name first")
+        for name, value in new.items():
+            self[name] = value
+
+    def clear(self):
+        """Delete all names that there are now, one after the other, the latest first, and with a group all that is in it."""
+        for name in reversed(list(self)):
+            with contextlib.suppress(KeyError):  # another process was faster
+                del self[name]
+
+    def replace(self, name, value):
+        """Let a name lead to another value, in one step.
+
+        Every reader gets the old value or the new one.  Those that have the old one keep it: as after ``del``, it is freed with its last
+        view unless another name, or the root, leads to it, and a queue is freed at once.  A missing name is created, as by `os.replace`.
+
+        Parameters
+        ----------
+        name : str
+        value : array-like, bytes-like or object in this section
+            As for ``shm[name] = value``.  If the name leads to this very object already, it only gets a new version.
+
+        Raises
+        ------
+        NameExists
+            The name is that of a group.
+        SectionFull
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     shm["x"] = [1, 2]
+        ...     before = shm["x"]
+        ...     shm.replace("x", [3.5])
+        ...     print(before, shm["x"])
+        [1 2] [3.5]
+        """
+        self._name(self._path(name), value, True)
+
+    def entry(self, name):
+        """Return the `Entry` of a name: the object's shape, views and other facts, and methods that change an array's shape.
+
+        Raises
+        ------
+        KeyError
+            There is no such name.
+        TypeError
+            It is the name of a group.
+        """
+        return Entry(self._memory, self._path(name))
+
+    def require(self, name, factory):
+        """Return the object with a name; if there is none, call `factory()` and name its value.
+
+        While the factory runs, other threads and processes that require the same name wait.  Other names, and the storage lock, are
+        free.  If its process is killed, the next one that requires the name calls its own factory.
+
+        Parameters
+        ----------
+        name : str
+        factory : callable
+            Called at most once, by the first process.  If another process assigns the name directly meanwhile, its object is returned,
+            and the value of `factory()` stays unnamed.
+
+        Raises
+        ------
+        DeadlockError
+            The factory requires the name that it is called for.
+        """
+        path = self._path(name)
+        found = self._find(path)
+        if found is None:
+            with making.Maker(self._memory, path):
+                made = functools.cache(factory)
+                while (found := self._find(path)) is None:
+                    self._assign_unless_taken(name, made())
+        return found
+
+
+def _refuse_group(path, value):
+    if isinstance(value, Group):
+        raise TypeError(f"cannot assign the name {path!r}: a group has one name, and this one is {value.name!r}; assign what is in it")
+
+
+class Group(Names):
+    """A group of names, which is a mapping like the section: `SharedMemory.create_group`, `SharedMemory.require_group`, ``shm["run1"]``.
+
+    It refers to a path: each use looks the group up anew, and raises KeyError if there is none.  Names, also those that are given to
+    makers such as `zeros`, are relative to it.  ``del shm["run1"]`` deletes a group with all that is in it; views that exist stay valid.
+
+    Examples
+    --------
+    >>> import shmem
+    >>> with shmem.SharedMemory(max_size="1M") as shm:
+    ...     shm["run1/grid"] = [1, 2]
+    ...     run = shm["run1"]
+    ...     run.zeros(3, name="deep/field")
+    ...     print(run, list(run), run["deep"].name, run.parent == shm["run1/deep"].parent.parent)
+    ...     run.visit(print)
+    array([0., 0., 0.])
+    <shmem.Group 'run1': 2 names> ['grid', 'deep'] run1/deep True
+    grid
+    deep
+    deep/field
+    """
+
+    __slots__ = ("_memory", "_name")
+
+    def __init__(self, section, name):
+        self._memory, self._name = section, name
+
+    @property
+    def _level(self):
+        return self._name
+
+    def _path(self, name):
+        return f"{self._name}/{name}" if isinstance(name, str) else name
+
+    @functools.wraps(struct.new)
+    def new(self, cls, /, *args, type_name=None, **kwargs):
+        return struct.new(self._memory, cls, *args, type_name=type_name, **kwargs)
+
+    @functools.wraps(_queue.queue)
+    def queue(self, maxsize, record, *, max_bytes=None, name=None):
+        return _queue.queue(self._memory, maxsize, record, max_bytes=max_bytes, name=self._path(name))
+
+    @property
+    def name(self):
+        """The path of the group in the section."""
+        return self._name
+
+    @property
+    def parent(self):
+        """The group that this one is in, or the section."""
+        above = self._name.rpartition("/")[0]
+        return Group(self._memory, above) if above else self._memory
+
+    def rename(self, new_name):
+        """Let the group have another name instead, in one step, with all that is in it.  This Group then refers to the new name.
+
+        Parameters
+        ----------
+        new_name : str
+            A path in the section, which is not inside of this group.  Groups of it that are missing are made.
+
+        Raises
+        ------
+        NameExists
+            The new name is taken, or a part of its path leads to something that is not a group.
+        KeyError, ReadOnlyError, ValueError
+        """
+        changes.rename(self._memory, self._name, new_name)
+        self._name = new_name
+
+    def __bool__(self):
+        return directory.is_group(self._memory, self._name)
+
+    def __eq__(self, other):
+        if not isinstance(other, Group):
+            return NotImplemented
+        return self._name == other._name and (self._memory is other._memory or self._memory.uuid == other._memory.uuid)
+
+    def __hash__(self):
+        return hash(self._name)
+
+    def __repr__(self):
+        try:
+            n_names = len(self)
+        except Exception as error:
+            return f"<shmem.Group {self._name!r}: {type(error).__name__}>"
+        return f"<shmem.Group {self._name!r}: {n_names:,} name{'s' if n_names != 1 else ''}>"
+
+    def __reduce__(self):
+        raise TypeError("a Group cannot be pickled; send its name")
+
+
+collections.abc.MutableMapping.register(Names)
