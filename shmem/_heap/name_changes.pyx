@@ -168,6 +168,7 @@ cdef int _find_slots(section_t* section, uint64_t* anchor, renaming_t* call, slo
     cdef uint64_t* found = NULL
     cdef uint64_t table_off = 0
     cdef int status = _find_slot_of_former(section, anchor, call, slots)
+    call.is_of_path = False
     if status != OK:
         return status
     status = names_anchor(section, anchor, &call.name, &found)

@@ -269,9 +269,9 @@ class Names:
     # -- names
 
     def __setitem__(self, name, value):
-        self._name(self._path(name), value)
+        self._assign(self._path(name), value)
 
-    def _name(self, path, value, replaces=False):
+    def _assign(self, path, value, replaces=False):
         directory.check_name(path)
         _refuse_group(path, value)
         directory.refuse_freed(path, value)
@@ -431,7 +431,37 @@ class Names:
         ...     print(before, shm["x"])
         [1 2] [3.5]
         """
-        self._name(self._path(name), value, True)
+        self._assign(self._path(name), value, True)
+
+    def move(self, source, dest):
+        """Let an object, or a group with all that is in it, have another name instead, in one step.
+
+        A `Group` or `Entry` for the old name does not follow it.  `Entry.rename` does the same, and follows.
+
+        Parameters
+        ----------
+        source, dest : str
+            Groups of `dest` that are missing are made.  The same name changes nothing.
+
+        Raises
+        ------
+        NameExists
+            `dest` is taken, or a part of its path leads to something that is not a group.
+        KeyError
+            There is no name `source`.
+        ValueError
+            `dest` is inside of `source`.
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     shm["new/grid"] = [1, 2]
+        ...     shm.move("new", "runs/1")
+        ...     print(list(shm), shm["runs/1/grid"])
+        ['runs'] [1 2]
+        """
+        changes.rename(self._memory, self._path(source), self._path(dest))
 
     def entry(self, name):
         """Return the `Entry` of a name: the object's shape, views and other facts, and methods that change an array's shape.
@@ -530,23 +560,6 @@ class Group(Names):
         """The group that this one is in, or the section."""
         above = self._name.rpartition("/")[0]
         return Group(self._memory, above) if above else self._memory
-
-    def rename(self, new_name):
-        """Let the group have another name instead, in one step, with all that is in it.  This Group then refers to the new name.
-
-        Parameters
-        ----------
-        new_name : str
-            A path in the section, which is not inside of this group.  Groups of it that are missing are made.
-
-        Raises
-        ------
-        NameExists
-            The new name is taken, or a part of its path leads to something that is not a group.
-        KeyError, ReadOnlyError, ValueError
-        """
-        changes.rename(self._memory, self._name, new_name)
-        self._name = new_name
 
     def __bool__(self):
         return directory.is_group(self._memory, self._name)

@@ -578,3 +578,82 @@ def test_reader_finds_one_of_the_two_names(shm, child):
     assert renamer.hear() == "end"
     renamer.end()
     assert sorted(shm) == ["a", "stop"]
+
+
+def test_rename_into_groups(shm):
+    """Groups of the new path are made; source and target are in different tables."""
+    shm["x"] = [1]
+    entry = shm.entry("x")
+    entry.rename("a/b/x")
+    assert (entry.name, shm["a/b/x"].tolist(), list(shm)) == ("a/b/x", [1], ["a"])
+    entry.rename("a/y")
+    assert (list(shm["a"]), list(shm["a/b"])) == (["b", "y"], [])
+    entry.rename("y")
+    assert (list(shm["a"]), shm["y"].tolist()) == (["b"], [1])
+    with pytest.raises(shmem.NameExists, match="not a group"):
+        shm.move("a/b", "y/b")
+    with pytest.raises(shmem.NameExists, match="taken"):
+        shm.move("y", "a/b")
+    for missing in ("a/x", "none/x", "y/x"):
+        with pytest.raises(KeyError, match=missing):
+            shm.move(missing, "z")
+    shm.check_heap()
+
+
+def test_group_is_renamed_with_what_is_in_it(shm):
+    shm["a/b/x"] = [1]
+    group, version = shm["a"], shm.entry("a/b/x").version
+    group.move("b", "c")
+    shm.move("a", "d/e")
+    assert shm["d/e/c/x"].tolist() == [1]
+    assert shm.entry("d/e/c/x").version == version
+    assert (list(shm), bool(group)) == (["d"], False)
+    for inside in ("d/e/c", "d/e/c/x/y", "d/e/f"):
+        with pytest.raises(ValueError, match="inside"):
+            shm.move("d/e", inside)
+    shm.move("d/e", "d/e")
+    shm.check_heap()
+    del shm["d"]
+    assert shm.stats().blocks == 0
+
+
+@pytest.mark.parametrize("change", ["delete", "rename"])
+def test_what_wakes_a_waiter_in_a_group(shm, waiter, change):
+    """A change of the group is one of each name in it."""
+    shm["a/b/x"] = [1]
+    one, scribe = waiter("a/b/x"), Scribe(shm.path)
+    if change == "delete":
+        del shm["a"]
+    else:
+        shm.move("a", "c")
+    assert one.hear() == "gone 'a/b/x'"
+    one.end()
+    channels = HEADER["change_channels"].offset
+    assert any(scribe[channels + 8 * i] & 0xFFFF_FFFF for i in range(CHANGE_CHANNELS))
+
+
+def test_replace_in_groups(shm):
+    shm.replace("a/b/x", [1])
+    assert shm["a/b/x"].tolist() == [1]
+    shm["a/b"].replace("x", [2])
+    shm["a"].entry("b/x").replace([3])
+    assert shm["a/b/x"].tolist() == [3]
+    with pytest.raises(shmem.NameExists, match="group"):
+        shm.replace("a/b", [1])
+    with pytest.raises(shmem.NameExists, match="not a group"):
+        shm.replace("a/b/x/y", [1])
+    with pytest.raises(TypeError, match="group"):
+        shm.replace("x", shm["a"])
+    shm.check_heap()
+    assert shm.stats().blocks == 1
+
+
+@pytest.mark.parametrize("n", [23, 24, 30, 200])
+def test_rename_to_another_group_while_its_table_grows(shm, n):
+    for i in range(n):
+        shm[f"a/{i}"] = [i]
+        shm[f"b/{i}"] = [i]
+    for i in range(n):
+        shm.move(f"a/{i}", f"b/of a {i}")
+        shm.check_heap()
+    assert (len(shm["a"]), len(shm["b"])) == (0, 2 * n)
