@@ -38,6 +38,7 @@ from shmem._base.errors import (
     get_error_text,
 )
 from shmem._base.public import set_module as _set_module
+from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry, info
 from shmem._objects.event import Event
 from shmem._objects.fields import (
@@ -76,6 +77,7 @@ __all__ = [
     "AccessDenied",
     "AddressInUse",
     "Array",
+    "Attributes",
     "Block",
     "Bytes",
     "ClosedError",

@@ -42,4 +42,5 @@ cdef enum Status:
     SHARED = -108                # more than this name leads to the array
     NOT_A_GROUP = -109           # a component of a path leads to another object
     TABLE_FULL = -110
-    IS_A_GROUP = -111
+    ATTRIBUTES_CHANGED = -111    # of a block that is about to move
+    IS_A_GROUP = -112

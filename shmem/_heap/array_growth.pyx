@@ -19,6 +19,7 @@ With a new array, when the room is used up, or a dimension other than the first 
 
     a PENDING block                       a kill leaves nothing: recovery frees the block
     is filled with the old rows, and the new ones
+    a copy of the attributes, for the new one  counts only if the next store was made (`attributes.pyx`)
     table_replace: the name's slot        commit, under the heap gate.  Recovery finishes it: the new array is USED, and the old one is
                                           freed, or ends with its last view
 
@@ -34,8 +35,9 @@ from shmem._base.layout cimport (
     BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, TYPE_ARRAY, array_max_shape, array_pins, array_shape,
     array_strides, array_t, payload_to_block, round_up)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport BEYOND_MAXIMUM, CORRUPTED, NO_MEMORY, OK, PINNED
+from shmem._base.status cimport ATTRIBUTES_CHANGED, BEYOND_MAXIMUM, CORRUPTED, NO_MEMORY, OK, PINNED
 from shmem._heap.array_gate cimport array_enter, array_leave, array_set_rows, array_was_replaced, named_array_t
+from shmem._heap.attributes cimport attributes_carry
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_enter, heap_leave)
 from shmem._heap.name_changes cimport replacement_t, table_replace
@@ -181,6 +183,20 @@ cdef int _allocate(section_t* section, growth_t* growth, uint64_t* new_off, uint
     return status
 
 
+cdef int _replace(section_t* section, growth_t* growth, replacement_t* change) noexcept nogil:
+    """Let the filled array take the name, and the attributes of the old one."""
+    cdef int status = ATTRIBUTES_CHANGED
+    change.carried.old_off, change.carried.old_serial, change.carried.new_off = change.only_off, change.only_serial, change.new_off
+    change.carried.entry_off = change.carried.copied_serial = 0
+    while status == ATTRIBUTES_CHANGED:
+        status = attributes_carry(section, &change.carried, WAIT_A_SLICE)
+        if status == OK:
+            status = table_replace(section, growth.array.anchor, &growth.array.name, change, WAIT_A_SLICE)
+    if change.carried.entry_off != 0:
+        heap_abandon(section, change.carried.entry_off)
+    return status
+
+
 cdef int _move(section_t* section, growth_t* growth) noexcept nogil:
     """Let a new array take the name; the gate is left if that is OK, and only then."""
     cdef replacement_t change
@@ -202,7 +218,7 @@ cdef int _move(section_t* section, growth_t* growth) noexcept nogil:
     made = <array_t*>(section.base + change.new_off)
     _write_header(section, growth, made, capacity_bytes)
     _fill(section, growth, made)
-    status = table_replace(section, growth.array.anchor, &growth.array.name, &change, WAIT_A_SLICE)
+    status = _replace(section, growth, &change)
     if status == OK:
         array_was_replaced(section, &growth.array)
     else:

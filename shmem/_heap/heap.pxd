@@ -39,7 +39,7 @@ cdef int heap_give_back(section_t* section, heap_wait_t wait) noexcept nogil
 cdef int heap_check_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_check_users_block(section_t* section, uint64_t payload_off, uint64_t serial) noexcept nogil
 cdef int heap_release(section_t* section, uint64_t payload_off) noexcept nogil
-# the same for a block that may have been pinned: its record ends with it
+# the same for a block that may have been pinned, or have attributes: they end with it.  An intent of the caller has nothing left to do
 cdef int heap_release_with_pins(section_t* section, uint64_t payload_off) noexcept nogil
 # free the record, and clear the slots, of a block that was freed
 cdef int heap_forget_pins(section_t* section, uint64_t payload_off) noexcept nogil

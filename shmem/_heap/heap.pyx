@@ -17,7 +17,8 @@ Invariants while the heap gate is free (in brackets the `Problem` that `check_he
 8. Every block counts the names that lead to it, and a small block with a name is gated.  `name_blocks` counts the blocks that hold
    names [BAD_NAME_COUNT].  A group without a name is in the list of those that are to be emptied [BAD_GROUP].
 9. Every record of pins is in its index, and leads to a used block, which is gated [BAD_PIN].
-10. Every claim is in the list of claims, leads to a used array, and is counted there, by its sender, and by the header [BAD_CLAIM].
+10. Every entry of attributes is the only one of its block, which is used and gated, or belongs to the section [BAD_ATTRIBUTES].
+11. Every claim is in the list of claims, leads to a used array, and is counted there, by its sender, and by the header [BAD_CLAIM].
 
 The heap gate is a gate of `_sync/gate.pxd`.  A participant that takes it over from a dead owner recovers the heap before anything else.
 The owner of the gate does not run Python code and does not wait for another lock; only a snapshot takes the gates of the queues under it.
@@ -62,6 +63,7 @@ from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (
     ALREADY_FREED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NAME_EXISTS, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, OWNER_DIED, PINNED,
     WOULD_BLOCK)
+from shmem._heap.attributes cimport attributes_forget, tag_may_have_attributes
 from shmem._heap.backing cimport (
     backing_end, backing_enter, backing_extend, backing_give_back, backing_leave, backing_lower, is_out_of_space)
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_before, hole_behind, serial_word
@@ -689,18 +691,23 @@ cdef int heap_forget_pins(section_t* section, uint64_t payload_off) noexcept nog
 
 
 cdef int heap_release_with_pins(section_t* section, uint64_t payload_off) noexcept nogil:
-    cdef bint may_have_pins = tag_may_have_pins(section, block_at(section, payload_to_block(payload_off)).tag)
+    cdef block_t* block = block_at(section, payload_to_block(payload_off))
+    cdef bint may_have_pins = tag_may_have_pins(section, block.tag), may_have_attributes = tag_may_have_attributes(section, block.tag)
+    cdef uint64_t serial = block.serial
     cdef int status = heap_release(section, payload_off)
-    return heap_forget_pins(section, payload_off) if may_have_pins and status == OK else status
+    if may_have_pins and status == OK:
+        status = heap_forget_pins(section, payload_off)
+    return attributes_forget(section, payload_off, serial) if may_have_attributes and status == OK else status
 
 
 cdef int heap_end_block(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free, under the gate, a checked block; a queue that a live participant pins becomes DOOMED, and is counted as used."""
+    cdef block_t* block = block_at(section, payload_to_block(payload_off))
     if not block_doom_if_pinned(section, payload_off):
         return heap_release_with_pins(section, payload_off)
     if section.header.root_off == payload_off:
         store_release_u64(&section.header.root_off, 0)            # last: recovery unsets a root that is free
-    return OK
+    return attributes_forget(section, payload_off, block.serial) if tag_may_have_attributes(section, block.tag) else OK
 
 
 cdef int _free_checked(section_t* section, uint64_t payload_off) noexcept nogil:

@@ -18,7 +18,9 @@ from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, array_t,
     entry_name, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport section_t
-from shmem._base.status cimport CHANGED, CORRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
+from shmem._base.status cimport (
+    ATTRIBUTES_CHANGED, CHANGED, CORRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL)
+from shmem._heap.attributes cimport attributes_show_carried
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_end_block, heap_enter_to_change,
     heap_leave, heap_mend_pins, heap_release, heap_wait_t)
@@ -95,7 +97,7 @@ cdef void _show_instead(section_t* section, uint64_t slot_off, uint64_t entry_of
     intent_end(my_intent(section))
 
 
-cdef int _replace_entered(section_t* section, uint64_t* anchor, const name_t* name, const replacement_t* change, uint64_t* entry_off,
+cdef int _replace_entered(section_t* section, uint64_t* anchor, const name_t* name, replacement_t* change, uint64_t* entry_off,
                           uint64_t* former_value) noexcept nogil:
     """Do the work under the gate.  `entry_off` becomes 0 if the new entry is shown; waiters of `former_value` are then to be woken."""
     cdef uint64_t* found = NULL
@@ -115,6 +117,10 @@ cdef int _replace_entered(section_t* section, uint64_t* anchor, const name_t* na
     status = _may_replace(section, former, change)
     if status == OK:
         status = heap_mend_pins(section, former.value)
+    if status == OK and change.only_off != 0:
+        status = attributes_show_carried(section, &change.carried)
+        if status == CHANGED:
+            status = ATTRIBUTES_CHANGED
     if status != OK:
         return status
     former_value[0] = former.value
@@ -127,7 +133,7 @@ cdef int _replace_entered(section_t* section, uint64_t* anchor, const name_t* na
     return OK
 
 
-cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name, const replacement_t* change,
+cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name, replacement_t* change,
                        heap_wait_t wait) noexcept nogil:
     cdef uint64_t entry_off = 0, former_value = 0
     cdef int status = _make_entry(section, name, &entry_off, wait)

@@ -9,7 +9,8 @@ A block of which another participant has a view is not resized, since the view w
 its own affair, as when it frees the block.
 
 Moved: a PENDING block is allocated and filled without the gate.  Under the gate one store then turns the old block into a hole, with which
-the new block becomes USED (intent MOVE).  If the old block was the root, the new one becomes the root.
+the new block becomes USED (intent MOVE).  If the old block was the root, the new one becomes the root.  Its attributes move with it:
+a copy for the new block is shown under the same gate, right before that store (`attributes.pyx`).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,7 +23,9 @@ from shmem._base.layout cimport (
     STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes,
     payload_to_block, serial_names, serial_slack, tag_make, tag_make_free, tag_size, tag_type)
 from shmem._base.section cimport block_at, section_t, word_at
-from shmem._base.status cimport CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, PINNED
+from shmem._base.status cimport CHANGED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, PINNED
+from shmem._heap.attributes cimport (
+    attributes_carry, attributes_forget, attributes_show_carried, carried_t, tag_may_have_attributes)
 from shmem._heap.backing cimport backing_end, backing_enter, backing_extend, backing_leave
 from shmem._heap.block_tags cimport block_set_gated, block_write_hole, block_write_rear, count_used, hole_behind, serial_word
 from shmem._heap.claims cimport claims_of
@@ -133,18 +136,22 @@ cdef int _check_unpinned(section_t* section, uint64_t payload_off, uint64_t seri
     return status
 
 
-cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off,
+cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off, carried_t* carried,
                       heap_wait_t wait) noexcept nogil:
-    """Replace the old block by the new one; the deciding store turns the old one into a hole."""
+    """Replace the old block by the new one; the deciding store turns the old one into a hole.  CHANGED: its attributes did meanwhile."""
     cdef block_t* old = block_at(section, payload_to_block(payload_off))
-    cdef uint64_t type_id, size_bytes, hole_tag
-    cdef bint may_have_pins
+    cdef uint64_t type_id, size_bytes, hole_tag, old_serial = 0
+    cdef bint may_have_pins, may_have_attributes
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
     status = _check_unpinned(section, payload_off, serial)       # it may have been freed meanwhile
     if status == OK:
-        may_have_pins = tag_may_have_pins(section, old.tag)
+        old_serial = old.serial
+        carried.old_serial = old_serial & SERIAL_MASK
+        status = attributes_show_carried(section, carried)
+    if status == OK:
+        may_have_pins, may_have_attributes = tag_may_have_pins(section, old.tag), tag_may_have_attributes(section, old.tag)
         type_id = tag_type(old.tag)
         size_bytes = tag_size(old.tag)
         hole_tag = tag_make_free(size_bytes, STATE_HOLE)
@@ -160,7 +167,25 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
             heap_recover(section, NO_PARTICIPANT)
         if may_have_pins:
             status = heap_forget_pins(section, payload_off)
+        if may_have_attributes and status == OK:
+            status = attributes_forget(section, payload_off, old_serial)
     heap_leave(section)
+    return status
+
+
+cdef int _move(section_t* section, uint64_t payload_off, uint64_t serial, uint64_t new_payload_off, heap_wait_t wait) noexcept nogil:
+    """Replace the old block by the new one, which has its contents, and takes its attributes along."""
+    cdef carried_t carried
+    cdef int status = CHANGED
+    carried.old_off, carried.new_off = payload_off, new_payload_off
+    carried.old_serial = block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK
+    carried.entry_off = carried.copied_serial = 0
+    while status == CHANGED:
+        status = attributes_carry(section, &carried, wait)
+        if status == OK:
+            status = _finish_move(section, payload_off, serial, new_payload_off, &carried, wait)
+    if carried.entry_off != 0:
+        heap_abandon(section, carried.entry_off)
     return status
 
 
@@ -234,7 +259,7 @@ cdef int heap_reallocate(section_t* section, uint64_t payload_off, uint64_t seri
     memcpy(section.base + new_payload_off[0], section.base + payload_off, kept_bytes)
     if flags & HEAP_ZERO:
         memset(section.base + new_payload_off[0] + kept_bytes, 0, request_bytes - kept_bytes)
-    status = _finish_move(section, payload_off, serial, new_payload_off[0], wait)
+    status = _move(section, payload_off, serial, new_payload_off[0], wait)
     if status != OK:
         heap_abandon(section, new_payload_off[0])
     return status

@@ -20,11 +20,12 @@ before it.  So recovery may be killed at any instruction and run again.
 4. Count the names of each block, and the slots of each name table.
 5. Drop the pins of dead participants that lie in records and slots; free the records that are left without a pin, and the blocks
    whose last pin that was, if they are unnamed.
-6. Walk again.  PENDING blocks of dead participants, CACHED ones, and records and claims that are not in the index become holes.  Pins of
+6. Drop the attributes of blocks that are gone, or go now.
+7. Walk again.  PENDING blocks of dead participants, CACHED ones, and records and claims that are not in the index become holes.  Pins of
    dead participants in arrays and queues, and gates of arrays that they own, are dropped; arrays without name, pin and claim, and DOOMED
    blocks without a pin, are freed.  Adjacent holes merge.  Rear tags, free index and counters are rebuilt.
-7. A hole at the end lowers `top`.
-8. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
+8. A hole at the end lowers `top`.
+9. The counts of dead participants (pending blocks, pins) become zero, and a root that is not a used block is unset.
 
 A participant found dead stays dead during recovery: a new owner of its entry recovers first, under the same gate.  Until it has done so
 (ATTACHED_NEW), what the entry has in the heap is its former owner's, although the entry is alive.
@@ -40,18 +41,21 @@ from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
     INTENT_SHRINK, INTENT_SWAP_SLOT, INTENT_SWAP_TWO, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK,
-    STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, array_t, block_t,
-    block_to_payload, intent_t, payload_to_block, pin_record_t, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE,
+    array_t, block_t, block_to_payload, intent_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, pin_record_t, record_pins,
+    seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport owner_index, word_has_owner
 from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.attributes cimport attributes_have_key, attributes_target_is_right
 from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.claims cimport claim_is_listed, claims_index_anew, claims_orphan
 from shmem._heap.free_index cimport index_insert, index_reset
 from shmem._heap.intents cimport intent_end
-from shmem._heap.name_counts cimport names_recount
+from shmem._heap.name_counts cimport name_block_gone, names_recount
+from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_slot_off
 from shmem._heap.pins cimport (
     block_checked_pins, block_doom_if_pinned, block_is_unreachable, block_waits_for_pins, pin_target_is_right, pin_words, pins_are_none,
     pins_clear_slot, pins_find, pins_have_record, pins_index_anew, pins_take_out)
@@ -289,6 +293,38 @@ cdef bint _ends(section_t* section, uint64_t payload_off, uint64_t tag, const de
     return state == STATE_CACHED
 
 
+cdef bint _shows_dropped(section_t* section, uint64_t slot_off, const dead_t* dead) noexcept nogil:
+    """Return whether a slot shows attributes of a block that is gone, or that this recovery frees, or an entry that a killed one freed."""
+    cdef name_entry_t* entry = table_entry(section, slot_off)
+    cdef block_t* block
+    cdef uint64_t target_off = 0, target_serial = 0
+    if entry == NULL:
+        block = _intent_block(section, (<name_slot_t*>(section.base + slot_off)).entry_off)
+        return block != NULL and tag_state(block.tag) == STATE_HOLE
+    if not attributes_have_key(entry, &target_off, &target_serial):
+        return False                     # damaged: `check` repairs it
+    if not attributes_target_is_right(section, target_off, target_serial):
+        return True
+    return target_off != 0 and _ends(section, target_off, block_at(section, payload_to_block(target_off)).tag, dead)
+
+
+cdef void _drop_attributes(section_t* section, uint64_t table_off, const dead_t* dead) noexcept nogil:
+    """Remove the attributes of blocks that end.  An entry is freed before its slot is changed: a kill leaves a slot that shows that."""
+    cdef name_slot_t* slot
+    cdef block_t* block
+    cdef uint64_t i
+    for i in range(table_capacity(section, table_off)):
+        slot = <name_slot_t*>(section.base + table_slot_off(table_off, i))
+        if slot.entry_off <= SLOT_REMOVED or not _shows_dropped(section, table_slot_off(table_off, i), dead):
+            continue
+        block = block_at(section, payload_to_block(slot.entry_off))
+        if tag_state(block.tag) == STATE_USED:
+            store_release_u64(&block.tag, tag_make_free(tag_size(block.tag), STATE_HOLE))
+            (<name_table_t*>(section.base + table_off)).live -= 1           # which was counted a moment ago
+            name_block_gone(section)
+        store_release_u64(&slot.entry_off, SLOT_REMOVED)
+
+
 cdef bint _becomes_hole(section_t* section, uint64_t off, uint64_t tag, const dead_t* dead) noexcept nogil:
     """Turn a block that recovery frees into a hole by one store; return True for every hole."""
     cdef block_t* block = block_at(section, off)
@@ -383,6 +419,8 @@ cdef int heap_recover(section_t* section, int64_t former) noexcept nogil:
         claims_index_anew(section)       # a damaged intent may have changed the serial number of an array
     names_recount(section)               # blocks without a name end with their last pin
     _drop_recorded_pins(section, &dead)
+    _drop_attributes(section, section.header.attributes_off, &dead)
+    _drop_attributes(section, table_old(section, section.header.attributes_off), &dead)
     status = _sweep(section, &dead)
     if status != OK:
         store_release_u32(&section.header.broken, 1)

@@ -26,6 +26,7 @@ cdef extern from *:
         X(BAD_GROUP, "a group of names, or the list of deleted groups, is damaged") \
         X(BAD_ARRAY, "an array's header does not fit its block") \
         X(BAD_PIN, "the records of views do not match the blocks that are viewed") \
+        X(BAD_ATTRIBUTES, "attributes do not belong to a block that is in use") \
         X(BAD_CLAIM, "the claims of messages do not match the arrays that they keep") \
         X(MARKED_BROKEN, "the heap was found damaged and could not be recovered")
     #define PROBLEM_NUMBER(name, text) name,
@@ -46,7 +47,7 @@ cdef extern from *:
     """
     ctypedef enum Problem:
         FINE, BAD_TOP, BAD_TAG, BAD_REAR, HOLES_TOUCH, HOLE_AT_TOP, BAD_INDEX, BAD_CACHE, BAD_COUNT, BAD_SERIAL, BAD_BOUNDS, BAD_NAME
-        BAD_NAME_COUNT, BAD_GROUP, BAD_ARRAY, BAD_PIN, BAD_CLAIM, MARKED_BROKEN
+        BAD_NAME_COUNT, BAD_GROUP, BAD_ARRAY, BAD_PIN, BAD_ATTRIBUTES, BAD_CLAIM, MARKED_BROKEN
     const char* problem_name(Problem problem) noexcept nogil
     const char* problem_text(Problem problem) noexcept nogil
 

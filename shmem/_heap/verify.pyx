@@ -15,11 +15,12 @@ from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
     SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
     TYPE_ARRAY, TYPE_CLAIM, TYPE_GROUP, TYPE_PINS, array_max_shape, array_shape, array_strides, array_t, block_t, block_to_payload, claim_t,
-    grown_header_bytes, group_t, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, pin_record_t, seal,
-    table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
+    entry_name, grown_header_bytes, group_t, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
+    pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.owner cimport GATE_WAITERS, owner_index, word_has_owner
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
+from shmem._heap.attributes cimport attributes_have_key, attributes_target_is_right
 from shmem._heap.cached_blocks cimport cache_bin_bytes
 from shmem._heap.chain cimport FAULT_TOP, chain_first_fault, tag_is_plausible
 from shmem._heap.claims cimport claim_at, claim_is_listed, claim_target_is_right, claims_of
@@ -27,7 +28,7 @@ from shmem._heap.free_index cimport hole_is_plausible, index_largest, tlsf_class
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_enter, heap_leave
 from shmem._heap.name_counts cimport entry_leads_to_block, group_next, names_of
 from shmem._heap.name_paths cimport group_in
-from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
+from shmem._heap.name_slots cimport name_make, name_t, names_find, table_capacity, table_entry, table_old, table_shows, table_slot_off
 from shmem._heap.pins cimport MOST_RECORDS_ON_A_PATH, pin_can_have_target, pin_record, pin_target_is_right, pins_have_record
 from shmem._heap.recovery cimport NO_PARTICIPANT, dead_left_something, heap_recover
 
@@ -403,6 +404,33 @@ cdef Problem _check_all_names(section_t* section, heap_facts_t* facts) noexcept 
     return FINE
 
 
+cdef Problem _check_targets(section_t* section, uint64_t table_off, heap_facts_t* facts) noexcept nogil:
+    """Check that each entry of the attributes belongs to a block in use, and is the only one of that block."""
+    cdef uint64_t i, at, slot_off = 0, found_off = 0, target_off = 0, target_serial = 0
+    cdef name_entry_t* entry
+    cdef name_t name
+    for i in range(table_capacity(section, table_off)):
+        at = table_slot_off(table_off, i)
+        entry = table_entry(section, at)
+        if entry == NULL:
+            continue
+        if not attributes_have_key(entry, &target_off, &target_serial):
+            return _say(facts, BAD_ATTRIBUTES, at, entry.value, target_off)
+        if (not attributes_target_is_right(section, target_off, target_serial)
+                or (target_off != 0 and not _is_gated(section, target_off))):
+            return _say(facts, BAD_ATTRIBUTES, at, target_serial, target_off)
+        name = name_make(entry_name(entry), entry.name_bytes)
+        if names_find(section, section.header.attributes_off, &name, &slot_off, &found_off) != OK or slot_off != at:
+            return _say(facts, BAD_ATTRIBUTES, at, at, slot_off)
+    return FINE
+
+
+cdef Problem _check_attributes(section_t* section, heap_facts_t* facts) noexcept nogil:
+    cdef uint64_t table_off = section.header.attributes_off
+    cdef Problem problem = _check_targets(section, table_off, facts)
+    return _check_targets(section, table_old(section, table_off), facts) if problem == FINE else problem
+
+
 cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexcept nogil:
     cdef uint64_t fault = chain_first_fault(section)
     cdef Problem problem
@@ -419,6 +447,8 @@ cdef Problem heap_check_as_it_is(section_t* section, heap_facts_t* facts) noexce
         problem = _check_cache(section, facts)
     if problem == FINE:
         problem = _check_all_names(section, facts)
+    if problem == FINE:
+        problem = _check_attributes(section, facts)
     if problem == FINE:
         problem = _check_pins(section, facts)
     if problem == FINE:

@@ -4,6 +4,7 @@ It opens and pins no object, and waits for other processes a slice at most.
 """
 
 import dataclasses
+import itertools
 import reprlib
 
 from shmem._base.errors import ShmemError
@@ -11,6 +12,7 @@ from shmem._objects import glances, tables
 from shmem._objects.tree import Tree
 
 NAMES_SHOWN = 8
+ATTRIBUTES_SHOWN = 50
 NAMES_SORTED = 1000  # of more names those that are shown are not the oldest ones
 _PROCESSES = ("lock_holder",)  # of fields: the number of a process, which is no quantity
 
@@ -41,6 +43,25 @@ def section_html(memory):
         return Tree(memory, level=1).html(f"<b>shmem.SharedMemory</b> {tables.escape(repr(memory.name))} {_state(memory)}")
     except ShmemError:
         return f"<div><b>shmem.SharedMemory</b> {tables.escape(repr(memory.name))} closed</div>"
+
+
+def attributes_html(read, of):
+    """Return a table of the first attributes in the dict that `read()` returns, which is None if another process keeps the heap."""
+    head = f"<b>shmem.Attributes</b> {tables.escape(of)}"
+    try:
+        found = read()
+    except (ShmemError, KeyError) as error:
+        return f"<div>{head} {type(error).__name__}</div>"
+    if found is None:
+        return f"<div>{head} not read: another process keeps the heap</div>"
+    rows = [(name, _shortened(value)) for name, value in itertools.islice(found.items(), ATTRIBUTES_SHOWN)]
+    more = f"<div>{len(found):,} attributes, of which {len(rows)} are shown</div>" if len(found) > len(rows) else ""
+    return f"<div>{head}{tables.table(('name', 'value'), rows) if rows else ''}{more}</div>"
+
+
+def _shortened(value):
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def record_html(record):

@@ -2,6 +2,7 @@
 
 from shmem._base.errors import InvalidBlock
 from shmem._objects import changes, directory, finding, growing
+from shmem._objects.attributes import Attributes
 
 
 class Entry:
@@ -146,6 +147,11 @@ class Entry:
         """
         changes.rename(self._memory, self._name, new_name)
         self._name = new_name
+
+    @property
+    def attrs(self):
+        """The `Attributes` of the object: all its names share them, and they end with it."""
+        return Attributes(self._memory, self._name)
 
     def append(self, rows, move=False):
         """Append rows to an array that was made with `maxshape`.

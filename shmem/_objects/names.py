@@ -10,6 +10,7 @@ from shmem._base import errors
 from shmem._bridge.blocks import Block
 from shmem._objects import arrays, changes, directory, making, struct
 from shmem._objects import queue as _queue
+from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry
 from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
@@ -474,6 +475,11 @@ class Names:
             It is the name of a group.
         """
         return Entry(self._memory, self._path(name))
+
+    @property
+    def attrs(self):
+        """The `Attributes` of the section itself, or of this group."""
+        return Attributes(self._memory, self._level or None)
 
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.

@@ -50,7 +50,7 @@ MAX_PARTICIPANTS = 3
 LONGEST_SECONDS = 60  # for one task of a checker; one that takes longer hangs
 
 HEADER, BLOCK, PARTICIPANT, ARRAY = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "array_t"))
-TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
+TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
 
 
 class Damage(Exception):
@@ -74,18 +74,31 @@ def blocks_of(content):
 
 
 def _reachable(content):
-    """Return the payload offsets of the two name tables, of those whose entries they take over, and of the entries in them."""
-    found = set()
-    for anchor in ("directory_off", "types_off"):
-        table = HEADER[anchor].read(content)
-        while table:
-            found.add(table)
-            for i in range(TABLE["capacity"].read(content, table)):
-                entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
-                if entry > SLOT_REMOVED:
-                    found.add(entry)
-            table = TABLE["old_off"].read(content, table)
-    return found
+    """Return the payload offsets of the name tables, of those whose entries they take over, and of the entries in them."""
+    anchors = ("directory_off", "types_off", "attributes_off")
+    return {found for anchor in anchors for found in (*_tables(content, anchor), *_entries(content, anchor))}
+
+
+def _tables(content, anchor):
+    table = HEADER[anchor].read(content)
+    while table:
+        yield table
+        table = TABLE["old_off"].read(content, table)
+
+
+def _entries(content, anchor):
+    for table in _tables(content, anchor):
+        for i in range(TABLE["capacity"].read(content, table)):
+            entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
+            if entry > SLOT_REMOVED:
+                yield entry
+
+
+def _encoded_attributes(content):
+    """Return what the entries in the table of attributes hold, also those of blocks without a name."""
+    entries = _entries(content, "attributes_off")
+    sizes = [(at + ENTRY.size + ENTRY["name_bytes"].read(content, at), ENTRY["data_bytes"].read(content, at)) for at in entries]
+    return sorted(bytes(content[at : at + n_bytes]) for at, n_bytes in sizes)
 
 
 def _users_block(content, offset, size, type_id):
@@ -155,13 +168,15 @@ def observe(shm):
     for entry in map(shm.entry, names):
         if entry.maxshape is not None and not entry.sealed:
             entry.resize(entry.shape)  # its gate is not taken
+    attributes = {name: repr(shm.entry(name).attrs) for name in names} | {None: repr(shm.attrs), "encoded": _encoded_attributes(content)}
     root = shm.root
-    return {"names": names, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
+    return {"names": names, "attributes": attributes, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
 
 
 def _empty(shm):
     """Delete and free everything: pins of dead participants and pending blocks must not prevent this."""
     shm.root = None
+    shm.attrs.clear()
     for name in list(shm):
         del shm[name]
     with open(shm.path, "rb") as file:
