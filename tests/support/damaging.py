@@ -304,6 +304,7 @@ class Session:
     def stats(self):
         self.section.stats()
         self.section.label, self.section.index, self.section.uuid, self.section.owner_deaths, repr(self.section)
+        self.section._repr_html_(), str(self.section.tree())
 
     def names(self):
         found = list(self.section)
