@@ -5,6 +5,9 @@ from shmem._heap.attributes cimport carried_t
 from shmem._heap.heap cimport heap_wait_t
 from shmem._heap.name_slots cimport name_t
 
+cdef enum:
+    NEXT_NUMBER = 0                  # a value for `table_insert`, which stands for one that no entry of the registry of types has
+
 ctypedef struct replacement_t:       # of an array by a larger one
     uint64_t old_off
     uint64_t old_serial
