@@ -80,7 +80,7 @@ class Reach:
     def leaks(self):
         """Return a list of `Leak`."""
         claimed = [self.wreck.word(CLAIM["target_off"].at(claim)) for claim in self.claims]
-        begin = [self.wreck.field("root_off"), *(entry.value for entry in self.wreck.entries("directory")), *claimed]
+        begin = [self.wreck.field("root_off"), *self.wreck.named(), *claimed]
         certain = self._follow(dict.fromkeys(begin), self._references)
         perhaps = self._follow(dict.fromkeys(certain), self._all_words)
         lost = [payload for payload in self.users if payload not in certain]

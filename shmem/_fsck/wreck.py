@@ -10,7 +10,8 @@ the copy; `check --repair` writes the recorded words to the file.
             are searched for blocks whose tags agree, the latest first; the rest becomes blocks that are marked lost
 3. blocks   arrays whose header does not fit become plain blocks
    then the participants' table and their intents, see `_fsck.entries`
-4. names    a table with a wrong slot is rebuilt, including names that no slot refers to; names of missing blocks are removed
+4. names    a table with a wrong slot is rebuilt, including names that no slot refers to; names of missing blocks are removed; the
+            names of a group to which no name leads are moved into the directory: see `_fsck.names`
 5. recovery and verification by the C core, as when a section is opened whose processes were all killed
 """
 
@@ -38,14 +39,11 @@ from shmem._base.layout import (
     MAGIC,
     MAGIC_BEING_MADE,
     MAX_LABEL_BYTES,
-    MAX_NAME_BYTES,
     MAX_PARTICIPANTS,
     PAGE_BYTES,
     SERIAL_MASK,
     SLACK_MASK,
     SLACK_SHIFT,
-    SLOT_EMPTY,
-    SLOT_REMOVED,
     STATE_CACHED,
     STATE_DOOMED,
     STATE_HOLE,
@@ -54,23 +52,21 @@ from shmem._base.layout import (
     TAG_SERIAL_MASK,
     TYPE_ARRAY,
     TYPE_CLAIM,
+    TYPE_GROUP,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
     heap_start,
     make_tag,
-    name_hash,
     read_tag,
     rear_tag,
 )
-from shmem._fsck import arrays
+from shmem._fsck import arrays, names
 from shmem._fsck import entries as _entries
 from shmem._sections import image
 
 HEADER, INDEX, BLOCK, ARRAY = LAYOUT["header_t"], LAYOUT["free_index_t"], LAYOUT["block_t"], LAYOUT["array_t"]
-TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
 RECORD, CLAIM = LAYOUT["pin_record_t"], LAYOUT["claim_t"]
-TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
 WORD_BYTES, WORD_MASK = 8, (1 << 64) - 1
 ALLOCATED = (STATE_PENDING, STATE_USED, STATE_DOOMED)
 STEP = 1 << 26
@@ -91,31 +87,12 @@ class Finding:
     """What a repair cannot restore; empty if nothing is lost."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A name, and the value that it leads to."""
-
-    offset: int
-    name: bytes
-    data: bytes
-    value: int
-    serial: int
-
-
 def round_up(value, to):
     """Return `value`, or the next multiple of `to`."""
     return -(-value // to) * to
 
 
-def is_text(name):
-    """Return whether these bytes can be a name."""
-    try:
-        return len(name.decode()) > 0 and len(name) <= MAX_NAME_BYTES
-    except UnicodeDecodeError:
-        return False
-
-
-class Wreck:
+class Wreck(names.Names):
     """The section in the file behind a descriptor, as it would be after a repair.
 
     Attributes
@@ -133,6 +110,8 @@ class Wreck:
         self.fd = fd
         self.findings, self.notes, self.words, self.blocks = [], [], {}, {}
         self.renewed, self.nameless = {}, set()  # blocks that got a new front tag, a new serial number
+        self.recognised = set()  # of the renewed ones those that hold names
+        self.listed = []  # groups that were deleted, and are yet to be emptied
         self.file_bytes = self.size = os.fstat(fd).st_size
         if self.size < PAGE_BYTES:
             raise NotASection(f"not a section: {self.size:,} bytes are fewer than a section's header has")
@@ -148,6 +127,7 @@ class Wreck:
     def examine(self):
         """Find and repair every fault; afterwards the copy is what the first opener after a repair sees."""
         self.examine_heap()
+        self.listed = self.doomed_groups()
         if not self.was_clean:
             self.notes.append("the section was not closed: the next opener recovers it, and so does --repair")
             self._recover()  # changes that were decided when a process was killed are carried out before names are examined
@@ -527,99 +507,20 @@ class Wreck:
             if type_id == TYPE_NAME_ENTRY and self.entry(offset + BLOCK_HEAD_BYTES) is None:
                 self.report(offset, "a name is not text, or does not fit its block", "now a plain block", "a name")
                 self.put_tag(offset, size, STATE_USED)
+            if type_id == TYPE_GROUP and not self.is_group(offset + BLOCK_HEAD_BYTES):
+                self.report(offset, "the block is too small for a group of names", "now a plain block", "a group of names")
+                self.put_tag(offset, size, STATE_USED)
             if self.slack(offset) > size - BLOCK_HEAD_BYTES - BLOCK_REAR_BYTES:
                 self.report(offset, "the block's slack is larger than its payload", "set to 0", "how many bytes were requested")
                 self.put_serial_word(offset, self.serial(offset))
 
-    # -- 4. names
-
-    def is_used(self, payload_off, *types):
-        """Return whether a used block, of one of these types if any are given, has its payload at this offset."""
-        offset = payload_off - BLOCK_HEAD_BYTES
-        return offset in self.blocks and self.tag(offset)[1] == STATE_USED and (not types or self.tag(offset)[2] in types)
-
-    def entry(self, payload_off):
-        """Return the entry of a table that a block holds, or None."""
-        if not self.is_used(payload_off, TYPE_NAME_ENTRY):
-            return None
-        room = self.payload(payload_off - BLOCK_HEAD_BYTES)
-        value, serial, _, n_name, n_data = ENTRY.read(self.raw, payload_off).values()
-        at = payload_off + ENTRY.size
-        if room < ENTRY.size or n_name + n_data > room - ENTRY.size or not is_text(self.raw[at : at + n_name]):
-            return None
-        return Entry(payload_off, self.raw[at : at + n_name], self.raw[at + n_name : at + n_name + n_data], value, serial)
-
-    def capacity(self, payload_off):
-        """Return how many slots a table has; 0 if the number is invalid."""
-        if not self.is_used(payload_off, TYPE_NAME_TABLE):
-            return 0
-        capacity = self.word(TABLE["capacity"].at(payload_off))
-        room = self.payload(payload_off - BLOCK_HEAD_BYTES) - TABLE.size
-        return capacity if capacity and capacity & capacity - 1 == 0 and capacity <= room // SLOT.size else 0
-
-    def slots(self, payload_off):
-        """Return (offset, hash, entry) of each slot of a table."""
-        first = payload_off + TABLE.size
-        places = range(first, first + SLOT.size * self.capacity(payload_off), SLOT.size)
-        return [(at, self.word(SLOT["hash"].at(at)), self.word(SLOT["entry_off"].at(at))) for at in places]
-
-    def table(self, which):
-        """Return the offset of a table, "directory" or "types", as the header has it."""
-        return self.field(TABLES[which])
-
-    def old(self, payload_off):
-        """Return the offset of the table whose entries a table takes over; 0 if there is none."""
-        return self.word(TABLE["old_off"].at(payload_off)) if self.capacity(payload_off) else 0
-
-    def both(self, which):
-        """Return the offsets of a table, "directory" or "types", and of the one whose entries it takes over."""
-        table = self.table(which)
-        return [payload for payload in (table, self.old(table)) if payload]
-
-    def all_slots(self, which):
-        """Return the same as `slots`, for all slots of "directory" or "types"."""
-        return [slot for payload in self.both(which) for slot in self.slots(payload)]
-
-    def entries(self, which):
-        """Return the entries of a table, "directory" or "types"."""
-        found = (self.entry(entry) for _, _, entry in self.all_slots(which))
-        return [entry for entry in found if entry is not None]
-
-    def _names(self):
-        for which in TABLES:
-            if self.table(which) and not self.capacity(self.table(which)):
-                self._find_table(which)
-        orphans = self._orphans()
-        for which in TABLES:
-            self._mend_table(which, [entry for entry in orphans if (entry.serial != 0) == (which == "directory")])
-        for entry in self.entries("directory"):
-            if not self.is_used(entry.value) or self.serial(entry.value - BLOCK_HEAD_BYTES) != entry.serial:
-                name = entry.name.decode("utf-8", "replace")
-                self.report(entry.offset - BLOCK_HEAD_BYTES, f"the name {name!r} does not lead to a block", "the name is removed",
-                            f"the name {name!r}")  # fmt: skip
-                self._remove(entry)
-        root = self.field("root_off")
-        if root and not self.is_used(root):
-            self.report_field("root_off", f"the root object, at {root:#x}, is not a block", "the root object is unset",
-                              "which block was the root")  # fmt: skip
-            self.put_field("root_off", 0)
+    # -- 4. names: see `_fsck.names`; blocks without a front tag
 
     def _recognise(self):
-        """Identify the blocks without a front tag: table, entry, named block, array, free block, claim, record of views; else plain."""
+        """Identify the blocks without a front tag: what holds names, named block, array, free block, claim, record of views; else plain."""
         renewed = self.renewed
-        for offset, size in renewed.items():
-            if offset + BLOCK_HEAD_BYTES in [self.table(which) for which in TABLES]:
-                self.put_tag(offset, size, STATE_USED, TYPE_NAME_TABLE)
-        for offset, size in renewed.items():
-            if offset + BLOCK_HEAD_BYTES in [self.old(self.table(which)) for which in TABLES]:
-                self.put_tag(offset, size, STATE_USED, TYPE_NAME_TABLE)
-        shown = {entry for which in TABLES for _, _, entry in self.all_slots(which)}
-        for offset, size in renewed.items():
-            if offset + BLOCK_HEAD_BYTES in shown:
-                self.put_tag(offset, size, STATE_USED, TYPE_NAME_ENTRY)
-                if self.entry(offset + BLOCK_HEAD_BYTES) is None:
-                    self.put_tag(offset, size, STATE_USED)
-        named = {entry.value: entry for entry in self.entries("directory")}
+        self._recognise_names()
+        named = self.named()
         free = self._listed_as_free() if renewed else set()
         for offset, size in renewed.items():
             payload, kind = offset + BLOCK_HEAD_BYTES, self.tag(offset)[2]
@@ -639,7 +540,8 @@ class Wreck:
                 self.put_tag(offset, size, STATE_USED, TYPE_ARRAY)
             self.nameless.add(offset)
             kinds = {TYPE_PLAIN: "kept as a plain block", TYPE_ARRAY: "kept as an array", TYPE_NAME_TABLE: "kept as a table of names",
-                     TYPE_NAME_ENTRY: "kept as a name", TYPE_CLAIM: "kept as the claim of a message"}  # fmt: skip
+                     TYPE_NAME_ENTRY: "kept as a name", TYPE_GROUP: "kept as a group of names",
+                     TYPE_CLAIM: "kept as the claim of a message"}  # fmt: skip
             name = f", named {named[payload].name.decode('utf-8', 'replace')!r}" if payload in named else ""
             self.notes.append(f"{offset:#x}: {kinds[kind]}{name}")
         for offset in self.nameless:
@@ -671,99 +573,6 @@ class Wreck:
             if self.tag(offset)[1] in (STATE_HOLE, STATE_CACHED):
                 found |= {self.word(BLOCK["next_off"].at(offset)), self.word(BLOCK["previous_off"].at(offset))}
         return found
-
-    def _find_table(self, which):
-        others = self.both("types" if which == "directory" else "directory")
-        payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
-        tables = [payload for payload in payloads if payload not in others and self.capacity(payload)]
-        tables = [payload for payload in tables if payload not in map(self.old, tables)]
-        found = tables[0] if len(tables) == 1 else 0
-        remedy = f"set to the only table there is, at {found:#x}" if found else "the section has no such table afterwards"
-        lost = "" if found else "all names" if which == "directory" else "the names and fields of the object types"
-        self.report_field(TABLES[which], f"the table of {which} is not at the offset in the header", remedy, lost)
-        self.put_field(TABLES[which], found)
-
-    def _orphans(self):
-        """Return the entries to which no table refers."""
-        shown = {entry.offset for which in TABLES for entry in self.entries(which)}
-        payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
-        found = (self.entry(payload) for payload in payloads if payload not in shown)
-        return [entry for entry in found if entry is not None]
-
-    def _mend_table(self, which, orphans):
-        """Rebuild a table if a slot refers to no entry, an entry is not where its name is looked up, or a name is in no slot."""
-        table = self.table(which)
-        if not self.capacity(table):
-            for entry in orphans:
-                at = entry.offset - BLOCK_HEAD_BYTES
-                self.notes.append(f"{at:#x}: the name {entry.name.decode('utf-8', 'replace')!r} is in no table")
-            return
-        slots, entries = self.all_slots(which), {}
-        bad = [at for at, _, entry in slots if entry > SLOT_REMOVED and self.entry(entry) is None]
-        shown = [(at, found, self.entry(entry)) for at, found, entry in slots if entry > SLOT_REMOVED and self.entry(entry)]
-        lost = [at for at, found, entry in shown if found != name_hash(entry.name)]
-        for entry in sorted([*self.entries(which), *orphans], key=lambda entry: self.serial(entry.offset - BLOCK_HEAD_BYTES)):
-            entries[entry.name] = entry
-        is_counted = all(self._is_counted(payload) for payload in self.both(which))
-        if not bad and not lost and not orphans and self._moves_right(which) and (is_counted or not self.was_clean):
-            return
-        n_gone = max(0, len(bad) - len(orphans))
-        names = ", ".join(repr(entry.name.decode("utf-8", "replace")) for entry in orphans)
-        self.report(bad[0] if bad else lost[0] if lost else table, f"the table of {which} does not match its entries",
-                    "rebuilt" + (f"; recovered names: {names}" if orphans else ""), f"{n_gone} names" if n_gone else "")  # fmt: skip
-        self._end_move(table)
-        self._fill(table, list(entries.values()))
-
-    def _is_counted(self, table):
-        shown = [entry for _, _, entry in self.slots(table) if entry != SLOT_EMPTY]
-        n_live = sum(entry != SLOT_REMOVED for entry in shown)
-        return (len(shown), n_live) == (self.word(TABLE["filled"].at(table)), self.word(TABLE["live"].at(table)))
-
-    def _moves_right(self, which):
-        """Return whether no entry is in the old table and in the new one, and none left in a slot that was moved."""
-        table, *olds = self.both(which)
-        cursor, shown = self.word(TABLE["cursor"].at(table)), {entry for _, _, entry in self.slots(table)}
-        return all(
-            table != old
-            and not self.old(old)
-            and 0 < self.capacity(old) >= cursor
-            and not any(entry > SLOT_REMOVED and (i < cursor or entry in shown) for i, (_, _, entry) in enumerate(self.slots(old)))
-            for old in olds
-        )
-
-    def _end_move(self, table):
-        """Free the table whose entries this one takes over, before it is filled with all of them."""
-        old = self.old(table)
-        if not old:
-            return
-        if old != table and self.capacity(old) and old not in [self.table(which) for which in TABLES]:
-            self.put_tag(old - BLOCK_HEAD_BYTES, self.blocks[old - BLOCK_HEAD_BYTES], STATE_HOLE)
-        self.put(TABLE["old_off"].at(table), 0)
-        self.put(TABLE["cursor"].at(table), 0)
-
-    def _fill(self, table, entries):
-        slots = [at for at, _, _ in self.slots(table)]
-        for at in slots:
-            self.put(SLOT["hash"].at(at), 0)
-            self.put(SLOT["entry_off"].at(at), SLOT_EMPTY)
-        for entry in entries[: len(slots)]:
-            value = name_hash(entry.name)
-            i = value % len(slots)
-            while self.word(SLOT["entry_off"].at(slots[i])) != SLOT_EMPTY:
-                i = (i + 1) % len(slots)
-            self.put(SLOT["hash"].at(slots[i]), value)
-            self.put(SLOT["entry_off"].at(slots[i]), entry.offset)
-        for count in ("filled", "live"):
-            self.put(TABLE[count].at(table), min(len(entries), len(slots)))
-
-    def _remove(self, entry):
-        for table in self.both("directory"):
-            for at, _, shown in self.slots(table):
-                if shown == entry.offset:
-                    self.put(SLOT["entry_off"].at(at), SLOT_REMOVED)
-                    self.put(TABLE["live"].at(table), self.word(TABLE["live"].at(table)) - 1 & WORD_MASK)
-        offset = entry.offset - BLOCK_HEAD_BYTES
-        self.put_tag(offset, self.blocks[offset], STATE_HOLE)
 
     # -- 5. the rest
 

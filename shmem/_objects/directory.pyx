@@ -434,8 +434,14 @@ def is_named(Memory memory, name, obj):
             and payload_off == offset_in(mapping, placed) and serial == placed_behind(placed).serial)
 
 
-def remove(Memory memory, name, obj=None):
-    """Remove a name, which must lead to `obj` if one is given; raise KeyError if there is none."""
+def remove(Memory memory, name):
+    """Remove a name, and free all that is in it if it is a group; raise KeyError if there is none."""
+    remove_name(memory, name)
+    empty_groups(memory.opened(), f"free all that was in the group {name!r}")
+
+
+def remove_name(Memory memory, name, obj=None):
+    """Remove a name, which must lead to `obj` if one is given; what is in a group stays for the next process that deletes or sweeps."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
     cdef bytes encoded = name_bytes(name)
     cdef name_call_t call
@@ -447,7 +453,6 @@ def remove(Memory memory, name, obj=None):
     if status == NOT_FOUND or status == NOT_A_GROUP:
         raise KeyError(name)
     check(status, mapping, f"delete the name {name!r}")
-    empty_groups(mapping, f"free all that was in the group {name!r}")
 
 
 def take(Memory memory, name):
@@ -465,7 +470,7 @@ def take(Memory memory, name):
             placed_hold(placed)
             if tag_type(block_at(mapping.section, payload_to_block(placed.payload_off())).tag) == TYPE_QUEUE:
                 raise TypeError(f"cannot take {name!r}: a queue goes with its last name; get it, and del shm[{name!r}] in the end")
-            remove(memory, name, found)
+            remove_name(memory, name, found)
         except (errors.InvalidBlock, KeyError):
             continue
         return found

@@ -39,6 +39,7 @@ from shmem._base.layout import (
     SLOT_REMOVED,
     STATE_USED,
     TYPE_ARRAY,
+    TYPE_GROUP,
     TYPE_NAME_ENTRY,
     TYPE_NAME_TABLE,
     TYPE_PLAIN,
@@ -50,7 +51,8 @@ MAX_PARTICIPANTS = 3
 LONGEST_SECONDS = 60  # for one task of a checker; one that takes longer hangs
 
 HEADER, BLOCK, PARTICIPANT, ARRAY = (LAYOUT[name] for name in ("header_t", "block_t", "participant_t", "array_t"))
-TABLE, SLOT, ENTRY = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
+TABLE, SLOT, ENTRY, GROUP = (LAYOUT[name] for name in ("name_table_t", "name_slot_t", "name_entry_t", "group_t"))
+KINDS = {TYPE_NAME_TABLE: "table", TYPE_NAME_ENTRY: "name", TYPE_GROUP: "group"}
 
 
 class Damage(Exception):
@@ -74,31 +76,37 @@ def blocks_of(content):
 
 
 def _reachable(content):
-    """Return the payload offsets of the name tables, of those whose entries they take over, and of the entries in them."""
-    anchors = ("directory_off", "types_off", "attributes_off")
-    return {found for anchor in anchors for found in (*_tables(content, anchor), *_entries(content, anchor))}
-
-
-def _tables(content, anchor):
-    table = HEADER[anchor].read(content)
-    while table:
-        yield table
-        table = TABLE["old_off"].read(content, table)
-
-
-def _entries(content, anchor):
-    for table in _tables(content, anchor):
+    """Return the payload offsets of the name tables, of those whose entries they take over, of the entries in them, and of the groups."""
+    found = set()
+    tables = [HEADER[anchor].read(content) for anchor in ("directory_off", "types_off", "attributes_off")]
+    for table in tables:  # which grows meanwhile
+        if not table:
+            continue
+        found.add(table)
+        tables.append(TABLE["old_off"].read(content, table))
         for i in range(TABLE["capacity"].read(content, table)):
             entry = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
-            if entry > SLOT_REMOVED:
-                yield entry
+            if entry <= SLOT_REMOVED:
+                continue
+            found.add(entry)
+            value, serial = ENTRY["value"].read(content, entry), ENTRY["serial"].read(content, entry)
+            if serial and read_tag(BLOCK["tag"].read(content, value - BLOCK_HEAD_BYTES)).type_id == TYPE_GROUP:
+                found.add(value)
+                tables.append(GROUP["table_off"].read(content, value))
+    return found
 
 
 def _encoded_attributes(content):
     """Return what the entries in the table of attributes hold, also those of blocks without a name."""
-    entries = _entries(content, "attributes_off")
-    sizes = [(at + ENTRY.size + ENTRY["name_bytes"].read(content, at), ENTRY["data_bytes"].read(content, at)) for at in entries]
-    return sorted(bytes(content[at : at + n_bytes]) for at, n_bytes in sizes)
+    table, found = HEADER["attributes_off"].read(content), []
+    while table:
+        for i in range(TABLE["capacity"].read(content, table)):
+            at = SLOT["entry_off"].read(content, table + TABLE.size + SLOT.size * i)
+            if at > SLOT_REMOVED:
+                data = at + ENTRY.size + ENTRY["name_bytes"].read(content, at)
+                found.append(bytes(content[data : data + ENTRY["data_bytes"].read(content, at)]))
+        table = TABLE["old_off"].read(content, table)
+    return sorted(found)
 
 
 def _users_block(content, offset, size, type_id):
@@ -121,6 +129,8 @@ def _users_block(content, offset, size, type_id):
 
 def _describe(value):
     """Return a named object or the root in a form that can be compared."""
+    if isinstance(value, shmem.Group):
+        return ("group",)
     if isinstance(value, np.ndarray):
         return "array", value.dtype.str, value.shape, value.flags.writeable, value.tobytes()
     if isinstance(value, shmem.Block):
@@ -144,6 +154,8 @@ def _describe(value):
 
 def observe(shm):
     """Return all that a user can see: names with their objects, the root and the blocks.  Verify that nothing else is allocated."""
+    shm.check_heap()
+    shm.sweep()  # groups that were deleted, and are yet to be emptied
     report = shm.check_heap()
     if report.pending_blocks:
         raise Damage(f"{report.pending_blocks} blocks are still being made, but no process is making them")
@@ -154,9 +166,9 @@ def observe(shm):
     for offset, size, state, type_id in blocks_of(content):
         if state != STATE_USED:
             continue
-        if type_id in (TYPE_NAME_TABLE, TYPE_NAME_ENTRY):
+        if type_id in KINDS:
             if offset not in kept:
-                raise Damage(f"lost: nothing leads to {'a table' if type_id == TYPE_NAME_TABLE else 'a name'} at offset {offset:#x}")
+                raise Damage(f"lost: nothing leads to a {KINDS[type_id]} at offset {offset:#x}")
             kept.discard(offset)
         elif type_id not in INTERNAL_TYPES:  # a record of views belongs to the live: `_empty` finds those that are left
             blocks.append(_users_block(content, offset, size, type_id))
@@ -164,11 +176,16 @@ def observe(shm):
         raise Damage(f"the names at offsets {sorted(map(hex, kept))} are not in used blocks")
     if len(blocks) != report.blocks:
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
-    names = {name: _describe(shm[name]) for name in shm}
-    for entry in map(shm.entry, names):
+    names = {}
+    shm.visititems(lambda name, value: names.update({name: _describe(value)}))
+    entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items()}
+    for entry in [entry for entry in entries.values() if not isinstance(entry, shmem.Group)]:
         if entry.maxshape is not None and not entry.sealed:
             entry.resize(entry.shape)  # its gate is not taken
-    attributes = {name: repr(shm.entry(name).attrs) for name in names} | {None: repr(shm.attrs), "encoded": _encoded_attributes(content)}
+    attributes = {name: repr(entry.attrs) for name, entry in entries.items()} | {
+        None: repr(shm.attrs),
+        "encoded": _encoded_attributes(content),
+    }
     root = shm.root
     return {"names": names, "attributes": attributes, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
 

@@ -29,6 +29,7 @@ from shmem._base.system_tools import MEMORY_FOLDER
 from shmem._cli.progress import make_bar
 from shmem.testing.crash import (
     operations_attributes,  # noqa: F401 - puts its operations into the table
+    operations_groups,  # noqa: F401 - puts its operations into the table
     operations_processes,  # noqa: F401 - puts its operations into the table
     ptrace,
 )

@@ -5,7 +5,7 @@ the process that will be killed.  `beside(shm)` is a context manager, which anot
 
 Every section begins with the same content (`furnish`).  After a kill, a process must see what `run` found, what it left, or one of the
 observations that `between` derives from these two.  More operations are in `testing.crash.operations_attributes`,
-`testing.crash.operations_waiting` and `testing.crash.operations_processes`.
+`testing.crash.operations_groups`, `testing.crash.operations_waiting` and `testing.crash.operations_processes`.
 """
 
 import contextlib
