@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import textwrap
 import threading
 
 import numpy as np
@@ -405,23 +406,32 @@ def test_one_of_several_takes_an_attribute(attrs):
     assert sorted(taken) == list(range(50))
 
 
-def test_changes_while_the_array_moves(shm):
-    """What is set while an array moves, again and again, is not lost."""
+def test_changes_while_the_array_moves(shm, child):
+    """What several processes set while an array moves, again and again, is not lost."""
     shm.zeros((1, 2), maxshape=(None, None), name="log")
-    entry, is_over = shm.entry("log"), threading.Event()
-
-    def move():
-        while not is_over.is_set():
+    n_steps, setting, moving = (
+        300,
+        """
+        attrs = shmem.SharedMemory(shared_name=args[0]).entry("log").attrs
+        for i in range(int(args[1])):
+            attrs["child"] = attrs.get("child", 0) + 1
+    """,
+        """
+        entry = shmem.SharedMemory(shared_name=args[0]).entry("log")
+        say("go")
+        while not is_over(entry):
             for width in (2, 3):
                 entry.resize((1, width))
-
-    thread = threading.Thread(target=move)
-    thread.start()
-    try:
-        for i in range(200):
-            entry.attrs[str(i)] = i
-    finally:
-        is_over.set()
-        thread.join()
-    assert dict(entry.attrs.items()) == {str(i): i for i in range(200)}
+    """,
+    )
+    others = [child("def is_over(entry): return 'over' in entry.attrs\n" + textwrap.dedent(moving), shm.name)]
+    others[0].hear()
+    others.append(child(setting, shm.name, n_steps))
+    attrs = shm.entry("log").attrs
+    for _ in range(n_steps):
+        attrs["here"] = attrs.get("here", 0) + 1
+    others.pop().end()
+    attrs["over"] = True
+    others.pop().end()
+    assert dict(attrs.items()) == {"here": n_steps, "child": n_steps, "over": True}
     shm.check_heap()
