@@ -38,9 +38,10 @@ cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept
 cdef bytes name_bytes(object name)
 
 # Listing a group: prepare a call, whose path is that of the group, empty for the directory itself; before each step that copies, make room
-# if none is there or more is needed; after it, add what was copied to `found`: name -> (order, value, serial, name, data).
+# if none is there or more is needed; after it, add what was copied to `found`: name -> (order, value, serial, name, data), or
+# with `only_order` name -> order.
 cdef int call_for_group(name_call_t* call, section_t* section, bytes path) except -1
 cdef int count_step(section_t* section, void* request) noexcept nogil
 cdef int copy_step(section_t* section, void* request) noexcept nogil
 cdef int make_room(name_call_t* call) except -1
-cdef int take_copied(name_call_t* call, dict found) except -1
+cdef int take_copied(name_call_t* call, dict found, bint only_order) except -1

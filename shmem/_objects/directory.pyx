@@ -105,7 +105,7 @@ cdef int make_room(name_call_t* call) except -1:
     return 0
 
 
-cdef int take_copied(name_call_t* call, dict found) except -1:
+cdef int take_copied(name_call_t* call, dict found, bint only_order) except -1:
     """Add the entries in the buffer.
 
     One that moves meanwhile may be copied twice, and so may a name that is deleted and assigned again: the later entry of a name counts.
@@ -117,9 +117,13 @@ cdef int take_copied(name_call_t* call, dict found) except -1:
         entry = <copied_t*>(call.copied + off)
         text = call.copied + off + sizeof(copied_t)
         name = text[:entry.name_bytes]
-        if name not in found or found[name][0] < entry.order:
-            data = text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
-            found[name] = entry.order, entry.value, entry.serial, name, data
+        known = found.get(name)
+        if known is None or (known if only_order else known[0]) < entry.order:
+            if only_order:
+                found[name] = entry.order
+            else:
+                data = text[entry.name_bytes:entry.name_bytes + entry.data_bytes]
+                found[name] = entry.order, entry.value, entry.serial, name, data
         off += copied_bytes(entry.name_bytes, entry.data_bytes)
     return 0
 
@@ -131,11 +135,8 @@ cdef int _check_group(int status, Mapping mapping, bytes path, str what) except 
     return check(status, mapping, what)
 
 
-cdef list _ordered(Mapping mapping, uint64_t* anchor, bytes path):
-    """Return (order, value, serial, name, data) of all entries of a table in the order of their creation.
-
-    The heap gate is free between two pieces.
-    """
+cdef dict _copied(Mapping mapping, uint64_t* anchor, bytes path, bint only_order):
+    """Return all entries of a table by their names, as `take_copied` adds them.  The heap gate is free between two pieces."""
     cdef name_call_t call
     cdef dict found = {}
     call_for_group(&call, mapping.section, path)
@@ -145,10 +146,15 @@ cdef list _ordered(Mapping mapping, uint64_t* anchor, bytes path):
             if call.listing.needed_bytes or call.copied == NULL:
                 make_room(&call)
             _check_group(run_steps(mapping.section, copy_step, &call), mapping, path, "list the names")
-            take_copied(&call, found)
+            take_copied(&call, found, only_order)
     finally:
         free(call.copied)
-    return sorted(found.values())
+    return found
+
+
+cdef list _ordered(Mapping mapping, uint64_t* anchor, bytes path):
+    """Return (order, value, serial, name, data) of all entries of a table in the order of their creation."""
+    return sorted(_copied(mapping, anchor, path, False).values())
 
 
 # -- the registry of types ------------------------------------------------------------------------------
@@ -484,8 +490,8 @@ cdef bytes _group_path(path):
 def keys(Memory memory, path=""):
     """Return the names of a group, or of the directory, in the order of their creation; raise KeyError if there is no such group."""
     cdef Mapping mapping = memory.opened()
-    return [name.decode("utf-8", "replace") for _, _, _, name, _ in
-            _ordered(mapping, &mapping.section.header.directory_off, _group_path(path))]
+    cdef dict found = _copied(mapping, &mapping.section.header.directory_off, _group_path(path), True)
+    return [name.decode("utf-8", "replace") for name in sorted(found, key=found.__getitem__)]
 
 
 def keys_and_kinds(Memory memory, path=""):

@@ -82,7 +82,7 @@ cdef list _some_entries(Mapping mapping, name_call_t* call, size_t most, glance)
             if status != OK:
                 glance.problem = _problem(status)
                 break
-            take_copied(call, found)
+            take_copied(call, found, False)
     finally:
         free(call.copied)
         call.copied = NULL

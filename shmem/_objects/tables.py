@@ -6,9 +6,9 @@ import html
 def table(titles, rows):
     """Return a table: titles of the columns, empty for none, and rows, each of which begins with its name.
 
-    A cell is an int, a tuple or a text; see also `Wide`.
+    A cell is an int, a tuple or a text; see also `Wide`.  The last column has numbers.
     """
-    head = f"<thead><tr>{''.join(map(_title, titles))}</tr></thead>" if titles else ""
+    head = f"<thead><tr>{''.join(map(_title, titles[:-1]))}{_title(titles[-1], 'right')}</tr></thead>" if titles else ""
     return f"<table>{head}<tbody>{''.join(map(_row, rows))}</tbody></table>"
 
 
@@ -40,16 +40,16 @@ def _row(cells):
     return f"<tr>{_title(cells[0])}{''.join(map(_cell, cells[1:]))}</tr>"
 
 
-def _style(text):
+def _style(text, side="left"):
     level = getattr(text, "level", 0)
-    return "text-align: left" + (f"; padding-left: {0.5 + 1.5 * level}em" if level else "")
+    return f"text-align: {side}" + (f"; padding-left: {0.5 + 1.5 * level}em" if level else "")
 
 
-def _title(text):
-    return f'<th style="{_style(text)}">{html.escape(text)}</th>'
+def _title(text, side="left"):
+    return f'<th style="{_style(text, side)}">{html.escape(text)}</th>'
 
 
 def _cell(value):
-    side = "left" if isinstance(value, str) else "right"
+    style = "text-align: left; white-space: nowrap" if isinstance(value, str) else "text-align: right"
     text = f"{value:,}" if isinstance(value, int) else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return f'<td style="text-align: {side}">{html.escape(text)}</td>'
+    return f'<td style="{style}">{html.escape(text)}</td>'

@@ -38,7 +38,7 @@ class Node:
             if facts is None:
                 self.problem = glances.BUSY
             elif facts.shape is not None:
-                self.shape, self.dtype, self.sealed = facts.shape, f"{facts.dtype!s:.60}", facts.sealed
+                self.shape, self.dtype, self.sealed = facts.shape, cut(str(facts.dtype), 60), facts.sealed
         return self.problem != glances.BUSY
 
     def read_group(self, memory, most):
@@ -51,6 +51,11 @@ class Node:
             if kind == "array" and not child.read_array(memory):
                 return False
         return self.problem != glances.BUSY
+
+
+def cut(text, most):
+    """Return a text, or its begin with three dots if it has more than `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def read(memory, path, level, max_names):
@@ -72,7 +77,8 @@ def read(memory, path, level, max_names):
 
 
 def printable(name):
-    """Return a name, or its `repr` if it has characters that would disturb lines."""
+    """Return the begin of a name, as its `repr` if it has characters that would disturb lines."""
+    name = cut(name, 80)
     return name if name.isprintable() else repr(name)
 
 
@@ -111,7 +117,7 @@ def _lines(node, indent=""):
 
 def _rows(node, level=0):
     for child in node.children:
-        name = tables.Indented(child.name, level)
+        name = tables.Indented(cut(child.name, 80), level)
         if child.kind == "group":
             yield name, "group", "" if child.n_names is None else _names(child.n_names), "", ""
             yield from _rows(child, level + 1)
@@ -137,6 +143,8 @@ class Tree:
         if operator.index(max_names) < 1:
             raise ValueError(f"max_names must be at least 1, got {max_names}")
         self._root = read(memory, path, level, max_names)
+        if self._root.problem == glances.GONE:
+            raise KeyError(path)
         self._head = f"{printable(path)}/" if path else printable(memory.name)
 
     def __str__(self):

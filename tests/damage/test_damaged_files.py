@@ -18,7 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shmem
-from shmem._base.layout import END_OF_ADDRESSES, INTENT_SWAP_SLOT, LAYOUT, MAX_SECTION_BYTES, PAGE_BYTES
+from shmem._base.layout import (
+    BLOCK_HEAD_BYTES,
+    END_OF_ADDRESSES,
+    INTENT_SWAP_SLOT,
+    LAYOUT,
+    MAX_SECTION_BYTES,
+    PAGE_BYTES,
+    STATE_USED,
+    TYPE_GROUP,
+    read_tag,
+)
 
 pytestmark = pytest.mark.damages
 
@@ -150,6 +160,21 @@ def test_every_field_of_a_name_table(worker, images, anchor):
             image = bytearray(original)
             damaging.put(image, table_off + field.offset, value, field.size)
             worker.use(bytes(image), bytes([damaging.CHECK, 0, 2, 9, 10, 2]))
+
+
+def test_every_field_of_a_group(worker, images):
+    """Of groups with names in them, an empty one, and deleted ones that are yet to be emptied."""
+    original = images["groups tlsf killed"]
+    tags = {at: read_tag(damaging.word(original, at)) for at, _ in damaging.chain(original)}
+    groups = [at + BLOCK_HEAD_BYTES for at, tag in tags.items() if (tag.state, tag.type_id) == (STATE_USED, TYPE_GROUP)]
+    assert len(groups) == 6
+    table_off = damaging.word(original, HEADER["directory_off"].offset)
+    for group in groups:
+        for field in LAYOUT["group_t"].values():
+            for value in (1, table_off, *groups[:2], groups[-1], len(original), (1 << 64) - 8, (1 << 64) - 1):
+                image = bytearray(original)
+                damaging.put(image, group + field.offset, value, field.size)
+                worker.use(bytes(image), bytes([damaging.CHECK, 0, 2, 9, 10, 16, 5, 2]))
 
 
 def test_every_length(worker, images):

@@ -3,10 +3,11 @@
 import os
 
 import pytest
-from scribe import HEADER, HEAP_GATE, Scribe
+from scribe import HEAD, HEADER, HEAP_GATE, USED, Scribe
 from workers import in_thread
 
 import shmem
+from shmem._base.layout import LAYOUT, TYPE_GROUP, read_tag
 
 
 class Node(shmem.Struct, type_name="tree.Node"):
@@ -61,6 +62,15 @@ def test_a_tree_is_what_there_was(shm):
 def test_a_name_takes_one_line(shm):
     shm["a\nb"] = [1]
     assert lines(shm.tree()) == [r"└── 'a\nb'  (1,) int64"]
+
+
+def test_long_names_and_dtypes_are_cut(shm):
+    shm.zeros(1, [(f"field{i}", "int64") for i in range(100)], name="name" * 1000)
+    (line,) = lines(shm.tree())
+    assert len(line) < 160
+    assert line.startswith(f"└── {'name' * 19}n...  (1,) [('field0', '<i8'), ")
+    assert line.endswith("...")
+    assert f">{'name' * 19}n...<" in shm.tree()._repr_html_()
 
 
 @pytest.mark.parametrize("n_names", [99, 1001, 3000])
@@ -145,3 +155,76 @@ def test_reading_stops_at_the_first_wait_in_vain(shm):
         tree.growing.look = original
     assert asked == ["a"]
     assert [child.problem for child in root.children] == [glances.BUSY]
+
+
+# -- groups ---------------------------------------------------------------------------------------------------
+
+
+def test_groups_are_indented(shm):
+    shm["run1/raw/a"] = [1]
+    shm["mask"] = [True]
+    shm["run1/b"] = [1, 2]
+    shm.create_group("empty")
+    assert lines(shm.tree()) == [
+        "├── run1/",
+        "│   ├── raw/",
+        "│   │   └── a  (1,) int64",
+        "│   └── b  (2,) int64",
+        "├── mask  (1,) bool",
+        "└── empty/",
+    ]
+    assert str(shm["run1"].tree()).splitlines() == ["run1/", "├── raw/", "│   └── a  (1,) int64", "└── b  (2,) int64"]
+    html = shm.tree()._repr_html_()
+    assert [level for level in (0.5, 2.0, 3.5) if f"padding-left: {level}em" in html] == [2.0, 3.5]
+    assert html.count("<tr>") == 1 + 6
+    assert "2 names" in html
+
+
+def test_levels_are_limited(shm):
+    shm["a/b/c"] = [1]
+    shm["a/d"] = [1]
+    assert lines(shm.tree(level=1)) == ["└── a/  (2 names)"]
+    assert lines(shm.tree(level=2)) == ["└── a/", "    ├── b/  (1 name)", "    └── d  (1,) int64"]
+    assert shm._repr_html_().count("<tr>") == 1 + 1
+
+
+def test_a_section_with_many_groups_has_a_short_tree(shm):
+    """Upper levels come first: each group has its line before the contents of one are shown."""
+    for i in range(12):
+        for k in range(20):
+            shm[f"{i:02}/{k:02}"] = b""
+    shown = lines(shm.tree(max_names=10))
+    assert sum("/" in line for line in shown) == 10
+    assert sum("  block" in line for line in shown) == 30
+    assert sum("... 10 more names" in line for line in shown) == 3
+    assert sum("(20 names)" in line for line in shown) == 7
+    assert shown[-1] == "└── ... 2 more names"
+
+
+def test_a_deleted_group_has_no_tree(shm):
+    group = shm.create_group("a")
+    del shm["a"]
+    with pytest.raises(KeyError):
+        group.tree()
+
+
+def tables_of_groups(scribe):
+    """Return the offsets of the words that lead to the tables of groups, in the order of their blocks."""
+    at, top = (HEADER[name].read(scribe.bytes) for name in ("heap_start", "top"))
+    found = []
+    while at < top:
+        tag = read_tag(scribe[at])
+        if (tag.state, tag.type_id) == (USED, TYPE_GROUP):
+            found.append(at + HEAD + LAYOUT["group_t"]["table_off"].offset)
+        at += tag.size
+    return found
+
+
+@pytest.mark.damages
+def test_a_damaged_group_does_not_hide_the_others(shm):
+    shm["a/x"] = [1]
+    shm["b/x"] = [1]
+    scribe = Scribe(shm.path)
+    first, _ = tables_of_groups(scribe)
+    scribe[first] = 3
+    assert lines(shm.tree()) == ["├── a/", "│   └── ... damaged", "└── b/", "    └── x  (1,) int64"]

@@ -25,6 +25,7 @@ from shmem._base.layout import (
     TYPE_PLAIN,
     read_tag,
 )
+from shmem._objects import directory
 
 HEADER, BLOCK, INTENT = LAYOUT["header_t"], LAYOUT["block_t"], LAYOUT["intent_t"]
 TABLE, SLOT = LAYOUT["name_table_t"], LAYOUT["name_slot_t"]
@@ -77,6 +78,18 @@ def fill_names(section):
         section[f"name {i:03} {'n' * (i % 30)}"] = block
     for i in range(0, 120, 3):
         del section[f"name {i:03} {'n' * (i % 30)}"]
+
+
+def fill_groups(section):
+    """Make groups in groups, one of them with a table that grows, and a deleted one that is yet to be emptied."""
+    for i in range(30):
+        section[f"full/name {i}"] = b"bytes"
+    section["a/deep/array"] = np.arange(5)
+    section["a/queue"] = section.queue(2, "<i8")
+    section.create_group("empty")
+    section["deleted/array"] = np.arange(9)
+    section["deleted/deep/bytes"] = b"in a group in a group"
+    directory.remove_name(section, "deleted")
 
 
 def fill_arrays(section):
@@ -174,6 +187,7 @@ FILLS = {
     "nothing": fill_nothing,
     "blocks": fill_blocks,
     "names": fill_names,
+    "groups": fill_groups,
     "arrays": fill_arrays,
     "objects": fill_objects,
     "primitives": fill_primitives,

@@ -249,6 +249,8 @@ def look(section, found, depth=6):
             found[...] = content
     elif isinstance(found, shmem.Queue):
         use_queue(found)
+    elif isinstance(found, shmem.Group):
+        look_at_group(section, found, depth)
     elif isinstance(found, shmem.Semaphore):
         found.signal()
         found.wait(timeout=0)
@@ -261,6 +263,13 @@ def look(section, found, depth=6):
             found.release()
     elif isinstance(found, shmem.Struct):
         look_at_fields(section, found, depth)
+
+
+def look_at_group(section, found, depth):
+    with contextlib.suppress(KeyError):
+        for name in list(found)[: 4 if depth else 0]:
+            with contextlib.suppress(shmem.ShmemError, KeyError):
+                look(section, found[name], depth - 1)
 
 
 def look_at_fields(section, found, depth):
@@ -305,6 +314,7 @@ class Session:
     def stats(self):
         self.section.stats()
         self.section.label, self.section.index, self.section.uuid, self.section.owner_deaths, repr(self.section)
+        self.section._repr_html_(), str(self.section.tree())
 
     def names(self):
         found = list(self.section)
@@ -348,6 +358,7 @@ class Session:
     def name(self):
         for i in range(self.n_times):
             self.section[f"new {i}"] = b"x" * i
+            self.section[f"group/deep/new {i}"] = b"x" * i
         self.section["same"] = self.section["new 0"]
 
     def unname(self):
