@@ -273,6 +273,28 @@ def test_another_object_of_the_same_name_has_its_own(shm, attrs):
     assert dict(attrs) == {}
 
 
+def test_value_that_replaces_another_has_its_own(shm, attrs):
+    attrs["unit"] = "m"
+    shm["y"] = shm["x"]
+    shm.entry("x").replace([3, 4])
+    assert dict(attrs) == {}
+    assert dict(shm.entry("y").attrs) == {"unit": "m"}
+    attrs["unit"] = "km"
+    shm.entry("x").replace(shm["y"])
+    assert dict(attrs) == {"unit": "m"}
+    shm.check_heap()
+
+
+def test_renamed_object_keeps_its_attributes(shm, attrs):
+    attrs["unit"] = "m"
+    shm["run/y"] = [1]
+    shm["run"].attrs["n"] = 1
+    shm.entry("x").rename("z")
+    assert dict(shm.entry("z").attrs) == {"unit": "m"}
+    with pytest.raises(KeyError):
+        attrs["unit"]
+
+
 def test_object_that_is_named_again_keeps_its_attributes(shm, attrs):
     attrs["unit"] = "m"
     array = shm["x"]
@@ -428,10 +450,11 @@ def test_changes_while_the_array_moves(shm, child):
     others[0].hear()
     others.append(child(setting, shm.name, n_steps))
     attrs = shm.entry("log").attrs
+    attrs["long"] = "x" * 60_000  # what takes a while to copy is more likely to change meanwhile
     for _ in range(n_steps):
         attrs["here"] = attrs.get("here", 0) + 1
     others.pop().end()
     attrs["over"] = True
     others.pop().end()
-    assert dict(attrs.items()) == {"here": n_steps, "child": n_steps, "over": True}
+    assert [attrs[name] for name in ("here", "child", "over")] == [n_steps, n_steps, True]
     shm.check_heap()
