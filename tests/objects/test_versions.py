@@ -323,6 +323,8 @@ def test_waiters_see_the_last_of_many_changes(shm, child):
             with shmem.SharedMemory(shared_name=args[0]) as shm:
                 entry = shm.entry("x")
                 since = entry.version
+                assert entry.value[0] == 0
+                say("ready")
                 while entry.value[0] < 300:
                     since = entry.wait_changed(since)
                 say("end")
@@ -331,6 +333,7 @@ def test_waiters_see_the_last_of_many_changes(shm, child):
         )
         for _ in range(2)
     ]
+    assert [reader.hear_soon() for reader in readers] == ["ready", "ready"]
     for i in range(1, 301):
         if i % 3:
             shm["x"][0] = i
