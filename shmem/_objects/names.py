@@ -16,6 +16,7 @@ from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
 from shmem._objects.semaphore import place_semaphore
 
+NAMES_COMPLETED = 10_000
 _ABSENT = object()
 
 
@@ -475,6 +476,18 @@ class Names:
         """The `Attributes` of the section itself, or of this group."""
         return Attributes(self._memory, self._level or None)
 
+    def _ipython_key_completions_(self):
+        """Return some thousands of the names that IPython offers after ``shm["``: those of this level, and the paths of those in groups."""
+        found, waiting = [], [""]
+        for prefix in [] if self._memory.closed else waiting:  # which grows meanwhile
+            path = f"{self._level}/{prefix}" if self._level else prefix
+            glance = glances.at_objects(self._memory, path.removesuffix("/"), NAMES_COMPLETED - len(found))
+            found += [prefix + name for name, _, _ in glance.objects]
+            waiting += [f"{prefix}{name}/" for name, kind, _ in glance.objects if kind == "group"]
+            if glance.problem == glances.BUSY or len(found) >= NAMES_COMPLETED:
+                break
+        return found
+
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.
 
@@ -595,10 +608,6 @@ class Group(Names):
         from shmem._objects import display
 
         return display.group_html(self._memory, self._name)
-
-    def _ipython_key_completions_(self):
-        """Return the names that IPython offers after ``group["``."""
-        return [] if self._memory.closed else glances.at_names(self._memory, self._name, 10_000).names
 
     def __reduce__(self):
         raise TypeError("a Group cannot be pickled; send its name")
