@@ -8,7 +8,7 @@ import numpy as np
 
 from shmem._base import errors
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, directory, making, struct
+from shmem._objects import arrays, directory, glances, making, struct
 from shmem._objects import queue as _queue
 from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry
@@ -16,6 +16,7 @@ from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
 from shmem._objects.semaphore import place_semaphore
 
+NAMES_COMPLETED = 10_000
 _ABSENT = object()
 
 
@@ -415,6 +416,18 @@ class Names:
     def attrs(self):
         """The `Attributes` of the section itself, or of this group."""
         return Attributes(self._memory, self._level or None)
+
+    def _ipython_key_completions_(self):
+        """Return the names that IPython offers after ``shm["``: those of this level, and the paths of those in groups, of some thousands."""
+        found, waiting = [], [""]
+        for prefix in [] if self._memory.closed else waiting:  # which grows meanwhile
+            path = f"{self._level}/{prefix}" if self._level else prefix
+            glance = glances.at_objects(self._memory, path.removesuffix("/"), NAMES_COMPLETED - len(found))
+            found += [prefix + name for name, _, _ in glance.objects]
+            waiting += [f"{prefix}{name}/" for name, kind, _ in glance.objects if kind == "group"]
+            if glance.problem == glances.BUSY or len(found) >= NAMES_COMPLETED:
+                break
+        return found
 
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.

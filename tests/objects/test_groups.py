@@ -251,3 +251,13 @@ def test_sweep_and_other_processes_go_on(shm):
     shm["run1/x"] = np.zeros(1000)
     del shm["run1"]
     assert shm.sweep() == 0
+
+
+def test_completions_are_names_and_paths(shm):
+    for name in ("a", "run1/x", "run1/deep/y"):
+        shm[name] = [1]
+    assert shm._ipython_key_completions_() == ["a", "run1", "run1/x", "run1/deep", "run1/deep/y"]
+    assert shm["run1"]._ipython_key_completions_() == ["x", "deep", "deep/y"]
+    group = shm["run1"]
+    del shm["run1"]
+    assert group._ipython_key_completions_() == []
