@@ -43,3 +43,4 @@ cdef enum Status:
     NOT_A_GROUP = -109           # a component of a path leads to another object
     TABLE_FULL = -110
     ATTRIBUTES_CHANGED = -111    # of a block that is about to move
+    IS_A_GROUP = -112

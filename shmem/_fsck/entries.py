@@ -15,6 +15,7 @@ from shmem._base.layout import (
     INTENT_RESIZE,
     INTENT_SHRINK,
     INTENT_SWAP_SLOT,
+    INTENT_SWAP_TWO,
     LAYOUT,
     MAX_THREADS,
     READERS_COUNT_MASK,
@@ -29,6 +30,7 @@ OPERATIONS = {
     INTENT_RESIZE: "resizing a block",
     INTENT_MOVE: "moving a block",
     INTENT_SHRINK: "shrinking a block",
+    INTENT_SWAP_TWO: "renaming an object, or changing the rows of an array",
 }
 RESIZES = INTENT_RESIZE, INTENT_SHRINK
 
@@ -75,9 +77,14 @@ def _intent_problem(wreck, intent):
         return f"its operation is {operation:#x}"
     if kind in RESIZES:
         return None if slot in wreck.blocks else f"it resizes a block at {slot:#x}, where no block begins"
-    if slot % WORD_BYTES or slot > wreck.size - 2 * WORD_BYTES:
-        return f"it changes a word at {slot:#x}"
-    for offset in (*intent["make_off"], *intent["drop_off"]):  # a dropped block may lie above `top` by now
+    slots, blocks = [slot], [*intent["make_off"], *intent["drop_off"]]
+    if kind == INTENT_SWAP_TWO:
+        slots.append(intent["slot2_off"])
+        del blocks[1]  # the value of the second word
+    for word in slots:
+        if word % WORD_BYTES or word > wreck.size - 2 * WORD_BYTES:
+            return f"it changes a word at {word:#x}"
+    for offset in blocks:  # a dropped block may lie above `top` by now
         if offset and (offset % BLOCK_ALIGN_BYTES or not wreck.start < offset < wreck.field("max_size")):
             return f"it refers to a block at {offset:#x}"
     return None

@@ -35,7 +35,10 @@ ctypedef struct header_call_t:       # for `array_copy_header`
 cdef int array_enter(section_t* section, named_array_t* array) noexcept nogil
 # Leave it; free the array if it must end with its last pin, and that was this gate.
 cdef void array_leave(section_t* section, named_array_t* array) noexcept nogil
-# The same after `table_replace`, which has opened the gate: wake all waiters, which look the name up again.
+# Set the number of rows, give the name a new version, and leave: OK.  NOT_FOUND, CHANGED, INTERRUPTED, ...: nothing was done, and the gate
+# is not left.  A reader sees the new number at once, without any gate.
+cdef int array_set_rows(section_t* section, named_array_t* array, uint64_t n_rows) noexcept nogil
+# As `array_leave` after `table_replace`, which has opened the gate: wake all waiters, which look the name up again.
 cdef void array_was_replaced(section_t* section, named_array_t* array) noexcept nogil
 # Seal an array that no participant views: OK, INTERRUPTED after a slice, NOT_FOUND, CHANGED, PINNED, INVALID_BLOCK if it is not an array.
 cdef int array_seal(section_t* section, named_array_t* array) noexcept nogil

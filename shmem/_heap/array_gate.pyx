@@ -42,8 +42,9 @@ from shmem._base.status cimport (
 from shmem._base.system cimport futex_wait, futex_wake
 from shmem._heap.heap cimport (
     WAIT_A_SLICE, WAIT_FOREVER, heap_check_users_block, heap_enter, heap_enter_to_change, heap_leave, heap_release_with_pins, heap_wait_t)
-from shmem._heap.name_paths cimport names_anchor
-from shmem._heap.name_slots cimport name_t, names_find, table_entry
+from shmem._heap.intents cimport intent_begin_two, intent_end, my_intent
+from shmem._heap.name_slots cimport name_t
+from shmem._heap.name_versions cimport names_find_entry, names_notify, version_next
 from shmem._heap.pins cimport array_checked_pins, block_is_pinned, block_is_unreachable, block_is_viewed
 from shmem._sync.channel cimport SLICE_NS
 from shmem._sync.gate cimport GATE_SPINS
@@ -58,16 +59,11 @@ cdef inline array_t* _array(section_t* section, uint64_t payload_off) noexcept n
 
 cdef int _find(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* payload_off, uint64_t* serial) noexcept nogil:
     """Find, under the heap gate, the object that a name leads to: OK, NOT_FOUND, ALREADY_FREED, CORRUPTED."""
-    cdef uint64_t* found = NULL
-    cdef uint64_t slot_off = 0, table_off = 0
-    cdef name_entry_t* entry
-    cdef int status = names_anchor(section, anchor, name, &found)
-    if status == OK:
-        status = names_find(section, found[0], name, &slot_off, &table_off)
+    cdef name_entry_t* entry = NULL
+    cdef int status = names_find_entry(section, anchor, name, &entry)
     if status != OK:
         return status
-    entry = table_entry(section, slot_off)
-    if damaged(entry == NULL or entry.serial == 0):
+    if damaged(entry.serial == 0):
         return CORRUPTED
     payload_off[0], serial[0] = entry.value, entry.serial & SERIAL_MASK
     return heap_check_users_block(section, payload_off[0], serial[0])
@@ -167,12 +163,10 @@ cdef void array_was_replaced(section_t* section, named_array_t* call) noexcept n
     futex_wake(<uint32_t*>&_array(section, call.payload_off).append_gate, ALL_WAITERS)
 
 
-cdef void array_leave(section_t* section, named_array_t* call) noexcept nogil:
+cdef void _leave_both(section_t* section, named_array_t* call) noexcept nogil:
+    """Leave the gate of the array, and then the heap gate."""
     cdef uint64_t* gate = &_array(section, call.payload_off).append_gate
-    cdef uint64_t word
-    if heap_enter(section, WAIT_FOREVER) != OK:
-        return
-    word = load_relaxed_u64(gate)
+    cdef uint64_t word = load_relaxed_u64(gate)
     store_release_u64(gate, 0)
     if (section.header.broken == 0 and block_is_unreachable(section, call.payload_off)
             and not block_is_pinned(section, call.payload_off, False, True)):
@@ -181,6 +175,34 @@ cdef void array_leave(section_t* section, named_array_t* call) noexcept nogil:
     heap_leave(section)
     if word & GATE_WAITERS:
         futex_wake(<uint32_t*>gate, 1)           # a thread that sleeps there, whatever the place holds by now, looks again
+
+
+cdef void array_leave(section_t* section, named_array_t* call) noexcept nogil:
+    if heap_enter(section, WAIT_FOREVER) == OK:
+        _leave_both(section, call)
+
+
+cdef int array_set_rows(section_t* section, named_array_t* call, uint64_t n_rows) noexcept nogil:
+    cdef uint64_t* shape = array_shape(_array(section, call.payload_off))
+    cdef uint64_t version
+    cdef name_entry_t* entry = NULL
+    cdef int status = heap_enter_to_change(section, WAIT_A_SLICE)
+    if status != OK:
+        return status
+    status = names_find_entry(section, call.anchor, &call.name, &entry)
+    if status == OK and (entry.value != call.payload_off or (entry.serial ^ call.serial) & SERIAL_MASK):
+        status = CHANGED
+    if status != OK:
+        heap_leave(section)
+        return status
+    version = version_next(section)
+    intent_begin_two(my_intent(section), 0, <char*>shape - section.base, n_rows, <char*>&entry.version - section.base, version, 0, 0)
+    store_release_u64(shape, n_rows)                                                            # commit
+    store_release_u64(&entry.version, version)
+    intent_end(my_intent(section))
+    _leave_both(section, call)
+    names_notify(section, call.payload_off)
+    return OK
 
 
 # -- sealing ------------------------------------------------------------------------------------------------

@@ -10,7 +10,10 @@ and read `shape[0]` once.  The rows below what they read are complete, and stay 
 In place::
 
     rows are written above shape[0]       a kill leaves them there: they are not part of the array
-    shape[0]                              commit.  Appending, growing and shrinking are this one store
+    shape[0]                              commit, under the heap gate.  Appending, growing and shrinking are this one store
+    the version of the name               the second word of the same intent: recovery stores it if shape[0] was stored
+
+If the name leads to another object by then, nothing is committed, and the caller looks the name up again.
 
 With a new array, when the room is used up, or a dimension other than the first changes::
 
@@ -27,17 +30,17 @@ again under the heap gate before the commit, so that no participant can begin to
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from shmem._atomics cimport store_release_u64
 from shmem._base.bounds cimport damaged
 from shmem._base.layout cimport (
-    BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, array_max_shape, array_pins, array_shape, array_strides, array_t, round_up)
-from shmem._base.section cimport section_t
+    BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, TYPE_ARRAY, array_max_shape, array_pins, array_shape,
+    array_strides, array_t, payload_to_block, round_up)
+from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport ATTRIBUTES_CHANGED, BEYOND_MAXIMUM, CORRUPTED, NO_MEMORY, OK, PINNED
-from shmem._heap.array_gate cimport array_enter, array_leave, array_was_replaced, named_array_t
+from shmem._heap.array_gate cimport array_enter, array_leave, array_set_rows, array_was_replaced, named_array_t
 from shmem._heap.attributes cimport attributes_carry
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_enter, heap_leave)
-from shmem._heap.name_table cimport replacement_t, table_replace
+from shmem._heap.name_changes cimport replacement_t, table_replace
 from shmem._heap.pins cimport block_is_viewed, pin_words
 
 
@@ -81,14 +84,15 @@ cdef bint _fits_in_place(section_t* section, growth_t* growth) noexcept nogil:
     return growth.shape[0] <= growth.array.capacity_bytes // growth.array.row_bytes
 
 
-cdef void _change_in_place(section_t* section, growth_t* growth) noexcept nogil:
+cdef int _change_in_place(section_t* section, growth_t* growth) noexcept nogil:
+    """Write the rows and show them; the gate is left if that is OK, and only then."""
     cdef named_array_t* array = &growth.array
     cdef char* end = section.base + array.payload_off + array.data_off + array.n_rows * array.row_bytes
     if growth.rows != NULL:
         memcpy(end, growth.rows, growth.n_bytes)
     elif growth.shape[0] > array.n_rows:
         memset(end, 0, (growth.shape[0] - array.n_rows) * array.row_bytes)
-    store_release_u64(array_shape(_array(section, growth)), growth.shape[0])                       # commit
+    return array_set_rows(section, array, growth.shape[0])
 
 
 # -- by a new array -------------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ cdef int _allocate(section_t* section, growth_t* growth, uint64_t* new_off, uint
 cdef int _replace(section_t* section, growth_t* growth, replacement_t* change) noexcept nogil:
     """Let the filled array take the name, and the attributes of the old one."""
     cdef int status = ATTRIBUTES_CHANGED
-    change.carried.old_off, change.carried.old_serial, change.carried.new_off = change.old_off, change.old_serial, change.new_off
+    change.carried.old_off, change.carried.old_serial, change.carried.new_off = change.only_off, change.only_serial, change.new_off
     change.carried.entry_off = change.carried.copied_serial = 0
     while status == ATTRIBUTES_CHANGED:
         status = attributes_carry(section, &change.carried, WAIT_A_SLICE)
@@ -204,12 +208,13 @@ cdef int _move(section_t* section, growth_t* growth) noexcept nogil:
     if not growth.may_move and block_is_viewed(section, growth.array.payload_off):
         status = PINNED
     heap_leave(section)
-    change.old_off, change.old_serial, change.may_move = growth.array.payload_off, growth.array.serial, growth.may_move
-    change.new_off = 0
+    change.only_off, change.only_serial, change.may_move = growth.array.payload_off, growth.array.serial, growth.may_move
+    change.is_pending, change.pending_type, change.new_off = True, TYPE_ARRAY, 0
     if status == OK:
         status = _allocate(section, growth, &change.new_off, &capacity_bytes)
     if status != OK:
         return status
+    change.new_serial = block_at(section, payload_to_block(change.new_off)).serial & SERIAL_MASK
     made = <array_t*>(section.base + change.new_off)
     _write_header(section, growth, made, capacity_bytes)
     _fill(section, growth, made)
@@ -222,7 +227,7 @@ cdef int _move(section_t* section, growth_t* growth) noexcept nogil:
 
 
 cdef int _grow_entered(section_t* section, growth_t* growth) noexcept nogil:
-    """Do the work as the owner of the gate; it is left if the array has moved."""
+    """Do the work as the owner of the gate, which is left if the status is OK."""
     cdef uint32_t i
     cdef int status = _copy_shape(section, growth)
     if status != OK:
@@ -237,9 +242,7 @@ cdef int _grow_entered(section_t* section, growth_t* growth) noexcept nogil:
         return BEYOND_MAXIMUM
     if not _fits_in_place(section, growth):
         return _move(section, growth)
-    _change_in_place(section, growth)
-    array_leave(section, &growth.array)
-    return status
+    return _change_in_place(section, growth)
 
 
 cdef int array_grow(section_t* section, growth_t* growth) noexcept nogil:

@@ -11,13 +11,16 @@ MOVE        the same for a block that moves: `slot` is the old block's tag.  If 
 RESIZE      the deciding store is that of the block's tag in `slot`.  If it was made, the word next to the tag, with serial and slack,
             becomes `make_off[0]`, else `drop_off[0]`.  If it was made, the bytes from `drop_off[1]` up to
             `make_off[1]` are cleared.
+SWAP_TWO    as SWAP_SLOT with one block each: `make_off[0]` is made, and `drop_off[0]` is dropped.  If the store into `slot` was made, the
+            word at `slot2_off` becomes `make_off[1]`, which is a number and not a block.  If `*slot` had `value` already, the second store
+            may be made although the process was killed before the first: it must be right by itself.
 SHRINK      as RESIZE, except that if the store was not made, the two words at the cut are still payload: they are restored to
             `drop_off[1]` and `make_off[1]`.  (They were overwritten by the new rear tag and the front tag of the remainder.)
 """
 
 from libc.stdint cimport uint64_t
 from shmem._atomics cimport store_release_u64
-from shmem._base.layout cimport INTENT_NONE, intent_t
+from shmem._base.layout cimport INTENT_FIRST_TYPE_SHIFT, INTENT_NONE, INTENT_SWAP_TWO, intent_t
 from shmem._base.section cimport section_t
 
 
@@ -34,6 +37,13 @@ cdef inline void intent_begin(intent_t* intent, uint64_t operation, uint64_t slo
     intent.drop_off[0] = drop_0
     intent.drop_off[1] = drop_1
     store_release_u64(&intent.operation, operation)      # partner: the take-over of the heap gate
+
+
+cdef inline void intent_begin_two(intent_t* intent, uint64_t type_id, uint64_t slot_off, uint64_t value, uint64_t slot2_off,
+                                  uint64_t value_2, uint64_t make_off, uint64_t drop_off) noexcept nogil:
+    """Begin a change of two words; the block to make, if any, gets this type."""
+    intent.slot2_off = slot2_off
+    intent_begin(intent, INTENT_SWAP_TWO | type_id << INTENT_FIRST_TYPE_SHIFT, slot_off, value, make_off, value_2, drop_off, 0)
 
 
 cdef inline void intent_end(intent_t* intent) noexcept nogil:

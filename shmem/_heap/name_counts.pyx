@@ -79,15 +79,23 @@ cdef bint entry_leads_to_block(section_t* section, const name_entry_t* entry) no
 # -- counting anew ----------------------------------------------------------------------------------------
 
 cdef void _recount_table(section_t* section, uint64_t table_off) noexcept nogil:
-    """Count the slots of a table that are not empty, and those that show an entry: `filled` and `live` are indexes too."""
+    """Count the slots of a table that are not empty, and those that show an entry: `filled` and `live` are indexes too.
+
+    So is `change_count`, which is at least the version of each entry.
+    """
     cdef name_table_t* table
+    cdef name_entry_t* entry
     cdef uint64_t i, n_filled = 0, n_live = 0, capacity = table_capacity(section, table_off)
     if capacity == 0:
         return
     table = <name_table_t*>(section.base + table_off)
     for i in range(capacity):
         n_filled += table_slots(table)[i].entry_off != SLOT_EMPTY
-        n_live += table_entry(section, table_slot_off(table_off, i)) != NULL
+        entry = table_entry(section, table_slot_off(table_off, i))
+        if entry != NULL:
+            n_live += 1
+            if entry.version > section.header.change_count:
+                store_release_u64(&section.header.change_count, entry.version)
     table.filled = n_filled
     table.live = n_live
     section.header.name_blocks += 1 + n_live

@@ -1,18 +1,14 @@
 # cython: language_level=3
 from libc.stdint cimport uint32_t, uint64_t
+from shmem._base.layout cimport name_entry_t
 from shmem._base.section cimport section_t
-from shmem._heap.attributes cimport carried_t
 from shmem._heap.heap cimport heap_wait_t
 from shmem._heap.name_slots cimport name_t
 
-ctypedef struct replacement_t:       # of an array by a larger one
-    uint64_t old_off
-    uint64_t old_serial
-    uint64_t new_off                 # a PENDING block of the caller
-    bint may_move                    # although participants view the old one, which they keep
-    carried_t carried                # the attributes of the old one
+# Under the gate: the value that goes with its name, because neither another name nor the root leads to it; or 0.
+cdef uint64_t table_value_to_drop(section_t* section, const name_entry_t* entry) noexcept nogil
 
-# All of these take the gate.  INTERRUPTED, which WAIT_A_SLICE allows, means that nothing was changed.
+# These take the gate.  INTERRUPTED, which WAIT_A_SLICE allows, means that nothing was changed.
 cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name, uint64_t* value, uint64_t* serial,
                        heap_wait_t wait) noexcept nogil
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
@@ -22,5 +18,3 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
                       heap_wait_t wait) noexcept nogil
 # Remove the entry in a slot, and free its value if nothing else leads to it.  The caller owns the gate, and has called `heap_mend_pins`.
 cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil
-cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name, replacement_t* change,
-                       heap_wait_t wait) noexcept nogil

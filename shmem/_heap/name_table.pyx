@@ -12,8 +12,7 @@ each change, under an intent:
 * insert: with the store the PENDING entry becomes USED, and so does a value that was made for this name.
 * remove: the store hides the entry.  The entry is freed, and the value too if nothing else leads to it.  A group is emptied later:
   `name_groups.pyx`.
-* replace: the store shows a new entry, with a value that was made for it, in the place of the old one.  Both become USED with it; the old
-  entry is freed, and so is the old value, with its last pin if it is viewed.
+* replace, rename: see `name_changes.pyx`.
 * grow: the store into the table's anchor in the header shows a larger table.  Its entries move with later changes: `name_growth.pyx`.
 
 `filled` and `live` are indexes, which recovery counts again.  Names have at most 64 KiB.  Names with equal hashes are compared by their
@@ -25,12 +24,10 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
 from shmem._base.layout cimport (
-    INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_ARRAY, TYPE_FIRST_USER,
-    TYPE_GROUP, TYPE_NAME_ENTRY, array_t, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block,
-    tag_type)
+    INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_FIRST_USER, TYPE_GROUP,
+    TYPE_NAME_ENTRY, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, tag_type)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport ATTRIBUTES_CHANGED, CHANGED, CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL
-from shmem._heap.attributes cimport attributes_show_carried
+from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, TABLE_FULL
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_commit, heap_enter,
     heap_end_block, heap_enter_to_change, heap_leave, heap_mend_pins, heap_release, heap_wait_t)
@@ -40,7 +37,8 @@ from shmem._heap.name_groups cimport group_doom
 from shmem._heap.name_growth cimport names_grow, names_move_some, table_must_grow
 from shmem._heap.name_paths cimport names_anchor
 from shmem._heap.name_slots cimport name_t, names_find, table_capacity, table_entry
-from shmem._heap.pins cimport block_is_viewed, block_waits_for_pins, block_was_named
+from shmem._heap.name_versions cimport names_notify, names_notify_all, version_next
+from shmem._heap.pins cimport block_waits_for_pins, block_was_named
 
 
 # -- reading --------------------------------------------------------------------------------------------
@@ -136,6 +134,8 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
                 (<name_entry_t*>(section.base + entry_off)).value = _next_number(section)
             if status == OK:
                 was_empty = (<name_slot_t*>(section.base + slot_off)).entry_off == SLOT_EMPTY
+                if anchor == &section.header.directory_off:
+                    (<name_entry_t*>(section.base + entry_off)).version = version_next(section)
                 _show_entry(section, slot_off, name, entry_off, pending_off, pending_type)
                 _count_shown(section, table_off, was_empty, value, serial)
                 if pending_off != 0 and pending_type == TYPE_GROUP:
@@ -180,17 +180,27 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     return status
 
 
+cdef inline bint _is_group(section_t* section, const name_entry_t* entry) noexcept nogil:
+    return (heap_check_block(section, entry.value, entry.serial) == OK
+            and tag_type(block_at(section, payload_to_block(entry.value)).tag) == TYPE_GROUP)
+
+
+cdef uint64_t table_value_to_drop(section_t* section, const name_entry_t* entry) noexcept nogil:
+    if (heap_check_block(section, entry.value, entry.serial) != OK or section.header.root_off == entry.value
+            or names_of(section, entry.value) > 1 or _is_group(section, entry)):
+        return 0
+    return entry.value
+
+
 cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
     """Make the one store that removes a name; then free its entry, and its value if nothing else leads to it.  A group is emptied later."""
     cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
     cdef name_entry_t* entry = table_entry(section, slot_off)
     cdef name_table_t* table = <name_table_t*>(section.base + table_off)
-    cdef uint64_t entry_off = slot.entry_off, value = entry.value, drop_off = 0
+    cdef uint64_t entry_off = slot.entry_off, value = entry.value, drop_off = table_value_to_drop(section, entry)
     cdef bint is_linked = heap_check_block(section, value, entry.serial) == OK
-    cdef bint is_group = is_linked and tag_type(block_at(section, payload_to_block(value)).tag) == TYPE_GROUP
+    cdef bint is_group = _is_group(section, entry)
     cdef int status
-    if is_linked and not is_group and section.header.root_off != value and names_of(section, value) <= 1:
-        drop_off = value
     intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&slot.entry_off - section.base, SLOT_REMOVED,
                  0, 0, entry_off, drop_off)
     store_release_u64(&slot.entry_off, SLOT_REMOVED)                                                # commit
@@ -208,88 +218,6 @@ cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) n
     return status
 
 
-cdef int _may_replace(section_t* section, uint64_t slot_off, const replacement_t* change) noexcept nogil:
-    """Check what a name leads to: OK, CHANGED, SHARED if more than this name leads to it, PINNED if it is viewed and may not move."""
-    cdef name_entry_t* entry = table_entry(section, slot_off)
-    cdef int status
-    if entry == NULL:
-        return CORRUPTED
-    if entry.value != change.old_off or (entry.serial ^ change.old_serial) & SERIAL_MASK:
-        return CHANGED
-    status = heap_check_block(section, change.old_off, change.old_serial)
-    if status == OK and (section.header.root_off == change.old_off or names_of(section, change.old_off) != 1):
-        status = SHARED
-    if status == OK and not change.may_move and block_is_viewed(section, change.old_off):
-        status = PINNED
-    return status
-
-
-cdef int _show_instead(section_t* section, uint64_t slot_off, uint64_t entry_off, const replacement_t* change) noexcept nogil:
-    """Make the one store that replaces an entry and its value.  The caller owns the heap gate, and the gate of the old array."""
-    cdef name_slot_t* slot = <name_slot_t*>(section.base + slot_off)
-    cdef uint64_t former_off = slot.entry_off
-    cdef int status
-    intent_begin(my_intent(section), INTENT_SWAP_SLOT | <uint64_t>TYPE_NAME_ENTRY << INTENT_FIRST_TYPE_SHIFT
-                 | <uint64_t>TYPE_ARRAY << INTENT_SECOND_TYPE_SHIFT, <char*>&slot.entry_off - section.base, entry_off,
-                 entry_off, change.new_off, former_off, change.old_off)
-    store_release_u64(&slot.entry_off, entry_off)                                                   # commit
-    heap_commit(section, entry_off, TYPE_NAME_ENTRY)
-    heap_commit(section, change.new_off, TYPE_ARRAY)
-    names_add(section, change.new_off)
-    names_drop(section, change.old_off)
-    status = heap_release(section, former_off)
-    (<array_t*>(section.base + change.old_off)).append_gate = 0              # it pins the array no more
-    if status == OK and not block_waits_for_pins(section, change.old_off):
-        status = heap_end_block(section, change.old_off)
-    intent_end(my_intent(section))
-    return status
-
-
-cdef int table_replace(section_t* section, uint64_t* anchor, const name_t* name, replacement_t* change,
-                       heap_wait_t wait) noexcept nogil:
-    """Let a name lead to the caller's PENDING array instead of the one whose gate the caller owns, and has left then.
-
-    OK, NOT_FOUND, CHANGED, SHARED, PINNED, ...: the new array stays PENDING, and the gate taken, unless OK.  ATTRIBUTES_CHANGED: the
-    attributes must be carried anew.
-    """
-    cdef uint64_t* found = NULL
-    cdef uint64_t entry_off = 0, slot_off = 0, table_off = 0
-    cdef name_entry_t* entry
-    cdef name_entry_t* former
-    cdef int status = heap_allocate(section, sizeof(name_entry_t) + <uint64_t>name.n_bytes, 16, 0,
-                                    HEAP_PENDING | _allocation_wait(wait), &entry_off)
-    if status != OK:
-        return status
-    entry = <name_entry_t*>(section.base + entry_off)
-    entry.value = change.new_off
-    entry.serial = block_at(section, payload_to_block(change.new_off)).serial & SERIAL_MASK
-    entry.name_bytes = name.n_bytes
-    entry.data_bytes = 0
-    memcpy(entry_name(entry), name.text, name.n_bytes)
-    status = heap_enter_to_change(section, wait)
-    if status == OK:
-        status = names_anchor(section, anchor, name, &found)
-        if status == OK:
-            status = names_move_some(section, found[0])
-        if status == OK:
-            status = names_find(section, found[0], name, &slot_off, &table_off)
-        if status == OK:
-            status = _may_replace(section, slot_off, change)
-        if status == OK:
-            status = attributes_show_carried(section, &change.carried)
-            if status == CHANGED:
-                status = ATTRIBUTES_CHANGED
-        if status == OK:
-            former = table_entry(section, slot_off)
-            entry.version = former.version
-            _show_instead(section, slot_off, entry_off, change)
-            entry_off = 0
-        heap_leave(section)
-    if entry_off != 0:
-        heap_abandon(section, entry_off)
-    return status
-
-
 cdef int _mend_pins_of(section_t* section, uint64_t slot_off) noexcept nogil:
     cdef name_entry_t* entry = table_entry(section, slot_off)
     return heap_mend_pins(section, entry.value) if entry != NULL else CORRUPTED
@@ -304,7 +232,8 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
                       heap_wait_t wait) noexcept nogil:
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED.  With a value and its serial: NOT_FOUND too if the name leads elsewhere."""
     cdef uint64_t* found = NULL
-    cdef uint64_t slot_off = 0, table_off = 0
+    cdef uint64_t slot_off = 0, table_off = 0, removed = 0
+    cdef bint was_group = False
     cdef int status = heap_enter_to_change(section, wait)
     if status != OK:
         return status
@@ -318,6 +247,11 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     if status == OK:
         status = _mend_pins_of(section, slot_off)
     if status == OK:
+        removed, was_group = table_entry(section, slot_off).value, _is_group(section, table_entry(section, slot_off))
         status = names_hide(section, table_off, slot_off)
     heap_leave(section)
+    if was_group:
+        names_notify_all(section)
+    elif removed != 0:
+        names_notify(section, removed)
     return status

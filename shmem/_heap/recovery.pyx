@@ -40,10 +40,10 @@ from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
-    INTENT_SHRINK, INTENT_SWAP_SLOT, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_REMOVED,
-    STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, array_t, block_t,
-    block_to_payload, intent_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, pin_record_t, record_pins, seal, tag_make,
-    tag_make_free, tag_size, tag_state, tag_type)
+    INTENT_SHRINK, INTENT_SWAP_SLOT, INTENT_SWAP_TWO, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK,
+    SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE,
+    array_t, block_t, block_to_payload, intent_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, pin_record_t, record_pins,
+    seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.owner cimport owner_index, word_has_owner
 from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at
@@ -147,6 +147,10 @@ cdef void resize_finish(section_t* section, intent_t* intent) noexcept nogil:
         word_at(section, cut_off)[0] = intent.make_off[1]
 
 
+cdef inline bint _is_a_word(section_t* section, uint64_t off) noexcept nogil:
+    return off & 7 == 0 and off < heap_top(section)              # an image ends at `top`
+
+
 cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
     """Finish the change of a dead participant if its deciding store was made; else undo it."""
     cdef intent_t* intent = &section.intents[index]
@@ -155,7 +159,7 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
     cdef bint was_decided
     if operation == 0:
         return
-    if slot_off & 7 == 0 and slot_off < heap_top(section):       # an image ends at `top`
+    if _is_a_word(section, slot_off):
         was_decided = load_acquire_u64(word_at(section, slot_off)) == intent.value
         if kind == INTENT_RESIZE or kind == INTENT_SHRINK:
             resize_finish(section, intent)
@@ -166,6 +170,10 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
             _drop_block(section, intent.drop_off[1])
             if kind == INTENT_MOVE and section.header.root_off == block_to_payload(slot_off):
                 store_release_u64(&section.header.root_off, intent.make_off[0])
+        elif was_decided and kind == INTENT_SWAP_TWO and _is_a_word(section, intent.slot2_off):
+            _make_block(section, intent.make_off[0], index, operation >> INTENT_FIRST_TYPE_SHIFT & 0xffff)
+            store_release_u64(word_at(section, intent.slot2_off), intent.make_off[1])
+            _drop_block(section, intent.drop_off[0])
     intent_end(intent)
 
 

@@ -314,6 +314,9 @@ cdef Problem _check_slots(section_t* section, uint64_t table_off, bint lead_to_b
         entry = table_entry(section, at)
         if entry == NULL:
             return _say(facts, BAD_NAME, at, 0, (<name_slot_t*>(section.base + at)).entry_off)
+        if entry.version > section.header.change_count:
+            return _say(facts, BAD_NAME_COUNT, <char*>&section.header.change_count - section.base, entry.version,
+                        section.header.change_count)
         if lead_to_blocks and entry_leads_to_block(section, entry):
             facts.n_linked += 1
             if names_of(section, entry.value) == 0 or not _is_gated(section, entry.value):

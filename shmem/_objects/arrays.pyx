@@ -339,7 +339,7 @@ cdef tuple _strides_by_rows(tuple shape, object item_bytes):
     return tuple(strides)
 
 
-def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fill=None, maxshape=None):
+def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fill=None, maxshape=None, bint replaces=False):
     """Make an array: allocate it, let `fill(array)` write it while it is PENDING, then publish it, with or without a name."""
     cdef tuple most = None
     cdef uint64_t n_bytes
@@ -365,7 +365,7 @@ def make(Memory memory, shape, dtype, order, bint zero, name, bint temporary, fi
         if fill is not None:
             fill(array)
         if name is not None:
-            insert_name(mapping, name, hold.payload_off(), hold.serial, True, TYPE_ARRAY)
+            insert_name(mapping, name, hold.payload_off(), hold.serial, True, TYPE_ARRAY, replaces)
     except BaseException:
         _give_up(hold)
         raise

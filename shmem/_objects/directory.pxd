@@ -29,7 +29,14 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
 cdef tuple type_by_id(Mapping mapping, uint32_t type_id)
 
 # Name a block with this serial in the directory: a USED block, or this process's PENDING one, which becomes USED with that type.
-cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1
+# NameExists if the name is taken; with `replaces`, it leads to this block instead.
+cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id,
+                     bint replaces=*) except -1
+
+# Make the groups of a path, the last component excepted, that are missing.  If a group is deleted meanwhile, the caller tries again.
+cdef int make_groups(Mapping mapping, bytes encoded, str what, bint is_pending) except -1
+# Raise NameExists, since a part of the path leads to something that is not a group.
+cdef int refuse_path(Mapping mapping, bytes encoded, str what) except -1
 
 # Free a PENDING block of this process after a failure.  Wait for the heap gate for a slice at most.
 cdef void give_up_pending(section_t* section, uint64_t payload_off) noexcept

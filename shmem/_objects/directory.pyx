@@ -17,12 +17,13 @@ from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport (
     MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, TYPE_QUEUE, payload_to_block, tag_type)
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
+from shmem._base.status cimport INTERRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
 from shmem._bridge.calls cimport check, run_last_step, run_steps, step_t
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory, empty_groups
 from shmem._heap.heap cimport WAIT_A_SLICE, heap_abandon
+from shmem._heap.name_changes cimport replacement_t, table_replace
 from shmem._heap.name_groups cimport group_make
 from shmem._heap.name_listing cimport copied_bytes, copied_t, names_copy_some, names_count
 from shmem._heap.name_paths cimport MAX_LEVELS, group_at, path_make, path_make_of_group
@@ -55,6 +56,16 @@ cdef int _insert_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
     return table_insert(section, call.anchor, &call.name, call.data, call.data_bytes, call.value, call.serial, call.pending_off,
                         call.type_id, WAIT_A_SLICE)
+
+
+cdef int _replace_step(section_t* section, void* request) noexcept nogil:
+    cdef name_call_t* call = <name_call_t*>request
+    cdef replacement_t change
+    change.new_off, change.new_serial = call.value, call.serial
+    change.is_pending, change.pending_type = call.pending_off != 0, call.type_id
+    change.only_off = change.only_serial = 0
+    change.may_move = True
+    return table_replace(section, call.anchor, &call.name, &change, WAIT_A_SLICE)
 
 
 cdef int _make_group_step(section_t* section, void* request) noexcept nogil:
@@ -251,8 +262,7 @@ cdef int _insert(section_t* section, step_t step, name_call_t* call, bint is_pen
     return status
 
 
-cdef int _refuse_path(Mapping mapping, bytes encoded, str what) except -1:
-    """Raise NameExists, since a part of the path leads to something that is not a group."""
+cdef int refuse_path(Mapping mapping, bytes encoded, str what) except -1:
     cdef uint64_t payload_off = 0, serial = 0
     parts = encoded.split(b"/")
     cdef bytes path = parts[0]
@@ -263,8 +273,7 @@ cdef int _refuse_path(Mapping mapping, bytes encoded, str what) except -1:
     raise errors.NameExists(f"cannot {what}: {path.decode()!r} is not a group, but leads to an object; use another name")
 
 
-cdef int _make_groups(Mapping mapping, bytes encoded, str what, bint is_pending) except -1:
-    """Make the groups of a path, the last component excepted, that are missing."""
+cdef int make_groups(Mapping mapping, bytes encoded, str what, bint is_pending) except -1:
     cdef name_call_t call
     cdef int status
     parts = encoded.split(b"/")
@@ -275,30 +284,42 @@ cdef int _make_groups(Mapping mapping, bytes encoded, str what, bint is_pending)
         if status == NOT_FOUND:              # a group before was deleted meanwhile: the caller tries again
             return 0
         if status == NOT_A_GROUP:
-            _refuse_path(mapping, encoded, what)
+            refuse_path(mapping, encoded, what)
         if status != NAME_EXISTS:
             check(status, mapping, what)
     return 0
 
 
-cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id) except -1:
+cdef int _insert_or_replace(section_t* section, name_call_t* call, bint is_pending, bint replaces) except? -200:
+    cdef int status = NAME_EXISTS
+    if not replaces:
+        return _insert(section, _insert_step, call, is_pending)
+    while status == NAME_EXISTS:         # another process inserted the missing name
+        status = _insert(section, _replace_step, call, is_pending)
+        if status == NOT_FOUND:
+            status = _insert(section, _insert_step, call, is_pending)
+    return status
+
+
+cdef int insert_name(Mapping mapping, object name, uint64_t payload_off, uint64_t serial, bint is_pending, uint32_t type_id,
+                     bint replaces=False) except -1:
     cdef bytes encoded = name_bytes(name)
     cdef name_call_t call
     cdef int status
     _call_for(&call, mapping.section, encoded)
     call.value, call.serial = payload_off, serial
     call.pending_off, call.type_id = payload_off if is_pending else 0, type_id
-    status = _insert(mapping.section, _insert_step, &call, is_pending)
+    status = _insert_or_replace(mapping.section, &call, is_pending, replaces)
     while status == NOT_FOUND:
-        _make_groups(mapping, encoded, f"assign the name {name!r}", is_pending)
-        status = _insert(mapping.section, _insert_step, &call, is_pending)
+        make_groups(mapping, encoded, f"assign the name {name!r}", is_pending)
+        status = _insert_or_replace(mapping.section, &call, is_pending, replaces)
     if status == NOT_A_GROUP:
-        _refuse_path(mapping, encoded, f"assign the name {name!r}")
-    if status == NAME_EXISTS and _is_group(mapping, encoded):
+        refuse_path(mapping, encoded, f"assign the name {name!r}")
+    if status == IS_A_GROUP or (status == NAME_EXISTS and _is_group(mapping, encoded)):
         raise errors.NameExists(f"cannot assign the name {name!r}: a group has it; use a name in the group, or delete it first")
     if status == NAME_EXISTS:
         raise errors.NameExists(f"cannot assign the name {name!r}: it is taken; update in place with shm[{name!r}][...] = value, "
-                                "or delete it first")
+                                f"or use shm.replace({name!r}, value)")
     return check(status, mapping, f"assign the name {name!r}")
 
 
@@ -320,7 +341,7 @@ def check_parents(Memory memory, name):
     cdef name_call_t call
     _call_for(&call, mapping.section, encoded)
     if run_steps(mapping.section, _look_up_step, &call) == NOT_A_GROUP:
-        _refuse_path(mapping, encoded, f"assign the name {name!r}")
+        refuse_path(mapping, encoded, f"assign the name {name!r}")
 
 
 def make_group(Memory memory, name, required=False):
@@ -334,9 +355,9 @@ def make_group(Memory memory, name, required=False):
     while status == NOT_FOUND:
         status = _insert(mapping.section, _make_group_step, &call, False)
         if status == NOT_FOUND:
-            _make_groups(mapping, encoded, what, False)
+            make_groups(mapping, encoded, what, False)
         elif status == NOT_A_GROUP:
-            _refuse_path(mapping, encoded, what)
+            refuse_path(mapping, encoded, what)
         elif status == NAME_EXISTS and required and _is_group(mapping, encoded):
             return
         elif status == NAME_EXISTS and required and not contains(memory, name):      # it was deleted meanwhile
@@ -379,14 +400,14 @@ def contains(Memory memory, name):
     return _find(mapping, encoded, &payload_off, &serial)
 
 
-def link(Memory memory, name, obj):
+def link(Memory memory, name, obj, bint replaces=False):
     """Name an object of this section."""
     cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef uint64_t payload_off = offset_in(mapping, obj)
-    insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0)
+    insert_name(mapping, name, payload_off, placed_behind(obj).serial, False, 0, replaces)
 
 
-def put_bytes(Memory memory, name, source):
+def put_bytes(Memory memory, name, source, bint replaces=False):
     """Name a new block with a copy of a buffer's bytes; block and name are published together."""
     cdef Mapping mapping = memory.writable_mapping(f"assign the name {name!r}")
     cdef section_t* section = mapping.section
@@ -399,7 +420,8 @@ def put_bytes(Memory memory, name, source):
     finally:
         PyBuffer_Release(&view)
     try:
-        insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN)
+        insert_name(mapping, name, payload_off, block_at(section, payload_to_block(payload_off)).serial & SERIAL_MASK, True, TYPE_PLAIN,
+                    replaces)
     except BaseException:
         give_up_pending(section, payload_off)
         raise

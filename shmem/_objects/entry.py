@@ -1,7 +1,7 @@
 """`Entry`, what a name of the directory leads to, without a view of it; and `info`, where an object lies and who views it."""
 
 from shmem._base.errors import InvalidBlock
-from shmem._objects import directory, finding, growing
+from shmem._objects import changes, directory, finding, growing
 from shmem._objects.attributes import Attributes
 
 
@@ -70,6 +70,83 @@ class Entry:
     def sealed(self):
         """Whether `seal` was called."""
         return growing.look(self._memory, self._name).sealed
+
+    @property
+    def version(self):
+        """A number that changes whenever the name gets another value, rows or shape, is renamed, or is touched.
+
+        It belongs to the name: another name of the same object has its own, which does not change with it.  No version is given twice in a
+        section, also not to a name that was deleted and assigned again.  Stores to elements do not change it: `touch` does.
+        """
+        return changes.version(self._memory, self._name)
+
+    def touch(self):
+        """Give the name a new version, and wake up those that wait for one, as after elements were written in place.
+
+        Returns
+        -------
+        int
+            The new version.
+
+        Raises
+        ------
+        KeyError, ReadOnlyError
+        """
+        return changes.touch(self._memory, self._name)
+
+    def wait_changed(self, since=None, timeout=None):
+        """Wait until the name has another version, without polling.
+
+        Parameters
+        ----------
+        since : int, optional
+            A `version` that was read before; the wait is over if it is not the current one.  None: the version at the time of the call.
+        timeout : float, optional
+            In seconds; None waits without end, 0 does not wait.
+
+        Returns
+        -------
+        int or None
+            The new version, None when the time passed.
+
+        Raises
+        ------
+        KeyError
+            There is no such name any more: it was deleted or renamed.
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     shm["frame"] = [0, 0]
+        ...     frame = shm.entry("frame")
+        ...     seen = frame.version
+        ...     frame.value[0] = 1
+        ...     frame.touch() == frame.wait_changed(seen)
+        True
+        """
+        return changes.wait_changed(self._memory, self._name, since, timeout)
+
+    def replace(self, value):
+        """Let the name lead to another value, in one step: see `SharedMemory.replace`."""
+        self._memory.replace(self._name, value)
+
+    def rename(self, new_name):
+        """Let the object have another name instead, in one step.  This Entry then refers to the new name.
+
+        Parameters
+        ----------
+        new_name : str
+            A path in the section.  Groups of it that are missing are made.  The same name changes nothing.
+
+        Raises
+        ------
+        NameExists
+            The new name is taken, or a part of its path leads to something that is not a group.
+        KeyError, ReadOnlyError, ValueError
+        """
+        changes.rename(self._memory, self._name, new_name)
+        self._name = new_name
 
     @property
     def attrs(self):

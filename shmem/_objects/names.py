@@ -8,7 +8,7 @@ import numpy as np
 
 from shmem._base import errors
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, directory, glances, making, struct
+from shmem._objects import arrays, changes, directory, glances, making, struct
 from shmem._objects import queue as _queue
 from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry
@@ -106,13 +106,16 @@ class Names:
         -------
         numpy.ndarray
         """
+        return self._copy(obj, dtype, self._path(name), temporary, maxshape)
+
+    def _copy(self, obj, dtype=None, path=None, temporary=False, maxshape=None, replaces=False):
         source = np.asarray(obj, dtype=dtype)
         order = "F" if source.flags.f_contiguous and not source.flags.c_contiguous and maxshape is None else "C"
 
         def fill(array):
             np.copyto(array, source)
 
-        return arrays.make(self._memory, source.shape, source.dtype, order, False, self._path(name), temporary, fill, maxshape)
+        return arrays.make(self._memory, source.shape, source.dtype, order, False, path, temporary, fill, maxshape, replaces)
 
     def copy(self, obj, *, name=None, temporary=False):
         """Return a copy of an array in the section; other parameters as for `empty`."""
@@ -268,24 +271,26 @@ class Names:
     # -- names
 
     def __setitem__(self, name, value):
-        path = self._path(name)
+        self._assign(self._path(name), value)
+
+    def _assign(self, path, value, replaces=False):
         directory.check_name(path)
         _refuse_group(path, value)
         directory.refuse_freed(path, value)
         is_part = isinstance(value, memoryview) or (isinstance(value, np.ndarray) and not arrays.is_whole(value))
         if not is_part and directory.lies_in(self._memory, value):
-            if directory.is_named(self._memory, path, value):
+            if not replaces and directory.is_named(self._memory, path, value):
                 return
-            if arrays.got_as(value) == path:
+            if not replaces and arrays.got_as(value) == path:
                 raise errors.InvalidBlock(
                     f"cannot assign the name {path!r}: this array had the name, which was deleted meanwhile; "
                     f"shm[{path!r}] = array.copy() names a copy"
                 )
-            directory.link(self._memory, path, value)
+            directory.link(self._memory, path, value, replaces)
         elif isinstance(value, (bytes, bytearray, memoryview, Block)):
-            directory.put_bytes(self._memory, path, memoryview(value).cast("B"))
+            directory.put_bytes(self._memory, path, memoryview(value).cast("B"), replaces)
         else:
-            self.array(value, name=name)
+            self._copy(value, path=path, replaces=replaces)
 
     def _find(self, path):
         """Return what a path leads to, None if that is nothing."""
@@ -399,6 +404,66 @@ class Names:
         for name in reversed(list(self)):
             with contextlib.suppress(KeyError):  # another process was faster
                 del self[name]
+
+    def replace(self, name, value):
+        """Let a name lead to another value, in one step.
+
+        Every reader gets the old value or the new one.  Those that have the old one keep it: as after ``del``, it is freed with its last
+        view unless another name, or the root, leads to it, and a queue is freed at once.  A missing name is created, as by `os.replace`.
+
+        Parameters
+        ----------
+        name : str
+        value : array-like, bytes-like or object in this section
+            As for ``shm[name] = value``.  If the name leads to this very object already, it only gets a new version.
+
+        Raises
+        ------
+        NameExists
+            The name is that of a group.
+        SectionFull
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     shm["x"] = [1, 2]
+        ...     before = shm["x"]
+        ...     shm.replace("x", [3.5])
+        ...     print(before, shm["x"])
+        [1 2] [3.5]
+        """
+        self._assign(self._path(name), value, True)
+
+    def move(self, source, dest):
+        """Let an object, or a group with all that is in it, have another name instead, in one step.
+
+        A `Group` or `Entry` for the old name does not follow it.  `Entry.rename` does the same, and follows.
+
+        Parameters
+        ----------
+        source, dest : str
+            Groups of `dest` that are missing are made.  The same name changes nothing.
+
+        Raises
+        ------
+        NameExists
+            `dest` is taken, or a part of its path leads to something that is not a group.
+        KeyError
+            There is no name `source`.
+        ValueError
+            `dest` is inside of `source`.
+
+        Examples
+        --------
+        >>> import shmem
+        >>> with shmem.SharedMemory(max_size="1M") as shm:
+        ...     shm["new/grid"] = [1, 2]
+        ...     shm.move("new", "runs/1")
+        ...     print(list(shm), shm["runs/1/grid"])
+        ['runs'] [1 2]
+        """
+        changes.rename(self._memory, self._path(source), self._path(dest))
 
     def entry(self, name):
         """Return the `Entry` of a name: the object's shape, views and other facts, and methods that change an array's shape.
@@ -514,6 +579,25 @@ class Group(Names):
         """The group that this one is in, or the section."""
         above = self._name.rpartition("/")[0]
         return Group(self._memory, above) if above else self._memory
+
+    def rename(self, new_name):
+        """Let the group have another name instead, in one step.  This Group then refers to the new name.
+
+        Parameters
+        ----------
+        new_name : str
+            A path in the section.  Groups of it that are missing are made.  The same name changes nothing.
+
+        Raises
+        ------
+        NameExists
+            The new name is taken, or a part of its path leads to something that is not a group.
+        ValueError
+            The new name is in the group itself, or cannot be a name.
+        KeyError, ReadOnlyError
+        """
+        changes.rename(self._memory, self._name, new_name)
+        self._name = new_name
 
     def __bool__(self):
         return directory.is_group(self._memory, self._name)
