@@ -45,6 +45,15 @@ def section_html(memory):
         return f"<div><b>shmem.SharedMemory</b> {tables.escape(repr(memory.name))} closed</div>"
 
 
+def group_html(memory, path):
+    """Return the same table for a group."""
+    head = f"<b>shmem.Group</b> {tables.escape(repr(path))}"
+    try:
+        return Tree(memory, path, level=1).html(head)
+    except (ShmemError, KeyError) as error:
+        return f"<div>{head} {type(error).__name__}</div>"
+
+
 def attributes_html(read, of):
     """Return a table of the first attributes in the dict that `read()` returns, which is None if another process keeps the heap."""
     head = f"<b>shmem.Attributes</b> {tables.escape(of)}"

@@ -237,7 +237,7 @@ class Names:
         return None
 
     def tree(self, level=None, max_names=50):
-        """Return the names in the section with kinds, shapes and dtypes, as a text to print and as a table in notebooks.
+        """Return the names of this level and of those below it, with kinds, shapes and dtypes: a text, and a table in notebooks.
 
         It opens and views no object, and waits for other processes for a moment at most.
 
@@ -298,13 +298,7 @@ class Names:
         return Group(self._memory, path) if found is directory.A_GROUP else found
 
     def __getitem__(self, name):
-        path = self._path(name)
-        found = self._find(path)
-        if found is None:
-            raise KeyError(name)
-        if isinstance(found, np.ndarray):
-            arrays.note_name(found, path)  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
-        return found
+        return get_item(self._memory, self._path(name), name)
 
     def __delitem__(self, name):
         directory.remove(self._memory, self._path(name))
@@ -522,6 +516,16 @@ class Names:
         return found
 
 
+def get_item(memory, path, name):
+    """Return what a path leads to; raise KeyError if that is nothing."""
+    found = directory.get(memory, path)
+    if found is None:
+        raise KeyError(name)
+    if isinstance(found, np.ndarray):
+        arrays.note_name(found, path)  # shm[name] *= 2 assigns it again, which must not bring back a name that was deleted meanwhile
+    return Group(memory, path) if found is directory.A_GROUP else found
+
+
 def _refuse_group(path, value):
     if isinstance(value, Group):
         raise TypeError(f"cannot assign the name {path!r}: a group has one name, and this one is {value.name!r}; assign what is in it")
@@ -530,23 +534,24 @@ def _refuse_group(path, value):
 class Group(Names):
     """A group of names, which is a mapping like the section: `SharedMemory.create_group`, `SharedMemory.require_group`, ``shm["run1"]``.
 
-    It refers to a path: each use looks the group up anew, and raises KeyError if there is none.  Names, also those that are given to
-    makers such as `zeros`, are relative to it.  ``del shm["run1"]`` deletes a group with all that is in it; views that exist stay valid.
+    Names, also those that are given to makers such as `zeros`, are relative to the group.  ``del shm["run1"]`` deletes it with all that is
+    in it; views that exist stay valid.  A Group refers to a path: each use looks the group up anew, and raises KeyError if there is none.
 
     Examples
     --------
     >>> import shmem
     >>> with shmem.SharedMemory(max_size="1M") as shm:
-    ...     shm["run1/grid"] = [1, 2]
-    ...     run = shm["run1"]
-    ...     run.zeros(3, name="deep/field")
-    ...     print(run, list(run), run["deep"].name, run.parent == shm["run1/deep"].parent.parent)
-    ...     run.visit(print)
-    array([0., 0., 0.])
-    <shmem.Group 'run1': 2 names> ['grid', 'deep'] run1/deep True
-    grid
-    deep
-    deep/field
+    ...     run = shm.create_group("run1")
+    ...     run["grid"] = [1, 2]
+    ...     run["raw/mask"] = [True, False]
+    ...     run.attrs["operator"] = "Ada"
+    ...     print(list(run), shm["run1/grid"], run["raw"].name, run.parent is shm)
+    ...     run.tree()
+    ['grid', 'raw'] [1 2] run1/raw True
+    run1/
+    ├── grid  (2,) int64
+    └── raw/
+        └── mask  (2,) bool
     """
 
     __slots__ = ("_memory", "_name")
@@ -616,6 +621,16 @@ class Group(Names):
         except Exception as error:
             return f"<shmem.Group {self._name!r}: {type(error).__name__}>"
         return f"<shmem.Group {self._name!r}: {n_names:,} name{'s' if n_names != 1 else ''}>"
+
+    def _repr_html_(self):
+        """Return a table of what is in the group, for notebooks."""
+        from shmem._objects import display
+
+        return display.group_html(self._memory, self._name)
+
+    def _ipython_key_completions_(self):
+        """Return the names that IPython offers after ``group["``."""
+        return [] if self._memory.closed else glances.at_names(self._memory, self._name, 10_000).names
 
     def __reduce__(self):
         raise TypeError("a Group cannot be pickled; send its name")

@@ -6,7 +6,7 @@ from shmem import _core
 from shmem._objects import finding, making, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
-from shmem._objects.names import Names
+from shmem._objects.names import Names, get_item
 
 
 class SharedMemory(_core.Memory, Names):
@@ -69,6 +69,9 @@ class SharedMemory(_core.Memory, Names):
 
     def _path(self, name):
         return name
+
+    def __getitem__(self, name):
+        return get_item(self, name, name)  # in fewer calls than that of `Names`
 
     def require_root(self, factory):
         """Return the root object; if it is unset, call `factory()` and set its value.

@@ -6,9 +6,10 @@ import html
 def table(titles, rows):
     """Return a table: titles of the columns, empty for none, and rows, each of which begins with its name.
 
-    A cell is an int, a tuple or a text; see also `Wide`.  The last column has numbers.
+    A cell is an int, a tuple or a text; see also `Wide`.  Numbers are on the right, and so is the title of the last column above numbers.
     """
-    head = f"<thead><tr>{''.join(map(_title, titles[:-1]))}{_title(titles[-1], 'right')}</tr></thead>" if titles else ""
+    last_side = "left" if all(isinstance(row[-1], str) for row in rows) else "right"
+    head = f"<thead><tr>{''.join(map(_title, titles[:-1]))}{_title(titles[-1], last_side)}</tr></thead>" if titles else ""
     return f"<table>{head}<tbody>{''.join(map(_row, rows))}</tbody></table>"
 
 

@@ -147,3 +147,25 @@ def test_reports_are_tables(shm):
     assert table["max_size"] == f"{shm.max_size:,}"
     with shmem.exclusive_lock(shm):
         assert dict(rows(shm.stats()._repr_html_()))["lock_holder"] == str(os.getpid())
+
+
+def test_a_group_is_a_table(shm):
+    group = shm.create_group("run1")
+    group["array"] = [1, 2]
+    shm["run1/raw/deep"] = [1]
+    assert rows(group._repr_html_())[1:] == [["array", "array", "(2,)", "int64", "192"], ["raw", "group", "1 name", "", ""]]
+    assert rows(shm._repr_html_())[1:] == [["run1", "group", "2 names", "", ""]]
+    assert group._ipython_key_completions_() == ["array", "raw"]
+    del shm["run1"]
+    assert group._repr_html_().endswith(" KeyError</div>")
+    assert group._ipython_key_completions_() == []
+    shm.close()
+    assert group._repr_html_().endswith(" ClosedError</div>")
+    assert group._ipython_key_completions_() == []
+
+
+def test_titles_are_above_what_they_name(shm):
+    shm["array"] = [1]
+    shm.attrs["unit"] = "K"
+    assert 'text-align: right">bytes<' in shm._repr_html_()
+    assert 'text-align: left">value<' in shm.attrs._repr_html_()
