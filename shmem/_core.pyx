@@ -362,9 +362,9 @@ cdef class Memory:
         check(run_steps(mapping.section, _trim_step, NULL), mapping, "trim the section")
 
     def sweep(self, claims=None):
-        """Free what processes that were killed left in the heap: blocks that they were making, arrays of which only they had views, and
-        what is in groups that they were deleting.
+        """Free what processes that were killed left in the heap.
 
+        That is blocks that they were making, arrays of which only they had views, and what is in groups that they were deleting.
         Attaching does the same, and so do an allocation that would fail and one in several hundred others.
         Messages that a killed process sent keep their arrays for 60 seconds from then on.
         If no killed process left anything, the cost is a look at each participant; otherwise every block is visited.

@@ -115,6 +115,10 @@ class Attributes(collections.abc.MutableMapping):
     def __len__(self):
         return len(self._read())
 
+    def keys(self):
+        """Return a view of the names in the order in which they were first set."""
+        return collections.abc.KeysView(self)
+
     def values(self):
         """Return a view of the values; each iteration is over those of one moment."""
         return _Values(self)

@@ -131,7 +131,7 @@ def test_help_shows_arguments():
     text = " ".join(line.strip(" |") for line in lines).replace(
         "( ", "("
     )  # since CPython 3.13 long signatures have a line for each argument
-    assert "class SharedMemory(shmem._core.Memory)" in text
+    assert "class SharedMemory(shmem._core.Memory, " in text
     assert "SharedMemory(file_name=None, shared_name=None, max_size=None, mode='read_write'" in text
     assert "queue(self, maxsize, record, *, max_bytes=None, name=None)" in text
     assert "new(self, cls, /, *args, type_name=None, **kwargs)" in text

@@ -17,6 +17,8 @@ def check(shm: shmem.SharedMemory) -> None:
     check_entries(shm)
     check_blocks(shm)
     check_directory(shm)
+    check_groups(shm)
+    check_changes(shm)
     check_locks(shm)
     check_waitables(shm)
     check_records(shm)
@@ -81,6 +83,36 @@ def check_directory(shm: shmem.SharedMemory) -> None:
     shm.root = None
     shm.set_root_object(grid)
     del shm["typed"]
+
+
+def check_groups(shm: shmem.SharedMemory) -> None:
+    group = assert_type(shm.create_group("typed-group"), shmem.Group)
+    assert assert_type(group.zeros(3, np.int16, name="grid"), npt.NDArray[np.int16]).dtype == np.int16
+    assert_type(shm["typed-group"], Any)
+    assert assert_type(shm.require_group("typed-group").name, str) == "typed-group"
+    assert assert_type(group.parent, shmem.Group | shmem.SharedMemory) is shm
+    assert assert_type(list(group), list[str]) == ["grid"]
+    assert group.visititems(lambda name, found: name if len(found) == 3 else None) == "grid"
+    attrs = assert_type(group.entry("grid").attrs, shmem.Attributes)
+    attrs["unit"] = "K"
+    shm.attrs.update(levels=[850, 500], scale=np.float32(2))
+    assert assert_type(list(shm.attrs), list[str]) == ["levels", "scale"]
+    assert str(group.tree(level=1)).startswith("typed-group/")
+    assert isinstance(assert_type(group._repr_html_(), str), str)
+    del shm["typed-group"]
+
+
+def check_changes(shm: shmem.SharedMemory) -> None:
+    shm["typed-frame"] = [1]
+    entry = shm.entry("typed-frame")
+    seen = assert_type(entry.version, int)
+    entry.replace(b"bytes")
+    assert assert_type(entry.wait_changed(seen, timeout=1.5), int | None) == entry.version
+    assert assert_type(entry.touch(), int) == entry.version
+    entry.rename("typed-last")
+    shm.replace("typed-last", [1.5])
+    shm.move("typed-last", "typed-first")
+    del shm["typed-first"]
 
 
 def check_locks(shm: shmem.SharedMemory) -> None:
