@@ -477,7 +477,7 @@ class Names:
         return Attributes(self._memory, self._level or None)
 
     def _ipython_key_completions_(self):
-        """Return the names that IPython offers after ``shm["``: those of this level, and the paths of those in groups, of some thousands."""
+        """Return what IPython offers after ``shm["``: the names of this level, and the paths of those in groups, some thousands at most."""
         found, waiting = [], [""]
         for prefix in [] if self._memory.closed else waiting:  # which grows meanwhile
             path = f"{self._level}/{prefix}" if self._level else prefix
