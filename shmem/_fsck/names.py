@@ -1,11 +1,12 @@
-"""The tables of names of a section that is examined: the directory, the registry of types, and the tables of groups.
+"""The tables of names of a section that is examined: the directory, the registry of types, the attributes, and the tables of groups.
 
-A table is denoted by what leads to it: "directory" or "types", for a word of the header, or the payload offset of a group.  Names that no
-slot shows any more are recovered into the table that lacks them, as the hash in a damaged slot tells, and else into the directory.  A group
-to which no name leads, although it was not deleted, is dissolved: its names are moved into the directory.
+A table is denoted by what leads to it: "directory", "types" or "attributes", for a word of the header, or the payload offset of a group.
+Names that no slot shows any more are recovered into the table that lacks them, as the hash in a damaged slot tells, and else into the
+directory.  A group to which no name leads, although it was not deleted, is dissolved: its names are moved into the directory.
 """
 
 import dataclasses
+import struct
 
 from shmem._base.layout import (
     BLOCK_HEAD_BYTES,
@@ -22,7 +23,13 @@ from shmem._base.layout import (
 )
 
 HEADER, TABLE, SLOT, ENTRY, GROUP = (LAYOUT[name] for name in ("header_t", "name_table_t", "name_slot_t", "name_entry_t", "group_t"))
-TABLES = {"directory": "directory_off", "types": "types_off"}  # what a table holds, and the field of the header that leads to it
+TABLES = {
+    "directory": "directory_off",
+    "types": "types_off",
+    "attributes": "attributes_off",
+}  # what a table holds, and the field of the header that leads to it
+LEAD_NOWHERE = ("types", "attributes")  # whose values are no named blocks
+KEY = struct.Struct("<QQ")  # the name of an entry of attributes: offset and serial number of the block that has them, 0 of the section
 WORD_MASK = (1 << 64) - 1
 
 
@@ -37,8 +44,16 @@ class Entry:
     serial: int
 
     @property
+    def owner(self):
+        """Offset and serial number of the block that has these attributes, 0 for the section; None if it is not an entry of attributes."""
+        is_key = self.serial == 0 and len(self.name) == KEY.size and KEY.unpack(self.name)[0] == self.value
+        return KEY.unpack(self.name) if is_key else None
+
+    @property
     def text(self):
         """The name as text, with a mark in place of what is not UTF-8."""
+        if self.owner is not None:
+            return f"attributes of the block at {self.value - BLOCK_HEAD_BYTES:#x}" if self.value else "attributes of the section"
         return self.name.decode("utf-8", "replace")
 
 
@@ -67,9 +82,10 @@ class Names:
         room = self.payload(payload_off - BLOCK_HEAD_BYTES)
         value, serial, _, n_name, n_data = ENTRY.read(self.raw, payload_off).values()
         at = payload_off + ENTRY.size
-        if room < ENTRY.size or n_name + n_data > room - ENTRY.size or not is_text(self.raw[at : at + n_name]):
+        if room < ENTRY.size or n_name + n_data > room - ENTRY.size:
             return None
-        return Entry(payload_off, self.raw[at : at + n_name], self.raw[at + n_name : at + n_name + n_data], value, serial)
+        found = Entry(payload_off, self.raw[at : at + n_name], self.raw[at + n_name : at + n_name + n_data], value, serial)
+        return found if found.owner is not None or is_text(found.name) else None
 
     def capacity(self, payload_off):
         """Return how many slots a table has; 0 if the number is invalid."""
@@ -135,7 +151,11 @@ class Names:
 
     def named(self):
         """Return a dict from the offset of each block with a name to its entry."""
-        return {entry.value: entry for which in self.anchors() if which != "types" for entry in self.entries(which)}
+        return {entry.value: entry for which in self.anchors() if which not in LEAD_NOWHERE for entry in self.entries(which)}
+
+    def owners(self):
+        """Return a dict from the offset of each block with attributes to the serial number that they have for it."""
+        return dict(entry.owner for entry in self.entries("attributes") if entry.owner is not None)
 
     def leads_to_block(self, entry):
         """Return whether the entry leads to the block that it was made for."""
@@ -193,6 +213,7 @@ class Names:
             self._dissolve(loose[0])
             self._check_targets()
             loose = self._loose_groups()
+        self._check_attributes()
         root = self.field("root_off")
         if root and not self.is_used(root):
             self.report_field("root_off", f"the root object, at {root:#x}, is not a block", "the root object is unset",
@@ -202,7 +223,7 @@ class Names:
     def _check_targets(self):
         """Remove names that lead to no block, and second names of groups."""
         seen = set()
-        for entry in [entry for which in self.anchors() if which != "types" for entry in self.entries(which)]:
+        for entry in [entry for which in self.anchors() if which not in LEAD_NOWHERE for entry in self.entries(which)]:
             problem = None
             if not self.leads_to_block(entry):
                 problem = "does not lead to a block"
@@ -215,6 +236,16 @@ class Names:
                             f"the name {entry.text!r}")  # fmt: skip
                 self._remove(entry)
 
+    def _check_attributes(self):
+        """Remove attributes of blocks that are not there."""
+        for entry in self.entries("attributes"):
+            target, serial = entry.owner or (1, 0)
+            is_right = self.is_used(target) and self.serial(target - BLOCK_HEAD_BYTES) == serial if target else serial == 0
+            if not is_right:
+                self.report(entry.offset - BLOCK_HEAD_BYTES, "these attributes belong to no block", "they are removed",
+                            f"{entry.data[:60].decode('utf-8', 'replace')!r}")  # fmt: skip
+                self._remove(entry)
+
     def _find_table(self, which):
         taken = {payload for other in self.anchors() if other != which for payload in self.both(other)}
         payloads = [offset + BLOCK_HEAD_BYTES for offset in self.blocks]
@@ -222,7 +253,8 @@ class Names:
         tables = [payload for payload in tables if payload not in map(self.old, tables)]
         found = tables[0] if len(tables) == 1 else 0
         remedy = f"set to the only table there is, at {found:#x}" if found else "the section has no such table afterwards"
-        lost = "" if found else "all names" if which == "directory" else "the names and fields of the object types"
+        all_of = {"directory": "all names", "types": "the names and fields of the object types", "attributes": "all attributes"}
+        lost = "" if found else all_of.get(which, "")
         if which not in TABLES and not found:
             remedy, lost = "the group is empty afterwards; its names are recovered into the directory", "in which group these names were"
         at = self._place(which)
@@ -247,11 +279,14 @@ class Names:
 
     def _homes(self, orphans):
         """Return a dict from each table to the orphans that belong to it, as far as can be told."""
-        homes = {"types": [entry for entry in orphans if entry.serial == 0]}
+        homes = {
+            "types": [entry for entry in orphans if entry.serial == 0 and entry.owner is None],
+            "attributes": [entry for entry in orphans if entry.owner is not None],
+        }
         orphans = [entry for entry in orphans if entry.serial != 0]
         if not orphans:
             return homes
-        lacking = {which: {found for _, found in self._bad_slots(which)} for which in self.anchors() if which != "types"}
+        lacking = {which: {found for _, found in self._bad_slots(which)} for which in self.anchors() if which not in LEAD_NOWHERE}
         lacking = {which: hashes for which, hashes in lacking.items() if hashes or not self._counts_are_right(which)}
         for entry in orphans:
             found = [which for which, hashes in lacking.items() if name_hash(entry.name) in hashes] or list(lacking)

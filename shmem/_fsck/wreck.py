@@ -544,9 +544,10 @@ class Wreck(names.Names):
                      TYPE_CLAIM: "kept as the claim of a message"}  # fmt: skip
             name = f", named {named[payload].name.decode('utf-8', 'replace')!r}" if payload in named else ""
             self.notes.append(f"{offset:#x}: {kinds[kind]}{name}")
+        owners = self.owners()
         for offset in self.nameless:
             payload, serial_at = offset + BLOCK_HEAD_BYTES, BLOCK["serial"].at(offset)
-            serial = named[payload].serial if payload in named else self.field("next_serial")
+            serial = named[payload].serial if payload in named else owners.get(payload, self.field("next_serial"))
             self.put_serial_word(offset, serial | (0 if offset in renewed else self.word(serial_at) & ~SERIAL_MASK))
             self.put_field("next_serial", max(serial + 1, self.field("next_serial")))
 

@@ -13,7 +13,7 @@ States of an entry, and the store by which it leaves each.  An entry is used onl
     PENDING, filled     its slot shows it (intent SWAP_SLOT); if its maker is killed before, recovery frees it
     shown, in use       its slot shows another entry, or SLOT_REMOVED (intent SWAP_SLOT)
                         its target is freed, or is not made: the copy for a block that moves is shown before the store that moves the block
-    shown, dangling     its slot shows SLOT_REMOVED: by whoever freed the target, under the same gate, or by recovery
+    shown, dangling     its slot shows SLOT_REMOVED: by the process that freed the target, under the same gate, or by recovery
 
 A block that ends costs nothing more while the table is empty.  Otherwise one look into the table shows whether it had attributes; a small
 block that is not gated has none.  Recovery looks at each entry after it knows which blocks it frees.  A target that a dead

@@ -5,6 +5,9 @@ from shmem._base.section cimport section_t
 from shmem._heap.heap cimport heap_wait_t
 from shmem._heap.name_slots cimport name_t
 
+cdef enum:
+    NEXT_NUMBER = 0                  # a value for `table_insert`, which stands for one that no entry of the registry of types has
+
 # Under the gate: the value that goes with its name, because neither another name nor the root leads to it; or 0.
 cdef uint64_t table_value_to_drop(section_t* section, const name_entry_t* entry) noexcept nogil
 

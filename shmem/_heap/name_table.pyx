@@ -130,7 +130,7 @@ cdef int _insert_once(section_t* section, uint64_t* anchor, const name_t* name, 
             status = OK if slot_off != 0 else CORRUPTED                 # without a free slot the counts are damaged
             if serial != 0 and pending_off == 0 and status == OK:
                 status = heap_check_block(section, value, serial)       # it may have been freed meanwhile
-            if value == 0 and status == OK:
+            if value == NEXT_NUMBER and status == OK:
                 (<name_entry_t*>(section.base + entry_off)).value = _next_number(section)
             if status == OK:
                 was_empty = (<name_slot_t*>(section.base + slot_off)).entry_off == SLOT_EMPTY
@@ -150,8 +150,8 @@ cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, 
     """Insert a name with a value: 0, NAME_EXISTS, NO_MEMORY, NOT_FOUND or NOT_A_GROUP for a group that it is to be in, ...
 
     The value is a block with this serial.  It is either the caller's PENDING block `pending_off`, which becomes USED with the same
-    store (on error it stays PENDING), or a used block, which is checked.  Value 0 stands for the next number.  INTERRUPTED may leave
-    a larger table, but no other change.
+    store (on error it stays PENDING), or a used block, which is checked.  NEXT_NUMBER stands for one that no entry has.  INTERRUPTED
+    may leave a larger table, but no other change.
     """
     cdef uint64_t entry_off = 0
     cdef name_entry_t* entry

@@ -161,6 +161,8 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
         heap_commit(section, new_payload_off, <uint32_t>type_id)
         if section.header.root_off == payload_off:
             store_release_u64(&section.header.root_off, new_payload_off)
+        if section.header.root_off == new_payload_off or may_have_attributes:
+            block_set_gated(block_at(section, payload_to_block(new_payload_off)))
         intent_end(my_intent(section))
         count_used(section, -1, size_bytes)
         if block_become_hole(section, payload_to_block(payload_off), size_bytes) != OK:

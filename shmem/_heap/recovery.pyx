@@ -294,7 +294,10 @@ cdef bint _ends(section_t* section, uint64_t payload_off, uint64_t tag, const de
 
 
 cdef bint _shows_dropped(section_t* section, uint64_t slot_off, const dead_t* dead) noexcept nogil:
-    """Return whether a slot shows attributes of a block that is gone, or that this recovery frees, or an entry that a killed one freed."""
+    """Return whether a slot shows attributes of a block that is gone, or that this recovery frees, or an entry that a killed one freed.
+
+    A block that stays is gated from then on.
+    """
     cdef name_entry_t* entry = table_entry(section, slot_off)
     cdef block_t* block
     cdef uint64_t target_off = 0, target_serial = 0
@@ -305,7 +308,11 @@ cdef bint _shows_dropped(section_t* section, uint64_t slot_off, const dead_t* de
         return False                     # damaged: `check` repairs it
     if not attributes_target_is_right(section, target_off, target_serial):
         return True
-    return target_off != 0 and _ends(section, target_off, block_at(section, payload_to_block(target_off)).tag, dead)
+    if target_off == 0:
+        return False
+    block = block_at(section, payload_to_block(target_off))
+    block_set_gated(block)
+    return _ends(section, target_off, block.tag, dead)
 
 
 cdef void _drop_attributes(section_t* section, uint64_t table_off, const dead_t* dead) noexcept nogil:

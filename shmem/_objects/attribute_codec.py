@@ -14,8 +14,8 @@ A number, a text, true, false, null and a list stand for themselves; what they c
     The floats that JSON has no numbers for.
 
 All attributes of a value are one dict in this form.  Equal values have equal text: there are no spaces, and no character is escaped that
-need not be.  Nothing is unpickled, and no dtype has Python objects.  A tag that is not in this list is an error of whoever reads it; all
-other attributes can be read, and are kept as they are when one of them is changed.
+need not be.  Nothing is unpickled, and no dtype has Python objects.  Reading a value with another tag is an error; all other
+attributes can be read, and it is kept as it is when one of them is changed.
 """
 
 import base64

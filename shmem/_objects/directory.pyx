@@ -28,7 +28,7 @@ from shmem._heap.name_groups cimport group_make
 from shmem._heap.name_listing cimport copied_bytes, copied_t, names_copy_some, names_count
 from shmem._heap.name_paths cimport MAX_LEVELS, group_at, path_make, path_make_of_group
 from shmem._heap.name_slots cimport name_make
-from shmem._heap.name_table cimport table_insert, table_look_up, table_remove
+from shmem._heap.name_table cimport NEXT_NUMBER, table_insert, table_look_up, table_remove
 
 
 A_GROUP = object()                        # what `get` returns for the name of a group
@@ -183,7 +183,7 @@ cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except
         raise errors.ReadOnlyError(f"cannot register type {name.decode()}: the section was opened read-only")
     if status == NOT_FOUND:
         call.data, call.data_bytes = description, <uint32_t>len(description)
-        call.value = call.serial = 0
+        call.value, call.serial = NEXT_NUMBER, 0
         status = run_steps(section, _insert_step, &call)
         if status == OK or status == NAME_EXISTS:             # NAME_EXISTS: another process was faster
             status = run_steps(section, _look_up_step, &call)

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,40 @@ class Reader:
         at += 16 * n + 8 * head["n_pin_words"]
         dtype = np.dtype(ast.literal_eval(self.raw[at : at + head["dtype_bytes"]].decode()))
         return np.ndarray(shape.tolist(), dtype, self.raw, payload + head["data_off"], strides.tolist()).copy()
+
+    def attributes(self):
+        """Return {payload offset: attributes}, with 0 for the section; tags stay as they are."""
+        known = {payload: serial for payload, _, serial in self.blocks()} | {0: 0}
+        table, slot, entry = LAYOUT["name_table_t"], LAYOUT["name_slot_t"], LAYOUT["name_entry_t"]
+        table_off, found = self.header["attributes_off"], {}
+        for i in range(table["capacity"].read(self.raw, table_off)):
+            entry_off = slot["entry_off"].read(self.raw, table_off + table.size + i * slot.size)
+            if entry_off > SLOT_REMOVED:
+                facts = entry.read(self.raw, entry_off)
+                target, serial = struct.unpack_from("<QQ", self.raw, entry_off + entry.size)
+                begin = entry_off + entry.size + facts["name_bytes"]
+                assert (facts["name_bytes"], facts["value"], facts["serial"]) == (16, target, 0)
+                assert known[target] == serial
+                found[target] = json.loads(self.raw[begin : begin + facts["data_bytes"]])["dict"]
+        return found
+
+
+def test_independent_reader_of_attributes(section_file):
+    with shmem.SharedMemory(section_file, max_size=1 << 20) as shm:
+        shm["x"], shm["gone"] = [1.5, 2.5], [1]
+        for name in ("x", "gone"):
+            shm.entry(name).attrs.update(unit="m", scale=2.5, raw=b"\0", nested={"a": [1, (2, None)]}, z=1j, top=np.inf)
+        shm.attrs.update(step=np.float32(0.5), grid=np.arange(4, dtype="<i2").reshape(2, 2))
+        del shm["gone"]
+    reader = Reader(Path(section_file).read_bytes())
+    place = reader.names(reader.header["directory_off"])["x"][0]
+    assert reader.attributes() == {
+        0: {"step": {"scalar": ["'<f4'", "AAAAPw=="]}, "grid": {"array": ["'<i2'", [2, 2], "AAABAAIAAwA="]}},
+        place: {
+            "unit": "m", "scale": 2.5, "raw": {"bytes": "AA=="}, "nested": {"dict": {"a": [1, [2, None]]}},
+            "z": {"complex": [0.0, 1.0]}, "top": {"float": "inf"},
+        },
+    }  # fmt: skip
 
 
 def test_independent_reader(section_file):

@@ -3,6 +3,7 @@
 import math
 import os
 import pickle
+import textwrap
 import threading
 
 import numpy as np
@@ -272,6 +273,28 @@ def test_another_object_of_the_same_name_has_its_own(shm, attrs):
     assert dict(attrs) == {}
 
 
+def test_value_that_replaces_another_has_its_own(shm, attrs):
+    attrs["unit"] = "m"
+    shm["y"] = shm["x"]
+    shm.entry("x").replace([3, 4])
+    assert dict(attrs) == {}
+    assert dict(shm.entry("y").attrs) == {"unit": "m"}
+    attrs["unit"] = "km"
+    shm.entry("x").replace(shm["y"])
+    assert dict(attrs) == {"unit": "m"}
+    shm.check_heap()
+
+
+def test_renamed_object_keeps_its_attributes(shm, attrs):
+    attrs["unit"] = "m"
+    shm["run/y"] = [1]
+    shm["run"].attrs["n"] = 1
+    shm.entry("x").rename("z")
+    assert dict(shm.entry("z").attrs) == {"unit": "m"}
+    with pytest.raises(KeyError):
+        attrs["unit"]
+
+
 def test_object_that_is_named_again_keeps_its_attributes(shm, attrs):
     attrs["unit"] = "m"
     array = shm["x"]
@@ -339,16 +362,18 @@ def test_array_that_moves_while_it_is_viewed(shm):
     assert (entry.attrs["unit"], shm.entry("old").attrs["unit"]) == ("km", "m")
 
 
-def test_reallocated_block_takes_its_attributes_along(shm):
+@pytest.mark.parametrize("size", [300, 5000])
+def test_reallocated_block_takes_its_attributes_along(shm, size):
     block, _ = shm.allocate(100), shm.allocate(100)
     shm["block"] = block
     shm.entry("block").attrs["a"] = 1
-    moved = shm.reallocate(block, 5000)
+    moved = shm.reallocate(block, size)
+    shm.check_heap()
     assert moved.offset != block.offset
     del shm["block"]
     shm["moved"] = moved
     assert dict(shm.entry("moved").attrs) == {"a": 1}
-    assert shm.reallocate(moved, 4000).offset == moved.offset  # in place
+    assert shm.reallocate(moved, size - 100).offset == moved.offset  # in place
     assert dict(shm.entry("moved").attrs) == {"a": 1}
 
 
@@ -403,23 +428,33 @@ def test_one_of_several_takes_an_attribute(attrs):
     assert sorted(taken) == list(range(50))
 
 
-def test_changes_while_the_array_moves(shm):
-    """What is set while an array moves, again and again, is not lost."""
+def test_changes_while_the_array_moves(shm, child):
+    """What several processes set while an array moves, again and again, is not lost."""
     shm.zeros((1, 2), maxshape=(None, None), name="log")
-    entry, is_over = shm.entry("log"), threading.Event()
-
-    def move():
-        while not is_over.is_set():
+    n_steps, setting, moving = (
+        300,
+        """
+        attrs = shmem.SharedMemory(shared_name=args[0]).entry("log").attrs
+        for i in range(int(args[1])):
+            attrs["child"] = attrs.get("child", 0) + 1
+    """,
+        """
+        entry = shmem.SharedMemory(shared_name=args[0]).entry("log")
+        say("go")
+        while not is_over(entry):
             for width in (2, 3):
                 entry.resize((1, width))
-
-    thread = threading.Thread(target=move)
-    thread.start()
-    try:
-        for i in range(200):
-            entry.attrs[str(i)] = i
-    finally:
-        is_over.set()
-        thread.join()
-    assert dict(entry.attrs.items()) == {str(i): i for i in range(200)}
+    """,
+    )
+    others = [child("def is_over(entry): return 'over' in entry.attrs\n" + textwrap.dedent(moving), shm.name)]
+    others[0].hear()
+    others.append(child(setting, shm.name, n_steps))
+    attrs = shm.entry("log").attrs
+    attrs["long"] = "x" * 60_000  # what takes a while to copy is more likely to change meanwhile
+    for _ in range(n_steps):
+        attrs["here"] = attrs.get("here", 0) + 1
+    others.pop().end()
+    attrs["over"] = True
+    others.pop().end()
+    assert [attrs[name] for name in ("here", "child", "over")] == [n_steps, n_steps, True]
     shm.check_heap()

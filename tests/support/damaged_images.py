@@ -167,7 +167,22 @@ def fill_messages(section):
     return shown
 
 
+def fill_attributes(section):
+    """Make a table of attributes that has grown, of objects of which some are gone."""
+    section["array"], section["block"] = np.arange(9), b"block"
+    section.attrs.update(title="section", empty=[], deep={"a": [1, {"b": 2.5}]}, dates=np.array(["2020-01-01"], "M8[D]"))
+    section.entry("array").attrs.update(scale=np.float32(2.5), record=np.zeros(2, [("x", "<f4"), ("s", "S3")]), raw=b"raw", z=1 + 2j)
+    for i in range(40):
+        section[f"name {i:03}"] = b"x"
+        section.entry(f"name {i:03}").attrs["text"] = "t" * i
+    for i in range(0, 40, 3):
+        del section[f"name {i:03}"]
+    section.root = section["array"]
+    del section["array"]
+
+
 FILLS = {
+    "attributes": fill_attributes,
     "messages": fill_messages,
     "nothing": fill_nothing,
     "blocks": fill_blocks,

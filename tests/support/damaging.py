@@ -26,8 +26,8 @@ from shmem._base.layout import (
     BLOCK_REAR_BYTES,
     INTENT_FIRST_TYPE_SHIFT,
     INTENT_SECOND_TYPE_SHIFT,
-    INTENT_SHRINK,
     INTENT_SWAP_SLOT,
+    INTENT_SWAP_TWO,
     LAYOUT,
     PAGE_BYTES,
     SERIAL_MASK,
@@ -150,12 +150,12 @@ def put_clean(image, value):
 def change_intent(image, blocks, rng):
     """Write the intent of a participant that was about to make a change."""
     if blocks:
-        values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, BLOCK_HEAD_BYTES)[rng.randrange(3)] for _ in range(6)]
+        values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, BLOCK_HEAD_BYTES)[rng.randrange(3)] for _ in range(7)]
         slot = values[0]
         values[1] = (word(image, slot), values[1], 0, 1)[rng.randrange(4)]
         image_at = header(image, "intents_off") + INTENT.size * rng.randrange(4)
         types = rng.randrange(20) << INTENT_FIRST_TYPE_SHIFT | rng.randrange(20) << INTENT_SECOND_TYPE_SHIFT
-        put(image, image_at, rng.randrange(INTENT_SWAP_SLOT, INTENT_SHRINK + 1) | types)
+        put(image, image_at, rng.randrange(INTENT_SWAP_SLOT, INTENT_SWAP_TWO + 1) | types)
         for i, value in enumerate(values):
             put(image, INTENT["slot_off"].at(image_at) + WORD_BYTES * i, value if rng.randrange(6) else number(image, blocks, slot, rng))
         put_clean(image, 0)
@@ -164,7 +164,8 @@ def change_intent(image, blocks, rng):
 def change_text(image, blocks, rng):
     """Overwrite the text of a dtype, or of something else."""
     text = TEXTS[rng.randrange(len(TEXTS))]
-    known = [at for at in (image.find(old) for old in (b"<i2", b"<f8", b"[(", b"<i8", b"|S", b"M8", b"Part", b"int32", b"name")) if at > 0]
+    texts = (b"<i2", b"<f8", b"[(", b"<i8", b"|S", b"M8", b"Part", b"int32", b"name", b"dict", b"scalar")
+    known = [at for at in map(image.find, texts) if at > 0]
     if known:
         at = known[rng.randrange(len(known))]
         image[at : at + len(text)] = text
@@ -406,6 +407,23 @@ class Session:
         self.section.sweep(claims=0)
         self.section.flush()
 
+    def attributes(self):
+        entries = []
+        for name in list(self.section)[:10]:
+            with contextlib.suppress(shmem.ShmemError, KeyError, TypeError):
+                entries.append(self.section.entry(name))
+        for attrs in [self.section.attrs, *(entry.attrs for entry in entries)]:
+            for use in (
+                lambda attrs=attrs: dict(attrs.items()),
+                lambda attrs=attrs: repr(attrs) + attrs._repr_html_(),
+                lambda attrs=attrs: attrs.update(new="n" * 100, scale=[1, 2]),
+                lambda attrs=attrs: attrs.pop("new"),
+                lambda attrs=attrs: attrs.clear(),
+                lambda attrs=attrs: attrs.setdefault("new", 5),
+            ):
+                with contextlib.suppress(shmem.ShmemError, KeyError):
+                    use()
+
     def snapshot(self):
         copy = self.section.path + ".copy"
         try:
@@ -422,7 +440,7 @@ class Session:
 STEPS = [
     Session.check, Session.stats, Session.names, Session.root, Session.blocks_by_offset, Session.allocate, Session.free, Session.reallocate,
     Session.free_foreign, Session.name, Session.unname, Session.arrays, Session.objects, Session.primitives, Session.queues, Session.lock,
-    Session.trim, Session.snapshot,
+    Session.trim, Session.snapshot, Session.attributes,
 ]  # fmt: skip
 CHECK = 0xFF  # as the first byte of a program: run the command `check` too
 EVERYTHING = bytes([*range(len(STEPS)), 5, 7, 6, 9, 5, 0])

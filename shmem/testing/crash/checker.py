@@ -179,7 +179,8 @@ def observe(shm):
     names = {}
     shm.visititems(lambda name, value: names.update({name: _describe(value)}))
     entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items()}
-    for entry in [entry for entry in entries.values() if not isinstance(entry, shmem.Group)]:
+    versions = {name: entry.version for name, entry in entries.items() if not isinstance(entry, shmem.Group)}
+    for entry in [entries[name] for name in versions]:
         if entry.maxshape is not None and not entry.sealed:
             entry.resize(entry.shape)  # its gate is not taken
     attributes = {name: repr(entry.attrs) for name, entry in entries.items()} | {
@@ -187,7 +188,8 @@ def observe(shm):
         "encoded": _encoded_attributes(content),
     }
     root = shm.root
-    return {"names": names, "attributes": attributes, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
+    found = {"names": names, "versions": versions, "attributes": attributes, "blocks": sorted(blocks)}
+    return found | {"root": None if root is None else _describe(root)}
 
 
 def _empty(shm):

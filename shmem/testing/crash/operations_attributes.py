@@ -79,12 +79,11 @@ def _(shm):
 
 @operation("attributes: end with an object that is freed")
 def _(shm):
-    (block,) = row(shm, SMALL)
-    shm["new"] = block
+    shm["new"] = shm.root = row(shm, SMALL)[0]
     attributes(shm, "new")
-    del shm["text"]
+    del shm["new"]
     yield
-    shm.free(block)
+    shm.free(shm.root)
 
 
 @operation("attributes: end with a queue that is in use", small=False)

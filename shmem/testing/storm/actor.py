@@ -57,6 +57,7 @@ class Actor:
         self.step = 0
         self.last = {}  # (queue, producer) -> number of the latest message
         self.children = {}
+        self.attributes = [None, None]  # what this actor has set
         self.open()
 
     def open(self):
@@ -326,6 +327,38 @@ class Actor:
         self.point()
         contents.verify_array(found)
 
+    @operation("name: replace", 6)
+    def replace_named_array(self):
+        """Replace a named array, or create it, without the lock: a view keeps the former one."""
+        name = f"array {self.rng.randrange(contents.N_NAMES)}"
+        found, n = self.shm.get(name), self.rng.randrange(1, self.rng.choice([10, 3000]))
+        self.shm.replace(name, np.full(n, n, "int64"))
+        self.point()  # `found` may be the last view
+        if found is not None:
+            contents.verify_array(found)
+
+    @operation("name: rename", 5)
+    def rename_named_array(self):
+        """Give an array another name without the lock."""
+        source, dest = (f"array {self.rng.randrange(contents.N_NAMES)}" for _ in range(2))
+        with contextlib.suppress(KeyError):  # there is none, or another actor deleted or renamed it first
+            self.shm.move(source, dest)
+
+    @operation("name: wait", 3)
+    def await_change(self):
+        """Wait until a name is changed by any actor, or by this one."""
+        with contextlib.suppress(KeyError):
+            entry = self.shm.entry(f"array {self.rng.randrange(contents.N_NAMES)}")
+            since = entry.version
+            if self.rng.random() < 0.3:
+                touched = entry.touch()
+                found = entry.wait_changed(since)
+            else:
+                touched = since + 1
+                found = entry.wait_changed(since, timeout=0.1)
+            if found is not None and found < touched:
+                raise Violation(f"a name with version {since} got the version {found}, which is less than {touched}")
+
     @operation("name: bytes", 5)
     def change_named_bytes(self):
         """Make, or verify and delete, a named plain block under the lock."""
@@ -557,6 +590,39 @@ class Actor:
         rows = self.shm[f"log {self.rng.randrange(2)}"]
         self.point()
         contents.verify_log(rows)
+
+    # -- attributes
+
+    @operation("attribute", 8)
+    def change_attribute(self):
+        """Change this actor's attribute of a log, which has what it wrote last, whatever others do, and although the log moves."""
+        which, name = self.rng.randrange(2), f"actor {self.number}"
+        attrs = self.shm.entry(f"log {which}").attrs
+        self.point()
+        found = attrs.get(name)
+        if found != self.attributes[which]:
+            raise Violation(f"log {which}: actor {self.number} finds its attribute as {found}, and wrote {self.attributes[which]}")
+        value = None if self.rng.random() < 0.2 else [self.step] * self.rng.choice([1, 5, 300])
+        try:
+            if value is None:
+                attrs.pop(name, None)
+            else:
+                attrs[name] = value
+            self.attributes[which] = value
+        except shmem.SectionFull:
+            pass
+
+    @operation("attribute of a name", 8)
+    def change_attribute_of_a_name(self):
+        """Give attributes to a named array, which others delete at any moment, or read them."""
+        name = f"array {self.rng.randrange(contents.N_NAMES)}"
+        with contextlib.suppress(KeyError, shmem.InvalidBlock):
+            attrs = self.shm.entry(name).attrs
+            self.point()
+            if self.rng.random() < 0.5:
+                attrs.update(actor=self.number, text="x" * self.rng.randrange(200))
+            elif attrs.get("actor", 0) not in range(ledger.MAX_ACTORS):
+                raise Violation(f"an attribute of {name!r} is {attrs['actor']}")
 
     # -- the section as a whole
 
