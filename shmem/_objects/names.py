@@ -628,10 +628,6 @@ class Group(Names):
 
         return display.group_html(self._memory, self._name)
 
-    def _ipython_key_completions_(self):
-        """Return the names that IPython offers after ``group["``."""
-        return [] if self._memory.closed else glances.at_names(self._memory, self._name, 10_000).names
-
     def __reduce__(self):
         raise TypeError("a Group cannot be pickled; send its name")
 
