@@ -477,7 +477,7 @@ class Names:
         return Attributes(self._memory, self._level or None)
 
     def _ipython_key_completions_(self):
-        """Return some thousands of the names that IPython offers after ``shm["``: those of this level, and the paths of those in groups."""
+        """Return what IPython offers after ``shm["``: the names of this level, and the paths of those in groups, some thousands at most."""
         found, waiting = [], [""]
         for prefix in [] if self._memory.closed else waiting:  # which grows meanwhile
             path = f"{self._level}/{prefix}" if self._level else prefix
@@ -584,6 +584,25 @@ class Group(Names):
         """The group that this one is in, or the section."""
         above = self._name.rpartition("/")[0]
         return Group(self._memory, above) if above else self._memory
+
+    def rename(self, new_name):
+        """Let the group have another name instead, in one step.  This Group then refers to the new name.
+
+        Parameters
+        ----------
+        new_name : str
+            A path in the section.  Groups of it that are missing are made.  The same name changes nothing.
+
+        Raises
+        ------
+        NameExists
+            The new name is taken, or a part of its path leads to something that is not a group.
+        ValueError
+            The new name is in the group itself, or cannot be a name.
+        KeyError, ReadOnlyError
+        """
+        changes.rename(self._memory, self._name, new_name)
+        self._name = new_name
 
     def __bool__(self):
         return directory.is_group(self._memory, self._name)

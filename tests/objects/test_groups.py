@@ -261,3 +261,27 @@ def test_completions_are_names_and_paths(shm):
     group = shm["run1"]
     del shm["run1"]
     assert group._ipython_key_completions_() == []
+
+
+def test_rename(shm):
+    shm["run1/x"] = [1]
+    shm["taken"] = [2]
+    group, other = shm["run1"], shm["run1"]
+    group.rename("done/run1")
+    assert group.name == "done/run1"
+    assert list(group) == ["x"]
+    assert not other
+    assert list(shm) == ["taken", "done"]
+    group.rename("done/run1")
+    with pytest.raises(ValueError, match="inside of itself"):
+        group.rename("done/run1/deeper")
+    with pytest.raises(shmem.NameExists):
+        group.rename("taken")
+    with pytest.raises(shmem.NameExists, match="is not a group"):
+        group.rename("taken/x")
+    with pytest.raises(KeyError):
+        other.rename("somewhere")
+    assert list(group) == ["x"]
+    shm["done"].rename("top")
+    assert shm["top/run1/x"].tolist() == [1]
+    assert not group
