@@ -126,9 +126,9 @@ def test_name_that_leads_elsewhere_is_not_removed(shm):
 
     shm["a"], shm["b"] = [1], [2]
     with pytest.raises(KeyError):
-        directory.remove(shm, "b", shm["a"])
+        directory.remove_name(shm, "b", shm["a"])
     assert shm["b"].tolist() == [2]
-    directory.remove(shm, "b", shm["b"])
+    directory.remove_name(shm, "b", shm["b"])
     assert list(shm) == ["a"]
 
 

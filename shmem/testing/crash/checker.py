@@ -152,6 +152,13 @@ def _describe(value):
     return type(value).__name__, repr({name: getattr(value, name) for name in type(value).dtype.names})
 
 
+def _describe_name(shm, name):
+    try:
+        return _describe(shm[name])
+    except shmem.InvalidBlock:
+        return ("freed",)
+
+
 def observe(shm):
     """Return all that a user can see: names with their objects, the root and the blocks.  Verify that nothing else is allocated."""
     shm.check_heap()
@@ -177,8 +184,8 @@ def observe(shm):
     if len(blocks) != report.blocks:
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
     names = {}
-    shm.visititems(lambda name, value: names.update({name: _describe(value)}))
-    entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items()}
+    shm.visit(lambda name: names.update({name: _describe_name(shm, name)}))
+    entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items() if kind != "freed"}
     versions = {name: entry.version for name, entry in entries.items() if not isinstance(entry, shmem.Group)}
     for entry in [entries[name] for name in versions]:
         if entry.maxshape is not None and not entry.sealed:

@@ -102,6 +102,14 @@ def _(shm):
     shm.replace("new", [1])
 
 
+@operation("replace: a value that was freed")
+def _(shm):
+    shm["new"] = block = shm.allocate(100)
+    shm.free(block)
+    yield
+    shm.replace("new", [1])
+
+
 @operation("replace: a value with attributes")
 def _(shm):
     shm["new"] = [1]

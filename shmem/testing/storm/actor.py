@@ -304,6 +304,29 @@ class Actor:
             self.point()  # `found` may be the last view
             contents.verify_array(found)
 
+    @operation("name: group", 8)
+    def change_group(self):
+        """Make, verify or delete an array in a group, or delete a group with what is in it, without the lock."""
+        group = f"group {self.rng.randrange(3)}"
+        if self.rng.random() < 0.05:
+            with contextlib.suppress(KeyError):
+                del self.shm[group]
+            return
+        name = f"{group}/{self.rng.choice(['', 'deep/', 'deep/deeper/'])}array {self.rng.randrange(contents.N_NAMES)}"
+        found = self.shm.get(name)
+        if found is None:
+            n = self.rng.randrange(1, 300)
+            self.shm.full(n, n, "int64", name=name)
+            return
+        contents.verify_array(found)
+        with contextlib.suppress(KeyError):  # another actor deleted the group or the array first
+            if self.rng.random() < 0.4:
+                list(self.shm[group].items())
+            else:
+                del self.shm[name]
+        self.point()
+        contents.verify_array(found)
+
     @operation("name: replace", 6)
     def replace_named_array(self):
         """Replace a named array, or create it, without the lock: a view keeps the former one."""
