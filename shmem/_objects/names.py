@@ -3,6 +3,7 @@
 import collections.abc
 import contextlib
 import functools
+import itertools
 
 import numpy as np
 
@@ -390,6 +391,10 @@ class Names:
             _refuse_group(path, value)
             if name in self and not directory.is_named(self._memory, path, value):
                 raise errors.NameExists(f"cannot update: the name {path!r} is taken, and nothing was assigned; delete the name first")
+            directory.check_parents(self._memory, path)
+            for parent in itertools.accumulate(name.split("/")[:-1], "{}/{}".format):
+                if parent in new:
+                    raise errors.NameExists(f"cannot update: {parent!r} and {name!r} are both to be assigned, and nothing was")
         for name, value in new.items():
             self[name] = value
 
