@@ -33,9 +33,10 @@ delay the exit.  `pointer`, `offset`, `block_bytes` and `root_offset` only read,
 
 from libc.stdint cimport int64_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, store_release_u64
+from shmem._base.accessors cimport payload_bytes, tag_size
 from shmem._base.bounds cimport used_tag
 from shmem._base.deadline cimport AT_ONCE, FOREVER, deadline_after
-from shmem._base.layout cimport event_t, mutex_t, payload_bytes, semaphore_t, tag_size
+from shmem._base.layout cimport event_t, mutex_t, semaphore_t
 from shmem._base.section cimport inside_begin, inside_end, section_t, thread_find, thread_t
 from shmem._base.status cimport CLOSED, INTERRUPTED, OK
 from shmem._heap.heap cimport HEAP_ZERO, heap_allocate, heap_free

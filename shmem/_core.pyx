@@ -48,9 +48,10 @@ from shmem._bridge.leftovers import GENERATED
 from shmem._bridge.mapping import register_face_maker
 
 from shmem._atomics cimport load_relaxed_u64, load_seq_cst_u64
+from shmem._base.accessors cimport control_bytes
 from shmem._base.bounds cimport participants_bound
 from shmem._base.debug cimport debug_python
-from shmem._base.layout cimport INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, control_bytes, header_t
+from shmem._base.layout cimport INDEX_NEXT_FIT, INDEX_TLSF, MAX_LABEL_BYTES, header_t
 from shmem._base.owner cimport owner_index, readers_count
 from shmem._base.participants cimport owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport section_t

@@ -8,9 +8,8 @@ A value is loaded once, and the local copy is checked and used, because another 
 
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64, load_seq_cst_u32
-from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, STATE_USED, block_t, payload_bytes, payload_to_block, seal, serial_slack,
-    tag_size, tag_state)
+from shmem._base.accessors cimport payload_bytes, payload_to_block, seal, serial_slack, tag_size, tag_state
+from shmem._base.layout cimport BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SERIAL_MASK, STATE_USED, block_t
 from shmem._base.section cimport block_at, section_t, word_at
 
 cdef extern from *:

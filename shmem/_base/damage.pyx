@@ -10,8 +10,8 @@ from shmem._base import errors
 
 from libc.stdint cimport uint64_t
 from shmem._atomics cimport load_relaxed_u64
+from shmem._base.accessors cimport payload_to_block, serial_slack
 from shmem._base.bounds cimport block_room, damaged, slack_fits
-from shmem._base.layout cimport serial_slack, payload_to_block
 from shmem._base.section cimport block_at, section_t
 
 

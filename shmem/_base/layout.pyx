@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 from libc.stdint cimport uint64_t
 
+from shmem._base.accessors cimport (
+    control_bytes, seal, tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.layout cimport (
     ARRAY_SEALED, ARRAY_TEMPORARY, ARRAY_UNNAMED, BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, BLOCK_MAX_ALIGN_BYTES, BLOCK_MIN_BYTES,
     BLOCK_REAR_BYTES, CACHE_BINS, CHANGE_CHANNELS, CHANNEL_WAITERS_SHIFT, CLAIM_ENDS, END_OF_ADDRESSES, EVENT_SIGNALED, FNV_BASIS,
@@ -32,8 +34,7 @@ from shmem._base.layout cimport (
     STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TAG_GATED, TAG_SERIAL_MASK, TAG_SERIAL_SHIFT, TAG_SIZE_MASK,
     TAG_SMALL, TAG_SMALL_SIZE_MASK, TAG_STATE_MASK, TAG_TYPE_SHIFT, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT, TYPE_ARRAY,
     TYPE_CLAIM, TYPE_EVENT, TYPE_FIRST_USER, TYPE_GROUP, TYPE_LAST_USER, TYPE_MUTEX, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, TYPE_PINS,
-    TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, UNLIMITED, control_bytes, hash_name, layout_fingerprint, seal, tag_has_right_format, tag_make,
-    tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
+    TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, UNLIMITED, hash_name, layout_fingerprint)
 from shmem._base.owner cimport GATE_WAITERS, OWNER_GENERATION_SHIFT, OWNER_INDEX_MASK, READERS_COUNT_MASK
 from shmem._base.participants cimport GUEST_BYTE, LIVENESS_BYTE, NAMING_BITS, NAMING_BYTE, OPENING_BYTE
 from shmem._base.section cimport MAX_THREADS

@@ -7,9 +7,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._base import errors
 from shmem._base.public import refuse_construction
 
+from shmem._base.accessors cimport payload_to_block, tag_type
 from shmem._base.damage cimport asked_at, room_at
-from shmem._base.layout cimport (
-    ARRAY_SEALED, BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_PLAIN, array_t, block_t, payload_to_block, tag_type)
+from shmem._base.layout cimport ARRAY_SEALED, BLOCK_HEAD_BYTES, SERIAL_MASK, TYPE_ARRAY, TYPE_PLAIN, array_t, block_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CLOSED, OK, READ_ONLY, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_steps, section_text

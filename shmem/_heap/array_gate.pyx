@@ -30,10 +30,9 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport (
     cpu_relax, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._base.accessors cimport array_max_shape, array_shape, array_strides, grown_header_bytes, payload_to_block, serial_slack, tag_type
 from shmem._base.bounds cimport block_room, damaged
-from shmem._base.layout cimport (
-    ARRAY_SEALED, MAX_DIMS, SERIAL_MASK, TYPE_ARRAY, array_max_shape, array_shape, array_strides, array_t, grown_header_bytes, name_entry_t,
-    payload_to_block, serial_slack, tag_type)
+from shmem._base.layout cimport ARRAY_SEALED, MAX_DIMS, SERIAL_MASK, TYPE_ARRAY, array_t, name_entry_t
 from shmem._base.owner cimport GATE_WAITERS, word_has_owner
 from shmem._base.participants cimport my_entry, owner_is_alive
 from shmem._base.section cimport block_at, section_t

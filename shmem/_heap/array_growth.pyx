@@ -30,10 +30,9 @@ again under the heap gate before the commit, so that no participant can begin to
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from shmem._base.accessors cimport array_max_shape, array_pins, array_shape, array_strides, payload_to_block, round_up
 from shmem._base.bounds cimport damaged
-from shmem._base.layout cimport (
-    BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, TYPE_ARRAY, array_max_shape, array_pins, array_shape,
-    array_strides, array_t, payload_to_block, round_up)
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, TYPE_ARRAY, array_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport ATTRIBUTES_CHANGED, BEYOND_MAXIMUM, CORRUPTED, NO_MEMORY, OK, PINNED
 from shmem._heap.array_gate cimport array_enter, array_leave, array_set_rows, array_was_replaced, named_array_t

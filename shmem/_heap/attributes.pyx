@@ -26,10 +26,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport entry_name, payload_to_block, tag_type, type_is_internal
 from shmem._base.bounds cimport block_is_stale, damaged, used_tag
 from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TAG_GATED, TAG_SMALL, TYPE_GROUP, TYPE_NAME_ENTRY,
-    entry_name, name_entry_t, name_slot_t, name_table_t, payload_to_block, tag_type, type_is_internal)
+    name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CHANGED, CORRUPTED, INVALID_BLOCK, NOT_FOUND, OK, TABLE_FULL
 from shmem._heap.block_tags cimport block_set_gated

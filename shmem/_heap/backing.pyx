@@ -22,9 +22,10 @@ from libc.errno cimport EBADF
 from libc.stdint cimport int64_t, uint64_t
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport round_up
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport RESERVE_GATE, debug_dropped, debug_may_take, debug_taken
-from shmem._base.layout cimport PAGE_BYTES, round_up
+from shmem._base.layout cimport PAGE_BYTES
 from shmem._base.participants cimport section_descriptor
 from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, OK, OWNER_DIED, WOULD_BLOCK

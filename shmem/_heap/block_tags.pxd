@@ -7,10 +7,9 @@ Values that are read (a neighbour's tag, a rear tag) are checked against the hea
 
 from libc.stdint cimport uint64_t
 from shmem._atomics cimport compare_exchange_release_u64, load_relaxed_u64
+from shmem._base.accessors cimport payload_bytes, seal, tag_make_free, tag_size, tag_state
 from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
-from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SLACK_SHIFT, STATE_HOLE, TAG_GATED, TAG_SMALL, block_t, payload_bytes, seal, tag_make_free, tag_size,
-    tag_state)
+from shmem._base.layout cimport BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, SLACK_SHIFT, STATE_HOLE, TAG_GATED, TAG_SMALL, block_t
 from shmem._base.section cimport block_at, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK
 

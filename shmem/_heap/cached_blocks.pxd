@@ -8,8 +8,9 @@ All calls are made under the heap gate.
 
 from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport tag_make_free
 from shmem._base.bounds cimport damaged, heap_top
-from shmem._base.layout cimport CACHE_BINS, STATE_CACHED, tag_make_free
+from shmem._base.layout cimport CACHE_BINS, STATE_CACHED
 from shmem._base.section cimport block_at, section_t
 
 cdef enum:

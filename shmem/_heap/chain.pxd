@@ -5,8 +5,9 @@ Callers own the heap gate, or have exclusive use of the section.
 """
 
 from libc.stdint cimport uint64_t
+from shmem._base.accessors cimport tag_has_right_format, tag_size, tag_state
 from shmem._base.bounds cimport size_fits
-from shmem._base.layout cimport STATE_HOLE, STATE_LAST, tag_has_right_format, tag_size, tag_state
+from shmem._base.layout cimport STATE_HOLE, STATE_LAST
 from shmem._base.section cimport section_t
 
 

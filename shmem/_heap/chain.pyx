@@ -4,8 +4,8 @@
 from libc.stdint cimport uint64_t
 
 from shmem._atomics cimport load_relaxed_u64
+from shmem._base.accessors cimport tag_size
 from shmem._base.bounds cimport heap_top
-from shmem._base.layout cimport tag_size
 from shmem._base.section cimport block_at, block_step, section_t
 
 

@@ -39,10 +39,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport block_to_payload, payload_bytes, payload_to_block, tag_size, tag_state, tag_type
 from shmem._base.bounds cimport block_is_stale, damaged, heap_top, used_tag
-from shmem._base.layout cimport (
-    CLAIM_ENDS, SERIAL_MASK, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, array_t, block_to_payload, claim_t, hash_name, payload_bytes,
-    payload_to_block, tag_size, tag_state, tag_type)
+from shmem._base.layout cimport CLAIM_ENDS, SERIAL_MASK, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, array_t, claim_t, hash_name
 from shmem._base.owner cimport owner_index
 from shmem._base.participants cimport my_entry
 from shmem._base.section cimport block_at, block_step, section_t

@@ -16,10 +16,10 @@ rebuild it.  It never causes a store outside the mapping.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from shmem._atomics cimport load_relaxed_u64
+from shmem._base.accessors cimport block_to_payload, round_up, tag_size, tag_state
 from shmem._base.bounds cimport damaged, heap_top
 from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, INDEX_NEXT_FIT, STATE_HOLE, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT, block_t, block_to_payload,
-    free_index_t, round_up, tag_size, tag_state)
+    BLOCK_MIN_BYTES, INDEX_NEXT_FIT, STATE_HOLE, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS, TLSF_SECOND_SHIFT, block_t, free_index_t)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 

@@ -51,13 +51,15 @@ from libc.string cimport memset
 from shmem._atomics cimport (
     compare_exchange_acquire_u64, fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64, load_seq_cst_u32,
     store_release_u32, store_release_u64)
+from shmem._base.accessors cimport (
+    block_bytes_for, block_to_payload, payload_bytes, payload_to_block, seal, tag_has_right_format, tag_make, tag_make_free, tag_size,
+    tag_state, tag_type, type_is_internal)
 from shmem._base.bounds cimport damaged, heap_top, is_sealed, size_fits
 from shmem._base.deadline cimport FOREVER
 from shmem._base.debug cimport HEAP_GATE, debug_fail, debug_may_take, debug_taken
 from shmem._base.layout cimport (
     BLOCK_ALIGN_BYTES, BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, CACHE_BINS, SERIAL_MASK, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_LAST,
-    STATE_PENDING, STATE_USED, TYPE_QUEUE, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes, payload_to_block, seal,
-    tag_has_right_format, tag_make, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
+    STATE_PENDING, STATE_USED, TYPE_QUEUE, block_t, header_t)
 from shmem._base.owner cimport owner_index
 from shmem._base.section cimport MAX_ABANDONED, block_at, section_t, word_at
 from shmem._base.status cimport (

@@ -14,9 +14,10 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport entry_name
 from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, array_t,
-    entry_name, name_entry_t, name_slot_t, name_table_t)
+    name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     ATTRIBUTES_CHANGED, CHANGED, CORRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK, PINNED, SHARED, TABLE_FULL)

@@ -4,11 +4,12 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport (
+    block_to_payload, payload_bytes, payload_to_block, serial_names, table_slots, tag_size, tag_state, tag_type)
 from shmem._base.bounds cimport block_is_stale, heap_top, used_tag
 from shmem._base.layout cimport (
     NAMES_MANY, NAMES_SHIFT, SLOT_EMPTY, SLOT_REMOVED, STATE_USED, TYPE_ARRAY, TYPE_GROUP, TYPE_LAST_USER, TYPE_NAME_ENTRY, array_t,
-    block_t, block_to_payload, group_t, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block, serial_names,
-    table_slots, tag_size, tag_state, tag_type)
+    block_t, group_t, header_t, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._heap.block_tags cimport block_set_gated
 from shmem._heap.chain cimport tag_is_plausible

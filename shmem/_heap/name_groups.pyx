@@ -23,8 +23,8 @@ sweeps or attaches, or whose allocation finds no room.
 from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport store_release_u64
-from shmem._base.layout cimport (
-    INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_REMOVED, TYPE_GROUP, group_t, header_t, name_slot_t, name_table_t, payload_to_block)
+from shmem._base.accessors cimport payload_to_block
+from shmem._base.layout cimport INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_REMOVED, TYPE_GROUP, group_t, header_t, name_slot_t, name_table_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK
 from shmem._heap.heap cimport (

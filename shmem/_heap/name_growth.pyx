@@ -17,8 +17,9 @@ itself: there are never more than two tables.  The model is `tests/models/name_g
 from libc.stdint cimport uint64_t
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport table_slots
 from shmem._base.layout cimport (
-    INTENT_FIRST_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_TABLE, name_slot_t, name_table_t, table_slots)
+    INTENT_FIRST_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_TABLE, name_slot_t, name_table_t)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.heap cimport (

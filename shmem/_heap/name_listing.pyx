@@ -10,8 +10,9 @@ meanwhile, all remaining entries have moved to a later table, and the listing go
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from shmem._base.accessors cimport entry_name, payload_to_block, round_up
 from shmem._base.bounds cimport block_is_stale
-from shmem._base.layout cimport SERIAL_MASK, entry_name, name_entry_t, name_table_t, payload_to_block, round_up
+from shmem._base.layout cimport SERIAL_MASK, name_entry_t, name_table_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, OK
 from shmem._heap.heap cimport heap_enter, heap_leave, heap_wait_t

@@ -8,8 +8,9 @@ walk also in a damaged section.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from shmem._base.accessors cimport payload_bytes, payload_to_block, tag_size, tag_type
 from shmem._base.bounds cimport block_is_stale, used_tag
-from shmem._base.layout cimport TYPE_GROUP, group_t, name_entry_t, payload_bytes, payload_to_block, tag_size, tag_type
+from shmem._base.layout cimport TYPE_GROUP, group_t, name_entry_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NOT_A_GROUP, OK
 from shmem._heap.name_slots cimport name_make, name_t, names_find, table_entry

@@ -11,10 +11,10 @@ table is reported as CORRUPTED or appears empty, and never leads outside the map
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 
+from shmem._base.accessors cimport entry_name, payload_bytes, table_slots, tag_size, tag_type
 from shmem._base.bounds cimport used_tag
 from shmem._base.layout cimport (
-    SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, entry_name, hash_name, name_entry_t, name_slot_t, name_table_t,
-    payload_bytes, table_slots, tag_size, tag_type)
+    SLOT_EMPTY, SLOT_REMOVED, TYPE_NAME_ENTRY, TYPE_NAME_TABLE, hash_name, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport section_t
 from shmem._base.status cimport CORRUPTED, NOT_FOUND, OK
 

@@ -23,9 +23,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport entry_data, entry_name, payload_to_block, tag_type
 from shmem._base.layout cimport (
     INTENT_FIRST_TYPE_SHIFT, INTENT_SECOND_TYPE_SHIFT, INTENT_SWAP_SLOT, SLOT_EMPTY, SLOT_REMOVED, TYPE_FIRST_USER, TYPE_GROUP,
-    TYPE_NAME_ENTRY, entry_data, entry_name, header_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, tag_type)
+    TYPE_NAME_ENTRY, header_t, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, NAME_EXISTS, NOT_FOUND, OK, TABLE_FULL
 from shmem._heap.heap cimport (

@@ -9,10 +9,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32
+from shmem._base.accessors cimport block_to_payload, payload_to_block, tag_type, type_is_internal
 from shmem._base.bounds cimport block_is_stale, used_tag
-from shmem._base.layout cimport (
-    BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, block_to_payload, payload_to_block, pin_record_t, tag_type,
-    type_is_internal)
+from shmem._base.layout cimport BLOCK_MIN_BYTES, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, block_t, pin_record_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INVALID_BLOCK, NOT_FOUND, OK, WOULD_BLOCK
 from shmem._heap.backing cimport is_out_of_space

@@ -47,11 +47,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, load_acquire_u32, store_release_u64
+from shmem._base.accessors cimport (
+    block_to_payload, payload_bytes, payload_to_block, queue_pins, record_pins, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.bounds cimport block_is_stale, block_room, damaged, heap_top, is_sealed, size_fits, used_tag
 from shmem._base.layout cimport (
     ARRAY_TEMPORARY, ARRAY_UNNAMED, GOLDEN, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, PIN_SLOT_UNNAMED, PIN_UNNAMED, SERIAL_MASK,
-    STATE_DOOMED, STATE_USED, TAG_GATED, TAG_SMALL, TAG_STATE_MASK, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, array_t, block_t, block_to_payload,
-    payload_bytes, payload_to_block, pin_record_t, queue_pins, queue_t, record_pins, tag_size, tag_state, tag_type, type_is_internal)
+    STATE_DOOMED, STATE_USED, TAG_GATED, TAG_SMALL, TAG_STATE_MASK, TYPE_ARRAY, TYPE_PINS, TYPE_QUEUE, array_t, block_t, pin_record_t,
+    queue_t)
 from shmem._base.owner cimport word_has_owner
 from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive
 from shmem._base.section cimport block_at, block_step, section_t

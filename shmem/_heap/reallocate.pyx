@@ -17,11 +17,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from shmem._atomics cimport store_release_u64
+from shmem._base.accessors cimport (
+    block_bytes_for, block_to_payload, payload_bytes, payload_to_block, serial_names, serial_slack, tag_make, tag_make_free, tag_size,
+    tag_type)
 from shmem._base.bounds cimport block_room, damaged, slack_fits
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_RESIZE, INTENT_SHRINK, NAMES_SHIFT, SERIAL_MASK,
-    STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_bytes_for, block_t, block_to_payload, header_t, payload_bytes,
-    payload_to_block, serial_names, serial_slack, tag_make, tag_make_free, tag_size, tag_type)
+    STATE_HOLE, STATE_USED, TAG_GATED, TAG_SMALL, TYPE_PLAIN, block_t, header_t)
 from shmem._base.section cimport block_at, section_t, word_at
 from shmem._base.status cimport CHANGED, CORRUPTED, INTERRUPTED, INVALID_BLOCK, NEEDS_BACKING, NOT_FOUND, NO_MEMORY, OK, PINNED
 from shmem._heap.attributes cimport (

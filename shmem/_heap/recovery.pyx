@@ -36,14 +36,15 @@ from libc.string cimport memset
 
 from shmem._atomics cimport (
     compare_exchange_release_u64, load_acquire_u32, load_acquire_u64, load_relaxed_u64, store_release_u32, store_release_u64)
+from shmem._base.accessors cimport (
+    block_to_payload, payload_to_block, record_pins, seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
 from shmem._base.bounds cimport damaged, heap_top, participants_bound
 from shmem._base.debug cimport debug_fail
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, BLOCK_REAR_BYTES, INTENT_FIRST_TYPE_SHIFT, INTENT_MOVE, INTENT_NONE, INTENT_RESIZE, INTENT_SECOND_TYPE_SHIFT,
     INTENT_SHRINK, INTENT_SWAP_SLOT, INTENT_SWAP_TWO, MAX_PARTICIPANTS, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK,
-    SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE,
-    array_t, block_t, block_to_payload, intent_t, name_entry_t, name_slot_t, name_table_t, payload_to_block, pin_record_t, record_pins,
-    seal, tag_make, tag_make_free, tag_size, tag_state, tag_type)
+    SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, STATE_USED, TYPE_ARRAY, TYPE_CLAIM, TYPE_PINS, TYPE_QUEUE, array_t,
+    block_t, intent_t, name_entry_t, name_slot_t, name_table_t, pin_record_t)
 from shmem._base.owner cimport owner_index, word_has_owner
 from shmem._base.participants cimport ATTACHED_NEW, owner_is_alive, participant_entry_is_alive, participant_left_something
 from shmem._base.section cimport block_at, block_step, section_t, word_at

@@ -9,14 +9,16 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64
+from shmem._base.accessors cimport (
+    array_max_shape, array_shape, array_strides, block_to_payload, entry_name, grown_header_bytes, payload_bytes, payload_to_block, seal,
+    table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
 from shmem._base.bounds cimport block_room, heap_top, slack_fits
 from shmem._base.debug cimport HEAP_GATE, HOLDS_MEASURED, debug_dropped, debug_fail, debug_level
 from shmem._base.layout cimport (
     BLOCK_MIN_BYTES, CACHE_BINS, INDEX_NEXT_FIT, NAMES_MANY, PIN_SLOTS, PIN_SLOT_OFF_MASK, PIN_SLOT_SHIFT, SERIAL_MASK, SLOT_EMPTY,
     SLOT_REMOVED, STATE_CACHED, STATE_DOOMED, STATE_HOLE, STATE_PENDING, TAG_GATED, TAG_SMALL, TLSF_FIRST_LEVELS, TLSF_SECOND_LEVELS,
-    TYPE_ARRAY, TYPE_CLAIM, TYPE_GROUP, TYPE_PINS, array_max_shape, array_shape, array_strides, array_t, block_t, block_to_payload, claim_t,
-    entry_name, grown_header_bytes, group_t, header_t, name_entry_t, name_slot_t, name_table_t, payload_bytes, payload_to_block,
-    pin_record_t, seal, table_slots, tag_has_serial, tag_make_free, tag_size, tag_state, tag_type, type_is_internal)
+    TYPE_ARRAY, TYPE_CLAIM, TYPE_GROUP, TYPE_PINS, array_t, block_t, claim_t, group_t, header_t, name_entry_t, name_slot_t, name_table_t,
+    pin_record_t)
 from shmem._base.owner cimport GATE_WAITERS, owner_index, word_has_owner
 from shmem._base.section cimport block_at, block_step, section_t, word_at
 from shmem._base.status cimport CORRUPTED, OK

@@ -22,12 +22,14 @@ from shmem._base.public import refuse_construction
 from shmem._objects.dtypes import from_text, to_text
 
 from shmem._atomics cimport fetch_add_seq_cst_u32, fetch_sub_seq_cst_u32, load_acquire_u64, load_relaxed_u64
+from shmem._base.accessors cimport (
+    array_dtype, array_header_bytes, array_max_shape, array_pins, array_shape, array_strides, grown_header_bytes, payload_to_block,
+    round_up, tag_state)
 from shmem._base.bounds cimport block_is_stale, block_room, damaged
 from shmem._base.damage cimport raise_damaged, room_at
 from shmem._base.layout cimport (
     ARRAY_SEALED, ARRAY_TEMPORARY, BLOCK_HEAD_BYTES, BLOCK_REAR_BYTES, LINE_BYTES, MAX_DIMS, SERIAL_MASK, STATE_PENDING, STATE_USED,
-    TYPE_ARRAY, UNLIMITED, array_dtype, array_header_bytes, array_max_shape, array_pins, array_shape, array_strides, array_t, block_t,
-    grown_header_bytes, payload_to_block, round_up, tag_state)
+    TYPE_ARRAY, UNLIMITED, array_t, block_t)
 from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport NO_MEMORY, READ_ONLY
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_behind, placed_is_stale

@@ -5,7 +5,8 @@ from libc.stdint cimport uint64_t
 
 from shmem._base import errors
 
-from shmem._base.layout cimport ARRAY_TEMPORARY, ARRAY_UNNAMED, TYPE_ARRAY, array_t, payload_to_block, tag_type
+from shmem._base.accessors cimport payload_to_block, tag_type
+from shmem._base.layout cimport ARRAY_TEMPORARY, ARRAY_UNNAMED, TYPE_ARRAY, array_t
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, OK, WOULD_BLOCK
 from shmem._bridge.calls cimport check, run_last_step, run_steps

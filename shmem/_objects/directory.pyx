@@ -13,9 +13,9 @@ from libc.string cimport memcpy, memset
 
 from shmem._base import errors
 
+from shmem._base.accessors cimport payload_to_block, tag_type
 from shmem._base.damage cimport raise_damaged
-from shmem._base.layout cimport (
-    MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, TYPE_QUEUE, payload_to_block, tag_type)
+from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, TYPE_QUEUE
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport INTERRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap

@@ -32,8 +32,9 @@ cimport shmem._atomics as atomic
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
+from shmem._base.accessors cimport payload_bytes, tag_size, tag_type
 from shmem._base.bounds cimport used_tag
-from shmem._base.layout cimport TYPE_FIRST_USER, payload_bytes, tag_size, tag_type
+from shmem._base.layout cimport TYPE_FIRST_USER
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, offset_in, placed_is_stale, wrap
 from shmem._bridge.mapping cimport Mapping
 from shmem._objects.codec cimport Codec, Kind, codec_of, kind_of, load_number, misfit, store_bytes, store_number

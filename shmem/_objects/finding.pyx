@@ -9,7 +9,8 @@ from libc.stdint cimport uint64_t
 from shmem._base import errors
 from shmem._objects import arrays
 
-from shmem._base.layout cimport SERIAL_MASK, payload_to_block
+from shmem._base.accessors cimport payload_to_block
+from shmem._base.layout cimport SERIAL_MASK
 from shmem._base.section cimport block_at, offset_of_address, section_t
 from shmem._base.status cimport NAME_EXISTS, OK, WOULD_BLOCK
 from shmem._bridge.blocks cimport Placed, free_block, offset_in, placed_behind, wrap

@@ -9,9 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from shmem._base.layout cimport (
-    TYPE_ARRAY, TYPE_EVENT, TYPE_GROUP, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE, payload_to_block, tag_size,
-    tag_type)
+from shmem._base.accessors cimport payload_to_block, tag_size, tag_type
+from shmem._base.layout cimport TYPE_ARRAY, TYPE_EVENT, TYPE_GROUP, TYPE_LAST_USER, TYPE_MUTEX, TYPE_PLAIN, TYPE_QUEUE, TYPE_SEMAPHORE
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport INTERRUPTED, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.calls cimport run_step

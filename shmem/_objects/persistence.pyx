@@ -44,11 +44,10 @@ from shmem._objects.lock import shared_lock
 from shmem._sections.image import is_in_use
 
 from shmem._atomics cimport load_acquire_u64, load_relaxed_u64
+from shmem._base.accessors cimport block_to_payload, payload_bytes, round_up, tag_make, tag_size, tag_state, tag_type
 from shmem._base.deadline cimport deadline_is_past
 from shmem._base.debug cimport QUEUE_GATES, debug_dropped, debug_taken
-from shmem._base.layout cimport (
-    MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_PENDING, STATE_USED, TYPE_QUEUE, block_to_payload, header_t, payload_bytes, queue_t,
-    round_up, tag_make, tag_size, tag_state, tag_type)
+from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, STATE_PENDING, STATE_USED, TYPE_QUEUE, header_t, queue_t
 from shmem._base.participants cimport section_descriptor
 from shmem._base.section cimport block_at, block_step, section_t
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK, OWNER_DIED, TIMEOUT_EXPIRED, WOULD_BLOCK

@@ -23,8 +23,9 @@ from shmem._bridge.blocks import register_opener
 from shmem._objects.codec import Misfit
 
 from shmem._atomics cimport load_acquire_u32
+from shmem._base.accessors cimport queue_header_bytes, queue_text
 from shmem._base.damage cimport raise_damaged, room_at
-from shmem._base.layout cimport LINE_BYTES, TYPE_QUEUE, queue_header_bytes, queue_t, queue_text
+from shmem._base.layout cimport LINE_BYTES, TYPE_QUEUE, queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport NO_MEMORY, OK
 from shmem._bridge.blocks cimport Placed, allocate_pending, place, placed_is_stale

@@ -16,9 +16,10 @@ from shmem._objects import struct as _struct
 from shmem._objects.codec import Misfit
 from shmem._objects.fields import RefField
 
+from shmem._base.accessors cimport tag_type
 from shmem._base.bounds cimport used_tag
 from shmem._base.damage cimport raise_damaged
-from shmem._base.layout cimport QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, tag_type
+from shmem._base.layout cimport QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT
 from shmem._bridge.blocks cimport Placed, offset_in
 from shmem._bridge.calls cimport size_argument
 from shmem._bridge.mapping cimport Mapping

@@ -32,8 +32,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_WRITABLE, PyBuffer_FillInfo
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
+from shmem._base.accessors cimport round_up
 from shmem._base.damage cimport asked_at, room_at
-from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER, round_up
+from shmem._base.layout cimport BLOCK_ALIGN_BYTES, TYPE_FIRST_USER, TYPE_LAST_USER
 from shmem._bridge.blocks cimport Placed, allocate_block, free_block, placed_hold, placed_is_stale
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory

@@ -27,7 +27,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from shmem._atomics cimport store_release_u32, store_release_u64
-from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, header_t, round_up
+from shmem._base.accessors cimport control_bytes, round_up
+from shmem._base.layout cimport MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, header_t
 from shmem._base.owner cimport readers_count, readers_none, word_has_owner
 from shmem._base.participants cimport (
     guest_drop, guest_take, guests_are_alive, is_guest, my_entry, opening_release, opening_t, participant_entry_is_alive,

@@ -7,9 +7,9 @@ After `header_check` every offset and size of the header fits the file and the l
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strcmp, strncpy
 
+from shmem._base.accessors cimport control_bytes, participants_bytes
 from shmem._base.layout cimport (
-    END_OF_ADDRESSES, LAYOUT_VERSION, MAGIC, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, control_bytes, header_t, layout_fingerprint,
-    participants_bytes)
+    END_OF_ADDRESSES, LAYOUT_VERSION, MAGIC, MAX_LABEL_BYTES, MAX_PARTICIPANTS, PAGE_BYTES, header_t, layout_fingerprint)
 from shmem._base.status cimport ADDRESS_IN_USE, LABEL_MISMATCH, LAYOUT_MISMATCH, NOT_A_SECTION, OK
 
 

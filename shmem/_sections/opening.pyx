@@ -25,10 +25,10 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memset, strdup
 
+from shmem._base.accessors cimport control_bytes, round_up
 from shmem._base.debug cimport debug_level
 from shmem._base.layout cimport (
-    LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, control_bytes, free_index_t, header_t, intent_t, layout_fingerprint, participant_t,
-    round_up)
+    LAYOUT_VERSION, MAGIC, MAGIC_BEING_MADE, PAGE_BYTES, free_index_t, header_t, intent_t, layout_fingerprint, participant_t)
 from shmem._base.participants cimport (
     LIVENESS_BYTE, N_LIVENESS_BYTES, guest_take, opening_release, opening_t, opening_try, participants_any_alive, section_descriptor)
 from shmem._base.section cimport private_t, section_t

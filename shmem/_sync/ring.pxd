@@ -5,7 +5,8 @@ Functions return 0 or a status; none needs the GIL.  Deadlines: `_base/deadline.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from shmem._base.layout cimport queue_t, round_up
+from shmem._base.accessors cimport round_up
+from shmem._base.layout cimport queue_t
 from shmem._base.section cimport section_t
 
 cdef extern from *:

@@ -45,9 +45,10 @@ from libc.string cimport memcpy
 
 from shmem._atomics cimport (
     cpu_relax, exchange_seq_cst_u32, load_relaxed_u32, load_relaxed_u64, load_seq_cst_u32, load_seq_cst_u64, store_seq_cst_u64)
+from shmem._base.accessors cimport queue_header_bytes
 from shmem._base.bounds cimport block_is_stale, damaged
 from shmem._base.deadline cimport deadline_is_past
-from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, block_t, queue_header_bytes, queue_t
+from shmem._base.layout cimport BLOCK_HEAD_BYTES, LINE_BYTES, QUEUE_BYTES, QUEUE_RECORDS, QUEUE_STRUCT, block_t, queue_t
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
     CORRUPTED, INTERRUPTED, INVALID_BLOCK, OK, OWNER_DIED, QUEUE_CLOSED, QUEUE_EMPTY, QUEUE_FULL, TIMEOUT_EXPIRED, WOULD_BLOCK)
