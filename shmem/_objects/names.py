@@ -3,6 +3,7 @@
 import collections.abc
 import contextlib
 import functools
+import itertools
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from shmem._objects.event import place_event
 from shmem._objects.mutex import place_mutex
 from shmem._objects.semaphore import place_semaphore
 
+NAMES_COMPLETED = 10_000
 _ABSENT = object()
 
 
@@ -389,6 +391,10 @@ class Names:
             _refuse_group(path, value)
             if name in self and not directory.is_named(self._memory, path, value):
                 raise errors.NameExists(f"cannot update: the name {path!r} is taken, and nothing was assigned; delete the name first")
+            directory.check_parents(self._memory, path)
+            for parent in itertools.accumulate(name.split("/")[:-1], "{}/{}".format):
+                if parent in new:
+                    raise errors.NameExists(f"cannot update: {parent!r} and {name!r} are both to be assigned, and nothing was")
         for name, value in new.items():
             self[name] = value
 
@@ -474,6 +480,18 @@ class Names:
     def attrs(self):
         """The `Attributes` of the section itself, or of this group."""
         return Attributes(self._memory, self._level or None)
+
+    def _ipython_key_completions_(self):
+        """Return what IPython offers after ``shm["``: the names of this level, and the paths of those in groups, some thousands at most."""
+        found, waiting = [], [""]
+        for prefix in [] if self._memory.closed else waiting:  # which grows meanwhile
+            path = f"{self._level}/{prefix}" if self._level else prefix
+            glance = glances.at_objects(self._memory, path.removesuffix("/"), NAMES_COMPLETED - len(found))
+            found += [prefix + name for name, _, _ in glance.objects]
+            waiting += [f"{prefix}{name}/" for name, kind, _ in glance.objects if kind == "group"]
+            if glance.problem == glances.BUSY or len(found) >= NAMES_COMPLETED:
+                break
+        return found
 
     def require(self, name, factory):
         """Return the object with a name; if there is none, call `factory()` and name its value.
@@ -572,6 +590,25 @@ class Group(Names):
         above = self._name.rpartition("/")[0]
         return Group(self._memory, above) if above else self._memory
 
+    def rename(self, new_name):
+        """Let the group have another name instead, in one step.  This Group then refers to the new name.
+
+        Parameters
+        ----------
+        new_name : str
+            A path in the section.  Groups of it that are missing are made.  The same name changes nothing.
+
+        Raises
+        ------
+        NameExists
+            The new name is taken, or a part of its path leads to something that is not a group.
+        ValueError
+            The new name is in the group itself, or cannot be a name.
+        KeyError, ReadOnlyError
+        """
+        changes.rename(self._memory, self._name, new_name)
+        self._name = new_name
+
     def __bool__(self):
         return directory.is_group(self._memory, self._name)
 
@@ -595,10 +632,6 @@ class Group(Names):
         from shmem._objects import display
 
         return display.group_html(self._memory, self._name)
-
-    def _ipython_key_completions_(self):
-        """Return the names that IPython offers after ``group["``."""
-        return [] if self._memory.closed else glances.at_names(self._memory, self._name, 10_000).names
 
     def __reduce__(self):
         raise TypeError("a Group cannot be pickled; send its name")

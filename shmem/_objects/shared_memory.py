@@ -3,7 +3,7 @@
 import functools
 
 from shmem import _core
-from shmem._objects import finding, glances, making, persistence, struct
+from shmem._objects import finding, making, persistence, struct
 from shmem._objects import lock as _lock
 from shmem._objects import queue as _queue
 from shmem._objects.names import Names, get_item
@@ -192,10 +192,6 @@ class SharedMemory(_core.Memory, Names):
         from shmem._objects import display
 
         return display.section_html(self)
-
-    def _ipython_key_completions_(self):
-        """Return the names that IPython offers after ``shm["``."""
-        return [] if self.closed else glances.at_names(self, "", 10_000).names
 
     def __reduce__(self):
         raise TypeError("cannot pickle a SharedMemory; send shm.name, or shmem.handle(shm), which multiprocessing does automatically")

@@ -275,6 +275,38 @@ class HeapMachine(RuleBasedStateMachine):
                 array.name, array.temporary = name, False
                 self.names[name] = array
 
+    @rule(name=st.sampled_from(NAMES), n_elements=st.integers(0, 200))
+    def replace(self, name, n_elements):
+        """Let a name lead to a new array; what it led to goes as with a name that is deleted."""
+        content = np.full(n_elements, next(self.numbers))
+        if self._try(lambda: [self.shm.replace(name, content)], content.nbytes + 1000):
+            if name in self.names:
+                self._forget_name(name)
+            self.names[name] = _Array(content, name, self.shm[name], False)
+            self.arrays.append(self.names[name])
+
+    @has_blocks
+    @rule(pick=PICKS, name=st.sampled_from(NAMES))
+    def replace_by_block(self, pick, name):
+        """Let a name lead to a block; if it did already, it keeps its place."""
+        number = self._pick(pick)
+        if self._try(lambda: [self.shm.replace(name, self.live[number].handle)], 1000) and self.names.get(name) != number:
+            if name in self.names:
+                self._forget_name(name)
+            self.names[name] = number
+
+    @rule(source=st.sampled_from(NAMES), dest=st.sampled_from(NAMES))
+    def rename(self, source, dest):
+        """Give an object another name."""
+        if source not in self.names:
+            self._refused(KeyError, self.shm.move, source, dest)
+        elif source != dest and dest in self.names:
+            self._refused((shmem.NameExists, shmem.SectionFull), self.shm.move, source, dest)
+        elif self._try(lambda: [self.shm.move(source, dest)], 1000) and source != dest:
+            what = self.names[dest] = self.names.pop(source)
+            if isinstance(what, _Array):
+                what.name = dest
+
     @rule(name=st.sampled_from(NAMES))
     def look(self, name):
         """Make another view of a named array."""
@@ -288,6 +320,10 @@ class HeapMachine(RuleBasedStateMachine):
             self._refused(KeyError, self.shm.__delitem__, name)
             return
         del self.shm[name]
+        self._forget_name(name)
+
+    def _forget_name(self, name):
+        """Note that a name does not lead to its object any more."""
         what = self.names.pop(name)
         if isinstance(what, _Array):
             what.name, what.temporary = None, True

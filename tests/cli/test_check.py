@@ -24,6 +24,7 @@ from shmem._base.layout import (
     INTENT_MOVE,
     INTENT_RESIZE,
     INTENT_SWAP_SLOT,
+    INTENT_SWAP_TWO,
     LAYOUT,
     MAX_PARTICIPANTS,
     MAX_THREADS,
@@ -590,10 +591,17 @@ def test_maximum_number_of_participants(section_file, capsys):
 # -- participants and intents ---------------------------------------------------------------------------------
 
 
-def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0)):
+def intent(operation, slot, value=0, make=(0, 0), drop=(0, 0), slot_2=0):
     """Return the bytes of an intent."""
     content = bytearray(INTENT.size)
-    for name, found in {"operation": operation, "slot_off": slot, "value": value, "make_off": make, "drop_off": drop}.items():
+    for name, found in {
+        "operation": operation,
+        "slot_off": slot,
+        "value": value,
+        "make_off": make,
+        "drop_off": drop,
+        "slot2_off": slot_2,
+    }.items():
         INTENT[name].write(content, found)
     return bytes(content)
 
@@ -613,6 +621,8 @@ def entry_of(i, name="readers"):
     (INTENTS, b"\xff" * INTENT.size, "participant 0 is invalid: its operation"),
     (INTENTS + INTENT.size, intent(9, START), "participant 1 is invalid: its operation"),
     (INTENTS, intent(INTENT_SWAP_SLOT, 1 << 40), "it changes a word at 0x10000000000"),
+    (INTENTS, intent(INTENT_SWAP_TWO, START, slot_2=1 << 40), "it changes a word at 0x10000000000"),
+    (INTENTS, intent(INTENT_SWAP_TWO, START, make=(START + 1, 0)), "it refers to a block"),
     (INTENTS, intent(INTENT_RESIZE, START + BLOCK_ALIGN_BYTES), "it resizes a block"),
     (INTENTS, intent(INTENT_MOVE, START, drop=(START + BLOCK_ALIGN_BYTES + 1, 0)), "it refers to a block"),
 ])  # fmt: skip

@@ -155,7 +155,7 @@ def test_a_group_is_a_table(shm):
     shm["run1/raw/deep"] = [1]
     assert rows(group._repr_html_())[1:] == [["array", "array", "(2,)", "int64", "192"], ["raw", "group", "1 name", "", ""]]
     assert rows(shm._repr_html_())[1:] == [["run1", "group", "2 names", "", ""]]
-    assert group._ipython_key_completions_() == ["array", "raw"]
+    assert group._ipython_key_completions_() == ["array", "raw", "raw/deep"]
     del shm["run1"]
     assert group._repr_html_().endswith(" KeyError</div>")
     assert group._ipython_key_completions_() == []

@@ -251,3 +251,37 @@ def test_sweep_and_other_processes_go_on(shm):
     shm["run1/x"] = np.zeros(1000)
     del shm["run1"]
     assert shm.sweep() == 0
+
+
+def test_completions_are_names_and_paths(shm):
+    for name in ("a", "run1/x", "run1/deep/y"):
+        shm[name] = [1]
+    assert shm._ipython_key_completions_() == ["a", "run1", "run1/x", "run1/deep", "run1/deep/y"]
+    assert shm["run1"]._ipython_key_completions_() == ["x", "deep", "deep/y"]
+    group = shm["run1"]
+    del shm["run1"]
+    assert group._ipython_key_completions_() == []
+
+
+def test_rename(shm):
+    shm["run1/x"] = [1]
+    shm["taken"] = [2]
+    group, other = shm["run1"], shm["run1"]
+    group.rename("done/run1")
+    assert group.name == "done/run1"
+    assert list(group) == ["x"]
+    assert not other
+    assert list(shm) == ["taken", "done"]
+    group.rename("done/run1")
+    with pytest.raises(ValueError, match="inside of itself"):
+        group.rename("done/run1/deeper")
+    with pytest.raises(shmem.NameExists):
+        group.rename("taken")
+    with pytest.raises(shmem.NameExists, match="is not a group"):
+        group.rename("taken/x")
+    with pytest.raises(KeyError):
+        other.rename("somewhere")
+    assert list(group) == ["x"]
+    shm["done"].rename("top")
+    assert shm["top/run1/x"].tolist() == [1]
+    assert not group

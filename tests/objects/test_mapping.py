@@ -126,9 +126,9 @@ def test_name_that_leads_elsewhere_is_not_removed(shm):
 
     shm["a"], shm["b"] = [1], [2]
     with pytest.raises(KeyError):
-        directory.remove(shm, "b", shm["a"])
+        directory.remove_name(shm, "b", shm["a"])
     assert shm["b"].tolist() == [2]
-    directory.remove(shm, "b", shm["b"])
+    directory.remove_name(shm, "b", shm["b"])
     assert list(shm) == ["a"]
 
 
@@ -155,7 +155,14 @@ def test_update(shm):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error"), [({"x": [1], "a": [2]}, shmem.NameExists), ({"x": [1], 3: [2]}, TypeError), ({"x": [1], "": 0}, ValueError)]
+    ("wrong", "error"),
+    [
+        ({"x": [1], "a": [2]}, shmem.NameExists),
+        ({"x": [1], "a/b": [2]}, shmem.NameExists),
+        ({"x": [1], "x/y": [2]}, shmem.NameExists),
+        ({"x": [1], 3: [2]}, TypeError),
+        ({"x": [1], "": 0}, ValueError),
+    ],
 )
 def test_update_that_cannot_be_done_changes_nothing(shm, wrong, error):
     shm["a"] = [1]

@@ -26,8 +26,8 @@ from shmem._base.layout import (
     BLOCK_REAR_BYTES,
     INTENT_FIRST_TYPE_SHIFT,
     INTENT_SECOND_TYPE_SHIFT,
-    INTENT_SHRINK,
     INTENT_SWAP_SLOT,
+    INTENT_SWAP_TWO,
     LAYOUT,
     PAGE_BYTES,
     SERIAL_MASK,
@@ -150,12 +150,12 @@ def put_clean(image, value):
 def change_intent(image, blocks, rng):
     """Write the intent of a participant that was about to make a change."""
     if blocks:
-        values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, BLOCK_HEAD_BYTES)[rng.randrange(3)] for _ in range(6)]
+        values = [blocks[rng.randrange(len(blocks))][0] + (0, 8, BLOCK_HEAD_BYTES)[rng.randrange(3)] for _ in range(7)]
         slot = values[0]
         values[1] = (word(image, slot), values[1], 0, 1)[rng.randrange(4)]
         image_at = header(image, "intents_off") + INTENT.size * rng.randrange(4)
         types = rng.randrange(20) << INTENT_FIRST_TYPE_SHIFT | rng.randrange(20) << INTENT_SECOND_TYPE_SHIFT
-        put(image, image_at, rng.randrange(INTENT_SWAP_SLOT, INTENT_SHRINK + 1) | types)
+        put(image, image_at, rng.randrange(INTENT_SWAP_SLOT, INTENT_SWAP_TWO + 1) | types)
         for i, value in enumerate(values):
             put(image, INTENT["slot_off"].at(image_at) + WORD_BYTES * i, value if rng.randrange(6) else number(image, blocks, slot, rng))
         put_clean(image, 0)

@@ -152,6 +152,13 @@ def _describe(value):
     return type(value).__name__, repr({name: getattr(value, name) for name in type(value).dtype.names})
 
 
+def _describe_name(shm, name):
+    try:
+        return _describe(shm[name])
+    except shmem.InvalidBlock:
+        return ("freed",)
+
+
 def observe(shm):
     """Return all that a user can see: names with their objects, the root and the blocks.  Verify that nothing else is allocated."""
     shm.check_heap()
@@ -177,9 +184,10 @@ def observe(shm):
     if len(blocks) != report.blocks:
         raise Damage(f"check_heap counts {report.blocks} blocks, but the chain has {len(blocks)}")
     names = {}
-    shm.visititems(lambda name, value: names.update({name: _describe(value)}))
-    entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items()}
-    for entry in [entry for entry in entries.values() if not isinstance(entry, shmem.Group)]:
+    shm.visit(lambda name: names.update({name: _describe_name(shm, name)}))
+    entries = {name: shm[name] if kind == "group" else shm.entry(name) for name, (kind, *_) in names.items() if kind != "freed"}
+    versions = {name: entry.version for name, entry in entries.items() if not isinstance(entry, shmem.Group)}
+    for entry in [entries[name] for name in versions]:
         if entry.maxshape is not None and not entry.sealed:
             entry.resize(entry.shape)  # its gate is not taken
     attributes = {name: repr(entry.attrs) for name, entry in entries.items()} | {
@@ -187,7 +195,8 @@ def observe(shm):
         "encoded": _encoded_attributes(content),
     }
     root = shm.root
-    return {"names": names, "attributes": attributes, "root": None if root is None else _describe(root), "blocks": sorted(blocks)}
+    found = {"names": names, "versions": versions, "attributes": attributes, "blocks": sorted(blocks)}
+    return found | {"root": None if root is None else _describe(root)}
 
 
 def _empty(shm):

@@ -31,6 +31,7 @@ from shmem.testing.crash import (
     operations_attributes,  # noqa: F401 - puts its operations into the table
     operations_groups,  # noqa: F401 - puts its operations into the table
     operations_processes,  # noqa: F401 - puts its operations into the table
+    operations_versions,  # noqa: F401 - puts its operations into the table
     ptrace,
 )
 from shmem.testing.crash.files import FILE_OPERATIONS, FileOperation, FileSweep

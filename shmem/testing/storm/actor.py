@@ -304,6 +304,61 @@ class Actor:
             self.point()  # `found` may be the last view
             contents.verify_array(found)
 
+    @operation("name: group", 8)
+    def change_group(self):
+        """Make, verify or delete an array in a group, or delete a group with what is in it, without the lock."""
+        group = f"group {self.rng.randrange(3)}"
+        if self.rng.random() < 0.05:
+            with contextlib.suppress(KeyError):
+                del self.shm[group]
+            return
+        name = f"{group}/{self.rng.choice(['', 'deep/', 'deep/deeper/'])}array {self.rng.randrange(contents.N_NAMES)}"
+        found = self.shm.get(name)
+        if found is None:
+            n = self.rng.randrange(1, 300)
+            self.shm.full(n, n, "int64", name=name)
+            return
+        contents.verify_array(found)
+        with contextlib.suppress(KeyError):  # another actor deleted the group or the array first
+            if self.rng.random() < 0.4:
+                list(self.shm[group].items())
+            else:
+                del self.shm[name]
+        self.point()
+        contents.verify_array(found)
+
+    @operation("name: replace", 6)
+    def replace_named_array(self):
+        """Replace a named array, or create it, without the lock: a view keeps the former one."""
+        name = f"array {self.rng.randrange(contents.N_NAMES)}"
+        found, n = self.shm.get(name), self.rng.randrange(1, self.rng.choice([10, 3000]))
+        self.shm.replace(name, np.full(n, n, "int64"))
+        self.point()  # `found` may be the last view
+        if found is not None:
+            contents.verify_array(found)
+
+    @operation("name: rename", 5)
+    def rename_named_array(self):
+        """Give an array another name without the lock."""
+        source, dest = (f"array {self.rng.randrange(contents.N_NAMES)}" for _ in range(2))
+        with contextlib.suppress(KeyError):  # there is none, or another actor deleted or renamed it first
+            self.shm.move(source, dest)
+
+    @operation("name: wait", 3)
+    def await_change(self):
+        """Wait until a name is changed by any actor, or by this one."""
+        with contextlib.suppress(KeyError):
+            entry = self.shm.entry(f"array {self.rng.randrange(contents.N_NAMES)}")
+            since = entry.version
+            if self.rng.random() < 0.3:
+                touched = entry.touch()
+                found = entry.wait_changed(since)
+            else:
+                touched = since + 1
+                found = entry.wait_changed(since, timeout=0.1)
+            if found is not None and found < touched:
+                raise Violation(f"a name with version {since} got the version {found}, which is less than {touched}")
+
     @operation("name: bytes", 5)
     def change_named_bytes(self):
         """Make, or verify and delete, a named plain block under the lock."""

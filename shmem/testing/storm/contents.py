@@ -162,11 +162,12 @@ def verify_all(shm):
     for number in range(2):
         anchor = shm[f"anchor {number}"]
         offsets += [node.offset for i in range(N_LISTS) for node in nodes_of(anchor, i)]
-    for name in shm:
-        if name.startswith("array "):
-            verify_array(shm[name])
-        elif name.startswith("log "):
-            verify_log(shm[name])
-        elif name.startswith("bytes "):
-            verify_block(shm[name])
+    shm.visititems(_verify_named)
     return offsets
+
+
+def _verify_named(name, found):
+    kind = name.rpartition("/")[2].partition(" ")[0]
+    verify = {"array": verify_array, "log": verify_log, "bytes": verify_block}.get(kind)
+    if verify is not None:
+        verify(found)
