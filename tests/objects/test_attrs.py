@@ -435,6 +435,7 @@ def test_changes_while_the_array_moves(shm, child):
         300,
         """
         attrs = shmem.SharedMemory(shared_name=args[0]).entry("log").attrs
+        say("go")
         for i in range(int(args[1])):
             attrs["child"] = attrs.get("child", 0) + 1
     """,
@@ -451,6 +452,7 @@ def test_changes_while_the_array_moves(shm, child):
     others.append(child(setting, shm.name, n_steps))
     attrs = shm.entry("log").attrs
     attrs["long"] = "x" * 60_000  # what takes a while to copy is more likely to change meanwhile
+    others[1].hear()
     for _ in range(n_steps):
         attrs["here"] = attrs.get("here", 0) + 1
     others.pop().end()
