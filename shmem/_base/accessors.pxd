@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""One-line accessors of what lies in a section: sizes, the fields of tags and serial words, and what follows the structs of `layout.pxd`."""
+"""One-line accessors of what lies in a section: sizes, the fields of tags and serial words, and the parts that follow a struct."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from shmem._base.layout cimport (
