@@ -316,6 +316,7 @@ def test_damage_is_detected(section_file, damage):
     (b'{"dict":{"a":1}}', b'{"dict":{"a":}}'), (b'{"dict":{"a":1}}', b'{"none":{"a":1}}'), (b'{"dict":{"a":1}}', b'{"dict":["a",1]'),
     (b'{"dict":{"a":1}}', b'\xff'), (b'{"dict":{"a":1}}', b'NaN'),
 ])  # fmt: skip
+@pytest.mark.damages
 def test_damaged_text(shm, old, new):
     shm["x"] = b"text"
     attrs = shm.entry("x").attrs
@@ -334,6 +335,7 @@ def test_damaged_text(shm, old, new):
     b'{"scalar":["<f8","AAAA"]}', b'{"bytes":"*"}', b'{"complex":[1]}', b'{"float":"1"}', b'{"array":5}', b'{"bytes":"","float":"nan"}',
     b'{"array":["<f8",[1000000000,1000000000,0],""]}', b'{"dict":[1]}',
 ])  # fmt: skip
+@pytest.mark.damages
 def test_value_that_cannot_be_decoded(shm, tree):
     """Other attributes can be used, and the value stays as it is until it is replaced."""
     shm.attrs.update(a="y" * len(tree), b=2)

@@ -63,6 +63,7 @@ def test_allocation_goes_on_before_the_section_is_full(full):
     full.check_heap()
 
 
+@pytest.mark.damages
 def test_recovery_lists_deleted_groups(full):
     """A kill between the store that hides a name and the one that lists its group."""
     leave_doomed(full, "a")
@@ -90,6 +91,7 @@ def test_recovery_counts_names_in_groups(full):
     assert full.stats().blocks == 0
 
 
+@pytest.mark.damages
 @pytest.mark.parametrize("word", [8, 16, EVERY_BIT, 1 << 40, "the directory", "a group with a name"])
 def test_list_of_deleted_groups_is_damaged(full, word):
     """It is rebuilt, and nothing else is freed."""
@@ -119,6 +121,7 @@ def names_of_groups(shm, scribe):
             yield scribe[entry["value"].at(found)]
 
 
+@pytest.mark.damages
 def test_cursor_of_a_deleted_group_is_damaged(full):
     """What it passed over is freed nevertheless."""
     leave_doomed(full, "a")

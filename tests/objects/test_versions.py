@@ -132,6 +132,7 @@ def test_version_never_repeats(section_file):
     assert seen == sorted({*seen})
 
 
+@pytest.mark.damages
 def test_versions_are_counted_by_recovery(shm):
     """With a count that is too small versions would be given twice."""
     shm["x"] = [1]
