@@ -127,10 +127,10 @@ cdef int _copy_piece(section_t* section, const key_t* key, attributes_call_t* ca
     if call.position == 0:
         call.entry_serial, call.n_bytes = _entry_serial(section, entry), entry.data_bytes
     data_off = <uint64_t>(<char*>entry - section.base) + sizeof(name_entry_t) + sizeof(key_t)
-    if damaged(call.n_bytes > section.size_bytes - data_off):        # another process may have overwritten the length since it was checked
-        return CORRUPTED
     if call.entry_serial != _entry_serial(section, entry):
         return CHANGED
+    if damaged(call.n_bytes > section.size_bytes - data_off):        # another process may have overwritten the length since it was checked
+        return CORRUPTED
     n_bytes = call.n_bytes if call.n_bytes < call.room else call.room
     n_bytes = n_bytes - call.position if n_bytes > call.position else 0
     if n_bytes > PIECE_BYTES:
@@ -178,7 +178,7 @@ cdef int _swap(section_t* section, const key_t* key, uint64_t table_off, uint64_
         name_block_gone(section)
         status = heap_release(section, drop_off)
     intent_end(my_intent(section))
-    return status
+    return OK if entry_off != 0 else status          # an entry that is shown stays, also if the heap is broken
 
 
 cdef void _set_key(section_t* section, uint64_t entry_off, const key_t* key) noexcept nogil:
@@ -348,6 +348,8 @@ cdef int attributes_show_carried(section_t* section, carried_t* carried) noexcep
     status = _write_shown(section, &key, 0, carried.entry_off)
     if status == OK:
         carried.entry_off = 0
+    if status == CHANGED:
+        return CORRUPTED                 # there is an entry for the new block already
     return CHANGED if status == TABLE_FULL else status
 
 

@@ -716,9 +716,12 @@ cdef int _free_checked(section_t* section, uint64_t payload_off) noexcept nogil:
     """Free, under the gate, a checked block that its user frees explicitly; messages that refer to it lose it."""
     cdef block_t* block = block_at(section, payload_to_block(payload_off))
     cdef uint64_t serial = block.serial & SERIAL_MASK, block_bytes = tag_size(block.tag)
+    cdef uint64_t n_recoveries = section.header.recoveries
     cdef bint has_claims = claims_of(section, payload_off) != 0
     cdef int status = heap_end_block(section, payload_off)
-    return claims_forget(section, payload_off, serial, block_bytes) if status == OK and has_claims else status
+    if status != OK or not has_claims or section.header.recoveries != n_recoveries:      # recovery drops claims on what is not there
+        return status
+    return claims_forget(section, payload_off, serial, block_bytes)
 
 
 cdef int heap_free(section_t* section, uint64_t payload_off, uint64_t serial, int flags) noexcept nogil:

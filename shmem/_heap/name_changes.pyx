@@ -115,9 +115,9 @@ cdef int _replace_entered(section_t* section, uint64_t* anchor, const name_t* na
     former = table_entry(section, slot_off)
     if former == NULL:
         return CORRUPTED
-    status = _may_replace(section, former, change)
+    status = heap_mend_pins(section, former.value)               # first: it may recover, which frees what nothing keeps
     if status == OK:
-        status = heap_mend_pins(section, former.value)
+        status = _may_replace(section, former, change)
     if status == OK and change.only_off != 0:
         status = attributes_show_carried(section, &change.carried)
         if status == CHANGED:
@@ -255,6 +255,8 @@ cdef int table_rename(section_t* section, uint64_t* anchor, renaming_t* call, he
         if status != TABLE_FULL:
             break
         status = names_grow(section, anchor, &call.name, wait)
+        if status == NOT_FOUND or status == NOT_A_GROUP:
+            call.is_of_path = True       # a group of the new name was deleted in between
         if status != OK:
             break
     if entry_off != 0:

@@ -16,6 +16,8 @@ from shmem._heap.chain cimport tag_is_plausible
 from shmem._heap.name_paths cimport group_in
 from shmem._heap.name_slots cimport table_capacity, table_entry, table_old, table_shows, table_slot_off
 
+cdef uint64_t IMPOSSIBLE_VERSION = <uint64_t>1 << 63
+
 
 cdef inline array_t* _array(section_t* section, uint64_t payload_off) noexcept nogil:
     """Return the array header of a used block, or NULL if the block is not an array."""
@@ -95,6 +97,8 @@ cdef void _recount_table(section_t* section, uint64_t table_off) noexcept nogil:
         entry = table_entry(section, table_slot_off(table_off, i))
         if entry != NULL:
             n_live += 1
+            if entry.version >= IMPOSSIBLE_VERSION:
+                entry.version = 0        # it was overwritten, and the count must not wrap round
             if entry.version > section.header.change_count:
                 store_release_u64(&section.header.change_count, entry.version)
     table.filled = n_filled

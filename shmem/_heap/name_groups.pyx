@@ -12,11 +12,11 @@ insert, a name in a doomed group: each path is walked anew under the gate.
 
 Doomed groups are listed, from `header.doomed_off` along `next_doomed_off`, the one that was deleted last first.  Only the first one is
 worked on.  Each hold of the gate looks at up to `SLOTS_A_HOLD` slots and frees up to `ENTRIES_A_HOLD` entries, as if their names were
-deleted one by one.  A group in it becomes doomed itself, and so the first one.  When the old table, if there is one, and the table have no
+deleted one by one; an entry whose value has to be searched for other names is the last of its hold.  A group in it becomes doomed itself, and so the first one.  When the old table, if there is one, and the table have no
 entries left, they are freed by one store into the word that leads to them, and at last the group.
 
 The list and the cursors are indexes.  Recovery rebuilds them: each USED group to which no entry leads is doomed, and its cursor is 0.  So
-a kill between two stores, or between two holds of the gate, leaves groups that are emptied later: by the next process that deletes a name,
+a kill between two stores, or between two holds of the gate, leaves groups that are emptied later: by the next process that deletes a group,
 sweeps or attaches, or whose allocation finds no room.
 """
 
@@ -24,14 +24,15 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from shmem._atomics cimport store_release_u64
 from shmem._base.accessors cimport payload_to_block
-from shmem._base.layout cimport INTENT_SWAP_SLOT, SERIAL_MASK, SLOT_REMOVED, TYPE_GROUP, group_t, header_t, name_slot_t, name_table_t
+from shmem._base.layout cimport (
+    INTENT_SWAP_SLOT, NAMES_MANY, SERIAL_MASK, SLOT_REMOVED, TYPE_GROUP, group_t, header_t, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_end_block, heap_enter_to_change,
     heap_leave, heap_mend_pins, heap_release, heap_wait_t)
 from shmem._heap.intents cimport intent_begin, intent_end, my_intent
-from shmem._heap.name_counts cimport name_block_gone, names_of, names_recount
+from shmem._heap.name_counts cimport entry_leads_to_block, name_block_gone, names_of, names_recount
 from shmem._heap.name_growth cimport names_drop_old
 from shmem._heap.name_paths cimport group_in
 from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_old, table_slot_off
@@ -67,6 +68,12 @@ cdef void group_doom(section_t* section, uint64_t payload_off) noexcept nogil:
     group.cursor = 0
     group.next_doomed_off = section.header.doomed_off
     section.header.doomed_off = payload_off
+
+
+cdef bint _takes_a_walk(section_t* section, uint64_t slot_off) noexcept nogil:
+    """Return whether the names of the block that an entry leads to may have to be counted by a walk over all blocks."""
+    cdef name_entry_t* entry = table_entry(section, slot_off)
+    return entry != NULL and entry_leads_to_block(section, entry) and names_of(section, entry.value) >= NAMES_MANY
 
 
 cdef int _remove_entry(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil:
@@ -149,7 +156,7 @@ cdef int _empty_some(section_t* section) noexcept nogil:
         elif group.cursor < table_capacity(section, at):
             slot_off = table_slot_off(at, group.cursor)
             if (<name_slot_t*>(section.base + slot_off)).entry_off > SLOT_REMOVED:
-                n_entries -= 1
+                n_entries = 0 if _takes_a_walk(section, slot_off) else n_entries - 1
                 status = _remove_entry(section, at, slot_off)
             group.cursor += 1
         else:

@@ -12,7 +12,7 @@ from shmem._base.accessors cimport payload_bytes, payload_to_block, tag_size, ta
 from shmem._base.bounds cimport block_is_stale, used_tag
 from shmem._base.layout cimport TYPE_GROUP, group_t, name_entry_t
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport CORRUPTED, NOT_A_GROUP, OK
+from shmem._base.status cimport CORRUPTED, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._heap.name_slots cimport name_make, name_t, names_find, table_entry
 
 
@@ -75,7 +75,7 @@ cdef int names_anchor(section_t* section, uint64_t* anchor, const name_t* name, 
             end += 1
         n_levels += 1
         if n_levels > MAX_LEVELS:
-            return CORRUPTED
+            return NOT_FOUND             # a group may have been moved so deep
         component = name_make(name.path + begin, end - begin)
         status = _step_into(section, &component, found)
         begin = end + 1

@@ -17,7 +17,7 @@ cdef int table_look_up(section_t* section, uint64_t* anchor, const name_t* name,
 cdef int table_insert(section_t* section, uint64_t* anchor, const name_t* name, const void* data, uint32_t data_bytes,
                       uint64_t value, uint64_t serial, uint64_t pending_off, uint32_t pending_type,
                       heap_wait_t wait) noexcept nogil
-cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial,
+cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial, bint* was_group,
                       heap_wait_t wait) noexcept nogil
 # Remove the entry in a slot, and free its value if nothing else leads to it.  The caller owns the gate, and has called `heap_mend_pins`.
 cdef int names_hide(section_t* section, uint64_t table_off, uint64_t slot_off) noexcept nogil

@@ -229,13 +229,13 @@ cdef bint _leads_to(section_t* section, uint64_t slot_off, uint64_t value, uint6
     return entry != NULL and entry.value == value and entry.serial == serial
 
 
-cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial,
+cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, uint64_t value, uint64_t serial, bint* was_group,
                       heap_wait_t wait) noexcept nogil:
     """Remove a name of the directory: 0, NOT_FOUND, CORRUPTED.  With a value and its serial: NOT_FOUND too if the name leads elsewhere."""
     cdef uint64_t* found = NULL
     cdef uint64_t slot_off = 0, table_off = 0, removed = 0
-    cdef bint was_group = False
     cdef int status = heap_enter_to_change(section, wait)
+    was_group[0] = False
     if status != OK:
         return status
     status = names_anchor(section, anchor, name, &found)
@@ -248,10 +248,10 @@ cdef int table_remove(section_t* section, uint64_t* anchor, const name_t* name, 
     if status == OK:
         status = _mend_pins_of(section, slot_off)
     if status == OK:
-        removed, was_group = table_entry(section, slot_off).value, _is_group(section, table_entry(section, slot_off))
+        removed, was_group[0] = table_entry(section, slot_off).value, _is_group(section, table_entry(section, slot_off))
         status = names_hide(section, table_off, slot_off)
     heap_leave(section)
-    if was_group:
+    if was_group[0]:
         names_notify_all(section)
     elif removed != 0:
         names_notify(section, removed)

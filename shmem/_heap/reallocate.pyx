@@ -169,10 +169,10 @@ cdef int _finish_move(section_t* section, uint64_t payload_off, uint64_t serial,
         count_used(section, -1, size_bytes)
         if block_become_hole(section, payload_to_block(payload_off), size_bytes) != OK:
             heap_recover(section, NO_PARTICIPANT)
-        if may_have_pins:
-            status = heap_forget_pins(section, payload_off)
-        if may_have_attributes and status == OK:
-            status = attributes_forget(section, payload_off, old_serial)
+        if may_have_pins:                # if these two fail the heap is broken; the block has moved nevertheless
+            heap_forget_pins(section, payload_off)
+        if may_have_attributes:
+            attributes_forget(section, payload_off, old_serial)
     heap_leave(section)
     return status
 

@@ -171,7 +171,7 @@ cdef void _finish_intent(section_t* section, uint32_t index) noexcept nogil:
             _drop_block(section, intent.drop_off[1])
             if kind == INTENT_MOVE and section.header.root_off == block_to_payload(slot_off):
                 store_release_u64(&section.header.root_off, intent.make_off[0])
-        elif was_decided and kind == INTENT_SWAP_TWO and _is_a_word(section, intent.slot2_off):
+        elif was_decided and kind == INTENT_SWAP_TWO and _is_a_word(section, intent.slot2_off) and intent.slot2_off >= section.heap_start:
             _make_block(section, intent.make_off[0], index, operation >> INTENT_FIRST_TYPE_SHIFT & 0xffff)
             store_release_u64(word_at(section, intent.slot2_off), intent.make_off[1])
             _drop_block(section, intent.drop_off[0])

@@ -1,4 +1,4 @@
-"""Attributes as text: JSON (RFC 8259, in UTF-8), in which an object always has one key, a tag that tells what it stands for.
+"""Attributes as text: JSON (RFC 8259, in UTF-8), in which an object always has one key, a tag that states its type.
 
 A number, a text, true, false, null and a list stand for themselves; what they cannot express has a tag:
 
@@ -59,8 +59,10 @@ def _encode(name, value, depth):
         raise ValueError(f"cannot set the attribute {name!r}: lists and dicts can be nested {MAX_DEPTH} deep, and this one is deeper")
     if isinstance(value, np.generic):  # first: some of these are also numbers and texts of Python
         array = np.asarray(value)  # an empty text has a dtype of its own, of no bytes, which an array cannot have
+        if array.dtype.kind in "SU" and array[()] != value:
+            raise ValueError(f"cannot set the attribute {name!r}: numpy drops the NULs at the end of {value!r:.60}; use text or bytes of Python")
         return {"scalar": [_dtype_text(name, array.dtype), _base64(_packed(array))]}
-    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+    if type(value) is np.ndarray:  # a subclass, such as a masked array, would lose what it has besides
         return {"array": [_dtype_text(name, value.dtype), list(value.shape), _base64(_packed(value))]}
     if value is None or isinstance(value, bool):
         return value
@@ -72,6 +74,8 @@ def _encode(name, value, depth):
         return {"bytes": _base64(value)}
     if isinstance(value, (list, tuple)):
         return [_encode(name, item, depth + 1) for item in value]
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"cannot set the attribute {name!r}: a {type(value).__name__} cannot be an attribute; use numpy.asarray(value)")
     if isinstance(value, dict):
         return {"dict": {_text(name, key): _encode(name, item, depth + 1) for key, item in value.items()}}
     raise TypeError(f"cannot set the attribute {name!r}: a value of type {type(value).__name__} cannot be an attribute; "
@@ -95,7 +99,7 @@ def _text(name, value):
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"cannot set the attribute {name!r}: {value!r:.60} is not Unicode text: {error.reason}") from None
-    return str(value)
+    return str.__str__(value)  # of a subclass, such as an Enum, the text
 
 
 def _dtype_text(name, dtype):

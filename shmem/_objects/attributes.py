@@ -53,7 +53,7 @@ class Attributes(collections.abc.MutableMapping):
     ...     shm["temperature"] = [20.5, 21.0]
     ...     attrs = shm.entry("temperature").attrs
     ...     attrs.update(unit="degC", sensors=[3, 4])
-    ...     attrs["unit"], dict(attrs)
+    ...     attrs["unit"], dict(attrs.items())
     ('degC', {'unit': 'degC', 'sensors': [3, 4]})
     """
 
@@ -83,7 +83,7 @@ class Attributes(collections.abc.MutableMapping):
             attribute = f"the attribute {name!r} of {self._of()}" if name else f"the attributes of {self._of()}"
             raise errors.HeapCorruption(
                 f"section {self._memory.path!r} is damaged, or was written by a later version: "
-                f"{attribute} cannot be decoded: {error}; assign a new value, or clear() them"
+                f"{attribute} cannot be decoded: {error}; {'assign a new value, or clear() them' if name else 'clear() removes them'}"
             ) from None
 
     def _value(self, name, tree):
@@ -195,6 +195,8 @@ class Attributes(collections.abc.MutableMapping):
 
     def update(self, other=(), /, **more):
         """Set several attributes, as `dict.update`, in one step: all of them are set, or none."""
+        if isinstance(other, Attributes):
+            other = other._snapshot()
         self._put(dict(other, **more), f"update the attributes of {self._of()}")
 
     # -- what is shown, without waiting for a process that keeps the heap gate
@@ -226,4 +228,4 @@ class Attributes(collections.abc.MutableMapping):
             return []
 
     def __reduce__(self):
-        raise TypeError("Attributes cannot be pickled; send dict(attrs), or the name of the object that has them")
+        raise TypeError("Attributes cannot be pickled; send dict(attrs.items()), or the name of the object that has them")

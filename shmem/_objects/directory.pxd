@@ -19,6 +19,7 @@ ctypedef struct name_call_t:
     char* copied
     uint64_t room                         # bytes of `copied`
     uint64_t n_names
+    bint was_group                        # a group was removed
 
 
 # Return the id of the type called `name` in the registry of types; register a new type.

@@ -75,7 +75,7 @@ cdef int _make_group_step(section_t* section, void* request) noexcept nogil:
 
 cdef int _remove_step(section_t* section, void* request) noexcept nogil:
     cdef name_call_t* call = <name_call_t*>request
-    return table_remove(section, call.anchor, &call.name, call.value, call.serial, WAIT_A_SLICE)
+    return table_remove(section, call.anchor, &call.name, call.value, call.serial, &call.was_group, WAIT_A_SLICE)
 
 
 cdef int _abandon_step(section_t* section, void* request) noexcept nogil:
@@ -217,14 +217,14 @@ cdef bytes name_bytes(object name):
         raise TypeError(f"a name must be a string, got {type(name).__name__}")
     encoded = name.encode()
     components = encoded.split(b"/")
+    if len(encoded) > MAX_NAME_BYTES:
+        raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8, got {len(encoded)}")
     if len(components) > MAX_LEVELS:
         raise ValueError(f"a name must have at most {MAX_LEVELS} components, separated by '/', got {len(components)}")
     for component in components:
         if component in (b"", b".", b".."):
             raise ValueError(f"the name {_cut(name)!r} has the component {component.decode()!r}: a name is a path of components, separated "
                              "by '/', which are neither empty nor '.' nor '..'")
-        if len(component) > MAX_NAME_BYTES:
-            raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8 between two '/', got {len(component)}")
     return encoded
 
 
@@ -464,12 +464,12 @@ def is_named(Memory memory, name, obj):
 
 def remove(Memory memory, name):
     """Remove a name, and free all that is in it if it is a group; raise KeyError if there is none."""
-    remove_name(memory, name)
-    empty_groups(memory.opened(), f"free all that was in the group {name!r}")
+    if remove_name(memory, name):
+        empty_groups(memory.opened(), f"free all that was in the group {name!r}")
 
 
 def remove_name(Memory memory, name, obj=None):
-    """Remove a name, which must lead to `obj` if one is given; what is in a group stays for the next process that deletes or sweeps."""
+    """Remove a name, which must lead to `obj` if one is given; return whether it was a group's, which is still to be emptied."""
     cdef Mapping mapping = memory.writable_mapping(f"delete the name {name!r}")
     cdef bytes encoded = name_bytes(name)
     cdef name_call_t call
@@ -481,6 +481,7 @@ def remove_name(Memory memory, name, obj=None):
     if status == NOT_FOUND or status == NOT_A_GROUP:
         raise KeyError(name)
     check(status, mapping, f"delete the name {name!r}")
+    return call.was_group
 
 
 def take(Memory memory, name):

@@ -64,7 +64,13 @@ class Entry:
     def pins(self):
         """The ids of the processes that have views of the object, as `info` reports them."""
         facts = growing.look(self._memory, self._name)
-        return finding.viewers(self._memory, facts.offset, facts.serial)
+        while True:
+            try:
+                return finding.viewers(self._memory, facts.offset, facts.serial)
+            except InvalidBlock:  # the name may lead to another object by now
+                former, facts = facts, growing.look(self._memory, self._name)
+                if former.serial == facts.serial:
+                    raise
 
     @property
     def sealed(self):
@@ -255,6 +261,7 @@ def info(obj):
 
     memory = finding.find_storage(obj)
     if memory is None:
+        finding.refuse_names("look at", obj)
         raise InvalidBlock(f"cannot look at this {type(obj).__name__}: it was freed, or is not in a section that is open in this process")
     offset, serial = finding.locate(memory, obj)
     return ObjectInfo(memory, offset, serial, directory.names_of(memory, offset, serial), finding.viewers(memory, offset, serial))

@@ -151,6 +151,25 @@ def file_of(Memory memory):
     return section.device, section.inode, bool(section.anonymous)
 
 
+def is_same_section(Memory one, Memory other):
+    """Return whether two handles are of the same section.  A closed one is the same as itself only."""
+    if one is other:
+        return True
+    return not one.closed and not other.closed and one.uuid == other.uuid and file_of(one) == file_of(other)
+
+
+def refuse_names(str what, obj):
+    """Raise TypeError for what stands for a name, and not for an object."""
+    from shmem._objects.attributes import Attributes
+    from shmem._objects.entry import Entry
+    from shmem._objects.names import Group
+
+    if isinstance(obj, Entry):
+        raise TypeError(f"cannot {what} an Entry: use its value, or send its name, {obj.name!r}")
+    if isinstance(obj, (Group, Attributes)):
+        raise TypeError(f"cannot {what} {type(obj).__name__}: it stands for a name; send the name")
+
+
 def find_open(uuid, mode, uint64_t device, uint64_t inode):
     """Return an open handle of this process for the section with that uuid in that file, or None.
 

@@ -74,7 +74,7 @@ def look(Memory memory, str name, bint waits=True):
         status = run_steps(mapping.section, _copy_step, &call) if waits else run_step(mapping.section, _copy_step, &call)
         if status == INTERRUPTED:
             return None
-        if status == INVALID_BLOCK and is_group(memory, name):
+        if status == INVALID_BLOCK and waits and is_group(memory, name):
             raise TypeError(f"cannot look at {name!r}: it is a group, which shm[{name!r}] returns; entries are of objects")
         if status != OK:
             _fail(mapping, status, name, f"look at {name!r}", ())

@@ -91,6 +91,7 @@ def _describe(obj):
     """Return a handle without a claim, and the section."""
     memory = obj if isinstance(obj, SharedMemory) else finding.find_storage(obj)
     if memory is None:
+        finding.refuse_names("make a handle of", obj)
         raise InvalidBlock(
             f"cannot make a handle of this {type(obj).__name__}: it was freed, or is not in a section that is open in this process"
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from shmem._base import errors
 from shmem._bridge.blocks import Block
-from shmem._objects import arrays, changes, directory, glances, making, struct
+from shmem._objects import arrays, changes, directory, finding, glances, making, struct
 from shmem._objects import queue as _queue
 from shmem._objects.attributes import Attributes
 from shmem._objects.entry import Entry
@@ -30,6 +30,10 @@ class _Items(collections.abc.ItemsView):
             if found is not None:
                 yield name, found
 
+    def __contains__(self, item):
+        name, value = item
+        return name in self._mapping and _is_same(self._mapping[name], value)
+
 
 class _Values(collections.abc.ValuesView):
     """Values of a mapping, without names that other processes delete meanwhile."""
@@ -38,7 +42,22 @@ class _Values(collections.abc.ValuesView):
         return (value for _, value in self._mapping.items())
 
     def __contains__(self, value):
-        return any(found is value or found == value for found in self)
+        return any(_is_same(found, value) for found in self)
+
+
+def _is_same(found, value):
+    """Return whether two objects are the same one in the section, or equal."""
+    if isinstance(found, np.ndarray) or isinstance(value, np.ndarray):
+        return isinstance(value, np.ndarray) and isinstance(found, np.ndarray) and _is_same_array(found, value)
+    return bool(found == value)
+
+
+def _is_same_array(found, value):
+    return (
+        (found.ctypes.data, found.shape, found.strides, found.dtype) == (value.ctypes.data, value.shape, value.strides, value.dtype)
+        if found.size
+        else found.shape == value.shape and found.dtype == value.dtype
+    )
 
 
 class Names:
@@ -227,7 +246,9 @@ class Names:
         level = self if not prefix else Group(self._memory, self._path(prefix[:-1]))
         try:
             names = directory.keys_and_kinds(self._memory, level._level)
-        except KeyError:  # it was deleted meanwhile
+        except (KeyError, ValueError):  # it was deleted meanwhile, or moved so deep that its path is too long
+            if not prefix:
+                raise
             return None
         for name, is_group in names:
             found = func(prefix + name)
@@ -283,15 +304,23 @@ class Names:
             if not replaces and directory.is_named(self._memory, path, value):
                 return
             if not replaces and arrays.got_as(value) == path:
-                raise errors.InvalidBlock(
-                    f"cannot assign the name {path!r}: this array had the name, which was deleted meanwhile; "
-                    f"shm[{path!r}] = array.copy() names a copy"
-                )
+                self._refuse_again(path)
             directory.link(self._memory, path, value, replaces)
         elif isinstance(value, (bytes, bytearray, memoryview, Block)):
             directory.put_bytes(self._memory, path, memoryview(value).cast("B"), replaces)
         else:
             self._copy(value, path=path, replaces=replaces)
+
+    def _refuse_again(self, path):
+        """Refuse to assign a name to the array that was got by it, and that it does not lead to any more."""
+        if directory.contains(self._memory, path):
+            raise errors.NameExists(
+                f"cannot assign the name {path!r}: it leads to another object by now; shm.replace({path!r}, array.copy()) replaces that"
+            )
+        raise errors.InvalidBlock(
+            f"cannot assign the name {path!r}: this array had the name, which was deleted or renamed meanwhile; "
+            f"shm[{path!r}] = array.copy() names a copy"
+        )
 
     def _find(self, path):
         """Return what a path leads to, None if that is nothing."""
@@ -309,6 +338,9 @@ class Names:
 
     def __iter__(self):
         return iter(directory.keys(self._memory, self._level))
+
+    def __reversed__(self):
+        return reversed(list(self))
 
     def __len__(self):
         return directory.length(self._memory, self._level)
@@ -357,7 +389,15 @@ class Names:
             return default
 
     def popitem(self):
-        """Remove the latest name and return it with its object, as `dict.popitem`; KeyError if there is no name."""
+        """Remove the latest name and return it with its object, as `dict.popitem`.
+
+        Raises
+        ------
+        KeyError
+            There is no name.
+        TypeError
+            The latest name leads to a queue or a group, as for `pop`.
+        """
         for name in reversed(list(self)):
             with contextlib.suppress(KeyError):  # another process was faster
                 return name, self.pop(name)
@@ -435,7 +475,7 @@ class Names:
         self._assign(self._path(name), value, True)
 
     def move(self, source, dest):
-        """Let an object, or a group with all that is in it, have another name instead, in one step.
+        """Rename an object, or a group with all that is in it, in one step.
 
         A `Group` or `Entry` for the old name does not follow it.  `Entry.rename` does the same, and follows.
 
@@ -462,7 +502,9 @@ class Names:
         ...     print(list(shm), shm["runs/1/grid"])
         ['runs'] [1 2]
         """
-        changes.rename(self._memory, self._path(source), self._path(dest))
+        path = self._path(source)
+        directory.check_name(path)
+        changes.rename(self._memory, path, self._path(dest))
 
     def entry(self, name):
         """Return the `Entry` of a name: the object's shape, views and other facts, and methods that change an array's shape.
@@ -474,7 +516,9 @@ class Names:
         TypeError
             It is the name of a group.
         """
-        return Entry(self._memory, self._path(name))
+        path = self._path(name)
+        directory.check_name(path)
+        return Entry(self._memory, path)
 
     @property
     def attrs(self):
@@ -514,6 +558,7 @@ class Names:
         path = self._path(name)
         found = self._find(path)
         if found is None:
+            directory.check_parents(self._memory, path)
             with making.Maker(self._memory, path):
                 made = functools.cache(factory)
                 while (found := self._find(path)) is None:
@@ -534,6 +579,8 @@ def get_item(memory, path, name):
 def _refuse_group(path, value):
     if isinstance(value, Group):
         raise TypeError(f"cannot assign the name {path!r}: a group has one name, and this one is {value.name!r}; assign what is in it")
+    if isinstance(value, Entry):
+        raise TypeError(f"cannot assign the name {path!r} to an Entry: assign its value, shm[{value.name!r}]")
 
 
 class Group(Names):
@@ -569,7 +616,7 @@ class Group(Names):
         return self._name
 
     def _path(self, name):
-        return f"{self._name}/{name}" if isinstance(name, str) else name
+        return self._name + "/" + name if isinstance(name, str) else name
 
     @functools.wraps(struct.new)
     def new(self, cls, /, *args, type_name=None, **kwargs):
@@ -591,7 +638,7 @@ class Group(Names):
         return Group(self._memory, above) if above else self._memory
 
     def rename(self, new_name):
-        """Let the group have another name instead, in one step.  This Group then refers to the new name.
+        """Rename the group, in one step.  This Group then refers to the new name, and has another hash.
 
         Parameters
         ----------
@@ -610,22 +657,24 @@ class Group(Names):
         self._name = new_name
 
     def __bool__(self):
-        return directory.is_group(self._memory, self._name)
+        return not self._memory.closed and directory.is_group(self._memory, self._name)
 
     def __eq__(self, other):
         if not isinstance(other, Group):
             return NotImplemented
-        return self._name == other._name and (self._memory is other._memory or self._memory.uuid == other._memory.uuid)
+        return self._name == other._name and finding.is_same_section(self._memory, other._memory)
 
     def __hash__(self):
         return hash(self._name)
 
     def __repr__(self):
         try:
-            n_names = len(self)
+            glance = glances.at_names(self._memory, self._name, 0)
         except Exception as error:
             return f"<shmem.Group {self._name!r}: {type(error).__name__}>"
-        return f"<shmem.Group {self._name!r}: {n_names:,} name{'s' if n_names != 1 else ''}>"
+        if glance.problem:
+            return f"<shmem.Group {self._name!r}: {glance.problem}>"
+        return f"<shmem.Group {self._name!r}: {glance.n_names:,} name{'s' if glance.n_names != 1 else ''}>"
 
     def _repr_html_(self):
         """Return a table of what is in the group, for notebooks."""

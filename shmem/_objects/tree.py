@@ -32,7 +32,7 @@ class Node:
             facts = growing.look(memory, self.path, False)
         except HeapCorruption:
             self.problem = glances.DAMAGED
-        except (ShmemError, KeyError, ValueError):  # it was freed or renamed meanwhile
+        except (ShmemError, KeyError, TypeError, ValueError):  # it was freed or renamed meanwhile, or is a group by now
             self.problem = glances.GONE
         else:
             if facts is None:
@@ -54,7 +54,7 @@ class Node:
 
 
 def cut(text, most):
-    """Return a text, or its begin with three dots if it has more than `most` characters."""
+    """Return a text, or its beginning with three dots if it has more than `most` characters."""
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -67,6 +67,8 @@ def read(memory, path, level, max_names):
         node, depth = waiting.popleft()
         is_shown = level is None or depth <= level
         if not node.read_group(memory, min(max_names, n_left) if is_shown else 0):
+            for child, _ in waiting:
+                child.problem = glances.BUSY
             break
         n_left -= len(node.children)
         waiting.extend((child, depth + 1) for child in node.children if child.kind == "group")
@@ -77,7 +79,7 @@ def read(memory, path, level, max_names):
 
 
 def printable(name):
-    """Return the begin of a name, as its `repr` if it has characters that would disturb lines."""
+    """Return the beginning of a name, as its `repr` if it has characters that would disturb lines."""
     name = cut(name, 80)
     return name if name.isprintable() else repr(name)
 

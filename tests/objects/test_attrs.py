@@ -185,7 +185,7 @@ def test_what_is_shown(shm, attrs):
     assert repr(attrs) == "<shmem.Attributes of 'x': KeyError>"
     assert attrs._ipython_key_completions_() == []
     assert "KeyError" in attrs._repr_html_()
-    with pytest.raises(TypeError, match=r"send dict\(attrs\)"):
+    with pytest.raises(TypeError, match=r"send dict\(attrs\.items\(\)\)"):
         pickle.dumps(attrs)
 
 
@@ -460,3 +460,10 @@ def test_changes_while_the_array_moves(shm, child):
     others.pop().end()
     assert [attrs[name] for name in ("here", "child", "over")] == [n_steps, n_steps, True]
     shm.check_heap()
+
+
+@pytest.mark.parametrize("value", [np.bytes_(b"a\0"), np.str_("a\0"), np.zeros(2).view(np.matrix), np.ma.array([1, 2])])
+def test_values_that_would_change_are_refused(shm, value):
+    with pytest.raises((TypeError, ValueError), match="'a'"):
+        shm.attrs["a"] = value
+    assert dict(shm.attrs.items()) == {}

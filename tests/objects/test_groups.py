@@ -1,11 +1,13 @@
 """Groups of names: paths, the mapping of a group, deletion with what is in it, and what leads to groups from elsewhere."""
 
+import enum
 import gc
 
 import numpy as np
 import pytest
 
 import shmem
+from shmem._objects import directory
 
 
 @pytest.fixture
@@ -154,7 +156,7 @@ def test_what_a_group_is(shm):
     assert bool(group)
     del shm["run1"]
     assert not group
-    assert repr(group) == "<shmem.Group 'run1/deep': KeyError>"
+    assert repr(group) == "<shmem.Group 'run1/deep': gone>"
     for use in (list, len, lambda group: group["x"]):
         with pytest.raises(KeyError):
             use(group)
@@ -285,3 +287,66 @@ def test_rename(shm):
     shm["done"].rename("top")
     assert shm["top/run1/x"].tolist() == [1]
     assert not group
+
+
+# -- what stands for a name is no object ---------------------------------------------------------------------------
+
+
+def test_names_are_not_objects(shm):
+    shm["g/x"] = [1]
+    for wrong in (shm["g"], shm.entry("g/x"), shm["g"].attrs):
+        with pytest.raises(TypeError, match="name"):
+            shmem.handle(wrong)
+        with pytest.raises(TypeError, match="name"):
+            shmem.info(wrong)
+    with pytest.raises(TypeError, match="assign its value"):
+        shm["y"] = shm.entry("g/x")
+
+
+def test_visit_of_a_group_that_is_not_there(shm):
+    group = shm.create_group("g")
+    del shm["g"]
+    with pytest.raises(KeyError):
+        group.visit(print)
+
+
+def test_closed_groups(tmp_path):
+    with shmem.SharedMemory(tmp_path / "one", max_size="1M") as shm:
+        group, copy = shm.create_group("g"), shmem.SharedMemory(tmp_path / "one").require_group("g")
+        assert group == copy
+        shm.snapshot(tmp_path / "two")
+        with shmem.SharedMemory(tmp_path / "two") as other:
+            assert group != other["g"]  # of a copy of the file, which has the same uuid
+    assert not group
+    assert group == group
+    assert group != copy
+
+
+def test_names_that_are_enumerations(shm):
+    class Color(str, enum.Enum):
+        RED = "red"
+
+    shm.create_group("g")[Color.RED] = [1]
+    shm["g"].attrs[Color.RED] = Color.RED
+    assert list(shm["g"]) == ["red"]
+    assert dict(shm["g"].attrs.items()) == {"red": "red"}
+
+
+def test_views_contain_arrays(shm):
+    shm["a"], shm["b"] = [1, 2], [1, 2]
+    assert shm["a"] in shm.values()
+    assert ("a", shm["a"]) in shm.items()
+    assert ("b", shm["a"]) not in shm.items()
+    assert ("a", 1) not in shm.items()
+    assert list(reversed(shm)) == ["b", "a"]
+
+
+def test_deletion_does_not_empty_the_groups_of_others(shm):
+    """It takes the time of one name, however much another process has to free."""
+    shm["g/x"], shm["y"] = [1], [2]
+    directory.remove_name(shm, "g")  # as if its process was killed
+    n_blocks = shm.stats().blocks
+    del shm["y"]
+    assert shm.stats().blocks == n_blocks - 1
+    shm.sweep()
+    assert shm.stats().blocks == 0

@@ -133,6 +133,16 @@ def test_version_never_repeats(section_file):
 
 
 @pytest.mark.damages
+def test_overwritten_version_does_not_wrap_the_count(shm):
+    shm["x"] = [1]
+    scribe, version = Scribe(shm.path), shm.entry("x").touch()
+    scribe[version_off(scribe, "x")] = (1 << 64) - 1
+    scribe[HEAP_GATE] = ABSENT_OWNER
+    shm.check_heap()
+    assert shm.entry("x").touch() == version + 1
+
+
+@pytest.mark.damages
 def test_versions_are_counted_by_recovery(shm):
     """With a count that is too small versions would be given twice."""
     shm["x"] = [1]
