@@ -60,7 +60,9 @@ def _encode(name, value, depth):
     if isinstance(value, np.generic):  # first: some of these are also numbers and texts of Python
         array = np.asarray(value)  # an empty text has a dtype of its own, of no bytes, which an array cannot have
         if array.dtype.kind in "SU" and array[()] != value:
-            raise ValueError(f"cannot set the attribute {name!r}: numpy drops the NULs at the end of {value!r:.60}; use text or bytes of Python")
+            raise ValueError(
+                f"cannot set the attribute {name!r}: numpy drops the NULs at the end of {value!r:.60}; use text or bytes of Python"
+            )
         return {"scalar": [_dtype_text(name, array.dtype), _base64(_packed(array))]}
     if type(value) is np.ndarray:  # a subclass, such as a masked array, would lose what it has besides
         return {"array": [_dtype_text(name, value.dtype), list(value.shape), _base64(_packed(value))]}

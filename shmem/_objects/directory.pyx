@@ -217,7 +217,7 @@ cdef bytes name_bytes(object name):
         raise TypeError(f"a name must be a string, got {type(name).__name__}")
     encoded = name.encode()
     components = encoded.split(b"/")
-    if len(encoded) > MAX_NAME_BYTES:
+    if not 0 < len(encoded) <= MAX_NAME_BYTES:
         raise ValueError(f"a name must have 1 to {MAX_NAME_BYTES} bytes in UTF-8, got {len(encoded)}")
     if len(components) > MAX_LEVELS:
         raise ValueError(f"a name must have at most {MAX_LEVELS} components, separated by '/', got {len(components)}")

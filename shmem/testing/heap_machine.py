@@ -299,7 +299,7 @@ class HeapMachine(RuleBasedStateMachine):
     def rename(self, source, dest):
         """Give an object another name."""
         if source not in self.names:
-            self._refused(KeyError, self.shm.move, source, dest)
+            self._refused((KeyError, shmem.SectionFull), self.shm.move, source, dest)
         elif source != dest and dest in self.names:
             self._refused((shmem.NameExists, shmem.SectionFull), self.shm.move, source, dest)
         elif self._try(lambda: [self.shm.move(source, dest)], 1000) and source != dest:

@@ -11,7 +11,7 @@ from scribe import ABSENT_OWNER, HEAP_GATE, Scribe, outcome
 from touching import touched_bytes
 
 import shmem
-from shmem._base.layout import BLOCK_HEAD_BYTES, LAYOUT, SLOT_EMPTY, SLOT_REMOVED, STATE_HOLE, make_tag, read_tag
+from shmem._base.layout import BLOCK_ALIGN_BYTES, BLOCK_HEAD_BYTES, LAYOUT, SLOT_EMPTY, SLOT_REMOVED, STATE_HOLE, make_tag, read_tag
 
 HEADER, TABLE, SLOT, ENTRY, BLOCK = (LAYOUT[name] for name in ("header_t", "name_table_t", "name_slot_t", "name_entry_t", "block_t"))
 FULL = 24  # entries that the first table holds
@@ -252,7 +252,7 @@ def test_recovery_that_was_killed_itself(shm, kept):
 
 
 def damage_key(scribe, at, entry):
-    ENTRY["value"].write(scribe.bytes, ENTRY["value"].read(scribe.bytes, entry) + 16, entry)
+    ENTRY["value"].write(scribe.bytes, ENTRY["value"].read(scribe.bytes, entry) + BLOCK_ALIGN_BYTES, entry)
 
 
 def damage_name(scribe, at, entry):

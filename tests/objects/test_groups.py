@@ -323,7 +323,7 @@ def test_closed_groups(tmp_path):
 
 
 def test_names_that_are_enumerations(shm):
-    class Color(str, enum.Enum):
+    class Color(str, enum.Enum):  # noqa: UP042 - the text of a StrEnum is its value, that of this one is not
         RED = "red"
 
     shm.create_group("g")[Color.RED] = [1]
