@@ -12,8 +12,9 @@ insert, a name in a doomed group: each path is walked anew under the gate.
 
 Doomed groups are listed, from `header.doomed_off` along `next_doomed_off`, the one that was deleted last first.  Only the first one is
 worked on.  Each hold of the gate looks at up to `SLOTS_A_HOLD` slots and frees up to `ENTRIES_A_HOLD` entries, as if their names were
-deleted one by one; an entry whose value has to be searched for other names is the last of its hold.  A group in it becomes doomed itself, and so the first one.  When the old table, if there is one, and the table have no
-entries left, they are freed by one store into the word that leads to them, and at last the group.
+deleted one by one; an entry whose value has to be searched for other names is the last of its hold.  A group in it becomes doomed
+itself, and so the first one.  When the old table, if there is one, and the table have no entries left, they are freed by one store into
+the word that leads to them, and at last the group.
 
 The list and the cursors are indexes.  Recovery rebuilds them: each USED group to which no entry leads is doomed, and its cursor is 0.  So
 a kill between two stores, or between two holds of the gate, leaves groups that are emptied later: by the next process that deletes a group,

@@ -379,9 +379,9 @@ def test_a_reader_and_writers_of_long_attributes(shm, child):
         attrs = shmem.SharedMemory(shared_name=args[0]).attrs
         say("go")
         for i in range(60):
-            attrs["long"] = chr(97 + i % 26) * (1_000_000 + i)
+            attrs["long"] = chr(97 + i % 26) * (300_000 + i)
     """
-    shm.attrs["long"] = "z" * 1_000_000
+    shm.attrs["long"] = "z" * 300_000
     writers = [child(code, shm.name) for _ in range(2)]
     for writer in writers:
         writer.hear()
