@@ -13,9 +13,9 @@ A number, a text, true, false, null and a list stand for themselves; what they c
 ``{"float": "nan"}``, ``"inf"``, ``"-inf"``
     The floats that JSON has no numbers for.
 
-All attributes of a value are one dict in this form.  Equal values have equal text: there are no spaces, and no character is escaped that
-need not be.  Nothing is unpickled, and no dtype has Python objects.  Reading a value with another tag is an error; all other
-attributes can be read, and it is kept as it is when one of them is changed.
+All attributes of a value are one dict in this form.  Equal values have equal text, but for the unused bytes of a long double: there are
+no spaces, and no character is escaped that need not be.  Nothing is unpickled, and no dtype has Python objects.  Reading a value with
+another tag is an error; all other attributes can be read, and it is kept as it is when one of them is changed.
 """
 
 import base64
@@ -116,9 +116,18 @@ def _packed(array):
     array = np.asarray(array)
     if array.dtype.names is not None:
         filled = np.zeros(array.shape, array.dtype)
-        filled[...] = array
+        _copy_fields(filled, array)
         array = filled
     return array.tobytes()
+
+
+def _copy_fields(into, array):
+    """Copy an array field by field: some versions of numpy copy what is between the fields, too."""
+    if array.dtype.names is None:
+        into[...] = array
+    else:
+        for name in array.dtype.names:
+            _copy_fields(into[name], array[name])
 
 
 def _base64(data):

@@ -57,7 +57,11 @@ def test_floats_that_are_not_numbers(attrs):
 def test_numpy_scalars_come_back(attrs, value):
     attrs["a"] = value
     found = attrs["a"]
-    assert (type(found), found.dtype, found.tobytes()) == (type(value), value.dtype, value.tobytes())
+    assert (type(found), found.dtype) == (type(value), value.dtype)
+    if isinstance(value, (np.longdouble, np.clongdouble)):  # some of its bytes have no meaning
+        assert found == value
+    else:
+        assert found.tobytes() == value.tobytes()
 
 
 @pytest.mark.parametrize("value", ARRAYS, ids=lambda value: f"{value.dtype} {value.shape}")

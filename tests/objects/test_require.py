@@ -160,6 +160,6 @@ def test_update_in_place_does_not_replace_a_new_array(shm):
     array = shm["x"]
     del shm["x"]
     shm["x"] = [3]
-    with pytest.raises(shmem.InvalidBlock, match="deleted"):
+    with pytest.raises(shmem.NameExists, match="leads to another object by now"):
         shm["x"] = array
     assert shm["x"].tolist() == [3]
