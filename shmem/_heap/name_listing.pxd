@@ -23,7 +23,7 @@ ctypedef struct listing_t:
     uint64_t n_bytes            # copied by the last call
     uint64_t needed_bytes       # if not 0, the next entry needs a buffer of this size
 
-# Both take the gate, and the name of a group, `path_make_of_group`.  INTERRUPTED, which WAIT_A_SLICE allows, means that nothing was changed.
+# Both take the gate, and the name of a group, `path_make_of_group`.  INTERRUPTED, which WAIT_A_SLICE allows: nothing was changed.
 cdef int names_count(section_t* section, uint64_t* anchor, const name_t* group, uint64_t* n_names, heap_wait_t wait) noexcept nogil
 cdef int names_copy_some(section_t* section, uint64_t* anchor, const name_t* group, listing_t* listing, char* buffer,
                          uint64_t buffer_bytes, heap_wait_t wait) noexcept nogil
