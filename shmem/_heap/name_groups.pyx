@@ -26,15 +26,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from shmem._atomics cimport store_release_u64
 from shmem._base.accessors cimport payload_to_block
 from shmem._base.layout cimport (
-    INTENT_SWAP_SLOT, NAMES_MANY, SERIAL_MASK, SLOT_REMOVED, TYPE_GROUP, group_t, header_t, name_entry_t, name_slot_t, name_table_t)
+    NAMES_MANY, SERIAL_MASK, SLOT_REMOVED, TYPE_GROUP, group_t, header_t, name_entry_t, name_slot_t, name_table_t)
 from shmem._base.section cimport block_at, section_t
 from shmem._base.status cimport CORRUPTED, INTERRUPTED, OK
 from shmem._heap.heap cimport (
     HEAP_PENDING, HEAP_STOP, HEAP_ZERO, WAIT_A_SLICE, heap_abandon, heap_allocate, heap_check_block, heap_end_block, heap_enter_to_change,
-    heap_leave, heap_mend_pins, heap_release, heap_wait_t)
-from shmem._heap.intents cimport intent_begin, intent_end, my_intent
+    heap_leave, heap_mend_pins, heap_wait_t)
 from shmem._heap.name_counts cimport entry_leads_to_block, name_block_gone, names_of, names_recount
-from shmem._heap.name_growth cimport names_drop_old
+from shmem._heap.name_growth cimport names_drop_table
 from shmem._heap.name_paths cimport group_in
 from shmem._heap.name_slots cimport name_t, table_capacity, table_entry, table_old, table_slot_off
 from shmem._heap.name_table cimport names_hide, table_insert
@@ -86,38 +85,19 @@ cdef int _remove_entry(section_t* section, uint64_t table_off, uint64_t slot_off
     return names_hide(section, table_off, slot_off) if status == OK else status
 
 
-cdef int _free_table(section_t* section, group_t* group) noexcept nogil:
-    """Free the table of a group, which has no entries left."""
-    cdef uint64_t table_off = group.table_off
-    cdef int status = heap_check_block(section, table_off, 0)
-    if status != OK:
-        return CORRUPTED
-    intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&group.table_off - section.base, 0, 0, 0, table_off, 0)
-    store_release_u64(&group.table_off, 0)                                                          # commit
-    name_block_gone(section)
-    status = heap_release(section, table_off)
-    intent_end(my_intent(section))
-    return status
-
-
 cdef int _end_table(section_t* section, group_t* group, uint64_t old_off) noexcept nogil:
     """All slots of the old table, or else of the table, were looked at: free it."""
     cdef uint64_t table_off = group.table_off, at = old_off if old_off != 0 else table_off
+    cdef uint64_t* word
     cdef bint is_damaged = table_capacity(section, at) == 0 or (old_off != 0 and old_off == table_off)
     if not is_damaged and (<name_table_t*>(section.base + at)).live != 0:
         return heap_recover(section, NO_PARTICIPANT)         # the cursor, or the count, was damaged: it starts again
     group.cursor = 0
-    if old_off == 0 and not is_damaged:
-        return _free_table(section, group)
-    if old_off == 0:
-        store_release_u64(&group.table_off, 0)
-    elif is_damaged:
-        store_release_u64(&(<name_table_t*>(section.base + table_off)).old_off, 0)
-    elif heap_check_block(section, old_off, 0) != OK:
-        return CORRUPTED
-    else:
-        return names_drop_old(section, table_off)
-    return OK
+    word = &group.table_off if old_off == 0 else &(<name_table_t*>(section.base + table_off)).old_off
+    if is_damaged:
+        store_release_u64(word, 0)
+        return OK
+    return names_drop_table(section, word) if heap_check_block(section, at, 0) == OK else CORRUPTED
 
 
 cdef int _free_group(section_t* section, group_t* group) noexcept nogil:

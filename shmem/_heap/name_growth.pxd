@@ -10,7 +10,7 @@ from shmem._heap.name_slots cimport name_t
 cdef bint table_must_grow(section_t* section, uint64_t table_off) noexcept nogil
 # Move the next entries of the old table, if there is one, as part of a change.  The caller owns the gate.
 cdef int names_move_some(section_t* section, uint64_t table_off) noexcept nogil
-# Free the old table, none of whose slots shows an entry.  The caller owns the gate, and has checked the block.
-cdef int names_drop_old(section_t* section, uint64_t table_off) noexcept nogil
+# Free the table that a word leads to, and that shows no entry.  The caller owns the gate, and has checked the block.
+cdef int names_drop_table(section_t* section, uint64_t* word) noexcept nogil
 # Make a larger table for a name, which takes over the entries of the one that the name belongs to.  Takes the gate.
 cdef int names_grow(section_t* section, uint64_t* anchor, const name_t* name, heap_wait_t wait) noexcept nogil

@@ -72,14 +72,13 @@ cdef int _move_slot(section_t* section, uint64_t old_off, uint64_t new_off, uint
     return OK
 
 
-cdef int names_drop_old(section_t* section, uint64_t table_off) noexcept nogil:
-    cdef name_table_t* table = _table(section, table_off)
-    cdef uint64_t old_off = table.old_off
+cdef int names_drop_table(section_t* section, uint64_t* word) noexcept nogil:
+    cdef uint64_t table_off = word[0]
     cdef int status
-    intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>&table.old_off - section.base, 0, 0, 0, old_off, 0)
-    store_release_u64(&table.old_off, 0)                                                            # commit
+    intent_begin(my_intent(section), INTENT_SWAP_SLOT, <char*>word - section.base, 0, 0, 0, table_off, 0)
+    store_release_u64(word, 0)                                                                      # commit
     name_block_gone(section)
-    status = heap_release(section, old_off)
+    status = heap_release(section, table_off)
     intent_end(my_intent(section))
     return status
 
@@ -100,7 +99,7 @@ cdef int names_move_some(section_t* section, uint64_t table_off) noexcept nogil:
         if status != OK:
             return status
         store_release_u64(&table.cursor, table.cursor + 1)
-    return names_drop_old(section, table_off) if table.cursor >= capacity else OK
+    return names_drop_table(section, &table.old_off) if table.cursor >= capacity else OK
 
 
 # -- growing ----------------------------------------------------------------------------------------------

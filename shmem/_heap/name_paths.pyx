@@ -2,7 +2,7 @@
 """Names that are paths: components joined by "/".  All but the last one are groups, each of which is a block with a table of its own.
 
 The anchor of a group's table lies in the group's block.  A group may be deleted, and its block freed, as soon as the gate is free.  So
-whoever takes the gate walks the path anew, and keeps no anchor beyond that.  A path has at most `MAX_LEVELS` components, which bounds the
+an owner of the gate walks the path anew, and keeps no anchor beyond that.  A path has at most `MAX_LEVELS` components, which bounds the
 walk also in a damaged section.
 """
 

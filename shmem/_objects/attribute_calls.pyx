@@ -7,17 +7,15 @@ Each call finds the value by its name, under the heap gate, anew, and pins nothi
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
-from shmem._base import errors
-
 from shmem._base.section cimport section_t
-from shmem._base.status cimport ALREADY_FREED, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, OK
-from shmem._bridge.calls cimport check, run_step, run_steps
+from shmem._base.status cimport CHANGED, INTERRUPTED
+from shmem._bridge.calls cimport run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.attributes cimport attributes_call_t, attributes_read, attributes_write
 from shmem._heap.heap cimport WAIT_A_SLICE
 from shmem._heap.name_paths cimport path_make
-from shmem._objects.directory cimport name_bytes
+from shmem._objects.directory cimport check_found, name_bytes
 
 cdef enum:
     FIRST_BYTES = 1024                   # enough for most
@@ -38,14 +36,6 @@ cdef int _prepare(attributes_call_t* call, Mapping mapping, bytes name) except -
         call.anchor = &mapping.section.header.directory_off
         call.name = path_make(name, <uint32_t>len(name))
     return 0
-
-
-cdef int _check(int status, Mapping mapping, name, str what) except -1:
-    if status == NOT_FOUND or status == NOT_A_GROUP:
-        raise KeyError(name)
-    if status == ALREADY_FREED or status == INVALID_BLOCK:
-        raise errors.InvalidBlock(f"cannot {what}: the object was freed; del shm[{name!r}] removes the name")
-    return check(status, mapping, what) if status != OK else 0
 
 
 def read(Memory memory not None, name, str what, bint waits=True):
@@ -75,7 +65,7 @@ def read(Memory memory not None, name, str what, bint waits=True):
         if status == CHANGED:            # by another process, between two pieces
             call.position = 0
             continue
-        _check(status, mapping, name, what)
+        check_found(status, mapping, name, what)
         if call.position >= call.n_bytes:
             return bytes(copied[:call.n_bytes]), call.entry_serial
         if call.n_bytes > call.room:
@@ -94,7 +84,7 @@ def write(Memory memory not None, name, uint64_t serial, bytes data not None, st
     status = run_steps(mapping.section, _write_step, &call)
     if status == CHANGED:
         return False
-    _check(status, mapping, name, what)
+    check_found(status, mapping, name, what)
     return True
 
 

@@ -11,7 +11,7 @@ from shmem._base import errors
 
 from shmem._base.section cimport section_t
 from shmem._base.status cimport INTERRUPTED, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, TIMEOUT_EXPIRED
-from shmem._bridge.calls cimport check, deadline_argument, run_step, run_steps
+from shmem._bridge.calls cimport deadline_argument, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
 from shmem._heap.heap cimport WAIT_A_SLICE
@@ -19,7 +19,7 @@ from shmem._heap.name_changes cimport renaming_t, table_rename
 from shmem._heap.name_paths cimport path_make
 from shmem._heap.name_slots cimport name_t
 from shmem._heap.name_versions cimport name_wait_t, version_of, version_touch, version_wait
-from shmem._objects.directory cimport make_groups, name_bytes, refuse_path
+from shmem._objects.directory cimport check_found, make_groups, name_bytes, refuse_path
 
 ctypedef struct version_call_t:
     uint64_t* anchor                     # arguments
@@ -51,12 +51,6 @@ cdef int _rename_step(section_t* section, void* request) noexcept nogil:
     return table_rename(section, call.anchor, &call.names, WAIT_A_SLICE)
 
 
-cdef int _check_found(int status, Mapping mapping, str name, str what) except -1:
-    if status == NOT_FOUND or status == NOT_A_GROUP:
-        raise KeyError(name)
-    return check(status, mapping, what)
-
-
 def version(Memory memory, str name):
     """Return the version of a name."""
     cdef Mapping mapping = memory.opened()
@@ -64,7 +58,7 @@ def version(Memory memory, str name):
     cdef version_call_t call
     call.anchor = &mapping.section.header.directory_off
     call.name = path_make(encoded, <uint64_t>len(encoded))
-    _check_found(run_steps(mapping.section, _version_step, &call), mapping, name, f"look at {name!r}")
+    check_found(run_steps(mapping.section, _version_step, &call), mapping, name, f"look at {name!r}")
     return call.version
 
 
@@ -75,7 +69,7 @@ def touch(Memory memory, str name):
     cdef version_call_t call
     call.anchor = &mapping.section.header.directory_off
     call.name = path_make(encoded, <uint64_t>len(encoded))
-    _check_found(run_steps(mapping.section, _touch_step, &call), mapping, name, f"touch {name!r}")
+    check_found(run_steps(mapping.section, _touch_step, &call), mapping, name, f"touch {name!r}")
     return call.version
 
 
@@ -101,12 +95,12 @@ def wait_changed(Memory memory, str name, since, timeout):
         status = run_step(mapping.section, _wait_step, &call)
     if status == TIMEOUT_EXPIRED:
         return None
-    _check_found(status, mapping, name, f"wait for a change of {name!r}")
+    check_found(status, mapping, name, f"wait for a change of {name!r}")
     return call.version
 
 
 def rename(Memory memory, str name, new_name):
-    """Let an object have another name instead."""
+    """Rename an object or a group."""
     cdef str what = f"rename {name!r} to {new_name!r}"
     cdef Mapping mapping = memory.writable_mapping(what)
     cdef bytes encoded = name_bytes(name), new_encoded = name_bytes(new_name)
@@ -129,4 +123,4 @@ def rename(Memory memory, str name, new_name):
         refuse_path(mapping, new_encoded, what)
     if status == NAME_EXISTS:
         raise errors.NameExists(f"cannot {what}: the name {new_name!r} is taken; delete it first, or use replace")
-    _check_found(status, mapping, name, what)
+    check_found(status, mapping, name, what)

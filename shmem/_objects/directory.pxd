@@ -22,6 +22,8 @@ ctypedef struct name_call_t:
     bint was_group                        # a group was removed
 
 
+# Raise the exception for the status of a call that finds a value by its name: KeyError, InvalidBlock if the value was freed, or as `check`.
+cdef int check_found(int status, Mapping mapping, name, str what) except -1
 # Return the id of the type called `name` in the registry of types; register a new type.
 # Raise LayoutMismatch if the section has another description under that name.
 cdef uint32_t type_id_for(Mapping mapping, bytes name, bytes description) except 0

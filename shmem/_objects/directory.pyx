@@ -17,7 +17,7 @@ from shmem._base.accessors cimport payload_to_block, tag_type
 from shmem._base.damage cimport raise_damaged
 from shmem._base.layout cimport MAX_NAME_BYTES, SERIAL_MASK, TYPE_FIRST_USER, TYPE_LAST_USER, TYPE_PLAIN, TYPE_QUEUE
 from shmem._base.section cimport block_at, section_t
-from shmem._base.status cimport INTERRUPTED, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
+from shmem._base.status cimport ALREADY_FREED, INTERRUPTED, INVALID_BLOCK, IS_A_GROUP, NAME_EXISTS, NOT_A_GROUP, NOT_FOUND, OK
 from shmem._bridge.blocks cimport PART_OF_BLOCK, Placed, allocate_pending, offset_in, placed_behind, placed_hold, placed_is_stale, wrap
 from shmem._bridge.calls cimport check, run_last_step, run_steps, step_t
 from shmem._bridge.mapping cimport Mapping
@@ -251,6 +251,14 @@ cdef bint _find(Mapping mapping, bytes name, uint64_t* payload_off, uint64_t* se
     return True
 
 
+cdef int check_found(int status, Mapping mapping, name, str what) except -1:
+    if status == NOT_FOUND or status == NOT_A_GROUP:
+        raise KeyError(name)
+    if status == ALREADY_FREED or status == INVALID_BLOCK:
+        raise errors.InvalidBlock(f"cannot {what}: the object was freed; del shm[{name!r}] removes the name")
+    return check(status, mapping, what) if status != OK else 0
+
+
 cdef int _insert(section_t* section, step_t step, name_call_t* call, bint is_pending) except? -200:
     """Insert a name.  A thread that has a PENDING block for it may complete that while the process waits to leave."""
     cdef int status = INTERRUPTED
@@ -478,9 +486,7 @@ def remove_name(Memory memory, name, obj=None):
     if obj is not None:
         call.value, call.serial = offset_in(mapping, obj), placed_behind(obj).serial
     status = run_steps(mapping.section, _remove_step, &call)
-    if status == NOT_FOUND or status == NOT_A_GROUP:
-        raise KeyError(name)
-    check(status, mapping, f"delete the name {name!r}")
+    check_found(status, mapping, name, f"delete the name {name!r}")
     return call.was_group
 
 

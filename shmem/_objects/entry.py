@@ -134,11 +134,11 @@ class Entry:
         return changes.wait_changed(self._memory, self._name, since, timeout)
 
     def replace(self, value):
-        """Let the name lead to another value, in one step: see `SharedMemory.replace`."""
+        """Replace the value of the name, in one step: see `SharedMemory.replace`."""
         self._memory.replace(self._name, value)
 
     def rename(self, new_name):
-        """Let the object have another name instead, in one step.  This Entry then refers to the new name.
+        """Rename the object, in one step.  This Entry then refers to the new name.
 
         Parameters
         ----------

@@ -18,8 +18,7 @@ from shmem._objects.directory import is_group
 from shmem._base.layout cimport TYPE_ARRAY
 from shmem._base.section cimport section_t
 from shmem._base.status cimport (
-    ALREADY_FREED, BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_A_GROUP, NOT_FOUND, NOT_GROWABLE, NO_MEMORY, OK,
-    PINNED, SEALED, SHARED)
+    BEYOND_MAXIMUM, CHANGED, INTERRUPTED, INVALID_BLOCK, NOT_GROWABLE, NO_MEMORY, OK, PINNED, SEALED, SHARED)
 from shmem._bridge.calls cimport check, run_step, run_steps
 from shmem._bridge.mapping cimport Mapping
 from shmem._core cimport Memory
@@ -27,7 +26,7 @@ from shmem._heap.array_gate cimport array_copy_header, array_seal, header_call_t
 from shmem._heap.array_growth cimport array_grow, growth_t
 from shmem._heap.heap cimport WAIT_A_SLICE
 from shmem._heap.name_paths cimport path_make
-from shmem._objects.directory cimport name_bytes
+from shmem._objects.directory cimport check_found, name_bytes
 
 cdef enum:
     HEADER_BYTES = 512                   # enough for most arrays
@@ -97,10 +96,6 @@ cdef str _viewers(tuple pids):
 
 cdef int _fail(Mapping mapping, int status, str name, str what, tuple pids) except -1:
     """Raise the exception for a status."""
-    if status == NOT_FOUND or status == NOT_A_GROUP:
-        raise KeyError(name)
-    if status == ALREADY_FREED or status == INVALID_BLOCK:
-        raise errors.InvalidBlock(f"cannot {what}: the object was freed; del shm[{name!r}] removes the name")
     if status == SEALED:
         raise errors.ReadOnlyError(f"cannot {what}: the array is sealed; a changed copy needs another name")
     if status == SHARED:
@@ -108,7 +103,7 @@ cdef int _fail(Mapping mapping, int status, str name, str what, tuple pids) exce
                           "delete the other names, or reserve more room with maxshape")
     if status == PINNED:
         raise BufferError(f"cannot {what}: {_viewers(pids)}, and views that exist could be written to; drop them first")
-    return check(status, mapping, what)
+    return check_found(status, mapping, name, what)
 
 
 cdef tuple _pids(Memory memory, uint64_t payload_off, uint64_t serial):

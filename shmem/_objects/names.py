@@ -445,7 +445,7 @@ class Names:
                 del self[name]
 
     def replace(self, name, value):
-        """Let a name lead to another value, in one step.
+        """Replace the value of a name, in one step.
 
         Every reader gets the old value or the new one.  Those that have the old one keep it: as after ``del``, it is freed with its last
         view unless another name, or the root, leads to it, and a queue is freed at once.  A missing name is created, as by `os.replace`.

@@ -277,7 +277,7 @@ class HeapMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), n_elements=st.integers(0, 200))
     def replace(self, name, n_elements):
-        """Let a name lead to a new array; what it led to goes as with a name that is deleted."""
+        """Replace the value of a name by a new array; the old value goes as with a name that is deleted."""
         content = np.full(n_elements, next(self.numbers))
         if self._try(lambda: [self.shm.replace(name, content)], content.nbytes + 1000):
             if name in self.names:
@@ -288,7 +288,7 @@ class HeapMachine(RuleBasedStateMachine):
     @has_blocks
     @rule(pick=PICKS, name=st.sampled_from(NAMES))
     def replace_by_block(self, pick, name):
-        """Let a name lead to a block; if it did already, it keeps its place."""
+        """Replace the value of a name by a block; if it was that already, the name keeps its place."""
         number = self._pick(pick)
         if self._try(lambda: [self.shm.replace(name, self.live[number].handle)], 1000) and self.names.get(name) != number:
             if name in self.names:

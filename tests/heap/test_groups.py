@@ -1,4 +1,4 @@
-"""Deleted groups: their list is an index, and whoever deletes, sweeps, attaches or finds no memory goes on with emptying them."""
+"""Deleted groups: their list is an index, and a process that deletes a group, sweeps, attaches or finds no memory empties them."""
 
 import numpy as np
 import pytest

@@ -308,6 +308,6 @@ def test_queue_sends_what_was_put_before_the_exit(section_file, child):
         other = child("os.execv(sys.executable, [sys.executable, '-P', '-c', args[0], args[1]])", QUEUE, section_file)
         wait_for(lambda: other.process.poll() is not None)
         other.end()
-        assert section.stats().claims == 1  # nobody will open the message
+        assert section.stats().claims == 1  # no process will open the message
         section.sweep(claims=0)
         assert section.check_heap().blocks == 0
