@@ -151,11 +151,12 @@ def _(shm):
     shm.sweep()
 
 
-@operation("group: the deletion of a name goes on with a deleted group", small=False)
+@operation("group: the deletion of a group goes on with a deleted one", small=False)
 def _(shm):
+    shm.create_group("empty")
     leave_doomed(shm)
     yield
-    del shm["text"]
+    del shm["empty"]
 
 
 @operation("group: an allocation without room empties a deleted group", small=False)
